@@ -1,0 +1,118 @@
+"""Speed of the simulator: agent decisions per CPU-second, and what one 1,000-node environment costs.
+
+Usage: python benchmarks/simulator.py [--repeats 5]
+
+Decisions are random valid actions; drawing them is not timed. Observations, masks and rewards are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.config import load_environment
+from offload_rllib.scenario import build_scenario
+
+
+def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
+    """Return a network of equal nodes, every one with a client, at 0.8 tasks per decision and rho 0.8.
+
+    Args:
+        graph: its links.
+        features: with broadcasts and deadlines, or with fresh information and none.
+    """
+    return {
+        "horizon_s": 200,
+        "topology": {
+            "kind": "manual",
+            "nodes": [
+                {"name": f"n{i}", "instructions_per_second": 1e6, "client": True, "queue_capacity": 20}
+                for i in range(len(graph))
+            ],
+            "links": [[f"n{a}", f"n{b}"] for a, b in graph.edges],
+        },
+        "links": {"kind": "fixed", "rate_bps": 1e7, "latency_s": 0.01},
+        "workload": {
+            "jobs": {
+                "kind": "mix",
+                "types": [{"instructions": {"exponential": 1e6}, "bits_in": {"uniform": [1e5, 1e6]}, "bits_out": 1e5}],
+            },
+            "load": {"tasks_per_second_per_client": 0.8},
+            "deadline_s": {"uniform": [10, 20]} if features else None,
+        },
+        "information": {"kind": "broadcast" if features else "fresh"},
+    }
+
+
+def run(env: VectorEnv, seed: int) -> dict[str, float]:
+    """Play one episode of random valid actions and return decisions, events, choices and CPU seconds."""
+    env.reset(held_out_keys(seed, env.num_envs))
+    seconds = 0.0
+    done = False
+    while not done:
+        actions = env.heuristic_actions("random")
+        start = time.process_time()
+        done = env.step(actions)
+        seconds += time.process_time() - start
+    episode = env.state.episode
+    return {
+        "decisions": float(env.num_envs * len(env.agents) * env.steps_per_episode),
+        "events": float(episode["events"].sum()),
+        "choices": float(episode["choices"].sum()),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="the median of this many episodes is printed")
+    parser.add_argument("--envs", type=int, default=64)
+    arguments = parser.parse_args()
+
+    rates = {}
+    envs = {
+        label: VectorEnv(build_scenario(load_environment(environment(nx.frucht_graph(), features=on))), arguments.envs)
+        for label, on in (("plain", False), ("broadcasts, deadlines", True))
+    }
+    for env in envs.values():
+        run(env, 0)  # compiles, and lets the arrays grow to their size
+    runs = {label: [] for label in envs}
+    for repeat in range(arguments.repeats):
+        for label, env in envs.items():
+            runs[label].append(run(env, 1 + repeat))
+    for label, results in runs.items():
+        for kind in ("events", "choices", "decisions"):
+            rates[label, kind] = statistics.median(result[kind] / result["seconds"] for result in results)
+        print(
+            f"12 nodes x {arguments.envs}, {label}: {rates[label, 'events']:,.0f} events, "
+            f"{rates[label, 'choices']:,.0f} choices, {rates[label, 'decisions']:,.0f} decisions per CPU-second"
+        )
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    large = VectorEnv(
+        build_scenario(load_environment(environment(nx.random_regular_graph(3, 1000, seed=0), features=True))), 1
+    )
+    large.reset(held_out_keys(0, 1))
+    build_s = time.process_time() - start
+    result = run(large, 1)
+    memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    arrays_mb = sum(np.asarray(array).nbytes for array in large.state) / 2**20
+    print(
+        f"1,000 nodes x 1: build {build_s:.2f} CPU-seconds, {arrays_mb:.1f} MB of arrays "
+        f"({memory_mb:.1f} MB more resident), {result['decisions'] / result['seconds']:,.0f} decisions per "
+        f"CPU-second, {1e3 * result['seconds'] / large.steps_per_episode:.2f} ms a step"
+    )
+    print(f"decisions per CPU-second: {rates['broadcasts, deadlines', 'decisions']:,.0f}")
+
+
+if __name__ == "__main__":
+    main()

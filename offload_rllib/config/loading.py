@@ -1,0 +1,250 @@
+"""From a preset's name, a file or an object, and overrides, to a checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from offload_rllib.config.environment import EnvironmentConfig
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.policy import PolicyConfig
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def preset_folder(kind: str) -> Path:
+    """Return the folder of presets: the checkout's if the package runs from one, else the wheel's.
+
+    Args:
+        kind: ``envs``, ``policies`` or ``tune_configs``.
+    """
+    checkout = PACKAGE.parent / kind
+    if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir():
+        return checkout
+    return PACKAGE / "presets" / kind
+
+
+def presets(kind: str) -> dict[str, Path]:
+    """Return the presets of a kind by name."""
+    return {path.stem: path for path in sorted(preset_folder(kind).glob("*.yaml"))}
+
+
+def nearest(word: str, accepted: Iterable[str]) -> str:
+    """Return an ending for an error message: the nearest accepted word, and all of them."""
+    options = sorted(accepted)
+    close = difflib.get_close_matches(word, options, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Accepted: {', '.join(options)}."
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """Return the file of a preset's name or of a path to a YAML file.
+
+    Raises:
+        ConfigError: there is no such preset or file.
+    """
+    text = str(name)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        path = Path(text)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+        return path
+    known = presets(kind)
+    if text not in known:
+        raise ConfigError(f"'{text}' is not a preset of {kind}/, nor a path ending in .yaml.{nearest(text, known)}")
+    return known[text]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values, is {type(content).__name__}")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: list(rules) for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `content` with ``a.b=value`` overrides applied; values are read as YAML.
+
+    Parts of a key that are numbers index lists. Keys are checked later, by the schema.
+
+    Raises:
+        ConfigError: an override is not of that form, or leads through something that has no parts.
+    """
+    result = _copied(content)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+        place: Any = result
+        parts = key.split(".")
+        for part in parts[:-1]:
+            place = _step(place, part, override, create=True)
+        _step(place, parts[-1], override, create=False)
+        if isinstance(place, list):
+            place[int(parts[-1])] = value
+        else:
+            place[parts[-1]] = value
+    return result
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
+
+
+def _step(place: Any, part: str, override: str, *, create: bool) -> Any:
+    if isinstance(place, list):
+        if not part.isdigit() or int(part) >= len(place):
+            raise ConfigError(f"override '{override}': '{part}' must be an index from 0 to {len(place) - 1}")
+        return place[int(part)]
+    if isinstance(place, dict):
+        if create and place.get(part) is None:
+            place[part] = {}
+        return place.get(part)
+    raise ConfigError(f"override '{override}': '{part}' leads into a {type(place).__name__}, which has no keys")
+
+
+def _accepted_keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        # Names of union members are not keys the user wrote.
+        keys = [str(part) for part in problem["loc"]]
+        path = ".".join(keys) or "(whole file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(model, keys[:-1]))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {path}: missing")
+        else:
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {given!r})"
+            lines.append(f"{where}: {path}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return "\n".join(lines)
+
+
+def _siblings(model: type[BaseModel], keys: list[str]) -> list[str]:
+    """Return the keys accepted beside an unknown one, following the path through the schema."""
+    schema = model.model_json_schema(by_alias=True)
+    here: dict[str, Any] = schema
+    for key in keys:
+        here = _resolve(schema, here)
+        options = here.get("oneOf") or here.get("anyOf")
+        mapping = here.get("discriminator", {}).get("mapping", {})
+        if key in mapping:  # pydantic names the union member that was tried
+            here = {"$ref": mapping[key]}
+        elif key.isdigit():
+            here = here.get("items") or {}
+        elif "properties" in here:
+            here = here["properties"].get(key, {})
+        elif options:
+            here = next((o for o in map(lambda o: _resolve(schema, o), options) if "properties" in o), {})
+            here = here.get("properties", {}).get(key, {})
+    here = _resolve(schema, here)
+    if "anyOf" in here:
+        here = next((o for o in (_resolve(schema, o) for o in here["anyOf"]) if "properties" in o), {})
+    return list(here.get("properties", {})) or _accepted_keys(model)
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def validated(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
+    """Return `content` as a checked `model`.
+
+    Raises:
+        ConfigError: one line per problem, each with `where`, the key, the value and what is accepted.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, where)) from error
+
+
+def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:
+    overrides = list(overrides)
+    if isinstance(source, model):
+        if not overrides:
+            return source
+        content, where = source.model_dump(mode="json", by_alias=True), model.__name__
+    elif isinstance(source, Mapping):
+        content, where = dict(source), model.__name__
+    else:
+        path = find(kind, source)
+        content, where = read_yaml(path), str(path)
+    return validated(model, apply_overrides(content, overrides), where)
+
+
+def load_environment(
+    source: str | Path | Mapping[str, Any] | EnvironmentConfig, overrides: Iterable[str] = ()
+) -> EnvironmentConfig:
+    """Return an environment's configuration.
+
+    Args:
+        source: a preset's name, a path to a YAML file, a mapping, or a configuration.
+        overrides: ``a.b=value`` texts, applied in order.
+
+    Raises:
+        ConfigError: what was given cannot be.
+    """
+    return _load(EnvironmentConfig, "envs", source, overrides)
+
+
+def load_policy_config(
+    source: str | Path | Mapping[str, Any] | PolicyConfig, overrides: Iterable[str] = ()
+) -> PolicyConfig:
+    """Return a policy's configuration; arguments and errors as `load_environment`."""
+    return _load(PolicyConfig, "policies", source, overrides)

@@ -1,0 +1,198 @@
+"""The native environment: a batch of episodes in arrays. The other faces are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
+from offload_rllib.envs.observation import observation_size, observe
+from offload_rllib.envs.reward import PAPER, paper_reward, pay, reward_record
+from offload_rllib.scenario import BuiltScenario, build_scenario
+from offload_rllib.scenario.build import expected_tasks_inside
+from offload_rllib.simulator import metrics, state
+from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.heuristics import HEURISTICS, decide_all
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.step import ACTIONS_PENDING, NEEDS_ROOM, advance
+from offload_rllib.simulator.streams import episode_key
+from offload_rllib.simulator.types import Array
+
+# Reserved first part of an episode's address, so that no purpose ever reuses another's episodes.
+TRAINING = 0
+HELD_OUT = 1
+
+
+def training_key(seed: int, worker: int, environment: int, episode: int) -> int:
+    """Return the key of a training episode; distinct for every worker, environment and episode."""
+    return episode_key(TRAINING, seed, worker, environment, episode)
+
+
+def held_out_keys(seed: int, episodes: int) -> np.ndarray:
+    """Return the keys [episodes] uint64 of evaluation episodes, never used in training."""
+    return np.array([episode_key(HELD_OUT, seed, episode) for episode in range(episodes)], np.uint64)
+
+
+@kernel
+def _step_batch(scenario, batch, reward, actions, observations, masks, rewards, first):
+    """Step environments from `first` on; return the first one that needs room, or their number."""
+    for e in range(first, actions.shape[0]):
+        environment = environment_of(batch, e)
+        if reward[0].name == PAPER and environment.episode[0].stage == ACTIONS_PENDING:
+            for agent in range(actions.shape[1]):
+                rewards[e, agent] = paper_reward(scenario, environment, reward[0], agent, actions[e, agent])
+        if advance(scenario, environment, actions[e]) == NEEDS_ROOM:
+            return e
+        pay(scenario, environment, reward[0], rewards[e])
+        observe(scenario, environment, observations[e], masks[e])
+    return actions.shape[0]
+
+
+@kernel
+def _observe_some(scenario, batch, environments, observations, masks):
+    for i in range(environments.shape[0]):
+        e = environments[i]
+        observe(scenario, environment_of(batch, e), observations[e], masks[e])
+
+
+class VectorEnv:
+    """E environments of one scenario, stepped together.
+
+    The arrays `observations`, `masks` and `rewards` belong to the environment and are overwritten by each step.
+
+    Attributes:
+        agents: names of the A agents.
+        num_envs: E.
+        num_actions: R; action 0 keeps the task, action k sends it to the k-th destination.
+        observation_size: F.
+        steps_per_episode: decisions until truncation.
+        observations: [E, A, F] float32, see `OffloadParallelEnv`.
+        masks: [E, A, R] int8, 1 where an action is valid.
+        rewards: [E, A] float32 of the last step.
+    """
+
+    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
+        """Allocate the arrays; call `reset` before the first step.
+
+        Args:
+            scenario: from `build_scenario`.
+            num_envs: at least 1.
+            log: keep the fate of every task (`task_log`).
+
+        Raises:
+            ConfigError: `num_envs` is less than 1.
+        """
+        if num_envs < 1:
+            raise ConfigError(f"num_envs must be at least 1, is {num_envs}")
+        self.scenario = scenario
+        self.agents = scenario.agents
+        self.num_envs = num_envs
+        self.num_actions = scenario.arrays.destination.shape[1]
+        self.observation_size = observation_size(self.num_actions)
+        self.steps_per_episode = state.steps_per_episode(scenario.arrays)
+        slots = expected_tasks_inside(scenario)
+        self._arrays = scenario.arrays
+        self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
+        self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
+        shape = (num_envs, len(self.agents))
+        self.observations = np.zeros((*shape, self.observation_size), np.float32)
+        self.masks = np.zeros((*shape, self.num_actions), np.int8)
+        self.rewards = np.zeros(shape, np.float32)
+
+    @property
+    def state(self) -> state.State:
+        """The simulator's arrays, for analysis and tests."""
+        return self._state
+
+    def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
+        """Start a new episode in all environments, or in some.
+
+        Args:
+            keys: [e] uint64 episode keys, e.g. from `held_out_keys`.
+            environments: [e] which ones; all by default.
+        """
+        which = np.arange(self.num_envs) if environments is None else np.asarray(environments, np.int64)
+        keys = np.asarray(keys, np.uint64)
+        if keys.shape != which.shape:
+            raise ConfigError(f"reset needs one key per environment: {len(which)}, got {keys.shape}")
+        state.reset(self._arrays, self._state, which, keys)
+        self.rewards[which] = 0.0
+        _observe_some(self._arrays, self._state, which, self.observations, self.masks)
+
+    def step(self, actions: np.ndarray) -> bool:
+        """Let every agent act and run one decision interval.
+
+        Args:
+            actions: [E, A] integers. One that is not valid acts as 0 and is counted.
+
+        Returns:
+            Whether the episodes have ended, by truncation; then `reset` must follow.
+
+        Raises:
+            ValueError: wrong shape, or, in a strict environment, an action that is not valid.
+            RuntimeError: the episodes have ended already.
+        """
+        actions = np.ascontiguousarray(actions, np.int32)
+        if actions.shape != self.rewards.shape:
+            raise ValueError(f"actions must have shape {self.rewards.shape} (environments, agents), is {actions.shape}")
+        if self._state.episode["step"].max() >= self.steps_per_episode:
+            raise RuntimeError("an episode has ended; call reset before the next step")
+        if self.scenario.config.decisions.strict:
+            self._refuse_invalid(actions)
+        done = 0
+        while done < self.num_envs:
+            done = _step_batch(
+                self._arrays, self._state, self._reward, actions, self.observations, self.masks, self.rewards, done
+            )
+            if done < self.num_envs:
+                self._state = state.grow(self._arrays, self._state)
+        return bool(self._state.episode["step"][0] >= self.steps_per_episode)
+
+    def _refuse_invalid(self, actions: np.ndarray) -> None:
+        inside = (actions >= 0) & (actions < self.num_actions)
+        chosen = np.take_along_axis(self.masks, np.clip(actions, 0, self.num_actions - 1)[..., None], axis=2)[..., 0]
+        invalid = np.argwhere(~(inside & (chosen == 1)))
+        if len(invalid):
+            e, a = invalid[0]
+            raise ValueError(
+                f"agent '{self.agents[a]}' of environment {e}: action {actions[e, a]} is not valid now; accepted: "
+                f"{np.flatnonzero(self.masks[e, a]).tolist()} (decisions.strict is on)"
+            )
+
+    def heuristic_actions(self, name: str) -> np.ndarray:
+        """Return the actions [E, A] int32 of a heuristic (see `simulator.heuristics`) for the present state."""
+        actions = np.zeros(self.rewards.shape, np.int32)
+        decide_all(self._arrays, self._state, HEURISTICS[name], actions)
+        return actions
+
+    def episode_metrics(self, e: int) -> dict[str, float]:
+        """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""
+        return metrics.summary(self._arrays, self._state, e)
+
+    def task_log(self, e: int) -> np.ndarray:
+        """Return a copy of the records [tasks made] of environment `e`; tasks still inside have outcome OPEN."""
+        return self._state.log[e, : self._state.episode["tasks_made"][e]].copy()
+
+
+def vector_env(
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    num_envs: int = 1,
+    *,
+    overrides: Iterable[str] = (),
+    log: bool = False,
+) -> VectorEnv:
+    """Return the native batched environment.
+
+    Args:
+        env: a preset's name, a path to a YAML file, a mapping, or a configuration.
+        num_envs: how many episodes run side by side.
+        overrides: ``a.b=value`` texts.
+        log: keep the fate of every task.
+
+    Raises:
+        ConfigError: what was given cannot be.
+    """
+    return VectorEnv(build_scenario(load_environment(env, overrides)), num_envs, log=log)

@@ -1,0 +1,225 @@
+"""From an environment's configuration to the arrays of the simulator."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.radio import link_rates_and_latencies
+from offload_rllib.scenario.topology import build_network
+from offload_rllib.scenario.workload.alibaba import job_table
+from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
+from offload_rllib.simulator.heap import MAX_NODES
+from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
+from offload_rllib.simulator.types import (
+    EXPIRY_ABORT,
+    EXPIRY_NEVER,
+    EXPIRY_QUEUED,
+    LINK,
+    NODE,
+    NONE,
+    SETTINGS,
+    TASK_TYPE_RECORD,
+    UNBOUNDED,
+    Scenario,
+)
+
+EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
+
+
+@dataclass(frozen=True)
+class BuiltScenario:
+    """A scenario: its configuration, its network in words, its load, and its arrays."""
+
+    config: EnvironmentConfig
+    network: Network
+    load: OfferedLoad
+    arrays: Scenario
+    agents: tuple[str, ...]
+    """Names of the nodes that decide, in the order of the arrays."""
+
+
+def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, float, float]:
+    if distribution.exponential is not None:
+        return EXPONENTIAL, distribution.exponential * factor, 0.0
+    if distribution.uniform is not None:
+        return UNIFORM, distribution.uniform[0] * factor, distribution.uniform[1] * factor
+    return CONSTANT, (distribution.constant or 0.0) * factor, 0.0
+
+
+def _links(network: Network, rates_bps: np.ndarray, latency_s: np.ndarray, message_bits: float) -> np.ndarray:
+    both_ways = [
+        (source, destination, k)
+        for k, (a, b) in enumerate(network.links)
+        for source, destination in ((a, b), (b, a))
+    ]
+    both_ways.sort()
+    index = {(source, destination): i for i, (source, destination, _) in enumerate(both_ways)}
+    link = np.zeros(len(both_ways), LINK)
+    for i, (source, destination, k) in enumerate(both_ways):
+        link[i]["source"] = source
+        link[i]["destination"] = destination
+        link[i]["reverse"] = index[destination, source]
+        link[i]["seconds_per_bit"] = 1 / rates_bps[k]
+        link[i]["latency_s"] = latency_s[k]
+        link[i]["broadcast_delay_s"] = latency_s[k] + message_bits / rates_bps[k]
+    return link
+
+
+def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_per_client: float) -> np.ndarray:
+    node = np.zeros(len(network.nodes), NODE)
+    first = np.searchsorted(link["source"], np.arange(len(network.nodes) + 1))
+    for i, described in enumerate(network.nodes):
+        pooled = config.service == "pooled"
+        node[i]["name_hash"] = stable_hash(described.name)
+        node[i]["core_speed"] = described.speed if pooled else described.core_speed
+        node[i]["servers"] = 1 if pooled else described.cores
+        node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
+        node[i]["arrival_rate"] = rate_per_client if described.client else 0.0
+        node[i]["agent"] = NONE
+        node[i]["first_link"] = first[i]
+        node[i]["degree"] = first[i + 1] - first[i]
+    return node
+
+
+def _agent_nodes(network: Network, max_hops: int) -> list[int]:
+    """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to."""
+    neighbours: dict[int, list[int]] = {i: [] for i in range(len(network.nodes))}
+    for a, b in network.links:
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    distance = {i: 0 for i, node in enumerate(network.nodes) if node.client}
+    frontier = deque(distance)
+    while frontier:
+        here = frontier.popleft()
+        for there in neighbours[here]:
+            if there not in distance and distance[here] + 1 < max_hops:
+                distance[there] = distance[here] + 1
+                frontier.append(there)
+    return sorted(i for i in distance if neighbours[i])
+
+
+def _destinations(node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None) -> np.ndarray:
+    rows = []
+    for n in agents:
+        first, degree = int(node[n]["first_link"]), int(node[n]["degree"])
+        outgoing = np.arange(first, first + degree)
+        if limit is not None and degree > limit:
+            fastest = np.lexsort((outgoing, link["seconds_per_bit"][outgoing]))[:limit]
+            outgoing = np.sort(outgoing[fastest])
+        rows.append(outgoing)
+    width = 1 + max((len(row) for row in rows), default=0)
+    destination = np.full((len(agents), width), NONE, np.int32)
+    for a, row in enumerate(rows):
+        destination[a, 1 : 1 + len(row)] = row
+    return destination
+
+
+def _task_types(config: EnvironmentConfig) -> np.ndarray:
+    jobs = config.workload.jobs
+    if not isinstance(jobs, TaskMix):
+        return np.zeros(0, TASK_TYPE_RECORD)
+    weights = np.array([kind.weight for kind in jobs.types])
+    record = np.zeros(len(jobs.types), TASK_TYPE_RECORD)
+    record["cumulative_weight"] = np.cumsum(weights) / weights.sum()
+    record["cumulative_weight"][-1] = 1.0
+    for i, kind in enumerate(jobs.types):
+        for name, distribution, factor in (
+            ("work", kind.instructions, kind.cycles_per_instruction),
+            ("bits_in", kind.bits_in, 1.0),
+            ("bits_out", kind.bits_out, 1.0),
+        ):
+            record[i][f"{name}_kind"], record[i][f"{name}_a"], record[i][f"{name}_b"] = _parameters(
+                distribution, factor
+            )
+    return record
+
+
+def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, load: OfferedLoad) -> np.ndarray:
+    deadline = config.workload.deadline_s
+    fastest = max(node.speed for node in network.nodes)
+    average = sum(node.speed for node in network.nodes) / len(network.nodes)
+    settings = np.zeros(1, SETTINGS)
+    record = settings[0]
+    record["decision_interval_s"] = config.decisions.interval_s
+    record["horizon_s"] = config.horizon_s
+    record["score_from_s"] = config.warmup_s
+    record["score_until_s"] = config.horizon_s - config.drain_s
+    record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
+    record["expiry_grace_s"] = config.deadlines.grace_s
+    record["max_hops"] = config.decisions.max_hops
+    record["expiry"] = EXPIRY[config.deadlines.expiry]
+    record["has_deadline"] = deadline is not None
+    if deadline is not None:
+        record["deadline_kind"], record["deadline_a"], record["deadline_b"] = _parameters(deadline)
+    # Scales at which an observation shows 0.5. A quarter of the deadline, or four mean services without one,
+    # is about the response time at moderate load in the presets.
+    typical_s = deadline.mean / 4 if deadline is not None else 4 * load.mean_work / average
+    record["time_scale_s"] = max(typical_s, config.decisions.interval_s)
+    record["work_scale"] = max(record["time_scale_s"] * average, 1.0)
+    record["bits_scale"] = max(float(jobs[:, 1:].mean()), 1.0)
+    record["max_speed"] = fastest
+    record["strict"] = config.decisions.strict
+    return settings
+
+
+def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
+    """Return the scenario of a configuration.
+
+    Raises:
+        ConfigError: the parts do not fit together; the message names them.
+    """
+    network = build_network(config.topology)
+    if len(network.nodes) > MAX_NODES:
+        raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
+    if config.workload.deadline_s is None and config.deadlines.expiry == "queued":
+        raise ConfigError("deadlines.expiry: queued needs workload.deadline_s")
+    rates_bps, latency_s = link_rates_and_latencies(config.links, network)
+    slow = np.flatnonzero(~(rates_bps > 0))
+    if len(slow):
+        a, b = network.links[slow[0]]
+        raise ConfigError(
+            f"links: the link {network.nodes[a].name} - {network.nodes[b].name} would have rate {rates_bps[slow[0]]:g} "
+            "bit/s; raise transmit_power_dbm or move the nodes closer"
+        )
+    load = offered_load(config, network, 1 / rates_bps, latency_s)
+    if not load.mean_work > 0:
+        raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
+    link = _links(network, rates_bps, latency_s, config.information.message_bits)
+    node = _nodes(config, network, link, load.rate_per_client)
+    agents = _agent_nodes(network, config.decisions.max_hops)
+    if not agents:
+        raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
+    node["agent"][agents] = np.arange(len(agents))
+    jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
+    types = _task_types(config)
+    sized = jobs if len(jobs) else np.array([[0.0, k.bits_in.mean, k.bits_out.mean] for k in _types(config)])
+    arrays = Scenario(
+        settings=_settings(config, network, sized, load),
+        node=node,
+        link=link,
+        agent_node=np.array(agents, np.int32),
+        destination=_destinations(node, link, agents, config.decisions.max_destinations),
+        task_type=types,
+        job=jobs,
+    )
+    return BuiltScenario(config, network, load, arrays, tuple(network.nodes[i].name for i in agents))
+
+
+def _types(config: EnvironmentConfig):
+    return config.workload.jobs.types if isinstance(config.workload.jobs, TaskMix) else ()
+
+
+def expected_tasks_inside(scenario: BuiltScenario) -> int:
+    """Return a first guess of the tasks inside at once, for the size of the arrays; they grow when it is too low."""
+    deadline = scenario.config.workload.deadline_s
+    stay_s = deadline.mean if deadline is not None else 8 * scenario.load.mean_work / scenario.load.capacity
+    arriving = scenario.load.rate_per_client * sum(node.client for node in scenario.network.nodes)
+    return int(np.clip(arriving * stay_s, 2 * len(scenario.network.nodes), 2**16)) + 16
+
+

@@ -1,0 +1,1 @@
+"""Workloads: what tasks need, and how many of them a given load means."""

@@ -1,0 +1,143 @@
+"""Offered load: how the rate of arrivals and the work they bring compare with the capacity in reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
+from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.workload.alibaba import job_table
+
+# Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws with a fixed seed
+# put the offered load within about 1 % for exponential work. Job tables are enumerated.
+DRAWS = 2**16
+
+
+@dataclass(frozen=True)
+class OfferedLoad:
+    """The load of a scenario."""
+
+    rate_per_client: float
+    """Tasks per second."""
+    rho: float
+    """Work per second of the tasks that could meet their deadline, over `capacity`."""
+    rho_of_all_tasks: float
+    """The plain ratio: work per second of all tasks, over `capacity`."""
+    capacity: float
+    """Instructions per second of all nodes that clients can reach within the hop bound."""
+    mean_work: float
+    """Instructions per task."""
+    mean_feasible_work: float
+    """Instructions per task, tasks that could not meet their deadline counted as 0."""
+    feasible_share: float
+    """Share of the tasks that could meet their deadline if they went to the best node at once."""
+
+
+def draw(distribution: Distribution, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return `count` draws."""
+    if distribution.constant is not None:
+        return np.full(count, distribution.constant)
+    if distribution.exponential is not None:
+        return rng.exponential(distribution.exponential, count)
+    low, high = distribution.uniform or (0.0, 0.0)
+    return rng.uniform(low, high, count)
+
+
+def meets_probability(deadline_s: Distribution, needed_s: np.ndarray) -> np.ndarray:
+    """Return P(deadline >= needed) for each needed time."""
+    if deadline_s.constant is not None:
+        return (deadline_s.constant >= needed_s).astype(float)
+    if deadline_s.exponential is not None:
+        return np.exp(-needed_s / deadline_s.exponential)
+    low, high = deadline_s.uniform or (0.0, 0.0)
+    if high == low:
+        return (low >= needed_s).astype(float)
+    return np.clip((high - needed_s) / (high - low), 0.0, 1.0)
+
+
+def sampled_jobs(config: EnvironmentConfig) -> np.ndarray:
+    """Return [J, 3] float64 (instructions, bits in, bits out): the job table, or draws from the mix."""
+    jobs = config.workload.jobs
+    if not isinstance(jobs, TaskMix):
+        return job_table(jobs)
+    rng = np.random.default_rng(0)
+    weights = np.array([kind.weight for kind in jobs.types])
+    counts = np.round(weights / weights.sum() * DRAWS).astype(int)
+    return np.concatenate(
+        [
+            np.column_stack(
+                [
+                    draw(kind.instructions, rng, count) * kind.cycles_per_instruction,
+                    draw(kind.bits_in, rng, count),
+                    draw(kind.bits_out, rng, count),
+                ]
+            )
+            for kind, count in zip(jobs.types, counts, strict=True)
+        ]
+    )
+
+
+def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
+    """Return the mean instructions per task, exact for mixes."""
+    if not isinstance(config.workload.jobs, TaskMix):
+        return float(jobs[:, 0].mean())
+    types = config.workload.jobs.types
+    weights = np.array([kind.weight for kind in types])
+    means = np.array([kind.instructions.mean * kind.cycles_per_instruction for kind in types])
+    return float(weights @ means / weights.sum())
+
+
+def offered_load(
+    config: EnvironmentConfig, network: Network, seconds_per_bit: np.ndarray, latency_s: np.ndarray
+) -> OfferedLoad:
+    """Return the load of a scenario.
+
+    Args:
+        config: the environment.
+        network: its network.
+        seconds_per_bit: of each undirected link.
+        latency_s: of each undirected link.
+    """
+    graph = network.graph()
+    for (a, b), per_bit, latency in zip(network.links, seconds_per_bit, latency_s, strict=True):
+        graph.edges[a, b].update(per_bit=per_bit, latency=latency)
+    clients = [i for i, node in enumerate(network.nodes) if node.client]
+    hops = config.decisions.max_hops
+    jobs = sampled_jobs(config)
+    work = mean_work(config, jobs)
+    reached: set[int] = set()
+    feasible = np.zeros(len(jobs))
+    for client in clients:
+        paths: set[tuple[float, float, float]] = set()
+        for node, path in nx.single_source_shortest_path(graph, client, cutoff=hops).items():
+            reached.add(node)
+            edges = [graph.edges[pair] for pair in nx.utils.pairwise(path)]
+            speed = network.nodes[node].speed if config.service == "pooled" else network.nodes[node].core_speed
+            paths.add((speed, sum(edge["per_bit"] for edge in edges), sum(edge["latency"] for edge in edges)))
+        if config.workload.deadline_s is not None:
+            fastest = np.full(len(jobs), np.inf)
+            for speed, per_bit, latency in sorted(paths):
+                fastest = np.minimum(fastest, jobs[:, 0] / speed + 2 * latency + per_bit * (jobs[:, 1] + jobs[:, 2]))
+            feasible += meets_probability(config.workload.deadline_s, fastest) / len(clients)
+    capacity = sum(network.nodes[i].speed for i in reached)
+    if config.workload.deadline_s is None:
+        feasible[:] = 1.0
+        feasible_work = work
+    else:
+        feasible_work = float((feasible * jobs[:, 0]).mean())
+    rate = config.workload.load.tasks_per_second_per_client
+    if rate is None:
+        rate = float(config.workload.load.rho or 0.0) * capacity / (len(clients) * feasible_work)
+    arriving = rate * len(clients)
+    return OfferedLoad(
+        rate_per_client=rate,
+        rho=arriving * feasible_work / capacity,
+        rho_of_all_tasks=arriving * work / capacity,
+        capacity=capacity,
+        mean_work=work,
+        mean_feasible_work=feasible_work,
+        feasible_share=float(feasible.mean()),
+    )

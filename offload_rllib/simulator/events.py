@@ -1,0 +1,422 @@
+"""What happens between two decisions: arrivals, transfers, service, results, expiry and broadcasts, in exact time.
+
+Every function takes the `Scenario` and one environment: a `State` without its leading axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from offload_rllib.simulator import streams
+from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop, push
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.streams import sample, stream, uniform
+from offload_rllib.simulator.tasks import (
+    append_held,
+    append_queued,
+    change_tasks,
+    change_unfinished,
+    release,
+    remove_held,
+    remove_queued,
+    watch_deadline,
+)
+from offload_rllib.simulator.types import (
+    ARRIVAL,
+    EXPIRE,
+    EXPIRED,
+    EXPIRY_ABORT,
+    EXPIRY_NEVER,
+    FINISHED,
+    FREE,
+    HELD,
+    NONE,
+    QUEUE_FULL,
+    RESULT,
+    RETURNING,
+    SERVED,
+    SERVICE_END,
+    TRANSFER,
+    TRANSFERRED,
+    WAITING,
+    State,
+)
+
+
+@kernel
+def environment(state, e):
+    """Return environment `e` of a batch: the same struct without its leading axis, sharing memory."""
+    return State(
+        state.episode[e : e + 1],
+        state.node[e],
+        state.link[e],
+        state.broadcast_order[e],
+        state.broadcast[e],
+        state.broadcast_link[e],
+        state.task[e],
+        state.path[e],
+        state.free[e],
+        state.heap[e],
+        state.bucket[e],
+        state.metrics[e : e + 1],
+        state.histogram[e],
+        state.log[e],
+    )
+
+
+@kernel
+def backlog(scenario, environment, n, now_s):
+    """Return the work in instructions that waits or is in service at node `n`, exact at `now_s`."""
+    node = environment.node[n]
+    in_service = (node.service_end_sum - node.busy * now_s) * scenario.node[n].core_speed
+    return node.queued_work + max(in_service, 0.0)
+
+
+@kernel
+def _start_service(scenario, environment, n, slot, now_s):
+    settings = scenario.settings[0]
+    node = environment.node[n]
+    task = environment.task[slot]
+    task.stage = SERVED
+    task.since_s = now_s
+    end_s = now_s + task.work / scenario.node[n].core_speed
+    task.service_end_s = end_s
+    node.busy += 1
+    node.service_end_sum += end_s
+    # An event that would come after the task's abortion is never scheduled, so none is ever stale.
+    if settings.expiry != EXPIRY_ABORT or end_s <= task.deadline_s:
+        push(environment, end_s, event_key(SERVICE_END, n, task.number), slot)
+
+
+@kernel
+def _leave_service(scenario, environment, n, slot, now_s):
+    """Free the server of a task and let the queue's head take it."""
+    node = environment.node[n]
+    task = environment.task[slot]
+    node.busy -= 1
+    if node.busy == 0:
+        node.service_end_sum = 0.0
+    else:
+        node.service_end_sum -= task.service_end_s
+    task.service_s = now_s - task.since_s
+    change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    head = node.queue_head
+    if head != NONE:
+        remove_queued(environment, node, head)
+        waiting = environment.task[head]
+        waiting.waiting_s += now_s - waiting.since_s
+        _start_service(scenario, environment, n, head, now_s)
+
+
+@kernel
+def keep(scenario, environment, n, slot, now_s):
+    """Let node `n` process a task: serve it if a server is idle, else queue it."""
+    node = environment.node[n]
+    task = environment.task[slot]
+    if node.busy < scenario.node[n].servers:
+        _start_service(scenario, environment, n, slot, now_s)
+    else:
+        task.stage = WAITING
+        task.since_s = now_s
+        append_queued(environment, node, slot)
+
+
+@kernel
+def _enter(scenario, environment, n, slot, now_s):
+    """Let a task enter node `n`, from its client or from a neighbour."""
+    settings = scenario.settings[0]
+    here = scenario.node[n]
+    node = environment.node[n]
+    task = environment.task[slot]
+    task.node = n
+    if node.tasks >= here.capacity:
+        release(scenario, environment, slot, now_s, QUEUE_FULL)
+        return
+    if settings.expiry != EXPIRY_NEVER and now_s >= task.deadline_s + settings.expiry_grace_s:
+        release(scenario, environment, slot, now_s, EXPIRED)
+        return
+    change_tasks(node, here.capacity, now_s, 1)
+    if here.agent != NONE and task.hops < settings.max_hops:
+        task.stage = HELD
+        task.since_s = now_s
+        append_held(environment, node, slot)
+    else:
+        keep(scenario, environment, n, slot, now_s)
+
+
+@kernel
+def send(scenario, environment, n, slot, link_index, now_s):
+    """Send a held task of node `n` over one of its links."""
+    settings = scenario.settings[0]
+    link = scenario.link[link_index]
+    back = scenario.link[link.reverse]
+    sent = environment.link[link_index]
+    task = environment.task[slot]
+    environment.path[slot, task.hops] = link_index
+    task.hops += 1
+    task.return_latency_s += back.latency_s
+    task.return_seconds_per_bit += back.seconds_per_bit
+    task.stage = TRANSFERRED
+    task.since_s = now_s
+    sent.sent += 1
+    sent.sent_work += task.work
+    change_tasks(environment.node[n], scenario.node[n].capacity, now_s, -1)
+    arrival_s = now_s + link.latency_s + task.bits_in * link.seconds_per_bit
+    if settings.expiry != EXPIRY_ABORT or arrival_s < task.deadline_s:
+        push(environment, arrival_s, event_key(TRANSFER, link.destination, task.number), slot)
+
+
+@kernel
+def _leave_link(environment, slot):
+    """Note that a task is no more on the link it was sent over."""
+    task = environment.task[slot]
+    link = environment.link[environment.path[slot, task.hops - 1]]
+    link.arrived += 1
+    link.arrived_work += task.work
+
+
+@kernel
+def _return_result(scenario, environment, slot, now_s):
+    """Send a result one hop back along the path of its task, or end the task at its origin."""
+    settings = scenario.settings[0]
+    task = environment.task[slot]
+    if task.hops_left == 0:
+        release(scenario, environment, slot, now_s, FINISHED)
+        return
+    task.hops_left -= 1
+    link = scenario.link[scenario.link[environment.path[slot, task.hops_left]].reverse]
+    arrival_s = now_s + link.latency_s + task.bits_out * link.seconds_per_bit
+    if settings.expiry != EXPIRY_ABORT or arrival_s <= task.deadline_s:
+        push(environment, arrival_s, event_key(RESULT, link.destination, task.number), slot)
+
+
+@kernel
+def _end_service(scenario, environment, slot, now_s):
+    task = environment.task[slot]
+    _leave_service(scenario, environment, task.node, slot, now_s)
+    task.stage = RETURNING
+    task.since_s = now_s
+    task.hops_left = task.hops
+    _return_result(scenario, environment, slot, now_s)
+
+
+@kernel
+def _expire(scenario, environment, slot, now_s):
+    """End a task at its deadline, wherever it is; with expiry ``queued`` only where it waits."""
+    settings = scenario.settings[0]
+    task = environment.task[slot]
+    n = task.node
+    node = environment.node[n]
+    if task.stage == HELD:
+        remove_held(environment, node, slot)
+        task.holding_s += now_s - task.since_s
+        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    elif task.stage == WAITING:
+        remove_queued(environment, node, slot)
+        task.waiting_s += now_s - task.since_s
+        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    elif settings.expiry != EXPIRY_ABORT:
+        return
+    elif task.stage == SERVED:
+        _leave_service(scenario, environment, n, slot, now_s)
+    elif task.stage == TRANSFERRED:
+        _leave_link(environment, slot)
+        task.transfer_s += now_s - task.since_s
+    release(scenario, environment, slot, now_s, EXPIRED)
+
+
+@kernel
+def schedule_arrival(scenario, environment, n, now_s):
+    """Schedule the next task of the client at node `n`: exponential gaps, a Poisson process."""
+    here = scenario.node[n]
+    node = environment.node[n]
+    gaps = stream(environment.episode[0].key, here.name_hash, streams.ARRIVAL_GAP)
+    gap_s = -math.log1p(-uniform(gaps, node.arrivals)) / here.arrival_rate
+    time_s = now_s + gap_s
+    if time_s <= scenario.settings[0].horizon_s:
+        push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
+
+
+@kernel
+def _fill(scenario, environment, n, slot, number):
+    """Draw work and sizes of a client's task number `number`."""
+    key = environment.episode[0].key
+    name = scenario.node[n].name_hash
+    task = environment.task[slot]
+    which = uniform(stream(key, name, streams.TASK_TYPE), number)
+    jobs = scenario.job.shape[0]
+    if jobs > 0:
+        row = np.int64(which * jobs)
+        task.work = scenario.job[row, 0]
+        task.bits_in = scenario.job[row, 1]
+        task.bits_out = scenario.job[row, 2]
+        return
+    index = 0
+    while which >= scenario.task_type[index].cumulative_weight and index < scenario.task_type.shape[0] - 1:
+        index += 1
+    chosen = scenario.task_type[index]
+    task.work = sample(chosen.work_kind, chosen.work_a, chosen.work_b, uniform(stream(key, name, streams.WORK), number))
+    task.bits_in = sample(
+        chosen.bits_in_kind, chosen.bits_in_a, chosen.bits_in_b, uniform(stream(key, name, streams.BITS_IN), number)
+    )
+    task.bits_out = sample(
+        chosen.bits_out_kind, chosen.bits_out_a, chosen.bits_out_b, uniform(stream(key, name, streams.BITS_OUT), number)
+    )
+
+
+@kernel
+def _arrive(scenario, environment, n, now_s, end_s):
+    """Let the client at node `n` make a task."""
+    settings = scenario.settings[0]
+    episode = environment.episode[0]
+    node = environment.node[n]
+    episode.free_slots -= 1
+    slot = environment.free[episode.free_slots]
+    task = environment.task[slot]
+    number = node.arrivals
+    node.arrivals += 1
+    schedule_arrival(scenario, environment, n, now_s)
+    _fill(scenario, environment, n, slot, number)
+    task.number = episode.tasks_made
+    episode.tasks_made += 1
+    task.created_s = now_s
+    task.deadline_s = np.inf
+    task.holding_s = 0.0
+    task.waiting_s = 0.0
+    task.service_s = 0.0
+    task.transfer_s = 0.0
+    task.return_latency_s = 0.0
+    task.return_seconds_per_bit = 0.0
+    task.origin = n
+    task.node = n
+    task.hops = 0
+    task.bucket = NONE
+    change_unfinished(node, now_s, 1)
+    if settings.has_deadline:
+        u = uniform(stream(episode.key, scenario.node[n].name_hash, streams.DEADLINE), number)
+        task.deadline_s = now_s + sample(settings.deadline_kind, settings.deadline_a, settings.deadline_b, u)
+        if settings.expiry != EXPIRY_NEVER:
+            expire_s = task.deadline_s + settings.expiry_grace_s
+            if expire_s <= end_s:
+                _schedule_expiry(environment, slot, expire_s)
+            else:
+                watch_deadline(environment, slot, expire_s, settings.decision_interval_s)
+    _enter(scenario, environment, n, slot, now_s)
+
+
+@kernel
+def _schedule_expiry(environment, slot, expire_s):
+    task = environment.task[slot]
+    environment.episode[0].expiries_in_heap += 1
+    push(environment, expire_s, event_key(EXPIRE, task.origin, task.number), slot)
+
+
+@kernel
+def schedule_expiries(scenario, environment):
+    """Schedule the expiry of the tasks whose time falls into the step that begins."""
+    settings = scenario.settings[0]
+    step = environment.episode[0].step
+    slot = environment.bucket[step]
+    while slot != NONE:
+        task = environment.task[slot]
+        following = task.bucket_next
+        task.bucket = NONE
+        _schedule_expiry(environment, slot, task.deadline_s + settings.expiry_grace_s)
+        slot = following
+    environment.bucket[step] = NONE
+
+
+@kernel
+def _broadcast(scenario, environment, n, turn, now_s):
+    """Note what node `n` tells its neighbours at `now_s`: its state, and what it had received from each."""
+    node = environment.node[n]
+    place = turn % environment.broadcast.shape[1]
+    message = environment.broadcast[n, place]
+    message.stamp_s = now_s
+    message.tasks = node.tasks
+    message.work = backlog(scenario, environment, n, now_s)
+    here = scenario.node[n]
+    for link in range(here.first_link, here.first_link + here.degree):
+        incoming = scenario.link[link].reverse
+        environment.broadcast_link[incoming, place].arrived = environment.link[incoming].arrived
+        environment.broadcast_link[incoming, place].arrived_work = environment.link[incoming].arrived_work
+
+
+@kernel
+def next_broadcast(scenario, environment):
+    """Return the time of the next broadcast: nodes take turns in the order of their phases."""
+    interval_s = scenario.settings[0].broadcast_interval_s
+    if interval_s <= 0.0:
+        return np.inf
+    episode = environment.episode[0]
+    n = environment.broadcast_order[episode.broadcast_position]
+    return environment.node[n].phase_s + episode.broadcast_round * interval_s
+
+
+@kernel
+def has_room(environment):
+    """Return whether one more task fits into the task slots, the heap and the log."""
+    episode = environment.episode[0]
+    slots = environment.task.shape[0]
+    if episode.free_slots == 0 or episode.expiries_in_heap >= 2 * slots:
+        return False
+    rows = environment.log.shape[0]
+    return rows == 0 or episode.tasks_made < rows
+
+
+@kernel
+def run_until(scenario, environment, end_s):
+    """Run all events up to and including `end_s`.
+
+    Returns:
+        False if the arrays must grow before the next arrival; the environment is left just before it, and the
+        call can be repeated.
+    """
+    episode = environment.episode[0]
+    heap = environment.heap
+    next_broadcast_s = next_broadcast(scenario, environment)
+    while True:
+        time_s = heap[0].time_s if episode.heap_size > 0 else np.inf
+        if next_broadcast_s < time_s:
+            if next_broadcast_s > end_s:
+                break
+            n = environment.broadcast_order[episode.broadcast_position]
+            _broadcast(scenario, environment, n, episode.broadcast_round, next_broadcast_s)
+            episode.broadcast_position += 1
+            if episode.broadcast_position == environment.broadcast_order.shape[0]:
+                episode.broadcast_position = 0
+                episode.broadcast_round += 1
+            next_broadcast_s = next_broadcast(scenario, environment)
+            continue
+        if time_s > end_s:
+            break
+        key = heap[0].key
+        slot = heap[0].slot
+        kind = np.int64(key >> KIND_SHIFT)
+        if kind == ARRIVAL:
+            if not has_room(environment):
+                return False
+            pop(environment)
+            _arrive(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s, end_s)
+        else:
+            pop(environment)
+            if kind == SERVICE_END:
+                _end_service(scenario, environment, slot, time_s)
+            elif kind == RESULT:
+                _return_result(scenario, environment, slot, time_s)
+            elif kind == TRANSFER:
+                _leave_link(environment, slot)
+                task = environment.task[slot]
+                task.transfer_s += time_s - task.since_s
+                _enter(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), slot, time_s)
+            elif kind == EXPIRE:
+                episode.expiries_in_heap -= 1
+                task = environment.task[slot]
+                # The task may have ended earlier in this step, and its slot may hold another one already.
+                if task.stage != FREE and np.uint64(task.number) & NUMBER_MASK == key & NUMBER_MASK:
+                    _expire(scenario, environment, slot, time_s)
+        episode.events += 1
+    episode.now_s = end_s
+    return True

@@ -1,0 +1,130 @@
+"""What a node knows when it decides: the one source of observations and heuristics.
+
+A node knows its own state exactly. Of a neighbour it knows the last broadcast that has reached it, the broadcast's
+age, and what it has itself sent there that the broadcast does not count yet. Nothing here reads the true state of
+another node, unless the scenario's information is `fresh` (broadcast interval 0).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from offload_rllib.simulator.events import backlog
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import NONE
+
+
+class Known(NamedTuple):
+    """What the deciding node knows of one destination. SI units."""
+
+    node: int  # index of the destination
+    tasks: int  # held, waiting and served there, as last told
+    work: float  # instructions waiting and in service there, as last told
+    age_s: float  # of that information
+    sent_tasks: int  # sent there by the deciding node and not counted in `tasks` yet
+    sent_work: float  # instructions of those
+
+
+class Estimate(NamedTuple):
+    """What the deciding node expects for the task on offer at one destination. Seconds from now."""
+
+    transfer_s: float  # until the task is there
+    wait_s: float  # until the work known there is done, counted from now
+    service_s: float
+    return_s: float  # of the result, to the task's origin
+    finish_s: float  # until the result is at the origin
+
+
+@kernel
+def known_of_self(scenario, environment, n, now_s):
+    """Return what node `n` knows of itself; the task on offer is not counted among its tasks."""
+    node = environment.node[n]
+    others = node.tasks - (1 if node.held_head != NONE else 0)
+    return Known(np.int64(n), np.int64(others), backlog(scenario, environment, n, now_s), 0.0, np.int64(0), 0.0)
+
+
+@kernel
+def known_of_neighbour(scenario, environment, link_index, now_s):
+    """Return what a link's source knows of its destination."""
+    interval_s = scenario.settings[0].broadcast_interval_s
+    link = scenario.link[link_index]
+    n = np.int64(link.destination)
+    sent = environment.link[link_index]
+    if interval_s <= 0.0:
+        pending = sent.sent - sent.arrived
+        work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
+        return Known(n, np.int64(environment.node[n].tasks), backlog(scenario, environment, n, now_s), 0.0, pending, work)
+    phase_s = environment.node[n].phase_s
+    delay_s = scenario.link[link.reverse].broadcast_delay_s
+    turn = np.int64(np.floor((now_s - delay_s - phase_s) / interval_s))
+    if phase_s + turn * interval_s + delay_s > now_s:
+        turn -= 1  # the division rounded up
+    if turn < 0:
+        # Nothing heard yet. Every node starts empty, and its neighbours know that.
+        return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work)
+    place = turn % environment.broadcast.shape[1]
+    message = environment.broadcast[n, place]
+    counted = environment.broadcast_link[link_index, place]
+    pending = sent.sent - counted.arrived
+    # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
+    work = max(sent.sent_work - counted.arrived_work, 0.0) if pending > 0 else 0.0
+    return Known(n, message.tasks, message.work, now_s - message.stamp_s, pending, work)
+
+
+@kernel
+def known(scenario, environment, agent, action, now_s):
+    """Return what an agent knows of the destination of one of its actions (which must not be padding)."""
+    if action == 0:
+        return known_of_self(scenario, environment, scenario.agent_node[agent], now_s)
+    return known_of_neighbour(scenario, environment, scenario.destination[agent, action], now_s)
+
+
+@kernel
+def expected_wait(scenario, known_state):
+    """Return the seconds until a destination has done the work known and sent to it, if it works all the time."""
+    there = scenario.node[known_state.node]
+    if known_state.tasks + known_state.sent_tasks < there.servers:
+        return 0.0
+    speed = there.core_speed * there.servers
+    left = max(known_state.work - known_state.age_s * speed, 0.0)
+    return (left + known_state.sent_work) / speed
+
+
+@kernel
+def estimate(scenario, environment, agent, action, known_state, slot):
+    """Return what to expect if the task in `slot`, on offer to `agent`, takes an action.
+
+    The wait shrinks while the task travels: finish = max(transfer, wait) + service + return.
+    """
+    task = environment.task[slot]
+    wait_s = expected_wait(scenario, known_state)
+    service_s = task.work / scenario.node[known_state.node].core_speed
+    transfer_s = 0.0
+    return_latency_s = task.return_latency_s
+    return_seconds_per_bit = task.return_seconds_per_bit
+    if action > 0:
+        link = scenario.link[scenario.destination[agent, action]]
+        back = scenario.link[link.reverse]
+        transfer_s = link.latency_s + task.bits_in * link.seconds_per_bit
+        return_latency_s += back.latency_s
+        return_seconds_per_bit += back.seconds_per_bit
+    return_s = return_latency_s + task.bits_out * return_seconds_per_bit
+    return Estimate(transfer_s, wait_s, service_s, return_s, max(transfer_s, wait_s) + service_s + return_s)
+
+
+@kernel
+def offered(scenario, environment, agent):
+    """Return the slot of the task on offer to an agent, or NONE."""
+    return environment.node[scenario.agent_node[agent]].held_head
+
+
+@kernel
+def is_valid(scenario, environment, agent, action):
+    """Return whether an action is valid now: 0 always is, a neighbour if it exists and a task is on offer."""
+    if action == 0:
+        return True
+    if action < 0 or action >= scenario.destination.shape[1]:
+        return False
+    return scenario.destination[agent, action] != NONE and offered(scenario, environment, agent) != NONE

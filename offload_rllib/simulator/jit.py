@@ -1,0 +1,68 @@
+"""The decorator of every compiled kernel, and where the compiled code is cached.
+
+Numba's on-disk cache notices an edit of the file that holds a kernel, but not an edit of another file whose
+kernels it calls: the caller would go on running the old callee. The cache folder is therefore named by a hash of
+the sources of *all* kernels, so an edit anywhere starts from an empty folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core import config as numba_config
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+PACKAGE = Path(__file__).resolve().parent.parent
+KERNEL_FOLDERS = ("simulator", "envs")
+
+
+def source_hash(package: Path = PACKAGE) -> str:
+    """Return a hash of every source file that holds kernels, and of the versions that compile them."""
+    digest = hashlib.sha256(f"numba {numba.__version__}".encode())
+    for folder in KERNEL_FOLDERS:
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def user_cache() -> Path:
+    """Return the folder for files that can be made again: ``$OFFLOAD_RLLIB_CACHE`` or the user's cache folder."""
+    chosen = os.environ.get("OFFLOAD_RLLIB_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "offload-rllib"
+
+
+def _kernel_cache() -> str:
+    folder = user_cache() / "kernels" / source_hash()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        # A read-only home (containers, some clusters) costs a compilation per machine boot, not the run.
+        folder = Path(tempfile.gettempdir()) / f"offload-rllib-{os.getuid()}" / "kernels" / source_hash()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return str(folder)
+
+
+KERNEL_CACHE = _kernel_cache()
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` with numba: cached on disk, without the interpreter lock, division by zero unchecked."""
+    before = numba_config.CACHE_DIR
+    # Numba picks the cache folder when it decorates; the user's own setting is put back for other packages.
+    numba_config.CACHE_DIR = KERNEL_CACHE
+    try:
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        numba_config.CACHE_DIR = before
+    return cast("Function", compiled)

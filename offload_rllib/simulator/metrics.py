@@ -1,0 +1,78 @@
+"""The figures of one finished episode."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.types import (
+    HISTOGRAM_BINS,
+    HISTOGRAM_BITS,
+    HISTOGRAM_LOWEST,
+    RESPONSES,
+    SCORES,
+    UNBOUNDED,
+    Scenario,
+    State,
+)
+
+
+def bin_middles() -> np.ndarray:
+    """Return the middle in seconds of each histogram bin [B]; the first bin also holds zero."""
+    index = np.arange(HISTOGRAM_BINS)
+    per_octave = 1 << HISTOGRAM_BITS
+    return HISTOGRAM_LOWEST * 2.0 ** (index // per_octave) * (1 + (index % per_octave + 0.5) / per_octave)
+
+
+BIN_MIDDLES = bin_middles()
+
+
+def percentile(counts: np.ndarray, share: float) -> float:
+    """Return a percentile in seconds of a histogram [B]; NaN if it is empty."""
+    cumulative = np.cumsum(counts)
+    if cumulative[-1] == 0:
+        return float("nan")
+    return float(BIN_MIDDLES[np.searchsorted(cumulative, share * cumulative[-1], side="left")])
+
+
+def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
+    """Return the figures of environment `e` at the end of its episode.
+
+    Times are in seconds. Tasks count as `score_from_s` and `score_until_s` say. A task that was dropped or is
+    unfinished scores its deadline or its age, whichever is more; `response_*` are of finished tasks alone, and NaN
+    if there is none. `overload` is the share of time that a node with a bounded queue spends full, averaged over
+    those nodes; `occupancy_tasks` the mean number of tasks at a node.
+    """
+    record = state.metrics[e]
+    created, finished = int(record["created"]), int(record["finished"])
+    scores, responses = state.histogram[e, SCORES], state.histogram[e, RESPONSES]
+    per_created = 1 / created if created else float("nan")
+    per_finished = 1 / finished if finished else float("nan")
+    causes = {cause: int(record[cause]) for cause in ("queue_full", "expired", "lost", "node_failed")}
+    bounded = scenario.node["capacity"] < UNBOUNDED
+    now_s = float(state.episode[e]["now_s"])
+    full_share = state.node[e]["full_seconds"][bounded] / now_s
+    figures = {
+        "score_mean_s": float(record["score_sum_s"]) * per_created,
+        "score_p50_s": percentile(scores, 0.5),
+        "score_p95_s": percentile(scores, 0.95),
+        "score_p99_s": percentile(scores, 0.99),
+        "response_mean_s": float(record["response_sum_s"]) * per_finished,
+        "response_p95_s": percentile(responses, 0.95),
+        "response_p99_s": percentile(responses, 0.99),
+        "dropped_share": sum(causes.values()) * per_created,
+        **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
+        "unfinished_share": int(record["unfinished"]) * per_created,
+        "late_share": int(record["late"]) * per_created,
+        "offloaded_share": int(record["offloaded"]) * per_created,
+        "overload": float(full_share.mean()) if bounded.any() else 0.0,
+        "occupancy_tasks": float(state.node[e]["task_seconds"].mean()) / now_s,
+        "holding_mean_s": float(record["holding_sum_s"]) * per_finished,
+        "waiting_mean_s": float(record["waiting_sum_s"]) * per_finished,
+        "service_mean_s": float(record["service_sum_s"]) * per_finished,
+        "transfer_mean_s": float(record["transfer_sum_s"]) * per_finished,
+        "return_mean_s": float(record["return_sum_s"]) * per_finished,
+        "tasks_created": float(created),
+        "tasks_finished": float(finished),
+        "masked_actions": float(state.episode[e]["masked_actions"]),
+    }
+    return figures

@@ -1,0 +1,143 @@
+"""The arrays of a batch of environments: made once, grown when tasks need more slots, reset in place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from offload_rllib.simulator import streams
+from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.events import schedule_arrival
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.streams import stream, uniform
+from offload_rllib.simulator.types import (
+    BROADCAST,
+    BROADCAST_LINK,
+    EPISODE,
+    EVENT,
+    FREE,
+    HISTOGRAM_BINS,
+    LINK_STATE,
+    LOG,
+    METRICS,
+    NODE_STATE,
+    NONE,
+    TASK,
+    Scenario,
+    State,
+)
+
+
+def steps_per_episode(scenario: Scenario) -> int:
+    """Return the number of decisions of an episode."""
+    settings = scenario.settings[0]
+    return int(round(float(settings["horizon_s"] / settings["decision_interval_s"])))
+
+
+def remembered_broadcasts(scenario: Scenario) -> int:
+    """Return how many broadcasts of a node must be kept so that each neighbour finds the last one that reached it."""
+    interval_s = float(scenario.settings[0]["broadcast_interval_s"])
+    if interval_s <= 0 or len(scenario.link) == 0:
+        return 1
+    return math.floor(float(scenario.link["broadcast_delay_s"].max()) / interval_s) + 2
+
+
+def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: int = 0) -> State:
+    """Return the arrays of `num_envs` environments, not yet reset.
+
+    Args:
+        scenario: what the environments share.
+        num_envs: E, at least 1.
+        task_slots: T, the number of tasks that fit into each environment at once; `grow` makes more.
+        log_rows: L, the number of tasks whose fate is logged; 0 switches the log off, else it grows as needed.
+    """
+    nodes, links = len(scenario.node), len(scenario.link)
+    kept = remembered_broadcasts(scenario)
+    hops = int(scenario.settings[0]["max_hops"])
+    return State(
+        episode=np.zeros(num_envs, EPISODE),
+        node=np.zeros((num_envs, nodes), NODE_STATE),
+        link=np.zeros((num_envs, links), LINK_STATE),
+        broadcast_order=np.zeros((num_envs, nodes), np.int32),
+        broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
+        broadcast_link=np.zeros((num_envs, links, kept), BROADCAST_LINK),
+        task=np.zeros((num_envs, task_slots), TASK),
+        path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
+        free=np.zeros((num_envs, task_slots), np.int32),
+        heap=np.zeros((num_envs, nodes + 3 * task_slots), EVENT),
+        bucket=np.zeros((num_envs, steps_per_episode(scenario)), np.int32),
+        metrics=np.zeros(num_envs, METRICS),
+        histogram=np.zeros((num_envs, 2, HISTOGRAM_BINS), np.uint32),
+        log=np.zeros((num_envs, log_rows), LOG),
+    )
+
+
+def _extended(array: np.ndarray, size: int) -> np.ndarray:
+    longer = np.zeros((array.shape[0], size, *array.shape[2:]), array.dtype)
+    longer[:, : array.shape[1]] = array
+    return longer
+
+
+def grow(scenario: Scenario, state: State) -> State:
+    """Return the same state with twice the task slots, and twice the log rows if it has a log.
+
+    The new slots lie below the old ones on the stack of free slots: an environment uses the same slots in the same
+    order whether it was another environment or itself that needed more room.
+    """
+    old = state.task.shape[1]
+    slots = 2 * old
+    free = _extended(state.free, slots)
+    for e, episode in enumerate(state.episode):
+        used = int(episode["free_slots"])
+        free[e, :old] = np.arange(slots - 1, old - 1, -1)
+        free[e, old : old + used] = state.free[e, :used]
+    state.episode["free_slots"] += old
+    return state._replace(
+        task=_extended(state.task, slots),
+        path=_extended(state.path, slots),
+        free=free,
+        heap=_extended(state.heap, len(scenario.node) + 3 * slots),
+        log=_extended(state.log, 2 * state.log.shape[1]),
+    )
+
+
+def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
+    """Start a new episode in some environments.
+
+    Args:
+        scenario: what the environments share.
+        state: changed in place.
+        environments: [e] int64, which ones.
+        keys: [e] uint64, one episode key each (see `streams.episode_key`).
+    """
+    for array in (state.episode, state.node, state.link, state.metrics, state.histogram):
+        array[environments] = np.zeros((), array.dtype)
+    state.bucket[environments] = NONE
+    _start(scenario, state, environments, keys)
+    phases = state.node["phase_s"][environments]
+    # Stable, so that equal phases (all zero with fresh information) keep the order of the nodes.
+    state.broadcast_order[environments] = np.argsort(phases, axis=1, kind="stable")
+
+
+@kernel
+def _start(scenario, state, environments, keys):
+    """Set what does not start at zero, and schedule every client's first task."""
+    for i in range(environments.shape[0]):
+        environment = environment_of(state, environments[i])
+        environment.episode[0].key = keys[i]
+        slots = environment.task.shape[0]
+        environment.episode[0].free_slots = slots
+        for slot in range(slots):
+            environment.task[slot].stage = FREE
+            environment.free[slot] = slots - 1 - slot
+        for n in range(environment.node.shape[0]):
+            node = environment.node[n]
+            node.held_head = NONE
+            node.held_tail = NONE
+            node.queue_head = NONE
+            node.queue_tail = NONE
+            phases = stream(keys[i], scenario.node[n].name_hash, streams.BROADCAST_PHASE)
+            node.phase_s = uniform(phases, 0) * scenario.settings[0].broadcast_interval_s
+            if scenario.node[n].arrival_rate > 0.0:
+                schedule_arrival(scenario, environment, n, 0.0)

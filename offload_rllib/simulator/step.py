@@ -1,0 +1,83 @@
+"""One decision interval: apply the agents' actions, then run the events up to the next decision."""
+
+from __future__ import annotations
+
+from offload_rllib.simulator.events import keep, run_until, schedule_expiries, send
+from offload_rllib.simulator.information import is_valid, offered
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.tasks import change_unfinished, close_episode, remove_held
+from offload_rllib.simulator.types import NONE
+
+ACTIONS_PENDING = 0
+EVENTS_RUNNING = 1
+
+DONE = 0
+NEEDS_ROOM = 1
+
+
+@kernel
+def apply_action(scenario, environment, agent, action):
+    """Let an agent decide the task on offer. An action that is not valid acts as 0 and is counted."""
+    now_s = environment.episode[0].now_s
+    slot = offered(scenario, environment, agent)
+    if not is_valid(scenario, environment, agent, action):
+        environment.episode[0].masked_actions += 1
+        action = 0
+    if slot == NONE:
+        return
+    n = scenario.agent_node[agent]
+    node = environment.node[n]
+    task = environment.task[slot]
+    node.choices += 1
+    environment.episode[0].choices += 1
+    remove_held(environment, node, slot)
+    task.holding_s += now_s - task.since_s
+    if action == 0:
+        keep(scenario, environment, n, slot, now_s)
+    else:
+        send(scenario, environment, n, slot, scenario.destination[agent, action], now_s)
+
+
+@kernel
+def begin_step(environment):
+    """Open the account of a step: what happens from now on is this step's."""
+    now_s = environment.episode[0].now_s
+    for n in range(environment.node.shape[0]):
+        node = environment.node[n]
+        node.own_changed_s = now_s
+        node.own_task_seconds = 0.0
+        node.own_drop_cost_s = 0.0
+        node.own_finished = 0
+        node.own_dropped = 0
+
+
+@kernel
+def advance(scenario, environment, actions):
+    """Advance one environment by one decision interval.
+
+    Args:
+        scenario: what the environments share.
+        environment: a `State` without its leading axis, changed in place.
+        actions: [A] int32.
+
+    Returns:
+        DONE, or NEEDS_ROOM: the arrays must grow (`state.grow`), then the same call goes on where it stopped.
+    """
+    settings = scenario.settings[0]
+    episode = environment.episode[0]
+    end_s = (episode.step + 1) * settings.decision_interval_s
+    if episode.stage == ACTIONS_PENDING:
+        begin_step(environment)
+        for agent in range(actions.shape[0]):
+            apply_action(scenario, environment, agent, actions[agent])
+        schedule_expiries(scenario, environment)
+        episode.stage = EVENTS_RUNNING
+    if not run_until(scenario, environment, end_s):
+        return NEEDS_ROOM
+    for n in range(environment.node.shape[0]):
+        change_unfinished(environment.node[n], end_s, 0)
+    episode.stage = ACTIONS_PENDING
+    episode.step += 1
+    if episode.step == environment.bucket.shape[0]:
+        close_episode(scenario, environment)
+    return DONE

@@ -1,0 +1,271 @@
+"""The life of a task in the arrays: slots, queues, deadlines, and the account it leaves when it ends."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import (
+    EXPIRED,
+    FINISHED,
+    FREE,
+    HISTOGRAM_BINS,
+    HISTOGRAM_BITS,
+    HISTOGRAM_LOWEST,
+    LOST,
+    NODE_FAILED,
+    NONE,
+    OPEN,
+    QUEUE_FULL,
+    RESPONSES,
+    SCORES,
+)
+
+_MANTISSA_SHIFT = np.int64(52 - HISTOGRAM_BITS)
+_LOWEST_BIN = np.float64(HISTOGRAM_LOWEST).view(np.int64) >> _MANTISSA_SHIFT
+
+
+@kernel
+def histogram_bin(seconds):
+    """Return the bin of a time: the exponent and the first mantissa bits of its binary representation."""
+    index = (np.float64(seconds).view(np.int64) >> _MANTISSA_SHIFT) - _LOWEST_BIN
+    return min(max(index, 0), HISTOGRAM_BINS - 1)
+
+
+@kernel
+def change_tasks(node, capacity, now_s, by):
+    """Add `by` to a node's number of tasks and bring its time integrals up to date."""
+    elapsed = now_s - node.changed_s
+    node.task_seconds += node.tasks * elapsed
+    if node.tasks >= capacity:
+        node.full_seconds += elapsed
+    node.changed_s = now_s
+    node.tasks += by
+
+
+@kernel
+def change_unfinished(node, now_s, by):
+    """Add `by` to the number of unfinished tasks that originate at a node, and integrate it over time."""
+    node.own_task_seconds += node.own_unfinished * (now_s - node.own_changed_s)
+    node.own_changed_s = now_s
+    node.own_unfinished += by
+
+
+@kernel
+def append_held(environment, node, slot):
+    """Append a task to those its node holds until they are decided."""
+    task = environment.task
+    tail = node.held_tail
+    task[slot].previous = tail
+    task[slot].next = NONE
+    if tail == NONE:
+        node.held_head = slot
+    else:
+        task[tail].next = slot
+    node.held_tail = slot
+    node.held += 1
+
+
+@kernel
+def remove_held(environment, node, slot):
+    """Remove a task from those its node holds."""
+    task = environment.task
+    before = task[slot].previous
+    after = task[slot].next
+    if before == NONE:
+        node.held_head = after
+    else:
+        task[before].next = after
+    if after == NONE:
+        node.held_tail = before
+    else:
+        task[after].previous = before
+    node.held -= 1
+
+
+@kernel
+def append_queued(environment, node, slot):
+    """Append a task to its node's queue."""
+    task = environment.task
+    tail = node.queue_tail
+    task[slot].previous = tail
+    task[slot].next = NONE
+    if tail == NONE:
+        node.queue_head = slot
+    else:
+        task[tail].next = slot
+    node.queue_tail = slot
+    node.queued_work += task[slot].work
+
+
+@kernel
+def remove_queued(environment, node, slot):
+    """Remove a task from its node's queue."""
+    task = environment.task
+    before = task[slot].previous
+    after = task[slot].next
+    if before == NONE:
+        node.queue_head = after
+    else:
+        task[before].next = after
+    if after == NONE:
+        node.queue_tail = before
+    else:
+        task[after].previous = before
+    if node.queue_head == NONE:
+        node.queued_work = 0.0  # no rounding is carried from one busy period to the next
+    else:
+        node.queued_work -= task[slot].work
+
+
+@kernel
+def watch_deadline(environment, slot, expire_s, interval_s):
+    """File a task under the decision step in whose course it expires; beyond the episode it is not filed."""
+    steps = environment.bucket.shape[0]
+    task = environment.task
+    if not expire_s < steps * interval_s + interval_s:
+        return
+    step = np.int64(expire_s / interval_s)
+    # A step covers (step * interval, (step + 1) * interval]; division rounds, so both ends are checked.
+    if expire_s <= step * interval_s and step > 0:
+        step -= 1
+    if expire_s > (step + 1) * interval_s:
+        step += 1
+    if step >= steps:
+        return
+    first = environment.bucket[step]
+    task[slot].bucket = step
+    task[slot].bucket_previous = NONE
+    task[slot].bucket_next = first
+    if first != NONE:
+        task[first].bucket_previous = slot
+    environment.bucket[step] = slot
+
+
+@kernel
+def forget_deadline(environment, slot):
+    """Take a task out of its expiry bucket, if it is in one."""
+    task = environment.task
+    bucket = task[slot].bucket
+    if bucket == NONE:
+        return
+    before = task[slot].bucket_previous
+    after = task[slot].bucket_next
+    if before == NONE:
+        environment.bucket[bucket] = after
+    else:
+        task[before].bucket_next = after
+    if after != NONE:
+        task[after].bucket_previous = before
+    task[slot].bucket = NONE
+
+
+@kernel
+def score_of_unfinished(settings, task, age_s):
+    """Return the score in seconds of a task that never finishes: its deadline or its age, whichever is more.
+
+    Without a deadline it is its age at the end of the episode, as if it had stayed inside.
+    """
+    relative = task.deadline_s - task.created_s
+    if settings.has_deadline == 0:
+        return max(settings.horizon_s - task.created_s, age_s)
+    return max(relative, age_s)
+
+
+@kernel
+def account(scenario, environment, slot, now_s, outcome):
+    """Enter a task that ended, or is still open at the end of the episode, into the metrics and the log."""
+    settings = scenario.settings[0]
+    task = environment.task[slot]
+    age = now_s - task.created_s
+    returning = task.service_end_s
+    return_s = now_s - returning if outcome == FINISHED else 0.0
+    if settings.score_from_s <= task.created_s < settings.score_until_s:
+        metrics = environment.metrics[0]
+        metrics.created += 1
+        if task.hops > 0:
+            metrics.offloaded += 1
+        if outcome == FINISHED:
+            score = age
+            metrics.finished += 1
+            if now_s > task.deadline_s:
+                metrics.late += 1
+            metrics.response_sum_s += age
+            metrics.holding_sum_s += task.holding_s
+            metrics.waiting_sum_s += task.waiting_s
+            metrics.service_sum_s += task.service_s
+            metrics.transfer_sum_s += task.transfer_s
+            metrics.return_sum_s += return_s
+            environment.histogram[RESPONSES, histogram_bin(age)] += np.uint32(1)
+        else:
+            score = score_of_unfinished(settings, task, age)
+            if outcome == QUEUE_FULL:
+                metrics.queue_full += 1
+            elif outcome == EXPIRED:
+                metrics.expired += 1
+            elif outcome == LOST:
+                metrics.lost += 1
+            elif outcome == NODE_FAILED:
+                metrics.node_failed += 1
+            else:
+                metrics.unfinished += 1
+        metrics.score_sum_s += score
+        environment.histogram[SCORES, histogram_bin(score)] += np.uint32(1)
+    if environment.log.shape[0] > task.number:
+        row = environment.log[task.number]
+        row.created_s = task.created_s
+        row.deadline_s = task.deadline_s
+        row.ended_s = now_s
+        row.work = task.work
+        row.bits_in = task.bits_in
+        row.bits_out = task.bits_out
+        row.holding_s = task.holding_s
+        row.waiting_s = task.waiting_s
+        row.service_s = task.service_s
+        row.transfer_s = task.transfer_s
+        row.return_s = return_s
+        row.origin = task.origin
+        row.node = task.node
+        row.hops = task.hops
+        row.outcome = outcome
+
+
+@kernel
+def release(scenario, environment, slot, now_s, outcome):
+    """End a task: close its origin's account, enter it into the metrics, and give its slot back."""
+    settings = scenario.settings[0]
+    episode = environment.episode[0]
+    task = environment.task[slot]
+    origin = environment.node[task.origin]
+    change_unfinished(origin, now_s, -1)
+    if outcome == FINISHED:
+        origin.own_finished += 1
+        episode.finished += 1
+    else:
+        origin.own_dropped += 1
+        age = now_s - task.created_s
+        origin.own_drop_cost_s += score_of_unfinished(settings, task, age) - age
+        if outcome == QUEUE_FULL:
+            episode.dropped_queue_full += 1
+        elif outcome == EXPIRED:
+            episode.dropped_expired += 1
+        elif outcome == LOST:
+            episode.dropped_lost += 1
+        else:
+            episode.dropped_node_failed += 1
+    account(scenario, environment, slot, now_s, outcome)
+    forget_deadline(environment, slot)
+    task.stage = FREE
+    environment.free[episode.free_slots] = slot
+    episode.free_slots += 1
+
+
+@kernel
+def close_episode(scenario, environment):
+    """Enter the tasks still inside at the end of the episode into the metrics, and close every time integral."""
+    now_s = environment.episode[0].now_s
+    for slot in range(environment.task.shape[0]):
+        if environment.task[slot].stage != FREE:
+            account(scenario, environment, slot, now_s, OPEN)
+    for n in range(environment.node.shape[0]):
+        change_tasks(environment.node[n], scenario.node[n].capacity, now_s, 0)

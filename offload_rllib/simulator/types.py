@@ -1,0 +1,272 @@
+"""The types of the simulator: what an array holds, its shape, its units.
+
+Sizes: E environments, N nodes, M directed links, A agents, R action rows (self and destinations), T task slots,
+K remembered broadcasts per node, W decision steps per episode, H hops at most, B histogram bins, L log rows.
+All times are absolute seconds since the start of the episode unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray
+
+# Kinds of events. At equal times they run in this order (then by node, then by task): what leaves goes before what
+# arrives, so that a place freed at t can be taken at t; broadcasts (not in the heap) come last and see the outcome.
+RESULT = 0
+SERVICE_END = 1
+EXPIRE = 2
+TRANSFER = 3
+ARRIVAL = 4
+
+# Where a task is.
+FREE = 0
+HELD = 1
+WAITING = 2
+SERVED = 3
+TRANSFERRED = 4
+RETURNING = 5
+
+# How a task ended. The four causes of a drop are consecutive; `LOST` and `NODE_FAILED` have no source yet in
+# scenarios without lossy links and failures, and then stay zero.
+OPEN = 0
+FINISHED = 1
+QUEUE_FULL = 2
+EXPIRED = 3
+LOST = 4
+NODE_FAILED = 5
+CAUSES = ("queue_full", "expired", "lost", "node_failed")
+
+# What a deadline does.
+EXPIRY_NEVER = 0
+EXPIRY_QUEUED = 1
+EXPIRY_ABORT = 2
+
+UNBOUNDED = 2**31 - 1
+NONE = -1
+
+# The response-time histogram has 128 bins per octave from 2^-20 s (1 us) to 2^28 s: a bin is at most 1/128 wide
+# relative to its lower edge, so that a percentile read at a bin's middle is off by at most 0.4 %.
+HISTOGRAM_BITS = 7
+HISTOGRAM_LOWEST = 2.0**-20
+HISTOGRAM_OCTAVES = 48
+HISTOGRAM_BINS = HISTOGRAM_OCTAVES << HISTOGRAM_BITS
+SCORES = 0
+RESPONSES = 1
+
+
+def _record(**fields: object) -> np.dtype:
+    return np.dtype(list(fields.items()), align=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+SETTINGS = _record(
+    decision_interval_s="f8",
+    horizon_s="f8",
+    score_from_s="f8",
+    score_until_s="f8",
+    broadcast_interval_s="f8",  # 0: neighbours know each other's state at once
+    expiry_grace_s="f8",
+    deadline_a="f8",
+    deadline_b="f8",
+    time_scale_s="f8",  # a response time that an observation shows as 0.5
+    work_scale="f8",  # instructions that an observation shows as 0.5
+    bits_scale="f8",
+    max_speed="f8",  # of one node with all its cores, instructions per second
+    max_hops="i4",
+    expiry="i4",
+    deadline_kind="i4",
+    has_deadline="i4",
+    strict="i4",
+)
+
+NODE = _record(
+    name_hash="u8",
+    core_speed="f8",  # instructions per second of one server
+    arrival_rate="f8",  # tasks per second made by the client here, 0 without one
+    servers="i4",  # tasks served at once
+    capacity="i4",  # tasks held, waiting and served together
+    agent="i4",  # index of the agent here, or NONE
+    first_link="i4",
+    degree="i4",
+)
+
+LINK = _record(  # sorted by source, then destination
+    latency_s="f8",
+    seconds_per_bit="f8",
+    broadcast_delay_s="f8",  # how old a broadcast over this link is when it arrives
+    source="i4",
+    destination="i4",
+    reverse="i4",  # index of the link the other way
+)
+
+TASK_TYPE_RECORD = _record(
+    cumulative_weight="f8",
+    work_a="f8",
+    work_b="f8",
+    bits_in_a="f8",
+    bits_in_b="f8",
+    bits_out_a="f8",
+    bits_out_b="f8",
+    work_kind="i4",
+    bits_in_kind="i4",
+    bits_out_kind="i4",
+)
+
+EPISODE = _record(
+    key="u8",
+    now_s="f8",
+    step="i8",
+    tasks_made="i8",
+    broadcast_round="i8",
+    broadcast_position="i4",
+    heap_size="i4",
+    expiries_in_heap="i4",
+    free_slots="i4",
+    stage="i4",  # where to go on after the arrays grew: 0 actions not applied yet, 1 events running
+    finished="i8",
+    dropped_queue_full="i8",
+    dropped_expired="i8",
+    dropped_lost="i8",
+    dropped_node_failed="i8",
+    events="i8",
+    choices="i8",  # decisions with a task on offer
+    masked_actions="i8",  # actions that were not valid and acted as 0
+)
+
+NODE_STATE = _record(
+    queued_work="f8",  # instructions of the waiting tasks
+    service_end_sum="f8",  # sum over the served tasks of their end of service
+    changed_s="f8",  # when `tasks` changed last
+    task_seconds="f8",  # integral of `tasks`
+    full_seconds="f8",  # time spent at capacity
+    own_changed_s="f8",
+    own_task_seconds="f8",  # integral over this step of `own_unfinished`
+    own_drop_cost_s="f8",  # this step's sum over dropped tasks of deadline minus age
+    phase_s="f8",  # of the broadcasts
+    arrivals="i8",
+    choices="i8",
+    own_unfinished="i4",  # tasks made here that have not ended, wherever they are
+    own_finished="i4",  # this step
+    own_dropped="i4",  # this step
+    tasks="i4",  # held, waiting and served
+    busy="i4",
+    held="i4",
+    held_head="i4",
+    held_tail="i4",
+    queue_head="i4",
+    queue_tail="i4",
+)
+
+LINK_STATE = _record(
+    sent_work="f8",
+    arrived_work="f8",
+    sent="i8",
+    arrived="i8",
+)
+
+BROADCAST = _record(stamp_s="f8", work="f8", tasks="i8")
+BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, at the stamp
+
+TASK = _record(
+    number="i8",  # in order of creation
+    created_s="f8",
+    deadline_s="f8",
+    work="f8",
+    bits_in="f8",
+    bits_out="f8",
+    since_s="f8",  # when the present stage began
+    service_end_s="f8",
+    holding_s="f8",
+    waiting_s="f8",
+    service_s="f8",
+    transfer_s="f8",
+    return_latency_s="f8",
+    return_seconds_per_bit="f8",
+    origin="i4",
+    node="i4",
+    hops="i4",
+    hops_left="i4",  # of the result on its way back
+    stage="i4",
+    next="i4",
+    previous="i4",
+    bucket="i4",
+    bucket_next="i4",
+    bucket_previous="i4",
+)
+
+EVENT = _record(time_s="f8", key="u8", slot="i4")
+
+METRICS = _record(  # of the tasks that count (see `score_from_s`)
+    score_sum_s="f8",
+    response_sum_s="f8",
+    holding_sum_s="f8",
+    waiting_sum_s="f8",
+    service_sum_s="f8",
+    transfer_sum_s="f8",
+    return_sum_s="f8",
+    created="i8",
+    finished="i8",
+    late="i8",
+    queue_full="i8",
+    expired="i8",
+    lost="i8",
+    node_failed="i8",
+    unfinished="i8",
+    offloaded="i8",
+)
+
+LOG = _record(
+    created_s="f8",
+    deadline_s="f8",
+    ended_s="f8",
+    work="f8",
+    bits_in="f8",
+    bits_out="f8",
+    holding_s="f8",
+    waiting_s="f8",
+    service_s="f8",
+    transfer_s="f8",
+    return_s="f8",
+    origin="i4",
+    node="i4",
+    hops="i4",
+    outcome="i4",
+)
+
+
+class Scenario(NamedTuple):
+    """What does not change during an episode, shared by all environments of a batch."""
+
+    settings: Array  # [1] SETTINGS
+    node: Array  # [N] NODE
+    link: Array  # [M] LINK
+    agent_node: Array  # [A] int32
+    destination: Array  # [A, R] int32: link of each action; NONE in column 0 (self) and in padding
+    task_type: Array  # [Y] TASK_TYPE_RECORD
+    job: Array  # [J, 3] float64: work, bits in, bits out; drawn uniformly; empty if task types are used
+
+
+class State(NamedTuple):
+    """What changes, for all environments of a batch.
+
+    Kernels work on one environment: the same struct without the leading axis (`events.environment`), in which
+    `episode` and `metrics` hold one record each.
+    """
+
+    episode: Array  # [E] EPISODE
+    node: Array  # [E, N] NODE_STATE
+    link: Array  # [E, M] LINK_STATE
+    broadcast_order: Array  # [E, N] int32: nodes by phase
+    broadcast: Array  # [E, N, K] BROADCAST
+    broadcast_link: Array  # [E, M, K] BROADCAST_LINK
+    task: Array  # [E, T] TASK
+    path: Array  # [E, T, H] int32: links travelled so far
+    free: Array  # [E, T] int32: stack of unused slots
+    heap: Array  # [E, N + 3T] EVENT
+    bucket: Array  # [E, W] int32: first task of those that expire in a step
+    metrics: Array  # [E] METRICS
+    histogram: Array  # [E, 2, B] uint32: scores, response times of finished tasks
+    log: Array  # [E, L] LOG by task number; L = 0: no log
