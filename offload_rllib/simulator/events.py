@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop, push
+from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop, push, replace_first
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import sample, stream, uniform
 from offload_rllib.simulator.tasks import (
@@ -228,24 +228,19 @@ def _expire(scenario, environment, slot, now_s):
 
 
 @kernel
-def schedule_arrival(scenario, environment, n, now_s):
-    """Schedule the next task of the client at node `n`: exponential gaps, a Poisson process."""
-    here = scenario.node[n]
+def next_arrival(scenario, environment, n, now_s):
+    """Return when the client at node `n` makes its next task: exponential gaps, a Poisson process."""
     node = environment.node[n]
-    gaps = stream(environment.episode[0].key, here.name_hash, streams.ARRIVAL_GAP)
-    gap_s = -math.log1p(-uniform(gaps, node.arrivals)) / here.arrival_rate
-    time_s = now_s + gap_s
-    if time_s <= scenario.settings[0].horizon_s:
-        push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
+    u = uniform(stream(node.key, streams.ARRIVAL_GAP), node.arrivals)
+    return now_s - math.log(1.0 - u) / scenario.node[n].arrival_rate
 
 
 @kernel
 def _fill(scenario, environment, n, slot, number):
     """Draw work and sizes of a client's task number `number`."""
-    key = environment.episode[0].key
-    name = scenario.node[n].name_hash
+    key = environment.node[n].key
     task = environment.task[slot]
-    which = uniform(stream(key, name, streams.TASK_TYPE), number)
+    which = uniform(stream(key, streams.TASK_TYPE), number)
     jobs = scenario.job.shape[0]
     if jobs > 0:
         row = np.int64(which * jobs)
@@ -257,18 +252,18 @@ def _fill(scenario, environment, n, slot, number):
     while which >= scenario.task_type[index].cumulative_weight and index < scenario.task_type.shape[0] - 1:
         index += 1
     chosen = scenario.task_type[index]
-    task.work = sample(chosen.work_kind, chosen.work_a, chosen.work_b, uniform(stream(key, name, streams.WORK), number))
+    task.work = sample(chosen.work_kind, chosen.work_a, chosen.work_b, uniform(stream(key, streams.WORK), number))
     task.bits_in = sample(
-        chosen.bits_in_kind, chosen.bits_in_a, chosen.bits_in_b, uniform(stream(key, name, streams.BITS_IN), number)
+        chosen.bits_in_kind, chosen.bits_in_a, chosen.bits_in_b, uniform(stream(key, streams.BITS_IN), number)
     )
     task.bits_out = sample(
-        chosen.bits_out_kind, chosen.bits_out_a, chosen.bits_out_b, uniform(stream(key, name, streams.BITS_OUT), number)
+        chosen.bits_out_kind, chosen.bits_out_a, chosen.bits_out_b, uniform(stream(key, streams.BITS_OUT), number)
     )
 
 
 @kernel
 def _arrive(scenario, environment, n, now_s, end_s):
-    """Let the client at node `n` make a task."""
+    """Let the client at node `n` make a task; the arrival is the first event, and its successor takes its place."""
     settings = scenario.settings[0]
     episode = environment.episode[0]
     node = environment.node[n]
@@ -277,7 +272,11 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task = environment.task[slot]
     number = node.arrivals
     node.arrivals += 1
-    schedule_arrival(scenario, environment, n, now_s)
+    next_s = next_arrival(scenario, environment, n, now_s)
+    if next_s <= settings.horizon_s:
+        replace_first(environment, next_s, event_key(ARRIVAL, n, 0), NONE)
+    else:
+        pop(environment)
     _fill(scenario, environment, n, slot, number)
     task.number = episode.tasks_made
     episode.tasks_made += 1
@@ -295,7 +294,7 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task.bucket = NONE
     change_unfinished(node, now_s, 1)
     if settings.has_deadline:
-        u = uniform(stream(episode.key, scenario.node[n].name_hash, streams.DEADLINE), number)
+        u = uniform(stream(node.key, streams.DEADLINE), number)
         task.deadline_s = now_s + sample(settings.deadline_kind, settings.deadline_a, settings.deadline_b, u)
         if settings.expiry != EXPIRY_NEVER:
             expire_s = task.deadline_s + settings.expiry_grace_s
@@ -332,7 +331,7 @@ def schedule_expiries(scenario, environment):
 def _broadcast(scenario, environment, n, turn, now_s):
     """Note what node `n` tells its neighbours at `now_s`: its state, and what it had received from each."""
     node = environment.node[n]
-    place = turn % environment.broadcast.shape[1]
+    place = turn & (environment.broadcast.shape[1] - 1)
     message = environment.broadcast[n, place]
     message.stamp_s = now_s
     message.tasks = node.tasks
@@ -398,7 +397,6 @@ def run_until(scenario, environment, end_s):
         if kind == ARRIVAL:
             if not has_room(environment):
                 return False
-            pop(environment)
             _arrive(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s, end_s)
         else:
             pop(environment)

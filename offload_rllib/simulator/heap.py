@@ -21,20 +21,17 @@ def event_key(kind, node, number):
 
 
 @kernel
-def push(environment, time_s, key, slot):
-    """Add an event. The caller has made sure of the room (see `events.has_room`)."""
-    heap = environment.heap
-    hole = environment.episode[0].heap_size
-    environment.episode[0].heap_size = hole + 1
+def _rise(heap, hole, time_s, key, slot):
+    """Move events down from above an empty place until an event fits there, and put it in."""
     while hole > 0:
         parent = (hole - 1) >> 1
         above = heap[parent]
         if time_s > above.time_s or (time_s == above.time_s and key >= above.key):
             break
-        below = heap[hole]
-        below.time_s = above.time_s
-        below.key = above.key
-        below.slot = above.slot
+        place = heap[hole]
+        place.time_s = above.time_s
+        place.key = above.key
+        place.slot = above.slot
         hole = parent
     place = heap[hole]
     place.time_s = time_s
@@ -43,33 +40,50 @@ def push(environment, time_s, key, slot):
 
 
 @kernel
+def push(environment, time_s, key, slot):
+    """Add an event. The caller has made sure of the room (see `events.has_room`)."""
+    size = environment.episode[0].heap_size
+    environment.episode[0].heap_size = size + 1
+    _rise(environment.heap, size, time_s, key, slot)
+
+
+@kernel
+def replace_first(environment, time_s, key, slot):
+    """Put an event in the place of the first one.
+
+    The empty place sinks to a leaf along the smaller children and the event rises from there: almost always a step
+    or none, so that the unpredictable comparisons are those between children, which need no branch.
+    """
+    heap = environment.heap
+    size = environment.episode[0].heap_size
+    hole = 0
+    child = 2
+    while child < size:
+        right = heap[child]
+        left = heap[child - 1]
+        child -= (left.time_s < right.time_s) | ((left.time_s == right.time_s) & (left.key < right.key))
+        below = heap[child]
+        place = heap[hole]
+        place.time_s = below.time_s
+        place.key = below.key
+        place.slot = below.slot
+        hole = child
+        child = 2 * hole + 2
+    if child == size:
+        below = heap[child - 1]
+        place = heap[hole]
+        place.time_s = below.time_s
+        place.key = below.key
+        place.slot = below.slot
+        hole = child - 1
+    _rise(heap, hole, time_s, key, slot)
+
+
+@kernel
 def pop(environment):
     """Remove the first event; the caller has read it from `heap[0]`."""
-    heap = environment.heap
     size = environment.episode[0].heap_size - 1
     environment.episode[0].heap_size = size
-    last = heap[size]
-    time_s = last.time_s
-    key = last.key
-    slot = last.slot
-    hole = 0
-    child = 1
-    while child < size:
-        here = heap[child]
-        if child + 1 < size:
-            other = heap[child + 1]
-            if other.time_s < here.time_s or (other.time_s == here.time_s and other.key < here.key):
-                child += 1
-                here = other
-        if time_s < here.time_s or (time_s == here.time_s and key <= here.key):
-            break
-        place = heap[hole]
-        place.time_s = here.time_s
-        place.key = here.key
-        place.slot = here.slot
-        hole = child
-        child = 2 * hole + 1
-    place = heap[hole]
-    place.time_s = time_s
-    place.key = key
-    place.slot = slot
+    if size > 0:
+        last = environment.heap[size]
+        replace_first(environment, last.time_s, last.key, last.slot)

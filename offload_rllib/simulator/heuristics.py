@@ -52,7 +52,7 @@ def decide(scenario, environment, heuristic, agent, now_s):
     if slot == NONE:
         return 0
     n = scenario.agent_node[agent]
-    lots = stream(environment.episode[0].key, scenario.node[n].name_hash, streams.HEURISTIC)
+    lots = stream(environment.node[n].key, streams.HEURISTIC)
     index = environment.node[n].choices * scenario.destination.shape[1]
     best = 0
     best_cost = np.inf

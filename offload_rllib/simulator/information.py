@@ -7,6 +7,7 @@ another node, unless the scenario's information is `fresh` (broadcast interval 0
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -58,13 +59,13 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
         return Known(n, np.int64(environment.node[n].tasks), backlog(scenario, environment, n, now_s), 0.0, pending, work)
     phase_s = environment.node[n].phase_s
     delay_s = scenario.link[link.reverse].broadcast_delay_s
-    turn = np.int64(np.floor((now_s - delay_s - phase_s) / interval_s))
+    turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))
     if phase_s + turn * interval_s + delay_s > now_s:
         turn -= 1  # the division rounded up
     if turn < 0:
         # Nothing heard yet. Every node starts empty, and its neighbours know that.
         return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work)
-    place = turn % environment.broadcast.shape[1]
+    place = turn & (environment.broadcast.shape[1] - 1)
     message = environment.broadcast[n, place]
     counted = environment.broadcast_link[link_index, place]
     pending = sent.sent - counted.arrived

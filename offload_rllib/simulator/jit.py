@@ -62,7 +62,7 @@ def kernel(function: Function) -> Function:
     # Numba picks the cache folder when it decorates; the user's own setting is put back for other packages.
     numba_config.CACHE_DIR = KERNEL_CACHE
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)
     finally:
         numba_config.CACHE_DIR = before
     return cast("Function", compiled)

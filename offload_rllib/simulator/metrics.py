@@ -9,8 +9,8 @@ from offload_rllib.simulator.types import (
     HISTOGRAM_BITS,
     HISTOGRAM_LOWEST,
     RESPONSES,
-    SCORES,
     UNBOUNDED,
+    UNFINISHED_SCORES,
     Scenario,
     State,
 )
@@ -44,7 +44,8 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     """
     record = state.metrics[e]
     created, finished = int(record["created"]), int(record["finished"])
-    scores, responses = state.histogram[e, SCORES], state.histogram[e, RESPONSES]
+    responses = state.histogram[e, RESPONSES]
+    scores = responses + state.histogram[e, UNFINISHED_SCORES]
     per_created = 1 / created if created else float("nan")
     per_finished = 1 / finished if finished else float("nan")
     causes = {cause: int(record[cause]) for cause in ("queue_full", "expired", "lost", "node_failed")}

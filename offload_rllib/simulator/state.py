@@ -8,10 +8,12 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import schedule_arrival
+from offload_rllib.simulator.events import next_arrival
+from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.streams import stream, uniform
+from offload_rllib.simulator.streams import node_key, stream, uniform
 from offload_rllib.simulator.types import (
+    ARRIVAL,
     BROADCAST,
     BROADCAST_LINK,
     EPISODE,
@@ -40,7 +42,8 @@ def remembered_broadcasts(scenario: Scenario) -> int:
     interval_s = float(scenario.settings[0]["broadcast_interval_s"])
     if interval_s <= 0 or len(scenario.link) == 0:
         return 1
-    return math.floor(float(scenario.link["broadcast_delay_s"].max()) / interval_s) + 2
+    needed = math.floor(float(scenario.link["broadcast_delay_s"].max()) / interval_s) + 2
+    return 1 << (needed - 1).bit_length()
 
 
 def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: int = 0) -> State:
@@ -137,7 +140,9 @@ def _start(scenario, state, environments, keys):
             node.held_tail = NONE
             node.queue_head = NONE
             node.queue_tail = NONE
-            phases = stream(keys[i], scenario.node[n].name_hash, streams.BROADCAST_PHASE)
-            node.phase_s = uniform(phases, 0) * scenario.settings[0].broadcast_interval_s
+            node.key = node_key(keys[i], scenario.node[n].name_hash)
+            node.phase_s = uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
             if scenario.node[n].arrival_rate > 0.0:
-                schedule_arrival(scenario, environment, n, 0.0)
+                time_s = next_arrival(scenario, environment, n, 0.0)
+                if time_s <= scenario.settings[0].horizon_s:
+                    push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)

@@ -56,9 +56,15 @@ def mix(value):
 
 
 @kernel
-def stream(key, name_hash, purpose):
-    """Return the key of a node's stream for one purpose in one episode."""
-    return mix(mix(key ^ name_hash) + np.uint64(purpose) * GAMMA)
+def node_key(key, name_hash):
+    """Return the key of a node in one episode."""
+    return mix(key ^ name_hash)
+
+
+@kernel
+def stream(key, purpose):
+    """Return the key of a node's stream for one purpose; `key` is from `node_key`."""
+    return mix(key + np.uint64(purpose) * GAMMA)
 
 
 @kernel
@@ -71,7 +77,7 @@ def uniform(stream_key, index):
 def sample(kind, a, b, u):
     """Return the quantile `u` of a distribution: CONSTANT a, EXPONENTIAL with mean a, UNIFORM on [a, b)."""
     if kind == EXPONENTIAL:
-        return -a * math.log1p(-u)
+        return -a * math.log(1.0 - u)  # u has 53 bits, so 1 - u is exact and never 0
     if kind == UNIFORM:
         return a + (b - a) * u
     return a

@@ -18,7 +18,7 @@ from offload_rllib.simulator.types import (
     OPEN,
     QUEUE_FULL,
     RESPONSES,
-    SCORES,
+    UNFINISHED_SCORES,
 )
 
 _MANTISSA_SHIFT = np.int64(52 - HISTOGRAM_BITS)
@@ -209,8 +209,8 @@ def account(scenario, environment, slot, now_s, outcome):
                 metrics.node_failed += 1
             else:
                 metrics.unfinished += 1
+            environment.histogram[UNFINISHED_SCORES, histogram_bin(score)] += np.uint32(1)
         metrics.score_sum_s += score
-        environment.histogram[SCORES, histogram_bin(score)] += np.uint32(1)
     if environment.log.shape[0] > task.number:
         row = environment.log[task.number]
         row.created_s = task.created_s

@@ -1,7 +1,7 @@
 """The types of the simulator: what an array holds, its shape, its units.
 
 Sizes: E environments, N nodes, M directed links, A agents, R action rows (self and destinations), T task slots,
-K remembered broadcasts per node, W decision steps per episode, H hops at most, B histogram bins, L log rows.
+K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins, L log rows.
 All times are absolute seconds since the start of the episode unless a name says otherwise.
 """
 
@@ -54,8 +54,8 @@ HISTOGRAM_BITS = 7
 HISTOGRAM_LOWEST = 2.0**-20
 HISTOGRAM_OCTAVES = 48
 HISTOGRAM_BINS = HISTOGRAM_OCTAVES << HISTOGRAM_BITS
-SCORES = 0
-RESPONSES = 1
+RESPONSES = 0
+UNFINISHED_SCORES = 1
 
 
 def _record(**fields: object) -> np.dtype:
@@ -137,6 +137,7 @@ EPISODE = _record(
 )
 
 NODE_STATE = _record(
+    key="u8",  # of the node's random streams in this episode
     queued_work="f8",  # instructions of the waiting tasks
     service_end_sum="f8",  # sum over the served tasks of their end of service
     changed_s="f8",  # when `tasks` changed last
@@ -268,5 +269,5 @@ class State(NamedTuple):
     heap: Array  # [E, N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in a step
     metrics: Array  # [E] METRICS
-    histogram: Array  # [E, 2, B] uint32: scores, response times of finished tasks
+    histogram: Array  # [E, 2, B] uint32: response times of finished tasks; scores of all others
     log: Array  # [E, L] LOG by task number; L = 0: no log
