@@ -1,0 +1,1 @@
+"""What learns: algorithms on RLlib's new API stack."""

@@ -1,0 +1,205 @@
+"""The environment for PettingZoo: all agents observe, then all act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from offload_rllib.config import EnvironmentConfig
+from offload_rllib.envs.vector import training_key, vector_env
+
+Observation = dict[str, np.ndarray]
+
+
+class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
+    """Nodes of an edge network decide, again and again, where the tasks that reach them are processed.
+
+    ## Description
+    Clients make tasks at nodes. A task that enters a node with an agent is held, unserved, until the node's next
+    decision; then the agent keeps it or sends it to a neighbour, where it may be offered once more until it has made
+    `decisions.max_hops` hops. The result travels back the way the task came. The model is in `docs/simulator.md`.
+
+    ## Action space
+    `Discrete(R)` for every agent, R = 1 + the largest number of destinations of an agent. 0: this node processes the
+    task. k: send it to destination k, in the order of node indices (`destinations`). With nothing on offer only 0 is
+    valid. An action that is not valid acts as 0 and is counted, or raises with `decisions.strict`.
+
+    ## Observation space
+    `Dict(observations=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 14 + 12 R. The mask is 1
+    where an action is valid. All numbers are scaled: s(x, h) = x / (|x| + h), so that h shows as 0.5. tau is a
+    quarter of the mean deadline, or four mean services without deadlines, at least one decision interval.
+
+    | index | name | meaning | from unit | range |
+    |---|---|---|---|---|
+    | 0 | self.tasks | tasks here without the one on offer / capacity; s(., 4) if unbounded | tasks | [0, 1] |
+    | 1 | self.held | s(tasks held, 2) | tasks | [0, 1) |
+    | 2 | self.backlog | s(work waiting and in service here / speed, tau) | s | [0, 1) |
+    | 3 | self.own_unfinished | s(tasks made here that have not ended, 8) | tasks | [0, 1) |
+    | 4 | self.speed | speed / fastest node's speed | instructions/s | (0, 1] |
+    | 5 | self.client | 1 if a client is here | - | {0, 1} |
+    | 6 | self.degree | s(neighbours, 4) | nodes | (0, 1) |
+    | 7 | task.offered | 1 if a task is on offer; else 8 to 13 are 0 | - | {0, 1} |
+    | 8 | task.work | s(instructions, tau x mean speed of a node) | instructions | [0, 1) |
+    | 9 | task.bits_in | s(input size, mean size) | bit | [0, 1) |
+    | 10 | task.bits_out | s(output size, mean size) | bit | [0, 1) |
+    | 11 | task.time_left | s(time to the deadline, tau), 1 without deadlines | s | (-1, 1] |
+    | 12 | task.age | s(time since creation, tau) | s | [0, 1) |
+    | 13 | task.hops | hops made / `max_hops` | - | [0, 1) |
+
+    Then, for each action k, 12 numbers from index 14 + 12 k (all 0 where there is no destination):
+
+    | offset | name | meaning | from unit | range |
+    |---|---|---|---|---|
+    | 0 | valid | 1 if the action is valid | - | {0, 1} |
+    | 1 | wait | s(time to do the work known and sent there, tau) | s | [0, 1) |
+    | 2 | service | s(time of service there, tau) | s | [0, 1) |
+    | 3 | transfer | s(time to get there, tau) | s | [0, 1) |
+    | 4 | return | s(time of the result to the origin, tau) | s | [0, 1) |
+    | 5 | finish | s(max(transfer, wait) + service + return, tau) | s | [0, 1) |
+    | 6 | slack | s(time to the deadline - finish, tau), 1 without deadlines | s | (-1, 1] |
+    | 7 | tasks | tasks known and sent there / capacity; s(., 4) if unbounded | tasks | [0, 1] |
+    | 8 | information_age | s(age of the last broadcast, tau) | s | [0, 1) |
+    | 9 | sent | s(tasks sent there that the last broadcast does not count, 2) | tasks | [0, 1) |
+    | 10 | speed | speed there / fastest node's speed | instructions/s | (0, 1] |
+    | 11 | offers_again | 1 if the task would be offered once more there | - | {0, 1} |
+
+    1 to 6 are 0 with nothing on offer. What is known of a neighbour is its last broadcast that has arrived.
+
+    ## Rewards
+    `reward.name` and `reward.scope` in the configuration: `delay` (default), `sparse`, `paper`; see
+    `docs/rewards.md`.
+
+    ## Starting state
+    An empty network at time 0. The phases of the broadcasts and the workload follow from the seed; the workload does
+    not depend on what agents do.
+
+    ## Episode end
+    Truncation of all agents at `horizon_s`, with a last observation and reward; never termination. Every agent is
+    there for the whole episode.
+
+    ## Info
+    At the truncation, `info["episode"]` of every agent holds the episode's figures (`simulator.metrics.summary`).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "offload_v0", "render_modes": [], "is_parallelizable": True}
+
+    def __init__(
+        self,
+        env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+        *,
+        overrides: Iterable[str] = (),
+        worker: int = 0,
+    ) -> None:
+        """Build the environment.
+
+        Args:
+            env: a preset's name, a path to a YAML file, a mapping, or a configuration.
+            overrides: ``a.b=value`` texts.
+            worker: part of the address of the random streams, for environments that run side by side.
+
+        Raises:
+            ConfigError: what was given cannot be.
+        """
+        self._batch = vector_env(env, 1, overrides=overrides)
+        self._worker = worker
+        self._seed = 0
+        self._episode = -1
+        self.render_mode = None
+        self.possible_agents = list(self._batch.agents)
+        self.agents: list[str] = []
+        rows = self._batch.num_actions
+        # One space object for all: the agents' observations have the same layout, so that they can share a policy.
+        self._observation_space = spaces.Dict(
+            {
+                "observations": spaces.Box(-1.0, 1.0, (self._batch.observation_size,), np.float32),
+                "action_mask": spaces.Box(0, 1, (rows,), np.int8),
+            }
+        )
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self._observation_space)
+        self.action_spaces = {agent: spaces.Discrete(rows) for agent in self.possible_agents}
+
+    @property
+    def config(self) -> EnvironmentConfig:
+        """The resolved configuration."""
+        return self._batch.scenario.config
+
+    def destinations(self, agent: str) -> list[str]:
+        """Return the node that each valid action of an agent leads to, itself first."""
+        arrays = self._batch.scenario.arrays
+        names = [node.name for node in self._batch.scenario.network.nodes]
+        row = arrays.destination[self._batch.agents.index(agent)]
+        return [agent] + [names[arrays.link[link]["destination"]] for link in row[1:] if link >= 0]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        """Return the observation space of an agent."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space:
+        """Return the action space of an agent."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Observation], dict[str, dict[str, Any]]]:
+        """Start an episode. A seed starts its series of episodes; without one the series goes on.
+
+        Args:
+            seed: at least 0.
+            options: none are known; for the interface.
+        """
+        if seed is not None:
+            self._seed = seed
+            self._episode = -1
+        self._episode += 1
+        self.agents = list(self.possible_agents)
+        key = training_key(self._seed, self._worker, 0, self._episode)
+        self._batch.reset(np.array([key], np.uint64))
+        return self._observations(), {agent: {} for agent in self.agents}
+
+    def step(
+        self, actions: Mapping[str, int]
+    ) -> tuple[
+        dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
+    ]:
+        """Let every agent act; an agent without an action takes 0. Returns the five dictionaries of PettingZoo."""
+        agents = self.possible_agents
+        chosen = np.array([[actions.get(agent, 0) for agent in agents]], np.int32)
+        truncated = self._batch.step(chosen)
+        rewards = dict(zip(agents, self._batch.rewards[0].tolist(), strict=True))
+        infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
+        if truncated:
+            self.agents = []
+            figures = self._batch.episode_metrics(0)
+            infos = {agent: {"episode": figures} for agent in agents}
+        return (
+            self._observations(),
+            rewards,
+            dict.fromkeys(agents, False),
+            dict.fromkeys(agents, truncated),
+            infos,
+        )
+
+    def _observations(self) -> dict[str, Observation]:
+        # Copies: the batch overwrites its arrays, and callers keep observations.
+        seen, masks = self._batch.observations[0].copy(), self._batch.masks[0].copy()
+        return {
+            agent: {"observations": seen[i], "action_mask": masks[i]} for i, agent in enumerate(self.possible_agents)
+        }
+
+    def render(self) -> None:
+        """Draw nothing: no render mode is offered."""
+
+    def close(self) -> None:
+        """Release nothing; for the interface."""
+
+
+def parallel_env(
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig, *, overrides: Iterable[str] = ()
+) -> OffloadParallelEnv:
+    """Return the PettingZoo environment; arguments and errors as `OffloadParallelEnv`."""
+    return OffloadParallelEnv(env, overrides=overrides)

@@ -1,0 +1,1 @@
+"""Runs: training, evaluation, comparison, and what people look at."""

@@ -1,0 +1,1 @@
+"""What chooses: networks, RLlib modules, and trained policies on disk."""
