@@ -233,8 +233,10 @@ class Reward(Schema):
     """What agents are paid; formulas in the docs page of each name."""
 
     name: Literal["delay", "sparse", "paper"] = "delay"
-    scope: Literal["own", "neighbourhood", "team"] = "own"
-    """Average over: the agent's node; it and its neighbours; all nodes (sum over nodes / number of agents)."""
+    scope: Literal["own", "neighbourhood", "team"] = "neighbourhood"
+    """Average over: the agent's node; it and its neighbours; all nodes (sum over nodes / number of agents).
+
+    With `own`, agents without a client of their own (relays, servers) are paid nothing for the tasks of others."""
     scale: Positive = 1.0
     """Factor on every reward."""
     utility: Finite = 10.0

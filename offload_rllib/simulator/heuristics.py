@@ -25,6 +25,14 @@ HEURISTICS = {
     "always_server": ALWAYS_SERVER,
 }
 
+DESCRIPTIONS = {
+    "local": "every node processes what reaches it",
+    "random": "a valid action, all equally likely",
+    "least_queue": "the fewest tasks, as last told, plus what was sent there since",
+    "shortest_finish": "the shortest expected time until the result is back, from what the node knows",
+    "always_server": "the fastest node in reach",
+}
+
 
 @kernel
 def cost(scenario, environment, heuristic, agent, action, slot, now_s):

@@ -1,0 +1,192 @@
+"""The command line: one verb per use. Everything here is a thin call of the package's functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
+from offload_rllib.simulator.heuristics import DESCRIPTIONS, HEURISTICS
+from offload_rllib.version import __version__
+
+# ray and torch take seconds to import: only the verbs that need them do.
+
+app = typer.Typer(
+    help="Train and compare task-offloading policies for edge networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+EnvArgument = Annotated[str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment, e.g. workload.load.rho=1.0."),
+]
+EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the held-out episodes.")]
+EVALUATIONS = Path("evaluations")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
+    policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")] = None,
+    set_: SetOption = None,
+    set_policy: Annotated[
+        list[str] | None,
+        typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
+    episodes: EpisodesOption = 20,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a policy, then compare it with the heuristics on held-out episodes."""
+    from offload_rllib.experiment.run_folder import RunFolder
+
+    if resume is not None:
+        if env or policy or set_ or set_policy or name:
+            raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
+        run = RunFolder.open(resume)
+        if run.state == "finished":
+            raise ConfigError(f"{run.path}: this run is finished; there is nothing to resume")
+    else:
+        if env is None or policy is None:
+            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+        environment = load_environment(env, set_ or ())
+        configured = load_policy_config(policy, set_policy or ())
+        _check(environment)
+        run = RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}")
+    _say(f"run folder: {run.path}")
+    _say(f"TensorBoard: tensorboard --logdir {run.path}")
+
+    from offload_rllib.experiment.training import train as train_run
+
+    if not train_run(run, console, resume=resume is not None):
+        _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
+        raise typer.Exit(130)
+    _evaluate(run.environment, [str(run.path), *HEURISTICS], episodes, seed, run.path / "evaluation", run.name)
+    _say(f"trained policy: {run.path / 'policy'}")
+    _say(f"TensorBoard: tensorboard --logdir {run.path}")
+
+
+@app.command()
+def evaluate(
+    env: EnvArgument,
+    policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Heuristics, or folders of runs.")],
+    set_: SetOption = None,
+    episodes: EpisodesOption = 20,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
+) -> None:
+    """Compare policies on common random numbers; the first one is the reference of the differences."""
+    environment = load_environment(env, set_ or ())
+    folder = out or _free(EVALUATIONS, Path(env).stem)
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
+    _evaluate(environment, policies, episodes, seed, folder, Path(env).stem)
+
+
+@app.command()
+def envs() -> None:
+    """List the environments."""
+    _list("environment", {name: load_environment(path).description for name, path in presets("envs").items()})
+
+
+@app.command()
+def policies() -> None:
+    """List the policies: trainable ones, and heuristics."""
+    _list("trainable", {name: load_policy_config(path).description for name, path in presets("policies").items()})
+    _list("heuristic", DESCRIPTIONS)
+
+
+@app.command()
+def show(
+    env: EnvArgument,
+    set_: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write; by default ENV.png here.")] = None,
+) -> None:
+    """Print the numbers of an environment's network and load, and draw its topology."""
+    from offload_rllib.experiment.topology_view import draw, print_numbers
+    from offload_rllib.scenario import build_scenario
+
+    environment = load_environment(env, set_ or ())
+    scenario = build_scenario(environment)
+    print_numbers(scenario, console)
+    path = out or Path(f"{Path(env).stem}.png")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder")
+    draw(scenario, path, environment.description or Path(env).stem)
+    _say(f"picture: {path}")
+
+
+def _say(line: str) -> None:
+    """Print a line that a person may copy: unbroken, uncoloured."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check(environment: EnvironmentConfig) -> None:
+    """Build the scenario once, so that what is wrong with it is said before a run folder is made."""
+    from offload_rllib.scenario import build_scenario
+
+    build_scenario(environment)
+
+
+def _free(folder: Path, stem: str) -> Path:
+    number = 1
+    while (folder / f"{stem}-{number}").exists():
+        number += 1
+    return folder / f"{stem}-{number}"
+
+
+def _evaluate(
+    environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str
+) -> None:
+    from offload_rllib.experiment.contenders import make_contenders
+    from offload_rllib.experiment.evaluation import evaluate as evaluate_all
+    from offload_rllib.experiment.report import tables, write_report
+
+    contenders = make_contenders(names)
+    with Progress(console=console, transient=True) as progress:
+        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress)
+    reference = contenders[0].name
+    for table in tables(evaluation, reference):
+        console.print(table)
+    paths = write_report(
+        evaluation, reference, folder, f"{title}: {environment.description} ({episodes} held-out episodes)"
+    )
+    for kind, path in paths.items():
+        _say(f"{kind}: {path}")
+
+
+def _list(kind: str, descriptions: dict[str, str]) -> None:
+    listing = Table()
+    listing.add_column(kind, no_wrap=True)
+    listing.add_column("what it is")
+    for name, description in descriptions.items():
+        listing.add_row(name, description)
+    console.print(listing)
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong is one message and exit code 2."""
+    try:
+        app()
+    except ConfigError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,114 @@
+"""What can be compared: heuristics by name, and trained policies by their run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from offload_rllib.config import ConfigError
+from offload_rllib.config.loading import nearest
+from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.policies.saved import DESCRIPTION, SavedPolicy, load_saved_policy
+from offload_rllib.simulator.heuristics import HEURISTICS
+
+
+class Contender(Protocol):
+    """A policy under evaluation."""
+
+    name: str
+
+    def begin(self, env: VectorEnv, seed: int) -> None:
+        """Prepare for a batch of episodes; `seed` is for the policy's own draws."""
+
+    def actions(self, env: VectorEnv) -> np.ndarray:
+        """Return actions [E, A] for the environments' present state."""
+        ...
+
+
+@dataclass
+class Heuristic:
+    """A rule of `simulator.heuristics`; its draws follow from the episode's key."""
+
+    name: str
+
+    def begin(self, env: VectorEnv, seed: int) -> None:
+        """Nothing to prepare."""
+
+    def actions(self, env: VectorEnv) -> np.ndarray:
+        """Return the rule's actions."""
+        return env.heuristic_actions(self.name)
+
+
+@dataclass
+class Trained:
+    """A trained policy, greedy or sampled."""
+
+    name: str
+    policy: SavedPolicy
+    deterministic: bool
+    source: Path
+
+    def begin(self, env: VectorEnv, seed: int) -> None:
+        """Check the sizes and seed the draws.
+
+        Raises:
+            ConfigError: the policy was trained for another number of observations or actions.
+        """
+        expected = self.policy.description
+        given = (env.observation_size, env.num_actions)
+        if given != (expected.observation_size, expected.actions):
+            raise ConfigError(
+                f"{self.source}: this policy takes {expected.observation_size} observations and {expected.actions} "
+                f"actions; the environment has {given[0]} and {given[1]}"
+            )
+        self.policy.seed(seed)
+
+    def actions(self, env: VectorEnv) -> np.ndarray:
+        """Return the policy's actions."""
+        return self.policy(env.observations, env.masks, deterministic=self.deterministic)
+
+
+def trained_policy_folder(path: Path) -> Path:
+    """Return the folder with the policy of a run, of a checkpoint, or of a policy folder itself.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such folder")
+    if (path / DESCRIPTION).is_file():
+        return path
+    if (path / "policy" / DESCRIPTION).is_file():
+        return path / "policy"
+    if (path / "run.json").is_file():
+        return RunFolder.open(path).policy_folder()
+    raise ConfigError(f"{path}: neither a run folder nor a checkpoint: it holds no run.json and no {DESCRIPTION}")
+
+
+def make_contenders(names: Iterable[str]) -> list[Contender]:
+    """Return the policies that names stand for; a trained one twice, greedy and sampled.
+
+    Args:
+        names: heuristics, or folders of runs or checkpoints.
+
+    Raises:
+        ConfigError: a name is neither.
+    """
+    contenders: list[Contender] = []
+    for name in dict.fromkeys(names):
+        if name in HEURISTICS:
+            contenders.append(Heuristic(name))
+            continue
+        path = Path(name)
+        if "/" not in name and not path.exists():
+            raise ConfigError(f"'{name}' is neither a heuristic nor a run folder.{nearest(name, HEURISTICS)}")
+        folder = trained_policy_folder(path)
+        label = path.resolve().name
+        for suffix, deterministic in (("", True), (" (sampled)", False)):
+            contenders.append(Trained(f"{label}{suffix}", load_saved_policy(folder), deterministic, folder))
+    return contenders

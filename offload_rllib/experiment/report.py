@@ -1,0 +1,141 @@
+"""What people look at after an evaluation: a table, CSV files, and a plot."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from offload_rllib.experiment.evaluation import Evaluation
+from offload_rllib.experiment.statistics import Interval, interval, paired_difference
+
+COMPARED = ("score_mean_s", "dropped_share")
+SHOWN = (
+    ("score_mean_s", "score, s", 1.0),
+    ("score_p95_s", "p95, s", 1.0),
+    ("dropped_share", "dropped, %", 100.0),
+    ("response_mean_s", "done, s", 1.0),
+    ("offloaded_share", "sent, %", 100.0),
+    ("overload", "full, %", 100.0),
+)
+
+
+def _with_half_width(value: Interval, factor: float) -> str:
+    half = max(value.high - value.mean, value.mean - value.low)
+    return f"{value.mean * factor:.1f} ± {half * factor:.1f}"
+
+
+def _range(value: Interval, factor: float) -> str:
+    text = f"{value.mean * factor:+.1f} [{value.low * factor:+.1f}, {value.high * factor:+.1f}]"
+    return text if value.excludes_zero else f"({text})"
+
+
+def tables(evaluation: Evaluation, reference: str) -> list[Table]:
+    """Return a table of means with 95 % intervals, and one of paired differences from a reference policy.
+
+    Both fit a terminal of 80 columns. A difference in parentheses is one whose interval includes 0.
+    """
+    episodes = evaluation.values.shape[1]
+    means = Table(
+        title=f"{episodes} held-out episodes, the same for all policies",
+        caption="score: response time; a dropped or unfinished task counts with its deadline or age\n"
+        "done: response of finished tasks; sent: tasks that left their node; full: time nodes are full\n"
+        "±: 95 % interval of the mean",
+    )
+    paired = Table(title=f"policy minus {reference}, paired by episode", caption="[ ]: 95 % interval; ( ): includes 0")
+    means.add_column("policy")
+    paired.add_column("policy")
+    for _, title, _ in SHOWN:
+        means.add_column(title, justify="right", no_wrap=True)
+    for title in ("score, s", "dropped, % points"):
+        paired.add_column(title, justify="right", no_wrap=True)
+    for p in np.argsort([evaluation.of(policy, "score_mean_s").mean() for policy in evaluation.policies]):
+        policy = evaluation.policies[p]
+        style = "bold" if policy == reference else ""
+        cells = []
+        for metric, _, factor in SHOWN:
+            value = interval(evaluation.of(policy, metric))
+            cells.append(_with_half_width(value, factor) if metric in COMPARED else f"{value.mean * factor:.1f}")
+        means.add_row(policy, *cells, style=style)
+        if policy != reference:
+            paired.add_row(
+                policy,
+                *(
+                    _range(difference(evaluation, policy, reference, metric), factor)
+                    for metric, factor in zip(COMPARED, (1.0, 100.0), strict=True)
+                ),
+            )
+    return [means, paired] if len(evaluation.policies) > 1 else [means]
+
+
+def difference(evaluation: Evaluation, policy: str, reference: str, metric: str) -> Interval:
+    """Return the paired difference of a metric, policy minus reference."""
+    return paired_difference(evaluation.of(policy, metric), evaluation.of(reference, metric))
+
+
+def write_summary(evaluation: Evaluation, reference: str, path: Path) -> None:
+    """Write a tidy CSV: one row per policy and metric, with mean, interval, and paired difference."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        header = "environment,seed,episodes,policy,metric,mean,low,high,reference,difference,difference_low,difference_high"
+        writer.writerow(header.split(","))
+        for policy in evaluation.policies:
+            for metric in evaluation.metrics:
+                mean = interval(evaluation.of(policy, metric))
+                paired = difference(evaluation, policy, reference, metric)
+                writer.writerow(
+                    [evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy, metric]
+                    + [mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high]
+                )
+    os.replace(partial, path)
+
+
+def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None:
+    """Draw means with 95 % intervals of the main figures, one row per policy, best on top, as a PNG."""
+    policies = sorted(evaluation.policies, key=lambda policy: -evaluation.of(policy, "score_mean_s").mean())
+    panels = [SHOWN[0], SHOWN[1], SHOWN[2]]
+    names = ("mean score, s", "95th percentile of the score, s", "dropped tasks, %")
+    figure = Figure(figsize=(11, 1.2 + 0.38 * len(policies)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Sequence = figure.subplots(1, len(panels), sharey=True)
+    for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
+        for row, policy in enumerate(policies):
+            value = interval(evaluation.of(policy, metric))
+            colour = "tab:orange" if policy.startswith(reference) else "tab:blue"
+            axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
+            axis.plot(value.mean * factor, row, "o", color=colour)
+            axis.annotate(
+                f"{value.mean * factor:.1f}", (value.mean * factor, row), xytext=(0, 6),
+                textcoords="offset points", ha="center", fontsize=8,
+            )
+        axis.set_xlabel(name)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(policies)), policies)
+    axes[0].set_ylim(-0.6, len(policies) - 0.2)
+    figure.suptitle(title, fontsize=10)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, dpi=150, format="png")
+    os.replace(partial, path)
+
+
+def write_report(evaluation: Evaluation, reference: str, folder: Path, title: str) -> dict[str, Path]:
+    """Write `episodes.csv`, `summary.csv` and `comparison.png` into a folder; return them by kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "episodes": folder / "episodes.csv",
+        "summary": folder / "summary.csv",
+        "plot": folder / "comparison.png",
+    }
+    evaluation.write_csv(paths["episodes"])
+    write_summary(evaluation, reference, paths["summary"])
+    plot(evaluation, reference, paths["plot"], title)
+    return paths

@@ -1,0 +1,159 @@
+"""The folder of a training run: what is in it, how it is named, and that it is never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.config.loading import load_environment, load_policy_config
+from offload_rllib.version import __version__
+
+RUNS = Path("runs")
+TUNE = "tune"
+POLICY = "policy"
+_RECORD = "run.json"
+_PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A training run on disk.
+
+    Contents: `environment.yaml` and `policy.yaml` (resolved), `run.json` (versions, seed, state), `tune/` (Ray
+    Tune's experiment: checkpoints, TensorBoard logs), `policy/` (the final policy), `evaluation/`.
+    """
+
+    path: Path
+
+    @staticmethod
+    def create(name: str | None, environment: EnvironmentConfig, policy: PolicyConfig, default_name: str) -> RunFolder:
+        """Make the folder of a new run under `runs/`.
+
+        Args:
+            name: of the folder, or a path; None takes `default_name` with the next free number.
+            environment: what is trained on.
+            policy: how it is trained.
+            default_name: used without a name.
+
+        Raises:
+            ConfigError: the folder exists, or cannot be made.
+        """
+        if name is None:
+            taken = {path.name for path in RUNS.glob(f"{default_name}-*")}
+            number = next(i for i in range(1, len(taken) + 2) if f"{default_name}-{i}" not in taken)
+            path = RUNS / f"{default_name}-{number}"
+        else:
+            path = Path(name) if "/" in name else RUNS / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError as error:
+            raise ConfigError(
+                f"{path}: this run folder exists and is not overwritten; choose another --name, "
+                f"or go on with it: --resume {path}"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{path}: the run folder cannot be made: {error.strerror}") from error
+        run = RunFolder(path)
+        try:
+            _write_yaml(path / "environment.yaml", environment.model_dump(mode="json"))
+            _write_yaml(path / "policy.yaml", policy.model_dump(mode="json", by_alias=True))
+            run.record(
+                version=__version__,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                environment=fingerprint(environment),
+                packages={name: metadata.version(name) for name in _PACKAGES},
+                python=platform.python_version(),
+                platform=platform.platform(),
+                state="created",
+            )
+        except BaseException:
+            shutil.rmtree(path)
+            raise
+        return run
+
+    @staticmethod
+    def open(path: str | Path) -> RunFolder:
+        """Return an existing run.
+
+        Raises:
+            ConfigError: there is no such folder, or it is not a run.
+        """
+        run = RunFolder(Path(path))
+        if not run.path.is_dir():
+            raise ConfigError(f"{run.path}: no such run folder")
+        missing = [name for name in (_RECORD, "environment.yaml", "policy.yaml") if not (run.path / name).is_file()]
+        if missing:
+            raise ConfigError(f"{run.path}: not a run folder: {missing[0]} is missing")
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def environment(self) -> EnvironmentConfig:
+        """The environment it was trained on."""
+        return load_environment(self.path / "environment.yaml")
+
+    @property
+    def policy_config(self) -> PolicyConfig:
+        """How it was trained."""
+        return load_policy_config(self.path / "policy.yaml")
+
+    def record(self, **entries: Any) -> None:
+        """Add entries to `run.json`, in one step."""
+        path = self.path / _RECORD
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    @property
+    def state(self) -> str:
+        """``created``, ``training``, ``interrupted``, ``failed`` or ``finished``."""
+        try:
+            return str(json.loads((self.path / _RECORD).read_text(encoding="utf-8"))["state"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"{self.path / _RECORD}: not the record of a run ({error})") from error
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints that are whole, oldest first; the policy's description is written last into each."""
+        return sorted(path.parent.parent for path in self.path.glob(f"{TUNE}/*/checkpoint_*/{POLICY}/policy.json"))
+
+    def policy_folder(self) -> Path:
+        """Return the folder of the trained policy: the final one, else the newest checkpoint's.
+
+        Raises:
+            ConfigError: nothing has been saved yet.
+        """
+        if (self.path / POLICY / "policy.json").is_file():
+            return self.path / POLICY
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            raise ConfigError(f"{self.path}: this run has no checkpoint yet")
+        return checkpoints[-1] / POLICY
+
+    def keep_final_policy(self) -> None:
+        """Copy the newest checkpoint's policy to `policy/`, so that it outlives the checkpoints."""
+        partial = self.path / f"{POLICY}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(self.checkpoints()[-1] / POLICY, partial)
+        shutil.rmtree(self.path / POLICY, ignore_errors=True)
+        os.replace(partial, self.path / POLICY)
+
+
+def _write_yaml(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Intervals for means over episodes, and for paired differences between policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+# Below this the t interval is closer to its stated coverage; the percentile bootstrap of 5 values covers 83 %.
+BOOTSTRAP_FROM = 20
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Return the mean of independent values with its 95 % interval; values that are not numbers are left out.
+
+    Student's t below 20 values, the bias-corrected and accelerated bootstrap from there on (Efron 1987), with a
+    fixed seed. NaN without two values.
+    """
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        mean = float(values.mean()) if len(values) else float("nan")
+        return Interval(mean, float("nan"), float("nan"))
+    mean = float(values.mean())
+    if np.ptp(values) == 0:
+        return Interval(mean, mean, mean)
+    if len(values) < BOOTSTRAP_FROM:
+        half = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        return Interval(mean, mean - half, mean + half)
+    resampled = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, rng=np.random.default_rng(0)
+    )
+    return Interval(mean, float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
+
+
+def paired_difference(values: np.ndarray, reference: np.ndarray) -> Interval:
+    """Return the mean of values minus reference with its 95 % interval; the same episode in the same place."""
+    return interval(values - reference)

@@ -1,0 +1,206 @@
+"""One training run, as a Ray Tune experiment of one trial."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import tune
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from rich.console import Console
+
+from offload_rllib.algorithms.ppo import FINGERPRINT, IDLE_PER_CHOICE, PPO, OffloadPPOConfig
+from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.envs.rllib import register_environments
+from offload_rllib.experiment.callbacks import OffloadCallback
+from offload_rllib.experiment.progress import TrainingProgress
+from offload_rllib.experiment.run_folder import TUNE, RunFolder
+from offload_rllib.policies.module import MaskedActorCritic
+
+SHARED = "shared"
+ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
+# The trainer sleeps while runners sample, so it is not given a core of its own.
+TRAINER_CPUS = 0.5
+SMALLEST_RUNNER_CPUS = 0.1
+
+
+class TrainingFailed(RuntimeError):
+    """The trial ended with an error; the message says which, and where its full text is."""
+
+
+def map_to_shared(agent_id: str, episode: Any, **kwargs: Any) -> str:
+    """Map every agent to the one shared policy; module-level, so that checkpoints need no lambda."""
+    return SHARED
+
+
+def cpus_per_runner(runners: int, available: float) -> float:
+    """Return the share of the machine's cores that each runner reserves.
+
+    Raises:
+        ConfigError: there are more runners than the machine can hold.
+    """
+    if runners == 0:
+        return 1.0
+    share = int((available - TRAINER_CPUS) / runners * 100) / 100
+    if share < SMALLEST_RUNNER_CPUS:
+        raise ConfigError(f"training.runners: {runners} runners do not fit on {available:g} CPUs")
+    return min(share, 1.0)
+
+
+def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> OffloadPPOConfig:
+    """Return RLlib's configuration of a run.
+
+    Args:
+        environment: what to train on.
+        policy: how to train.
+        cpus: what Ray may use.
+    """
+    algorithm, training = policy.algorithm, policy.training
+    config = OffloadPPOConfig()
+    config.environment(
+        "offload",
+        env_config={"env": environment.model_dump(mode="json"), FINGERPRINT: fingerprint(environment)},
+        disable_env_checking=True,
+    )
+    config.env_runners(
+        num_env_runners=training.runners,
+        num_envs_per_env_runner=training.envs_per_runner,
+        num_cpus_per_env_runner=cpus_per_runner(training.runners, cpus),
+        rollout_fragment_length="auto",
+    )
+    trainer_cpus = TRAINER_CPUS if training.runners else 1
+    config.resources(num_cpus_for_main_process=trainer_cpus)
+    # The learner works in the trainer's process. RLlib's "auto" would reserve a whole core for it, and on a machine
+    # with two the run would wait for a third for ever.
+    config.learners(num_learners=0, num_cpus_per_learner=trainer_cpus)
+    config.training(
+        lr=algorithm.lr,
+        gamma=algorithm.gamma,
+        lambda_=algorithm.lambda_,
+        clip_param=algorithm.clip,
+        entropy_coeff=algorithm.entropy_coeff,
+        vf_loss_coeff=algorithm.vf_loss_coeff,
+        num_epochs=algorithm.epochs,
+        minibatch_size=algorithm.minibatch_steps,
+        train_batch_size_per_learner=algorithm.batch_env_steps,
+        grad_clip=algorithm.grad_clip,
+        grad_clip_by="global_norm",
+        learner_config_dict={IDLE_PER_CHOICE: algorithm.idle_per_choice},
+    )
+    config.multi_agent(policies={SHARED}, policy_mapping_fn=map_to_shared)
+    config.rl_module(
+        rl_module_spec=RLModuleSpec(
+            module_class=MaskedActorCritic,
+            model_config={"hidden": policy.network.hidden, "activation": policy.network.activation},
+        )
+    )
+    config.callbacks(OffloadCallback)
+    config.debugging(seed=training.seed, log_level="ERROR")
+    return config
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """Start Ray on this machine unless it runs already, and stop what was started."""
+    if ray.is_initialized():
+        yield
+        return
+    # A busy machine needs longer than Ray's default to start; it says "node timed out during startup" otherwise.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    ray.init(
+        num_cpus=max(os.cpu_count() or 1, 2), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _trial_name(trial: Any) -> str:
+    return "trial"
+
+
+def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
+    """Train a run's policy, or go on with it, and keep the final policy.
+
+    Args:
+        run: the folder; its `environment.yaml` and `policy.yaml` say what to do.
+        console: where progress is shown.
+        resume: go on from the last checkpoint.
+
+    Returns:
+        Whether the run is finished; False after an interruption (Ctrl-C), with the state saved.
+
+    Raises:
+        TrainingFailed: the trial ended with an error.
+        ConfigError: there is nothing to resume.
+    """
+    environment, policy = run.environment, run.policy_config
+    _quieten()
+    register_environments()
+    experiment = run.path.resolve() / TUNE
+    with local_ray():
+        with TrainingProgress(policy.training.env_steps, console) as progress:
+            config = algorithm_config(environment, policy, cpus=float(ray.cluster_resources().get("CPU", 1)))
+            if resume:
+                if not tune.Tuner.can_restore(experiment):
+                    raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
+                tuner = tune.Tuner.restore(
+                    str(experiment), trainable=PPO, param_space=config, resume_unfinished=True, resume_errored=True
+                )
+            else:
+                tuner = tune.Tuner(
+                    PPO,
+                    param_space=config,
+                    tune_config=tune.TuneConfig(
+                        num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name
+                    ),
+                    run_config=tune.RunConfig(
+                        name=TUNE,
+                        storage_path=str(run.path.resolve()),
+                        stop={ENV_STEPS: policy.training.env_steps},
+                        checkpoint_config=tune.CheckpointConfig(
+                            checkpoint_frequency=policy.training.checkpoint_every,
+                            num_to_keep=policy.training.keep_checkpoints,
+                            checkpoint_at_end=True,
+                        ),
+                        callbacks=[progress],
+                        verbose=0,
+                    ),
+                )
+            run.record(state="training")
+            result = tuner.fit()[0]
+    if result.error is not None:
+        run.record(state="failed")
+        raise TrainingFailed(
+            f"training failed: {_last_line(str(result.error))}\n"
+            f"the whole error is in {result.path}/error.txt; go on from the last checkpoint: "
+            f"offload-rllib train --resume {run.path}"
+        )
+    metrics = result.metrics or {}
+    steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+    if steps < policy.training.env_steps:
+        run.record(state="interrupted", env_steps=steps)
+        return False
+    run.keep_final_policy()
+    run.record(state="finished", env_steps=steps, seconds=round(float(metrics["time_total_s"]), 1))
+    return True
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "unknown error"
+
+
+def _quieten() -> None:
+    """Silence what Ray prints about itself; errors of ours are raised and shown."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray.rllib", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
