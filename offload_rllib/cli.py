@@ -24,8 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+if not console.is_terminal:
+    console = Console(width=100)  # a log file has no width; 80 would fold the tables
 
-EnvArgument = Annotated[str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")]
+EnvArgument = Annotated[
+    str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment, e.g. workload.load.rho=1.0."),
@@ -45,7 +49,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def train(
     env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
-    policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")] = None,
+    policy: Annotated[
+        str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
+    ] = None,
     set_: SetOption = None,
     set_policy: Annotated[
         list[str] | None,

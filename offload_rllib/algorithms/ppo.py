@@ -5,6 +5,12 @@ that credit reaches the decisions that earned it. But the actor learns nothing f
 loss and of the entropy. The critic's loss sees a sample of them, because advantages need values there too.
 """
 
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import tree
+from ray.rllib.algorithms.ppo import ppo as rllib_ppo
 from ray.rllib.algorithms.ppo.ppo import (
     LEARNER_RESULTS_KL_KEY,
     LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY,
     LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
     PPOConfig,
 )
-from ray.rllib.algorithms.ppo.ppo import PPO as RLlibPPO
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
@@ -145,7 +151,7 @@ class OffloadPPOConfig(PPOConfig):
         return RLModuleSpec(module_class=MaskedActorCritic, model_config={"hidden": (64, 64), "activation": "tanh"})
 
 
-class PPO(RLlibPPO):
+class PPO(rllib_ppo.PPO):
     """PPO whose checkpoints carry the policy in a form that needs neither ray nor pickle."""
 
     @classmethod

@@ -70,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -83,7 +83,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys refused."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -103,6 +103,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _read(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+
+
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `content` with ``a.b=value`` overrides applied; values are read as YAML.
 
@@ -117,7 +121,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
         if not equals or not key:
             raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
         try:
-            value = yaml.load(text, Loader=_Loader)
+            value = _read(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override '{override}': the value is not valid YAML") from error
         place: Any = result
@@ -188,7 +192,7 @@ def _siblings(model: type[BaseModel], keys: list[str]) -> list[str]:
         elif "properties" in here:
             here = here["properties"].get(key, {})
         elif options:
-            here = next((o for o in map(lambda o: _resolve(schema, o), options) if "properties" in o), {})
+            here = next((o for o in (_resolve(schema, option) for option in options) if "properties" in o), {})
             here = here.get("properties", {}).get(key, {})
     here = _resolve(schema, here)
     if "anyOf" in here:

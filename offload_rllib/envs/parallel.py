@@ -86,7 +86,12 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
     At the truncation, `info["episode"]` of every agent holds the episode's figures (`simulator.metrics.summary`).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "offload_v0", "render_modes": [], "is_parallelizable": True}
+    # PettingZoo declares it per instance, and gives it per class.
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "name": "offload_v0",
+        "render_modes": [],
+        "is_parallelizable": True,
+    }
 
     def __init__(
         self,
@@ -163,9 +168,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
 
     def step(
         self, actions: Mapping[str, int]
-    ) -> tuple[
-        dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Let every agent act; an agent without an action takes 0. Returns the five dictionaries of PettingZoo."""
         agents = self.possible_agents
         chosen = np.array([[actions.get(agent, 0) for agent in agents]], np.int32)

@@ -1,5 +1,11 @@
 """The environment for RLlib, and its registration."""
 
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -19,7 +19,6 @@ from offload_rllib.simulator.heuristics import HEURISTICS, decide_all
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.step import ACTIONS_PENDING, NEEDS_ROOM, advance
 from offload_rllib.simulator.streams import episode_key
-from offload_rllib.simulator.types import Array
 
 # Reserved first part of an episode's address, so that no purpose ever reuses another's episodes.
 TRAINING = 0

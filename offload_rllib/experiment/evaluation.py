@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
+from offload_rllib.config.files import written_at_once
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.experiment.contenders import Contender
@@ -48,14 +48,12 @@ class Evaluation:
 
     def write_csv(self, path: Path) -> None:
         """Write one row per policy and episode, in one step."""
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with written_at_once(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["environment", "seed", "policy", "episode", *self.metrics])
             for p, policy in enumerate(self.policies):
                 for episode, row in enumerate(self.values[p]):
                     writer.writerow([self.environment, self.seed, policy, episode, *map(float, row)])
-        os.replace(partial, path)
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune import Callback
@@ -54,7 +54,7 @@ class TrainingProgress(Callback):
         )
         self._bar = self._progress.add_task("training", total=total_env_steps, figures="starting")
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         """Start the display."""
         global _shown  # noqa: PLW0603 - there is one terminal, and unpickling has no other way to reach it
         _shown = self
@@ -85,4 +85,6 @@ class TrainingProgress(Callback):
         self._progress.update(self._bar, completed=min(steps, self._total), figures=figures)
         if not self._console.is_terminal and (elapsed >= self._line_at or steps >= self._total):
             self._line_at = elapsed + LINE_EVERY_S
-            self._console.print(f"training: {steps:,}/{self._total:,} env steps, {figures}", highlight=False)
+            self._console.print(
+                f"training: {steps:,}/{self._total:,} env steps, {figures}", highlight=False, soft_wrap=True
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.evaluation import Evaluation
 from offload_rllib.experiment.statistics import Interval, interval, paired_difference
 
@@ -49,8 +49,8 @@ def tables(evaluation: Evaluation, reference: str) -> list[Table]:
         "±: 95 % interval of the mean",
     )
     paired = Table(title=f"policy minus {reference}, paired by episode", caption="[ ]: 95 % interval; ( ): includes 0")
-    means.add_column("policy")
-    paired.add_column("policy")
+    means.add_column("policy", overflow="fold")
+    paired.add_column("policy", overflow="fold")
     for _, title, _ in SHOWN:
         means.add_column(title, justify="right", no_wrap=True)
     for title in ("score, s", "dropped, % points"):
@@ -81,20 +81,20 @@ def difference(evaluation: Evaluation, policy: str, reference: str, metric: str)
 
 def write_summary(evaluation: Evaluation, reference: str, path: Path) -> None:
     """Write a tidy CSV: one row per policy and metric, with mean, interval, and paired difference."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    header = "environment,seed,episodes,policy,metric,mean,low,high,reference,difference,difference_low,difference_high"
+    with written_at_once(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        header = "environment,seed,episodes,policy,metric,mean,low,high,reference,difference,difference_low,difference_high"
         writer.writerow(header.split(","))
         for policy in evaluation.policies:
             for metric in evaluation.metrics:
                 mean = interval(evaluation.of(policy, metric))
                 paired = difference(evaluation, policy, reference, metric)
                 writer.writerow(
-                    [evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy, metric]
-                    + [mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high]
+                    [
+                        *(evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy, metric),
+                        *(mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high),
+                    ]
                 )
-    os.replace(partial, path)
 
 
 def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None:
@@ -112,8 +112,12 @@ def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
             axis.annotate(
-                f"{value.mean * factor:.1f}", (value.mean * factor, row), xytext=(0, 6),
-                textcoords="offset points", ha="center", fontsize=8,
+                f"{value.mean * factor:.1f}",
+                (value.mean * factor, row),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
             )
         axis.set_xlabel(name)
         axis.set_xlim(left=0)
@@ -122,9 +126,8 @@ def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None
     axes[0].set_yticks(range(len(policies)), policies)
     axes[0].set_ylim(-0.6, len(policies) - 0.2)
     figure.suptitle(title, fontsize=10)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
+    with written_at_once(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
 
 
 def write_report(evaluation: Evaluation, reference: str, folder: Path, title: str) -> dict[str, Path]:

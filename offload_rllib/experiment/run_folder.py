@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.files import written_at_once
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import load_environment, load_policy_config
 from offload_rllib.version import __version__
@@ -117,9 +117,8 @@ class RunFolder:
         """Add entries to `run.json`, in one step."""
         path = self.path / _RECORD
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with written_at_once(path) as partial:
+            partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
 
     @property
     def state(self) -> str:
@@ -152,7 +151,7 @@ class RunFolder:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(self.checkpoints()[-1] / POLICY, partial)
         shutil.rmtree(self.path / POLICY, ignore_errors=True)
-        os.replace(partial, self.path / POLICY)
+        partial.replace(self.path / POLICY)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ CONFIDENCE = 0.95
 # Below this the t interval is closer to its stated coverage; the percentile bootstrap of 5 values covers 83 %.
 BOOTSTRAP_FROM = 20
 RESAMPLES = 10_000
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def interval(values: np.ndarray) -> Interval:
         mean = float(values.mean()) if len(values) else float("nan")
         return Interval(mean, float("nan"), float("nan"))
     mean = float(values.mean())
-    if np.ptp(values) == 0:
-        return Interval(mean, mean, mean)
+    if np.ptp(values) <= ROUNDING * np.abs(values).max():
+        return Interval(mean, mean, mean)  # equal values, apart from rounding, have no spread to resample
     if len(values) < BOOTSTRAP_FROM:
         half = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
         return Interval(mean, mean - half, mean + half)

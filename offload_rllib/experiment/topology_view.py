@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from offload_rllib.config.files import written_at_once
 from offload_rllib.scenario import BuiltScenario
 
 
@@ -44,7 +44,10 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
     figures.add_column("value", justify="right")
     clients = sum(node.client for node in network.nodes)
     for what, value in (
-        ("link rate, Mbit/s (lowest, median, highest)", " ".join(f"{q / 1e6:.1f}" for q in np.quantile(rates, (0, 0.5, 1)))),
+        (
+            "link rate, Mbit/s (lowest, median, highest)",
+            " ".join(f"{q / 1e6:.1f}" for q in np.quantile(rates, (0, 0.5, 1))),
+        ),
         ("capacity that clients reach, instr/s", f"{load.capacity:.4g}"),
         ("tasks per second (each client, all)", f"{load.rate_per_client:.4g}  {load.rate_per_client * clients:.4g}"),
         ("mean work of a task, instr", f"{load.mean_work:.4g}"),
@@ -95,6 +98,5 @@ def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     axis.set_aspect("equal", adjustable="datalim")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="black rim: client", labelspacing=1.2)
     axis.set_title(title, fontsize=10)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
+    with written_at_once(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")

@@ -1,5 +1,11 @@
 """One training run, as a Ray Tune experiment of one trial."""
 
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import logging
@@ -31,11 +37,11 @@ TRAINER_CPUS = 0.5
 SMALLEST_RUNNER_CPUS = 0.1
 
 
-class TrainingFailed(RuntimeError):
+class TrainingError(RuntimeError):
     """The trial ended with an error; the message says which, and where its full text is."""
 
 
-def map_to_shared(agent_id: str, episode: Any, **kwargs: Any) -> str:
+def map_to_shared(agent_id: Any, episode: Any, **kwargs: Any) -> str:
     """Map every agent to the one shared policy; module-level, so that checkpoints need no lambda."""
     return SHARED
 
@@ -139,47 +145,46 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
         Whether the run is finished; False after an interruption (Ctrl-C), with the state saved.
 
     Raises:
-        TrainingFailed: the trial ended with an error.
+        TrainingError: the trial ended with an error.
         ConfigError: there is nothing to resume.
     """
     environment, policy = run.environment, run.policy_config
     _quieten()
     register_environments()
     experiment = run.path.resolve() / TUNE
-    with local_ray():
-        with TrainingProgress(policy.training.env_steps, console) as progress:
-            config = algorithm_config(environment, policy, cpus=float(ray.cluster_resources().get("CPU", 1)))
-            if resume:
-                if not tune.Tuner.can_restore(experiment):
-                    raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
-                tuner = tune.Tuner.restore(
-                    str(experiment), trainable=PPO, param_space=config, resume_unfinished=True, resume_errored=True
-                )
-            else:
-                tuner = tune.Tuner(
-                    PPO,
-                    param_space=config,
-                    tune_config=tune.TuneConfig(
-                        num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name
+    with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
+        config = algorithm_config(environment, policy, cpus=float(ray.cluster_resources().get("CPU", 1)))
+        if resume:
+            if not tune.Tuner.can_restore(experiment):
+                raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
+            tuner = tune.Tuner.restore(
+                str(experiment), trainable=PPO, param_space=config, resume_unfinished=True, resume_errored=True
+            )
+        else:
+            tuner = tune.Tuner(
+                PPO,
+                param_space=config,
+                tune_config=tune.TuneConfig(
+                    num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name
+                ),
+                run_config=tune.RunConfig(
+                    name=TUNE,
+                    storage_path=str(run.path.resolve()),
+                    stop={ENV_STEPS: policy.training.env_steps},
+                    checkpoint_config=tune.CheckpointConfig(
+                        checkpoint_frequency=policy.training.checkpoint_every,
+                        num_to_keep=policy.training.keep_checkpoints,
+                        checkpoint_at_end=True,
                     ),
-                    run_config=tune.RunConfig(
-                        name=TUNE,
-                        storage_path=str(run.path.resolve()),
-                        stop={ENV_STEPS: policy.training.env_steps},
-                        checkpoint_config=tune.CheckpointConfig(
-                            checkpoint_frequency=policy.training.checkpoint_every,
-                            num_to_keep=policy.training.keep_checkpoints,
-                            checkpoint_at_end=True,
-                        ),
-                        callbacks=[progress],
-                        verbose=0,
-                    ),
-                )
-            run.record(state="training")
-            result = tuner.fit()[0]
+                    callbacks=[progress],
+                    verbose=0,
+                ),
+            )
+        run.record(state="training")
+        result = tuner.fit()[0]
     if result.error is not None:
         run.record(state="failed")
-        raise TrainingFailed(
+        raise TrainingError(
             f"training failed: {_last_line(str(result.error))}\n"
             f"the whole error is in {result.path}/error.txt; go on from the last checkpoint: "
             f"offload-rllib train --resume {run.path}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.files import written_at_once
 from offload_rllib.policies.network import Actor
 
 FORMAT_VERSION = 1
@@ -44,10 +44,11 @@ def save_policies(folder: Path, description: PolicyDescription, actors: Mapping[
     """Write `policy.json` and one safetensors file per policy into a folder; the description last."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, weights in actors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
-    partial = folder / f"{DESCRIPTION}.partial"
-    partial.write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / DESCRIPTION)
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors"
+        )
+    with written_at_once(folder / DESCRIPTION) as partial:
+        partial.write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
 
 
 class SavedPolicy:
@@ -85,7 +86,9 @@ class SavedPolicy:
                 f"the policy takes {expected[0]} observations and {expected[1]} actions, "
                 f"got {observations.shape[-1]} and {masks.shape[-1]}"
             )
-        logits = self._actor(torch.from_numpy(np.asarray(observations, np.float32)), torch.from_numpy(np.asarray(masks)))
+        logits = self._actor(
+            torch.from_numpy(np.asarray(observations, np.float32)), torch.from_numpy(np.asarray(masks))
+        )
         if deterministic:
             return logits.argmax(-1).numpy()
         # The largest of logits plus Gumbel noise is a draw from their softmax.

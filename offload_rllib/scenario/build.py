@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
+from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix, TaskType
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.radio import link_rates_and_latencies
@@ -54,9 +54,7 @@ def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, f
 
 def _links(network: Network, rates_bps: np.ndarray, latency_s: np.ndarray, message_bits: float) -> np.ndarray:
     both_ways = [
-        (source, destination, k)
-        for k, (a, b) in enumerate(network.links)
-        for source, destination in ((a, b), (b, a))
+        (source, destination, k) for k, (a, b) in enumerate(network.links) for source, destination in ((a, b), (b, a))
     ]
     both_ways.sort()
     index = {(source, destination): i for i, (source, destination, _) in enumerate(both_ways)}
@@ -211,7 +209,7 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
     return BuiltScenario(config, network, load, arrays, tuple(network.nodes[i].name for i in agents))
 
 
-def _types(config: EnvironmentConfig):
+def _types(config: EnvironmentConfig) -> tuple[TaskType, ...]:
     return config.workload.jobs.types if isinstance(config.workload.jobs, TaskMix) else ()
 
 
@@ -221,5 +219,3 @@ def expected_tasks_inside(scenario: BuiltScenario) -> int:
     stay_s = deadline.mean if deadline is not None else 8 * scenario.load.mean_work / scenario.load.capacity
     arriving = scenario.load.rate_per_client * sum(node.client for node in scenario.network.nodes)
     return int(np.clip(arriving * stay_s, 2 * len(scenario.network.nodes), 2**16)) + 16
-
-

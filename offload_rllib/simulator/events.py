@@ -10,7 +10,16 @@ import math
 import numpy as np
 
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop, push, replace_first
+from offload_rllib.simulator.heap import (
+    KIND_SHIFT,
+    NODE_MASK,
+    NODE_SHIFT,
+    NUMBER_MASK,
+    event_key,
+    pop,
+    push,
+    replace_first,
+)
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import sample, stream, uniform
 from offload_rllib.simulator.tasks import (

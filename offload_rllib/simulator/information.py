@@ -16,15 +16,17 @@ from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE
 
+Integer = int | np.integer  # numba gives the one, its types are the other
+
 
 class Known(NamedTuple):
     """What the deciding node knows of one destination. SI units."""
 
-    node: int  # index of the destination
-    tasks: int  # held, waiting and served there, as last told
+    node: Integer  # index of the destination
+    tasks: Integer  # held, waiting and served there, as last told
     work: float  # instructions waiting and in service there, as last told
     age_s: float  # of that information
-    sent_tasks: int  # sent there by the deciding node and not counted in `tasks` yet
+    sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
 
 
@@ -56,7 +58,9 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     if interval_s <= 0.0:
         pending = sent.sent - sent.arrived
         work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
-        return Known(n, np.int64(environment.node[n].tasks), backlog(scenario, environment, n, now_s), 0.0, pending, work)
+        return Known(
+            n, np.int64(environment.node[n].tasks), backlog(scenario, environment, n, now_s), 0.0, pending, work
+        )
     phase_s = environment.node[n].phase_s
     delay_s = scenario.link[link.reverse].broadcast_delay_s
     turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))

@@ -52,7 +52,7 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     bounded = scenario.node["capacity"] < UNBOUNDED
     now_s = float(state.episode[e]["now_s"])
     full_share = state.node[e]["full_seconds"][bounded] / now_s
-    figures = {
+    return {
         "score_mean_s": float(record["score_sum_s"]) * per_created,
         "score_p50_s": percentile(scores, 0.5),
         "score_p95_s": percentile(scores, 0.95),
@@ -76,4 +76,3 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
         "tasks_finished": float(finished),
         "masked_actions": float(state.episode[e]["masked_actions"]),
     }
-    return figures

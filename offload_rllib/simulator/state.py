@@ -34,7 +34,7 @@ from offload_rllib.simulator.types import (
 def steps_per_episode(scenario: Scenario) -> int:
     """Return the number of decisions of an episode."""
     settings = scenario.settings[0]
-    return int(round(float(settings["horizon_s"] / settings["decision_interval_s"])))
+    return round(float(settings["horizon_s"] / settings["decision_interval_s"]))
 
 
 def remembered_broadcasts(scenario: Scenario) -> int:
@@ -141,7 +141,9 @@ def _start(scenario, state, environments, keys):
             node.queue_head = NONE
             node.queue_tail = NONE
             node.key = node_key(keys[i], scenario.node[n].name_hash)
-            node.phase_s = uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
+            node.phase_s = (
+                uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
+            )
             if scenario.node[n].arrival_rate > 0.0:
                 time_s = next_arrival(scenario, environment, n, 0.0)
                 if time_s <= scenario.settings[0].horizon_s:

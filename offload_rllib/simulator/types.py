@@ -1,7 +1,8 @@
 """The types of the simulator: what an array holds, its shape, its units.
 
 Sizes: E environments, N nodes, M directed links, A agents, R action rows (self and destinations), T task slots,
-K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins, L log rows.
+K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins,
+L log rows.
 All times are absolute seconds since the start of the episode unless a name says otherwise.
 """
 
@@ -269,5 +270,5 @@ class State(NamedTuple):
     heap: Array  # [E, N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in a step
     metrics: Array  # [E] METRICS
-    histogram: Array  # [E, 2, B] uint32: response times of finished tasks; scores of all others
+    histogram: Array  # [E, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log

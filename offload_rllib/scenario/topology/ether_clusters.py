@@ -67,14 +67,10 @@ def build(config: EtherClusters) -> Network:
         corner = QUADRANT_M * np.array([cluster % 2, cluster // 2])
         nuc_position = corner + rng.uniform(0, QUADRANT_M, 2)
         pairs = corner + rng.uniform(0, QUADRANT_M, ((rpis + 1) // 2, 2))
-        pis = [
-            add("rpi3", RPI3, pairs[i // 2] + rng.uniform(-SPREAD_M, SPREAD_M, 2)) for i in range(rpis)
-        ]
+        pis = [add("rpi3", RPI3, pairs[i // 2] + rng.uniform(-SPREAD_M, SPREAD_M, 2)) for i in range(rpis)]
         nuc = add("nuc", NUC, nuc_position, config.nuc_millicores)
-        tx2s = [
-            add("tx2", TX2, nuc_position + rng.uniform(-SPREAD_M, SPREAD_M, 2)) for _ in range(TX2_PER_CLUSTER)
-        ]
-        links += [tuple(sorted((nuc, other))) for other in pis + tx2s]
+        tx2s = [add("tx2", TX2, nuc_position + rng.uniform(-SPREAD_M, SPREAD_M, 2)) for _ in range(TX2_PER_CLUSTER)]
+        links += [(min(nuc, other), max(nuc, other)) for other in pis + tx2s]
     server = add("server", SERVER, np.array(SERVER_M))
     links += [(other, server) for other in range(server)]
     return Network(tuple(nodes), tuple(sorted(links)))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from offload_rllib.config.environment import AlibabaJobs
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.files import written_at_once
 from offload_rllib.simulator.jit import user_cache
 
 CACHE_VERSION = 1
@@ -87,22 +86,16 @@ def load_jobs() -> np.ndarray:
         try:
             with np.load(cached, allow_pickle=False) as content:
                 jobs = content["jobs"]
-            if jobs.ndim != 2 or jobs.shape[1] != len(COLUMNS) or not np.isfinite(jobs).all():
-                raise ValueError(f"holds an array of shape {jobs.shape}")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{cached}: unreadable cache ({error}); delete the file, it is made again") from error
+        if jobs.ndim != 2 or jobs.shape[1] != len(COLUMNS) or not np.isfinite(jobs).all():
+            raise ConfigError(f"{cached}: unreadable cache (holds {jobs.shape}); delete the file, it is made again")
         return jobs
     jobs = summarise_jobs(source)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=cached.parent, suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, jobs=jobs)
-            os.replace(partial, cached)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with written_at_once(cached) as partial, partial.open("wb") as file:
+            np.savez(file, jobs=jobs)
     except OSError as error:
         raise ConfigError(
             f"{cached}: cannot be written ({error.strerror}); set OFFLOAD_RLLIB_CACHE to a folder that can"

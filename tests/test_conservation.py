@@ -1,0 +1,112 @@
+"""Nothing is lost, nothing is counted twice, and times add up, whatever happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_env, random_actions, small_environment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offload_rllib.simulator.types import FINISHED, FREE, OPEN
+
+EXPIRIES = ("abort", "queued", "never")
+
+
+@st.composite
+def environments(draw: st.DrawFn) -> dict:
+    """Draw variations of the small network."""
+    environment = small_environment()
+    environment["deadlines"] = {"expiry": draw(st.sampled_from(EXPIRIES))}
+    environment["service"] = draw(st.sampled_from(["pooled", "parallel"]))
+    environment["workload"]["load"] = {"tasks_per_second_per_client": draw(st.floats(0.1, 4))}
+    environment["links"]["latency_s"] = draw(st.sampled_from([0.0, 0.01, 0.7]))
+    environment["decisions"] = {
+        "interval_s": draw(st.sampled_from([0.5, 1, 4])),
+        "max_hops": draw(st.integers(1, 4)),
+        "max_destinations": draw(st.sampled_from([None, 1])),
+    }
+    environment["information"] = {"kind": draw(st.sampled_from(["broadcast", "fresh"])), "interval_s": 0.3}
+    for node in environment["topology"]["nodes"]:
+        node["cores"] = draw(st.integers(1, 3))
+        node["queue_capacity"] = draw(st.sampled_from([None, 1, 3]))
+    return environment
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(environments(), st.integers(0, 2**31))
+def test_tasks_are_conserved_after_every_step(environment: dict, seed: int) -> None:
+    env = make_env(environment, 2)
+    rng = np.random.default_rng(seed)
+    done = False
+    while not done:
+        done = env.step(random_actions(env, rng))
+        for e in range(env.num_envs):
+            episode = env.state.episode[e]
+            dropped = sum(int(episode[name]) for name in episode.dtype.names if name.startswith("dropped_"))
+            inside = int((env.state.task[e]["stage"] != FREE).sum())
+            assert episode["tasks_made"] == episode["finished"] + dropped + inside
+            assert env.state.task.shape[1] == episode["free_slots"] + inside
+            assert env.state.node[e]["own_unfinished"].sum() == inside
+            nodes = env.state.node[e]
+            held = np.isin(env.state.task[e]["stage"], [1, 2, 3])
+            assert nodes["tasks"].sum() == held.sum()
+            assert (nodes["tasks"] <= env.scenario.arrays.node["capacity"]).all()
+            assert (nodes["busy"] <= env.scenario.arrays.node["servers"]).all()
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(environments(), st.integers(0, 2**31))
+def test_response_time_is_the_sum_of_its_parts(environment: dict, seed: int) -> None:
+    env = make_env(environment, log=True)
+    rng = np.random.default_rng(seed)
+    while not env.step(random_actions(env, rng)):
+        pass
+    log = env.task_log(0)
+    finished = log[log["outcome"] == FINISHED]
+    parts = sum(finished[f"{part}_s"] for part in ("holding", "waiting", "service", "transfer", "return"))
+    response = finished["ended_s"] - finished["created_s"]
+    assert np.all(np.abs(response - parts) <= 1e-9 * np.maximum(1, finished["ended_s"]))
+
+
+@pytest.mark.parametrize("expiry", EXPIRIES)
+@pytest.mark.parametrize("deadline", [{"uniform": [2, 12]}, None])
+def test_delay_rewards_sum_to_minus_the_scores(expiry: str, deadline: dict | None) -> None:
+    if deadline is None and expiry == "queued":
+        pytest.skip("waiting tasks cannot expire without deadlines; the scenario is refused")
+    environment = small_environment(deadlines={"expiry": expiry}, reward={"name": "delay", "scope": "own"})
+    environment["workload"]["deadline_s"] = deadline
+    environment["workload"]["load"] = {"tasks_per_second_per_client": 3.0}
+    env = make_env(environment, log=True)
+    rng = np.random.default_rng(1)
+    total = 0.0
+    done = False
+    while not done:
+        done = env.step(random_actions(env, rng))
+        total += float(env.rewards.sum(dtype=np.float64))
+    # Tasks that are open at the end have cost their age so far; their score is more where the deadline is later.
+    log = env.task_log(0)
+    still_open = log["outcome"] == OPEN
+    age = log["ended_s"] - log["created_s"]
+    relative = np.where(np.isfinite(log["deadline_s"]), log["deadline_s"] - log["created_s"], 40 - log["created_s"])
+    cost = np.where((log["outcome"] == FINISHED) | still_open, age, np.maximum(age, relative))
+    assert total == pytest.approx(-cost.sum(), rel=1e-5)  # rewards are float32
+    figures = env.episode_metrics(0)
+    scores = np.where(still_open, np.maximum(age, relative), cost)
+    assert figures["score_mean_s"] == pytest.approx(scores.mean(), rel=1e-12)
+
+
+def test_every_drop_has_a_cause_and_an_episode_accounts_for_all_tasks() -> None:
+    environment = small_environment()
+    environment["workload"]["load"] = {"tasks_per_second_per_client": 4.0}
+    env = make_env(environment)
+    while not env.step(env.heuristic_actions("local")):
+        pass
+    figures = env.episode_metrics(0)
+    causes = sum(figures[f"dropped_{cause}_share"] for cause in ("queue_full", "expired", "lost", "node_failed"))
+    assert figures["dropped_share"] == pytest.approx(causes)
+    assert figures["dropped_queue_full_share"] > 0
+    assert figures["dropped_expired_share"] > 0
+    finished_share = figures["tasks_finished"] / figures["tasks_created"]
+    assert finished_share + figures["dropped_share"] + figures["unfinished_share"] == pytest.approx(1)
+    assert 0 < figures["overload"] <= 1

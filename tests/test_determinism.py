@@ -1,0 +1,104 @@
+"""The same configuration and seed give the same bits, however they are run."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_env, small_environment
+
+from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
+from offload_rllib.simulator.heuristics import HEURISTICS
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_determinism import digest_of_first
+print(digest_of_first({heuristic!r}))
+"""
+
+
+def digest(env: VectorEnv, heuristic: str, e: int) -> str:
+    """Play an episode and return a hash of everything environment `e` shows and logs."""
+    hashed = hashlib.sha256()
+    done = False
+    while not done:
+        done = env.step(env.heuristic_actions(heuristic))
+        for array in (env.observations, env.masks, env.rewards):
+            hashed.update(array[e].tobytes())
+    hashed.update(env.task_log(e).tobytes())
+    return hashed.hexdigest()
+
+
+def digest_of_first(heuristic: str) -> str:
+    """Return the digest of the first held-out episode, played alone."""
+    return digest(make_env(small_environment(), log=True), heuristic, 0)
+
+
+@pytest.mark.parametrize("heuristic", sorted(HEURISTICS))
+def test_an_episode_has_the_same_bits_in_a_batch_of_1_and_of_64(heuristic: str) -> None:
+    alone = digest_of_first(heuristic)
+    for place in (0, 63):
+        env = make_env(small_environment(), 64, log=True)
+        keys = held_out_keys(5, 64)
+        keys[place] = held_out_keys(0, 1)[0]
+        env.reset(keys)
+        assert digest(env, heuristic, place) == alone
+
+
+@pytest.mark.parametrize("heuristic", ["random", "shortest_finish"])
+def test_another_process_gives_the_same_bits(heuristic: str) -> None:
+    folder = str(__import__("pathlib").Path(__file__).parent)
+    program = PROGRAM.format(folder=folder, heuristic=heuristic)
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert other.stdout.strip() == digest_of_first(heuristic)
+
+
+def test_growing_arrays_change_nothing() -> None:
+    overloaded = small_environment()
+    overloaded["workload"]["load"] = {"tasks_per_second_per_client": 20.0}
+    overloaded["workload"]["deadline_s"] = None
+    for node in overloaded["topology"]["nodes"]:
+        node["queue_capacity"] = None
+    small, large = make_env(overloaded, 3, log=True), make_env(overloaded, 1, log=True)
+    slots = small.state.task.shape[1]
+    assert digest(small, "random", 0) == digest(large, "random", 0)
+    assert small.state.task.shape[1] > slots, "the scenario was meant to outgrow its arrays"
+
+
+def test_the_workload_does_not_depend_on_decisions() -> None:
+    logs = []
+    for heuristic in ("local", "always_server"):
+        env = make_env(small_environment(), log=True)
+        digest(env, heuristic, 0)
+        log = env.task_log(0)
+        logs.append(
+            np.sort(log[["created_s", "deadline_s", "work", "bits_in", "bits_out", "origin"]], order="created_s")
+        )
+    assert (logs[0] == logs[1]).all()
+
+
+def test_episodes_differ_between_seeds_workers_environments_and_purposes() -> None:
+    keys = {
+        training_key(seed, worker, environment, episode)
+        for seed in range(3)
+        for worker in range(3)
+        for environment in range(3)
+        for episode in range(3)
+    }
+    assert len(keys) == 81
+    assert not keys & set(held_out_keys(0, 100).tolist())
+
+
+def test_resetting_one_environment_leaves_the_others_alone() -> None:
+    env = make_env(small_environment(), 2, log=True)
+    for _ in range(10):
+        env.step(env.heuristic_actions("random"))
+    before = env.state.node[1].copy(), env.observations[1].copy()
+    env.reset(held_out_keys(9, 1), np.array([0]))
+    assert (env.state.node[1] == before[0]).all()
+    assert (env.observations[1] == before[1]).all()
+    assert env.state.episode["step"].tolist() == [0, 10]
