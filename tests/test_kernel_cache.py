@@ -1,0 +1,47 @@
+"""An edited source of the simulator never runs from compiled code of before the edit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import offload_rllib
+
+PROGRAM = """
+import numpy as np
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator import tasks
+print(tasks.PROBE(1.5))
+"""
+
+
+def run(folder: Path) -> str:
+    """Call a kernel of tasks.py, which calls one of heap.py, in a new process with the package of `folder`."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "OFFLOAD_RLLIB_CACHE": str(folder / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()
+
+
+def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path: Path) -> None:
+    package = tmp_path / "offload_rllib"
+    shutil.copytree(Path(offload_rllib.__file__).parent, package)
+    with (package / "simulator" / "jit.py").open("a") as file:
+        file.write("\n\n@kernel\ndef _callee(x):\n    return x + 1.0\n")
+    with (package / "simulator" / "tasks.py").open("a") as file:
+        file.write(
+            "\n\nfrom offload_rllib.simulator.jit import _callee\n\n\n@kernel\ndef PROBE(x):\n    return 2.0 * _callee(x)\n"
+        )
+    assert run(tmp_path) == "5.0"
+    assert run(tmp_path) == "5.0"
+    compiled = list((tmp_path / "cache").rglob("*PROBE*.nbi"))
+    assert compiled, "the kernel was not cached, so this test would show nothing"
+    caller = (package / "simulator" / "tasks.py").stat()
+    edited = package / "simulator" / "jit.py"
+    edited.write_text(edited.read_text().replace("return x + 1.0", "return x + 2.0"))
+    assert run(tmp_path) == "7.0"
+    assert (package / "simulator" / "tasks.py").stat().st_mtime_ns == caller.st_mtime_ns
