@@ -16,8 +16,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.config import load_environment
+from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 
 

@@ -190,9 +190,23 @@ def _list(kind: str, descriptions: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one message and exit code 2."""
+    """Run the command line.
+
+    What the user got wrong is one message and exit code 2; what the machine refuses (a folder, a full disk) or a
+    training run that failed is one message and exit code 1.
+    """
     try:
         app()
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingError":  # its class is not imported here: that would load ray
+            raise
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

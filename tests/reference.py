@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 import simpy
-from simpy.core import EventPriority, SimTime
-from simpy.events import NORMAL
+from simpy.core import SimTime
+from simpy.events import NORMAL, EventPriority
 
 from offload_rllib.config.environment import Distribution, EnvironmentConfig, Fixed, Manual, ManualNode, TaskMix
 from offload_rllib.simulator import streams
@@ -180,7 +180,9 @@ class _Reference:
         node = self.nodes[n]
         index = 0
         while True:
-            gap_s = streams.sample(streams.EXPONENTIAL, 1.0, 0.0, self._uniform(node, streams.ARRIVAL_GAP, index)) / rate
+            gap_s = (
+                streams.sample(streams.EXPONENTIAL, 1.0, 0.0, self._uniform(node, streams.ARRIVAL_GAP, index)) / rate
+            )
             yield _Moment(self.clock, gap_s, ARRIVAL, n)
             self._make_task(n, index)
             index += 1
@@ -311,7 +313,7 @@ class _Reference:
 
 
 def fixed_links(config: EnvironmentConfig) -> dict[tuple[int, int], Link]:
-    """Return both directions of every link of a manual topology with `fixed` links, by indices (source, destination)."""
+    """Return both directions of every link of a manual topology with `fixed` links, by (source, destination)."""
     assert isinstance(config.topology, Manual)
     assert isinstance(config.links, Fixed)
     index = {node.name: i for i, node in enumerate(config.topology.nodes)}

@@ -156,18 +156,16 @@ def _step(place: Any, part: str, override: str, *, create: bool) -> Any:
     raise ConfigError(f"override '{override}': '{part}' leads into a {type(place).__name__}, which has no keys")
 
 
-def _accepted_keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    schema = model.model_json_schema(by_alias=True)
+    # pydantic puts the name of the union member that was tried into the path; it is no key that the user wrote.
+    tags = set(_union_tags(schema))
     lines = []
     for problem in error.errors():
-        # Names of union members are not keys the user wrote.
         keys = [str(part) for part in problem["loc"]]
-        path = ".".join(keys) or "(whole file)"
+        path = ".".join(key for key in keys if key not in tags) or "(whole file)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(model, keys[:-1]))}")
+            lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(schema, keys[:-1]))}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: {path}: missing")
         else:
@@ -177,9 +175,18 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return "\n".join(lines)
 
 
-def _siblings(model: type[BaseModel], keys: list[str]) -> list[str]:
+def _union_tags(schema: Any) -> Iterable[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("discriminator", {}).get("mapping", {})
+        for part in schema.values():
+            yield from _union_tags(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _union_tags(part)
+
+
+def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
     """Return the keys accepted beside an unknown one, following the path through the schema."""
-    schema = model.model_json_schema(by_alias=True)
     here: dict[str, Any] = schema
     for key in keys:
         here = _resolve(schema, here)
@@ -197,7 +204,7 @@ def _siblings(model: type[BaseModel], keys: list[str]) -> list[str]:
     here = _resolve(schema, here)
     if "anyOf" in here:
         here = next((o for o in (_resolve(schema, o) for o in here["anyOf"]) if "properties" in o), {})
-    return list(here.get("properties", {})) or _accepted_keys(model)
+    return list(here.get("properties", {}))
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

@@ -93,46 +93,59 @@ def paper_reward(scenario, environment, reward, agent, action):
 
 
 @kernel
-def own_reward(environment, reward, n):
+def price_decisions(scenario, environment, reward, actions, decision_rewards):
+    """Write what `paper` pays each node for its agent's decision, before the decisions are carried out.
+
+    Args:
+        scenario: what the environments share.
+        environment: a `State` without its leading axis.
+        reward: one REWARD record.
+        actions: [A] int32.
+        decision_rewards: [N] float64, overwritten; 0 at nodes without an agent.
+    """
+    decision_rewards[:] = 0.0
+    for agent in range(actions.shape[0]):
+        n = scenario.agent_node[agent]
+        decision_rewards[n] = paper_reward(scenario, environment, reward, agent, actions[agent])
+
+
+@kernel
+def own_reward(environment, reward, decision_rewards, n):
     """Return what node `n` is paid for the step that ended, before scope and scale."""
     node = environment.node[n]
+    if reward.name == PAPER:
+        return decision_rewards[n]
     if reward.name == SPARSE:
         return float(node.own_finished - node.own_dropped)
     return -(node.own_task_seconds + node.own_drop_cost_s)
 
 
 @kernel
-def pay(scenario, environment, reward, rewards):
+def pay(scenario, environment, reward, decision_rewards, rewards):
     """Write the rewards of the step that ended.
 
     Args:
         scenario: what the environments share.
         environment: a `State` without its leading axis.
         reward: one REWARD record.
-        rewards: [A] float32, overwritten; for `paper` it holds what `paper_reward` gave each agent.
+        decision_rewards: [N] float64 from `price_decisions`; read by `paper` alone.
+        rewards: [A] float32, overwritten.
     """
     agents = scenario.agent_node.shape[0]
-    if reward.name == PAPER:
-        if reward.scope == TEAM:
-            rewards[:] = rewards.sum() / agents * reward.scale
-            return
-        for agent in range(agents):
-            rewards[agent] *= reward.scale
-        return
     team = 0.0
     if reward.scope == TEAM:
         for n in range(environment.node.shape[0]):
-            team += own_reward(environment, reward, n)
+            team += own_reward(environment, reward, decision_rewards, n)
         team /= agents
     for agent in range(agents):
         n = scenario.agent_node[agent]
         if reward.scope == TEAM:
             value = team
         else:
-            value = own_reward(environment, reward, n)
+            value = own_reward(environment, reward, decision_rewards, n)
             if reward.scope == NEIGHBOURHOOD:
                 here = scenario.node[n]
                 for link in range(here.first_link, here.first_link + here.degree):
-                    value += own_reward(environment, reward, scenario.link[link].destination)
+                    value += own_reward(environment, reward, decision_rewards, scenario.link[link].destination)
                 value /= here.degree + 1
         rewards[agent] = value * reward.scale

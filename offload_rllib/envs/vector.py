@@ -10,7 +10,7 @@ import numpy as np
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
 from offload_rllib.envs.observation import observation_size, observe
-from offload_rllib.envs.reward import PAPER, paper_reward, pay, reward_record
+from offload_rllib.envs.reward import PAPER, pay, price_decisions, reward_record
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.build import expected_tasks_inside
 from offload_rllib.simulator import metrics, state
@@ -36,16 +36,15 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 
 
 @kernel
-def _step_batch(scenario, batch, reward, actions, observations, masks, rewards, first):
+def _step_batch(scenario, batch, reward, decision_rewards, actions, observations, masks, rewards, first):
     """Step environments from `first` on; return the first one that needs room, or their number."""
     for e in range(first, actions.shape[0]):
         environment = environment_of(batch, e)
         if reward[0].name == PAPER and environment.episode[0].stage == ACTIONS_PENDING:
-            for agent in range(actions.shape[1]):
-                rewards[e, agent] = paper_reward(scenario, environment, reward[0], agent, actions[e, agent])
+            price_decisions(scenario, environment, reward[0], actions[e], decision_rewards[e])
         if advance(scenario, environment, actions[e]) == NEEDS_ROOM:
             return e
-        pay(scenario, environment, reward[0], rewards[e])
+        pay(scenario, environment, reward[0], decision_rewards[e], rewards[e])
         observe(scenario, environment, observations[e], masks[e])
     return actions.shape[0]
 
@@ -96,6 +95,7 @@ class VectorEnv:
         self._arrays = scenario.arrays
         self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
+        self._decision_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
         shape = (num_envs, len(self.agents))
         self.observations = np.zeros((*shape, self.observation_size), np.float32)
         self.masks = np.zeros((*shape, self.num_actions), np.int8)
@@ -144,7 +144,15 @@ class VectorEnv:
         done = 0
         while done < self.num_envs:
             done = _step_batch(
-                self._arrays, self._state, self._reward, actions, self.observations, self.masks, self.rewards, done
+                self._arrays,
+                self._state,
+                self._reward,
+                self._decision_rewards,
+                actions,
+                self.observations,
+                self.masks,
+                self.rewards,
+                done,
             )
             if done < self.num_envs:
                 self._state = state.grow(self._arrays, self._state)

@@ -1,0 +1,332 @@
+"""Write docs/configuration.md from the schema of environment and policy files.
+
+Usage: python scripts/write_configuration_page.py [--check]
+
+Keys, ranges, defaults and meanings come from the pydantic models and the docstrings of their attributes; units come
+from the names of the keys. With --check nothing is written, and the exit code is 1 if the page on disk differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offload_rllib.config import EnvironmentConfig, PolicyConfig
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+
+HEAD = """\
+<!-- Written by scripts/write_configuration_page.py from the schema. Do not edit: change the schema and run it. -->
+
+# Configuration
+
+An environment is a YAML file like those in `envs/`; a policy set is a YAML file like those in `policies/`. Wherever a
+command or a function takes one, it takes a preset's name (the file's name without `.yaml`) or a path ending in
+`.yaml` or `.yml`. Presets are looked up in the checkout first, then in the installed package.
+
+- Unknown keys, repeated keys and values of the wrong type are errors. The message names the file, the key, what was
+  given and what is accepted.
+- Units are SI and are in the names: `_s` seconds, `_bits` bits, `_bps` bits per second, `_m` metres, `_hz` hertz.
+- Numbers may be written as `2e6`.
+- Any key can be changed for one run: `--set KEY=VALUE` changes the environment, `--set-policy KEY=VALUE` the policy.
+  `KEY` is the path with dots (a number indexes a list), `VALUE` is YAML, for instance
+  `--set workload.load.rho=1.0` or `--set 'topology.rpi3_per_cluster=[4, 4]'`. In Python the same texts go into
+  `overrides=`.
+- A default is what holds if the key is absent; the presets set some keys to other values.
+
+Rules across keys:
+
+- `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
+- `workload.load` holds either `rho` or `tasks_per_second_per_client`.
+- `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
+- `algorithm.batch_env_steps` is a multiple of `training.runners` (at least 1) x `training.envs_per_runner`.
+"""
+
+UNITS = {
+    "instructions": "instructions",
+    "instructions_per_second": "instructions/s",
+    "reference_instructions_per_second": "instructions/s",
+    "instructions_per_second_per_millicore": "instructions/s",
+    "tasks_per_second_per_client": "tasks/s",
+    "nuc_millicores": "1/1000 core",
+    "memory_per_task_bytes": "byte/task",
+    "megabytes_per_memory_unit": "MB",
+    "queue_capacity": "tasks",
+    "bits_in": "bit",
+    "bits_out": "bit",
+    "max_hops": "hops",
+    "hidden": "units",
+    "env_steps": "environment steps",
+    "batch_env_steps": "environment steps",
+    "minibatch_steps": "agent steps",
+    "checkpoint_every": "iterations",
+}
+SUFFIX_UNITS = {
+    "_dbm_per_hz": "dBm/Hz",
+    "_dbm": "dBm",
+    "_hz": "Hz",
+    "_bps": "bit/s",
+    "_bits": "bit",
+    "_s": "s",
+    "_m": "m",
+}
+NO_UNIT = "-"
+
+# Meanings of keys whose attribute has no docstring in the schema. One that gets a docstring must leave this table.
+MEANINGS = {
+    "EnvironmentConfig.format": "Version of the file format.",
+    "EnvironmentConfig.topology": "Nodes, and which of them are linked.",
+    "EnvironmentConfig.links": "Rate and latency of the links.",
+    "EnvironmentConfig.workload": "What arrives.",
+    "EnvironmentConfig.deadlines": "What happens at a deadline.",
+    "EnvironmentConfig.decisions": "Who decides what, and when.",
+    "EnvironmentConfig.information": "What neighbours know of each other.",
+    "EnvironmentConfig.reward": "What agents are paid.",
+    "EtherClusters.kind": "Chooses this kind.",
+    "Manual.kind": "Chooses this kind.",
+    "Manual.nodes": "The nodes.",
+    "ManualNode.cores": "Number of cores.",
+    "ManualNode.position_m": "Coordinates x, y.",
+    "Wireless.kind": "Chooses this kind.",
+    "Wireless.bandwidth_hz": "Bandwidth B of every link.",
+    "Wireless.transmit_power_dbm": "Transmit power P of every node.",
+    "Wireless.latency_s": "Added to the time of every transfer.",
+    "Fixed.kind": "Chooses this kind.",
+    "Fixed.rate_bps": "Rate of every link, either way.",
+    "Fixed.latency_s": "Added to the time of every transfer.",
+    "Workload.jobs": "What a task needs.",
+    "Workload.load": "How many tasks arrive.",
+    "AlibabaJobs.kind": "Chooses this kind.",
+    "AlibabaJobs.megabytes_per_memory_unit": "Size of a task whose job requests 1 % of a machine's memory.",
+    "TaskMix.kind": "Chooses this kind.",
+    "TaskMix.types": "The task types.",
+    "TaskType.weight": "Share of this type, relative to the other weights.",
+    "TaskType.instructions": "Work of a task.",
+    "TaskType.bits_in": "Size of a task when it is sent to a neighbour.",
+    "TaskType.bits_out": "Size of its result.",
+    "Load.tasks_per_second_per_client": "Rate of the Poisson process of every client.",
+    "Information.message_bits": "Size of a broadcast; its delay over a link is latency + size / rate.",
+    "Reward.name": "The formula.",
+    "PolicyConfig.algorithm": "What learns.",
+    "PolicyConfig.network": "The networks.",
+    "PolicyConfig.training": "Budget and workers.",
+    "PPO.name": "Chooses this algorithm.",
+    "PPO.lr": "Step size of Adam.",
+    "PPO.entropy_coeff": "Weight of the entropy in the loss.",
+    "PPO.vf_loss_coeff": "Weight of the critic's squared error in the loss.",
+    "Network.activation": "Between the layers.",
+    "Training.envs_per_runner": "Environments that each runner steps.",
+    "Training.keep_checkpoints": "Newest checkpoints that stay on disk.",
+    "Training.seed": "Of the networks, of sampling and of the training episodes.",
+}
+
+# A part that several keys share is described once, at the end.
+DISTRIBUTION = "Distribution"
+
+Node = dict[str, Any]
+
+
+class MissingMeaningError(LookupError):
+    """A key has neither a docstring nor an entry in `MEANINGS`, or both, or an entry belongs to no key."""
+
+
+def unit_of(key: str) -> str:
+    """Return the unit that a key's name implies."""
+    if key in UNITS:
+        return UNITS[key]
+    return next((unit for suffix, unit in SUFFIX_UNITS.items() if key.endswith(suffix)), NO_UNIT)
+
+
+def number(value: float) -> str:
+    """Return a number as a person would write it in YAML."""
+    mantissa, _, exponent = f"{value:.10g}".partition("e")
+    if exponent:
+        return f"{mantissa}e{int(exponent)}"
+    digits = mantissa.rstrip("0")
+    zeros = len(mantissa) - len(digits)
+    if "." not in mantissa and zeros >= 5:  # noqa: PLR2004 - 100000 is hard to read, 10000 is not
+        return f"{digits[0]}{'.' + digits[1:] if digits[1:] else ''}e{len(mantissa) - 1}"
+    return mantissa
+
+
+def text_of(value: Any) -> str:
+    """Return a default as YAML."""
+    if isinstance(value, dict):
+        given = {key: item for key, item in value.items() if item is not None}
+        if list(given) == ["constant"]:
+            return text_of(given["constant"])
+        return "{" + ", ".join(f"{key}: {text_of(item)}" for key, item in given.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(text_of, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return number(value) if isinstance(value, int | float) else str(value) or '""'
+
+
+def anchor(title: str) -> str:
+    """Return the anchor that Markdown renderers give a heading."""
+    kept = (character for character in title.lower() if character.isalnum() or character in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+class Page:
+    """The tables of one root model."""
+
+    def __init__(self, model: type[EnvironmentConfig | PolicyConfig]) -> None:
+        """Read a model's schema."""
+        self.schema: Node = model.model_json_schema(by_alias=True)
+        self.root = model.__name__
+        self.used: set[str] = set()
+
+    def members(self, node: Node) -> list[str]:
+        """Return the names of the models that a key may hold: none, one, or those of a union."""
+        options = [node, node.get("items", {}), *node.get("oneOf", []), *node.get("anyOf", [])]
+        return [option["$ref"].rsplit("/", 1)[-1] for option in options if "$ref" in option]
+
+    def accepted(self, node: Node, path: str) -> str:
+        """Return what a key accepts."""
+        if "anyOf" in node:
+            return " or ".join(self.accepted(option, path) for option in node["anyOf"])
+        members = self.members(node)
+        if members == [DISTRIBUTION]:
+            return f"[distribution](#{anchor('Distributions')})"
+        if members:
+            links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
+            return f"list of {links[0]}, {self.count(node)}" if "items" in node else " or ".join(links)
+        if "const" in node or "enum" in node:
+            return ", ".join(f"`{text_of(value)}`" for value in node.get("enum", [node.get("const")]))
+        kind = node["type"]
+        if kind == "array":
+            if "prefixItems" in node:
+                return "[" + ", ".join(self.accepted(item, path) for item in node["prefixItems"]) + "]"
+            return f"list of {self.accepted(node['items'], path)}{self.count(node, ', ')}"
+        if kind == "string":
+            return f"text matching `{node['pattern']}`" if "pattern" in node else "text"
+        if kind in ("number", "integer"):
+            return self.span(node, kind)
+        return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
+
+    @staticmethod
+    def span(node: Node, kind: str) -> str:
+        """Return the range of a number."""
+        bounds = []
+        for key, sign in (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤")):
+            if key in node:
+                bounds.append(f"{sign} {number(node[key])}")
+        return " ".join([kind, " and ".join(bounds)]).strip()
+
+    @staticmethod
+    def count(node: Node, before: str = "") -> str:
+        """Return how many items a list may have."""
+        low, high = node.get("minItems"), node.get("maxItems")
+        if low is None and high is None:
+            return ""
+        return f"{before}{low or 0} to {high}" if high is not None else f"{before}at least {low}"
+
+    def definition(self, name: str) -> Node:
+        """Return the schema of a model by name."""
+        return self.schema if name == self.root else self.schema["$defs"][name]
+
+    def label(self, name: str) -> str:
+        """Return the constant that chooses a member of a union, or "mapping"."""
+        properties = self.definition(name)["properties"]
+        chosen = [text_of(node["const"]) for key, node in properties.items() if key in ("kind", "name") and "const" in node]
+        return chosen[0] if chosen else "mapping"
+
+    def title(self, name: str, path: str) -> str:
+        """Return the heading of a model's table."""
+        label = self.label(name)
+        return f"{path}: {label}" if label != "mapping" else path
+
+    def meaning(self, model: str, key: str, node: Node) -> str:
+        """Return what a key means.
+
+        Raises:
+            MissingMeaningError: there are no words for it, or words in two places.
+        """
+        address = f"{model}.{key}"
+        if ("description" in node) == (address in MEANINGS):
+            where = "both in the schema and in MEANINGS" if address in MEANINGS else "nowhere: give the key a docstring"
+            raise MissingMeaningError(f"{address}: its meaning is {where}")
+        self.used.add(address)
+        return " ".join((node.get("description") or MEANINGS[address]).split())
+
+    def table(self, name: str, path: str) -> Iterator[str]:
+        """Yield the lines of a model's table."""
+        definition = self.definition(name)
+        required = definition.get("required", [])
+        yield "| key | unit | accepted | default | meaning |"
+        yield "|---|---|---|---|---|"
+        for key, node in definition["properties"].items():
+            here = f"{path}.{key}" if path else key
+            parts = [member for member in self.members(node) if member != DISTRIBUTION]
+            default = f"`{text_of(node['default'])}`" if "default" in node else "-"
+            if parts and "default" in node:
+                default = "its own defaults"
+            cells = (
+                f"`{key}`",
+                unit_of(key),
+                self.accepted(node, here),
+                "required" if key in required else default,
+                self.meaning(name, key, node),
+            )
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    def sections(self, name: str, path: str, level: int) -> Iterator[str]:
+        """Yield the lines of a model's table and of the tables of its parts."""
+        yield from self.table(name, path)
+        for key, node in self.definition(name)["properties"].items():
+            here = f"{path}.{key}" if path else key
+            for member in self.members(node):
+                if member == DISTRIBUTION:
+                    continue
+                yield from ("", f"{'#' * level} {self.title(member, here)}", "")
+                yield from (self.definition(member)["description"], "")
+                yield from self.sections(member, here, level)
+
+
+def page() -> str:
+    """Return the whole page.
+
+    Raises:
+        MissingMeaningError: see `Page.meaning`; or `MEANINGS` has an entry that no key uses.
+    """
+    environment, policy = Page(EnvironmentConfig), Page(PolicyConfig)
+    lines = [HEAD, "## Environment files", ""]
+    lines += environment.sections(environment.root, "", 3)
+    lines += ["", "### Distributions", "", environment.definition(DISTRIBUTION)["description"], ""]
+    lines += environment.table(DISTRIBUTION, "")
+    lines += ["", "## Policy files", ""]
+    lines += policy.sections(policy.root, "", 3)
+    unused = set(MEANINGS) - environment.used - policy.used
+    if unused:
+        raise MissingMeaningError(f"{', '.join(sorted(unused))}: in MEANINGS, but no key uses it")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page, or compare it with the one on disk; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page on disk differs")
+    arguments = parser.parse_args()
+    try:
+        written = page()
+    except MissingMeaningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.check:
+        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == written:
+            return 0
+        print(f"{PAGE}: differs from the schema; run: python scripts/write_configuration_page.py", file=sys.stderr)
+        return 1
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(written, encoding="utf-8")
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""What cannot be is refused with file, key, value and what is accepted, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import small_environment
+
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.scenario import build_scenario
+
+
+def refused(content: object, overrides: list[str], message: str) -> None:
+    """Assert that building the scenario fails with a message that matches."""
+    with pytest.raises(ConfigError) as error:
+        build_scenario(load_environment(content, overrides))  # pyright: ignore[reportArgumentType]
+    assert re.search(message, str(error.value), re.DOTALL), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("workload.load.rhoo=1", r"ether_12.yaml: workload.load.rhoo: unknown key. Did you mean 'rho'\? Accepted: rho"),
+        ("horizon=1", r"horizon: unknown key. Did you mean 'horizon_s'\?"),
+        ("links.bandwidth=1", r"bandwidth: unknown key. Did you mean 'bandwidth_hz'\?"),
+        ("topology.kind=star", r"topology.*'star'.*ether_clusters"),
+        ("workload.load.rho=-1", r"workload.load.rho: .*greater than 0 .*-1"),
+        ("workload.load.rho=.inf", r"workload.load.rho: .*finite"),
+        ("workload.load.rho=.nan", r"workload.load.rho: "),
+        ("workload.load.rho=true", r"workload.load.rho: .*number"),
+        ("workload.load.rho='0.8'", r"workload.load.rho: .*number.*'0.8'"),
+        ("workload.load.tasks_per_second_per_client=1", r"workload.load: give exactly one of"),
+        ("workload.deadline_s={uniform: [200, 100]}", r"deadline_s: uniform needs low <= high"),
+        ("workload.deadline_s={uniform: [1, 2], constant: 3}", r"deadline_s: give a number, or exactly one"),
+        ("decisions.max_hops=0", r"decisions.max_hops: .*greater than or equal to 1 .*0"),
+        ("decisions.max_hops=1.5", r"decisions.max_hops: .*integer.*1.5"),
+        ("decisions.interval_s=0.3", r"horizon_s \(1000\) must be a multiple of decisions.interval_s \(0.3\)"),
+        ("warmup_s=900", r"no task would count"),
+        ("deadlines.grace_s=5", r"grace_s needs expiry: queued"),
+        ("reward.name=profit", r"reward.name: .*'delay', 'sparse' or 'paper'.*profit"),
+        ("topology.rpi3_per_cluster=[]", r"rpi3_per_cluster: .*at least 1"),
+        ("topology.rpi3_per_cluster.7=1", r"'7' must be an index from 0 to 0"),
+        ("horizon_s.x=1", r"leads into a int, which has no keys"),
+        ("links.transmit_power_dbm=-4000", r"rate 0 bit/s"),
+        ("format=2", r"format: .*1"),
+        ("nonsense", r"override 'nonsense': must be KEY=VALUE"),
+        ("a=[", r"override 'a=\[': the value is not valid YAML"),
+    ],
+)
+def test_impossible_values_of_an_environment(override: str, message: str) -> None:
+    refused("ether_12", [override], message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("links", [["a", "b"], ["c", "d"]], r"in 2 pieces; cut off from the largest: "),
+        ("links", [["a", "x"]], r"topology.links.0: no node is named 'x'. Accepted: a, b, c, d"),
+        ("links", [["a", "b"], ["b", "a"], ["b", "c"], ["c", "d"]], r"link 'a' - 'b' is given more than once"),
+        ("links", [["a", "a"]], r"node 'a' is linked to itself"),
+    ],
+)
+def test_impossible_networks(key: str, value: object, message: str) -> None:
+    environment = small_environment()
+    environment["topology"][key] = value
+    refused(environment, [], message)
+
+
+def test_impossible_nodes() -> None:
+    environment = small_environment()
+    del environment["topology"]["nodes"][1]["instructions_per_second"]
+    refused(environment, [], r"topology.nodes.1.instructions_per_second: missing")
+    refused(small_environment(), ["topology.nodes.1.instructions_per_second=0"], r"greater than 0")
+    refused(
+        small_environment(),
+        ["topology.nodes.1.name=a", "topology.links=[[a, c], [c, d]]"],
+        r"node name 'a' is used more than once",
+    )
+    refused(
+        small_environment(), ["topology.nodes.0.client=false", "topology.nodes.2.client=false"], r"no node has a client"
+    )
+    alone = small_environment()
+    alone["topology"] |= {"nodes": alone["topology"]["nodes"][:1], "links": []}
+    refused(alone, [], r"no node has a choice")
+    refused(
+        small_environment(),
+        ["workload.jobs.types.0.instructions=0", "workload.jobs.types.1.instructions=0"],
+        r"no instructions",
+    )
+
+
+def test_files_that_are_missing_or_no_mappings(tmp_path: Path) -> None:
+    refused(tmp_path / "missing.yaml", [], r"missing.yaml: no such file")
+    refused("ether_11", [], r"'ether_11' is not a preset of envs/.*Did you mean 'ether_\d\d'\? Accepted: ether_12, ")
+    for content, message in (
+        ("- 1\n- 2\n", r"must be a mapping"),
+        ("a: [1\n", r"not valid YAML"),
+        ("a: 1\na: 2\n", r".*key 'a' given twice"),
+        ("a: !!python/object/apply:os.system ['true']\n", r"not valid YAML"),
+    ):
+        path = tmp_path / "file.yaml"
+        path.write_text(content)
+        refused(path, [], rf"file.yaml: {message}")
+
+
+def test_impossible_policies() -> None:
+    for override, message in (
+        ("algorithm.lr=0", r"ppo.yaml: algorithm.lr: .*greater than 0"),
+        ("algorithm.gama=1", r"algorithm.gama: unknown key. Did you mean 'gamma'\?"),
+        ("algorithm.name=DQN", r"algorithm.name: .*'PPO'.*DQN"),
+        ("algorithm.batch_env_steps=1001", r"must be a multiple of runners x envs_per_runner \(8\)"),
+        ("network.activation=gelu", r"network.activation: .*'tanh' or 'relu'"),
+        ("sharing=per_planet", r"sharing: .*'shared'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_policy_config("ppo", [override])
+
+
+def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "offload_rllib", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_usage_errors_exit_with_2_one_message_and_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in (
+        (["evaluate", "nowhere", "local"], "'nowhere' is not a preset"),
+        (["evaluate", "ether_12", "lokal"], "Did you mean 'local'?"),
+        (["evaluate", "ether_12", "notes"], "neither a run folder nor a checkpoint"),
+        (["evaluate", "ether_12", "./none"], "no such folder"),
+        (["evaluate", "ether_12", "local", "--episodes", "1"], "--episodes"),
+        (["evaluate", "ether_12", "local", "--out", "notes"], "exists and is not overwritten"),
+        (["train", "ether_12"], "train needs ENV and POLICY"),
+        (["train", "ether_12", "ppo", "--name", "taken"], "runs/taken: this run folder exists"),
+        (["train", "ether_12", "ppo", "--set", "workload.load.rho=-1"], "workload.load.rho"),
+        (["train", "ether_12", "ppo", "--set-policy", "algorithm.lr=x"], "algorithm.lr"),
+        (["train", "--resume", "notes"], "not a run folder: run.json is missing"),
+        (["train", "ether_12", "--resume", "notes"], "--resume takes environment and policy from the run"),
+        (["show", "ether_12", "--out", "no/such/picture.png"], "no such folder"),
+    ):
+        result = cli(*arguments, cwd=tmp_path)
+        assert result.returncode == 2, (arguments, result.stdout, result.stderr)
+        assert message in result.stderr, (arguments, result.stderr)
+        assert "Traceback" not in result.stderr
+        assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "evaluations").write_text("a file where the folder would go")
+    result = cli("evaluate", "ether_12", "local", "--episodes", "2", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "evaluations" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_dumped_configurations_load_to_the_same() -> None:
+    for name in ("ether_12", "ether_31"):
+        config = load_environment(name, ["topology.memory_per_task_bytes=null"])
+        again = load_environment(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
+        assert again == config
+    policy = load_policy_config("ppo")
+    assert load_policy_config(policy.model_dump(mode="json", by_alias=True)) == policy
