@@ -1,0 +1,223 @@
+"""PPO respects masks, learns from choices alone, and leaves a policy that works without RLlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_env, small_environment
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.evaluation.postprocessing import Postprocessing
+
+import offload_rllib
+from offload_rllib.algorithms.ppo import HAS_CHOICE, PPO, SelectSteps
+from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.envs.observation import observation_size
+from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.experiment.training import SHARED, algorithm_config
+from offload_rllib.policies.module import MaskedActorCritic
+
+
+def policy_config(**training: Any) -> PolicyConfig:
+    """Return a policy that is trained in seconds."""
+    return load_policy_config(
+        {
+            "algorithm": {"name": "PPO", "batch_env_steps": 160, "minibatch_steps": 64, "epochs": 2},
+            "network": {"hidden": [16, 16]},
+            "training": {"runners": 0, "envs_per_runner": 4, "env_steps": 480, "seed": 3} | training,
+        }
+    )
+
+
+@pytest.fixture
+def module() -> MaskedActorCritic:
+    env = OffloadParallelEnv(small_environment())
+    return MaskedActorCritic(
+        observation_space=env.observation_space("a"),
+        action_space=env.action_space("a"),
+        inference_only=False,
+        model_config={"hidden": (16, 16), "activation": "tanh"},
+    )
+
+
+def batch_of(rows: int, seed: int = 0) -> dict[str, Any]:
+    """Return a learner's batch in which the first half of the rows has a choice."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((rows, 3), np.int8)
+    masks[:, 0] = 1
+    masks[: rows // 2, 1:] = 1
+    return {
+        Columns.OBS: {
+            "observations": torch.from_numpy(rng.uniform(-1, 1, (rows, observation_size(3))).astype(np.float32)),
+            "action_mask": torch.from_numpy(masks),
+        },
+        Columns.ACTIONS: torch.zeros(rows, dtype=torch.long),
+        Columns.ACTION_LOGP: torch.full((rows,), -1.0),
+        Columns.LOSS_MASK: torch.ones(rows, dtype=torch.bool),
+        Postprocessing.ADVANTAGES: torch.from_numpy(rng.normal(5, 3, rows).astype(np.float32)),
+        Postprocessing.VALUE_TARGETS: torch.from_numpy(rng.normal(0, 1, rows).astype(np.float32)),
+    }
+
+
+def test_actions_that_are_not_valid_are_never_drawn(module: MaskedActorCritic) -> None:
+    batch = batch_of(64)
+    for parameter in module.actor.parameters():
+        torch.nn.init.zeros_(parameter)  # scores of exactly 0 are no special case
+    before = batch[Columns.OBS]["observations"].clone()
+    distribution = module.get_exploration_action_dist_cls().from_logits(
+        module.forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
+    )
+    torch.manual_seed(0)
+    drawn = torch.stack([distribution.sample() for _ in range(300)])
+    assert (drawn[:, 32:] == 0).all()
+    for action in range(3):
+        assert (drawn[:, :32] == action).float().mean().item() == pytest.approx(1 / 3, abs=0.02)
+    assert (batch[Columns.OBS]["observations"] == before).all(), "the batch is only read"
+    assert set(batch[Columns.OBS]) == {"observations", "action_mask"}
+    assert distribution.entropy()[32:].abs().max() < 1e-6
+
+
+def test_every_choice_is_kept_and_a_sample_of_the_rest() -> None:
+    batch = batch_of(100)
+    batch[Columns.LOSS_MASK][[0, 99]] = False  # one artificial step with a choice, one without
+    advantages = batch[Postprocessing.ADVANTAGES].clone()
+    kept = SelectSteps(idle_per_choice=0.5, seed=0)(batch={"m": dict(batch)})["m"]
+    choices = int(kept[HAS_CHOICE].sum())
+    assert choices == 49
+    assert len(kept[HAS_CHOICE]) == 49 + 24
+    assert Columns.LOSS_MASK not in kept
+    assert (kept[Columns.OBS]["action_mask"].sum(-1) > 1).tolist() == kept[HAS_CHOICE].tolist()
+    of_choices = kept[Postprocessing.ADVANTAGES][:choices]
+    assert of_choices.mean().item() == pytest.approx(0, abs=1e-6)
+    assert of_choices.std().item() == pytest.approx(1, abs=1e-5)
+    expected = (advantages[1:50] - advantages[1:50].mean()) / advantages[1:50].std()
+    assert torch.allclose(of_choices, expected, atol=1e-5)
+
+
+def test_a_batch_without_any_choice_still_trains_the_critic() -> None:
+    batch = batch_of(20)
+    batch[Columns.OBS]["action_mask"][:, 1:] = 0
+    kept = SelectSteps(idle_per_choice=1.0, seed=0)(batch={"m": batch})["m"]
+    assert len(kept[HAS_CHOICE]) == 20
+    assert not kept[HAS_CHOICE].any()
+
+
+def test_steps_without_a_choice_do_not_move_the_actor(ray_session: None) -> None:
+    config = algorithm_config(load_environment(small_environment()), policy_config(), cpus=2)
+    learner = config.build_learner(
+        env=None,
+        spaces={
+            SHARED: (
+                OffloadParallelEnv(small_environment()).observation_space("a"),
+                OffloadParallelEnv(small_environment()).action_space("a"),
+            )
+        },
+    )
+    gradients = []
+    for noise in (0.0, 10.0):
+        batch = SelectSteps(idle_per_choice=9, seed=0)(batch={SHARED: batch_of(64)})[SHARED]
+        idle = ~batch[HAS_CHOICE]
+        batch[Postprocessing.ADVANTAGES][idle] += noise
+        batch[Columns.ACTION_LOGP][idle] -= noise / 10
+        module = learner.module[SHARED].unwrapped()
+        module.zero_grad()
+        outputs = module.forward_train(batch)
+        config_of_module = learner.config.get_config_for_module(SHARED)
+        loss = learner.compute_loss_for_module(module_id=SHARED, config=config_of_module, batch=batch, fwd_out=outputs)
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in module.actor.parameters()])
+        assert all(parameter.grad.abs().sum() > 0 for parameter in module.critic.parameters())
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients[0])
+
+
+def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path, ray_session: None) -> None:
+    from offload_rllib.envs.rllib import register_environments
+
+    register_environments()
+    algorithm = algorithm_config(load_environment(small_environment()), policy_config(), cpus=2).build_algo()
+    try:
+        result = algorithm.train()
+        assert result["timesteps_total"] == 160
+        algorithm.save_checkpoint(str(tmp_path))
+    finally:
+        algorithm.stop()
+    saved = offload_rllib.load_policy(tmp_path)
+    assert saved.description.env_steps == 160
+    restored = RLModule.from_checkpoint(tmp_path / "learner_group" / "learner" / "rl_module" / SHARED)
+    env = make_env(small_environment(), 8)
+    for _ in range(20):
+        env.step(env.heuristic_actions("random"))
+        outputs = restored.forward_inference(
+            {
+                Columns.OBS: {
+                    "observations": torch.from_numpy(env.observations.copy()),
+                    "action_mask": torch.from_numpy(env.masks.copy()),
+                }
+            }
+        )
+        expected = outputs[Columns.ACTION_DIST_INPUTS].argmax(-1).numpy()
+        assert (saved(env.observations, env.masks) == expected).all()
+    with pytest.raises(ValueError, match=r"takes 50 observations and 3 actions, got 49 and 3"):
+        saved(env.observations[..., 1:], env.masks)
+
+
+def test_sampled_actions_follow_the_policys_probabilities_and_seed(tmp_path: Path) -> None:
+    from offload_rllib.policies.network import Actor
+    from offload_rllib.policies.saved import FORMAT_VERSION, PolicyDescription, load_saved_policy, save_policies
+
+    actor = Actor(4, 3, (8,), "relu")
+    description = PolicyDescription(FORMAT_VERSION, "PPO", 4, 3, (8,), "relu", "", 0, ("shared",))
+    save_policies(tmp_path, description, {"shared": actor.state_dict()})
+    policy = load_saved_policy(tmp_path)
+    observations = np.repeat(np.linspace(-1, 1, 4, dtype=np.float32)[None], 20_000, 0)
+    masks = np.tile(np.array([1, 1, 0], np.int8), (20_000, 1))
+    policy.seed(1)
+    drawn = policy(observations, masks, deterministic=False)
+    policy.seed(1)
+    assert (policy(observations, masks, deterministic=False) == drawn).all()
+    logits = actor(torch.from_numpy(observations[:1]), torch.from_numpy(masks[:1]))
+    expected = torch.softmax(logits, -1)[0].detach().numpy()
+    assert np.bincount(drawn, minlength=3) / len(drawn) == pytest.approx(expected, abs=0.015)
+    (tmp_path / "shared.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=r"shared.safetensors: not the weights"):
+        load_saved_policy(tmp_path)
+    (tmp_path / "policy.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"policy.json: not the description"):
+        load_saved_policy(tmp_path)
+
+
+def test_the_number_of_result_keys_does_not_grow_with_the_network(ray_session: None) -> None:
+    from offload_rllib.envs.rllib import register_environments
+
+    register_environments()
+    counts = []
+    for name in ("ether_12", "ether_31"):
+        overrides = ["horizon_s=40", "warmup_s=0", "drain_s=0"]
+        config = algorithm_config(load_environment(name, overrides), policy_config(), cpus=2)
+        algorithm = config.build_algo()
+        try:
+            algorithm.train()
+            result = algorithm.train()
+        finally:
+            algorithm.stop()
+        result.pop("config")
+        counts.append(leaves(result))
+    assert counts[1] - counts[0] <= 31 * 4, counts  # RLlib's own returns and lengths per agent
+    assert counts[1] < 350, counts
+
+
+def leaves(value: Any) -> int:
+    """Count the numbers in nested dictionaries."""
+    return sum(map(leaves, value.values())) if isinstance(value, dict) else 1
+
+
+def test_the_algorithm_is_an_ordinary_rllib_algorithm() -> None:
+    from ray.rllib.algorithms.ppo import PPO as RLLIB_PPO  # noqa: N811 - it is a class
+
+    assert issubclass(PPO, RLLIB_PPO)

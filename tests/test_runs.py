@@ -1,0 +1,156 @@
+"""A run is one folder: trained, watched, interrupted, resumed, compared, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import small_environment
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_ppo import policy_config
+
+from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.experiment.run_folder import RunFolder
+
+STEPS = 960
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Return a folder with an environment and a policy that trains for a few iterations."""
+    environment = small_environment(description="a ring of four")
+    (tmp_path / "ring.yaml").write_text(yaml.safe_dump(environment))
+    policy = policy_config(runners=1, env_steps=STEPS).model_dump(mode="json", by_alias=True)
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(policy))
+    return tmp_path
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command line in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "offload_rllib", *arguments],
+        cwd=folder,
+        env=os.environ | {"RAY_raylet_start_wait_time_s": "180"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
+    """Wait for a process and return what it printed; end its group if it takes too long."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def trained_steps(run: Path) -> list[int]:
+    """Return the environment steps of each result of a run."""
+    with (run / "tune" / "trial" / "result.json").open() as file:
+        return [json.loads(line)["timesteps_total"] for line in file]
+
+
+def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
+    output = finish(start(files, "train", "ring.yaml", "quick.yaml", "--episodes", "4"))
+    run = files / "runs" / "ring-quick-1"
+    assert "ring-quick-1 (sampled)" in output, output
+    assert "shortest_finish" in output
+    assert f"tensorboard --logdir {run.relative_to(files)}" in output
+    record = json.loads((run / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert record["env_steps"] == STEPS
+    assert set(record["packages"]) >= {"ray", "torch", "numpy"}
+    assert RunFolder.open(run).environment == load_environment(files / "ring.yaml")
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == [
+        "comparison.png",
+        "episodes.csv",
+        "summary.csv",
+    ]
+    assert sorted(path.name for path in (run / "policy").iterdir()) == ["policy.json", "shared.safetensors"]
+
+    events = EventAccumulator(str(run / "tune" / "trial"))
+    events.Reload()
+    scores = events.Scalars("ray/tune/env_runners/offload/score_mean_s")
+    assert [event.step for event in scores] == trained_steps(run) == list(range(160, STEPS + 1, 160))
+    tags = set(events.Tags()["scalars"])
+    for name in ("response_mean_s", "score_p95_s", "dropped_expired_share", "overload", "offloaded_share"):
+        assert f"ray/tune/env_runners/offload/{name}" in tags
+
+    again = finish(start(files, "evaluate", "ring.yaml", "local", str(run), "--episodes", "3", "--out", "compared"))
+    assert "local" in again, again
+    assert (files / "compared" / "summary.csv").read_text().count("ring-quick-1 (sampled)") > 10
+    other = finish(start(files, "evaluate", "ether_12", str(run), "--episodes", "3"))
+    assert "this policy takes 50 observations and 3 actions; the environment has 158 and 12" in other
+    assert not (files / "evaluations").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(files: Path) -> None:
+    longer = ["--set-policy", "training.env_steps=8000"]
+    process = start(files, "train", "ring.yaml", "quick.yaml", "--name", "cut", *longer)
+    run = files / "runs" / "cut"
+    deadline = time.monotonic() + 200
+    while not list(run.glob("tune/trial/checkpoint_*/policy/policy.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C sends
+    output = finish(process, 60)
+    assert process.returncode == 130, output
+    assert "offload-rllib train --resume runs/cut" in output
+    assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
+    cut_at = trained_steps(run)
+    assert 0 < cut_at[-1] < 8000
+
+    # Comparing works with what was reached, and starting anew is refused.
+    assert "cut (sampled)" in finish(start(files, "evaluate", "ring.yaml", str(run), "--episodes", "2"))
+    refused = start(files, "train", "ring.yaml", "quick.yaml", "--name", "cut")
+    assert "--resume runs/cut" in finish(refused)
+    assert refused.returncode == 2
+
+    resumed = start(files, "train", "--resume", "runs/cut", "--episodes", "2")
+    output = finish(resumed)
+    assert resumed.returncode == 0, output
+    steps = trained_steps(run)
+    assert steps[: len(cut_at)] == cut_at
+    assert steps == sorted(set(steps)), "no step is counted twice"
+    assert steps[-1] == 8000
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
+    ended = start(files, "train", "--resume", "runs/cut")
+    assert "this run is finished; there is nothing to resume" in finish(ended)
+    assert ended.returncode == 2
+
+
+def test_names_are_numbered_and_folders_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment, policy = load_environment(small_environment()), policy_config()
+    runs = [RunFolder.create(None, environment, policy, "ring-ppo") for _ in range(3)]
+    assert [run.name for run in runs] == ["ring-ppo-1", "ring-ppo-2", "ring-ppo-3"]
+    with pytest.raises(ConfigError, match=r"runs/ring-ppo-2: this run folder exists and is not overwritten"):
+        RunFolder.create("ring-ppo-2", environment, policy, "ring-ppo")
+    with pytest.raises(ConfigError, match=r"this run has no checkpoint yet"):
+        runs[0].policy_folder()
+    (runs[0].path / "policy.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"not a run folder: policy.yaml is missing"):
+        RunFolder.open(runs[0].path)
+
+
+def test_a_run_folder_that_cannot_be_completed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def full_disk(self: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        RunFolder.create("full", load_environment(small_environment()), policy_config(), "x")
+    assert not (tmp_path / "runs" / "full").exists()
