@@ -30,7 +30,7 @@ command or a function takes one, it takes a preset's name (the file's name witho
 - Unknown keys, repeated keys and values of the wrong type are errors. The message names the file, the key, what was
   given and what is accepted.
 - Units are SI and are in the names: `_s` seconds, `_bits` bits, `_bps` bits per second, `_m` metres, `_hz` hertz.
-- Numbers may be written as `2e6`.
+- Numbers may be written as `2e6`, whole numbers (`integer` below) only as `2000000`.
 - Any key can be changed for one run: `--set KEY=VALUE` changes the environment, `--set-policy KEY=VALUE` the policy.
   `KEY` is the path with dots (a number indexes a list), `VALUE` is YAML, for instance
   `--set workload.load.rho=1.0` or `--set 'topology.rpi3_per_cluster=[4, 4]'`. In Python the same texts go into
@@ -57,6 +57,9 @@ UNITS = {
     "queue_capacity": "tasks",
     "bits_in": "bit",
     "bits_out": "bit",
+    "constant": "that of the key",
+    "exponential": "that of the key",
+    "uniform": "that of the key",
     "max_hops": "hops",
     "hidden": "units",
     "env_steps": "environment steps",
@@ -142,14 +145,12 @@ def unit_of(key: str) -> str:
 
 def number(value: float) -> str:
     """Return a number as a person would write it in YAML."""
-    mantissa, _, exponent = f"{value:.10g}".partition("e")
-    if exponent:
-        return f"{mantissa}e{int(exponent)}"
-    digits = mantissa.rstrip("0")
-    zeros = len(mantissa) - len(digits)
-    if "." not in mantissa and zeros >= 5:  # noqa: PLR2004 - 100000 is hard to read, 10000 is not
-        return f"{digits[0]}{'.' + digits[1:] if digits[1:] else ''}e{len(mantissa) - 1}"
-    return mantissa
+    if isinstance(value, int):
+        return str(value)  # a key that takes whole numbers refuses 2e5
+    if value and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:g}"
 
 
 def text_of(value: Any) -> str:
@@ -195,18 +196,23 @@ class Page:
             return f"[distribution](#{anchor('Distributions')})"
         if members:
             links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
-            return f"list of {links[0]}, {self.count(node)}" if "items" in node else " or ".join(links)
+            return f"list of {links[0]}{self.count(node)}" if "items" in node else " or ".join(links)
         if "const" in node or "enum" in node:
             return ", ".join(f"`{text_of(value)}`" for value in node.get("enum", [node.get("const")]))
+        return self.plain(node, path)
+
+    def plain(self, node: Node, path: str) -> str:
+        """Return what a key accepts that holds numbers, text, a truth value, nothing, or a list of those."""
         kind = node["type"]
+        if kind == "array" and "prefixItems" in node:
+            return "[" + ", ".join(self.accepted(item, path) for item in node["prefixItems"]) + "]"
         if kind == "array":
-            if "prefixItems" in node:
-                return "[" + ", ".join(self.accepted(item, path) for item in node["prefixItems"]) + "]"
-            return f"list of {self.accepted(node['items'], path)}{self.count(node, ', ')}"
-        if kind == "string":
-            return f"text matching `{node['pattern']}`" if "pattern" in node else "text"
+            return f"list of {self.accepted(node['items'], path)}{self.count(node)}"
         if kind in ("number", "integer"):
             return self.span(node, kind)
+        if kind == "string":
+            empty = ", not empty" if node.get("minLength") else ""
+            return f"text matching `{node['pattern']}`" if "pattern" in node else f"text{empty}"
         return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
 
     @staticmethod
@@ -219,12 +225,12 @@ class Page:
         return " ".join([kind, " and ".join(bounds)]).strip()
 
     @staticmethod
-    def count(node: Node, before: str = "") -> str:
+    def count(node: Node) -> str:
         """Return how many items a list may have."""
         low, high = node.get("minItems"), node.get("maxItems")
-        if low is None and high is None:
-            return ""
-        return f"{before}{low or 0} to {high}" if high is not None else f"{before}at least {low}"
+        if high is not None:
+            return f"; {low or 0} to {high} of them"
+        return f"; at least {low}" if low else ""
 
     def definition(self, name: str) -> Node:
         """Return the schema of a model by name."""
@@ -233,8 +239,8 @@ class Page:
     def label(self, name: str) -> str:
         """Return the constant that chooses a member of a union, or "mapping"."""
         properties = self.definition(name)["properties"]
-        chosen = [text_of(node["const"]) for key, node in properties.items() if key in ("kind", "name") and "const" in node]
-        return chosen[0] if chosen else "mapping"
+        chosen = (properties.get(key, {}).get("const") for key in ("kind", "name"))
+        return next((text_of(value) for value in chosen if value is not None), "mapping")
 
     def title(self, name: str, path: str) -> str:
         """Return the heading of a model's table."""

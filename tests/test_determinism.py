@@ -102,3 +102,8 @@ def test_resetting_one_environment_leaves_the_others_alone() -> None:
     assert (env.state.node[1] == before[0]).all()
     assert (env.observations[1] == before[1]).all()
     assert env.state.episode["step"].tolist() == [0, 10]
+    while not env.step(env.heuristic_actions("random")):
+        pass
+    assert env.truncated.tolist() == [False, True]
+    env.reset(held_out_keys(3, 1), np.array([1]))
+    assert not env.step(env.heuristic_actions("random"))

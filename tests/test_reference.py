@@ -97,18 +97,17 @@ def rough_types(rng: Random, interval_s: float) -> list[dict[str, Any]]:
 def cases(draw: st.DrawFn) -> Case:
     """Draw a small network under some load.
 
-    Hypothesis draws, and shrinks, what says which rules are at work. The numbers come from a generator it seeds:
-    its own would mostly be small changes to the example before.
+    Hypothesis draws, and shrinks, the size. The rest follows from a hash of its draws: most of its examples are small
+    changes to one before, and would be nearly the same episode.
     """
-    exact = draw(st.booleans())
     count = draw(st.integers(2, 6))
-    bounded = draw(st.booleans())
-    expiry = draw(st.sampled_from(["never", "queued", "abort"]))
-    has_deadline = expiry == "queued" or draw(st.booleans())
-    service = draw(st.sampled_from(["pooled", "parallel"]))
-    max_hops = draw(st.integers(1, 3))
-    steps = draw(st.sampled_from([20, 60, 100]))
-    rng = draw(st.randoms(use_true_random=True))
+    steps = draw(st.sampled_from([20, 100, 200]))
+    rng = Random(repr((count, steps, draw(st.integers(0, 2**32 - 1)))))  # noqa: S311  # no secrets here
+    exact, bounded = rng.random() < 0.5, rng.random() < 0.5
+    expiry = rng.choice(["never", "queued", "abort"])
+    has_deadline = expiry == "queued" or rng.random() < 0.7
+    service = rng.choice(["pooled", "parallel"])
+    max_hops = rng.randint(1, 3)
     interval_s = rng.choice([0.25, 1.0, 2.0] if exact else [0.1, 0.3, 1.0, 1.7])
     client = rng.randrange(count)  # at least this one
     nodes = [
@@ -198,10 +197,9 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
         hops.update(finished["hops"].tolist())
 
     compare()
-    print("SEEN", seen, hops)
     # Agreement says nothing about what never happened.
-    assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED)) >= 100, seen
-    assert min(hops[n] for n in range(4)) >= 100, hops
+    assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED)) >= 50, seen
+    assert min(hops[n] for n in range(4)) >= 50, hops
 
 
 def line(names: str, **changes: Any) -> dict[str, Any]:

@@ -5,9 +5,13 @@ The layout is specified in the docstring of `offload_rllib.envs.parallel.Offload
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
+
 from offload_rllib.simulator.information import estimate, known, offered
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import NONE, UNBOUNDED
+from offload_rllib.simulator.types import NONE, UNBOUNDED, Array, Scenario
 
 SELF_FEATURES = ("tasks", "held", "backlog", "own_unfinished", "speed", "client", "degree")
 TASK_FEATURES = ("offered", "work", "bits_in", "bits_out", "time_left", "age", "hops")
@@ -42,35 +46,66 @@ def feature_names(rows: int) -> list[str]:
     return names + [f"row_{row}.{name}" for row in range(rows) for name in ROW_FEATURES]
 
 
-@kernel
-def saturate(value, half):
-    """Return value / (|value| + half): 0 at 0, 0.5 at `half`, towards 1 beyond; odd in `value`."""
-    return value / (abs(value) + half)
+# A time that stands for "never": far beyond every scale, and still a float32.
+NEVER_S = 1e30
+
+
+def scaling(scenario: Scenario) -> Array:
+    """Return [2, F] float32: a and b of x / (a + b |x|), which brings each raw number x of an observation to [-1, 1].
+
+    b = 1: the number saturates, and x = a shows as 0.5. b = 0: it is a ratio already.
+    """
+    settings = scenario.settings[0]
+    time_s, one = (float(settings["time_scale_s"]), 1.0), (1.0, 0.0)
+    bits = (float(settings["bits_scale"]), 1.0)
+    halves = {
+        "self.held": (2.0, 1.0),
+        "self.backlog": time_s,
+        "self.own_unfinished": (8.0, 1.0),
+        "self.speed": (float(settings["max_speed"]), 0.0),
+        "self.degree": (4.0, 1.0),
+        "task.work": (float(settings["work_scale"]), 1.0),
+        "task.bits_in": bits,
+        "task.bits_out": bits,
+        "task.time_left": time_s,
+        "task.age": time_s,
+        "task.hops": (float(settings["max_hops"]), 0.0),
+        "row.wait": time_s,
+        "row.service": time_s,
+        "row.transfer": time_s,
+        "row.return": time_s,
+        "row.finish": time_s,
+        "row.slack": time_s,
+        "row.information_age": time_s,
+        "row.sent": (2.0, 1.0),
+        "row.speed": (float(settings["max_speed"]), 0.0),
+    }
+    names = [re.sub(r"^row_\d+", "row", name) for name in feature_names(scenario.destination.shape[1])]
+    return np.array([halves.get(name, one) for name in names], np.float32).T.copy()
 
 
 @kernel
 def fill(tasks, capacity):
     """Return the filled share of a queue; of an unbounded one, tasks / (tasks + 4)."""
     if capacity == UNBOUNDED:
-        return saturate(float(tasks), 4.0)
+        return tasks / (tasks + 4.0)
     return min(tasks / capacity, 1.0)
 
 
 @kernel
-def observe(scenario, environment, observations, masks):
+def observe(scenario, environment, scales, observations, masks):
     """Write what every agent of one environment sees.
 
     Args:
         scenario: what the environments share.
         environment: a `State` without its leading axis.
+        scales: [2, F] float32 from `scaling`.
         observations: [A, F] float32, overwritten.
         masks: [A, R] int8, overwritten: 1 where an action is valid.
     """
-    settings = scenario.settings[0]
-    scale_s = settings.time_scale_s
+    max_hops = scenario.settings[0].max_hops
     now_s = environment.episode[0].now_s
     rows = scenario.destination.shape[1]
-    per_speed = 1.0 / settings.max_speed
     for agent in range(scenario.agent_node.shape[0]):
         seen = observations[agent]
         mask = masks[agent]
@@ -80,49 +115,52 @@ def observe(scenario, environment, observations, masks):
         slot = offered(scenario, environment, agent)
         on_offer = slot != NONE
         task = environment.task[max(slot, 0)]
-        left_s = task.deadline_s - now_s
+        left_s = min(task.deadline_s - now_s, NEVER_S)
         own = known(scenario, environment, agent, 0, now_s)
+        # Raw numbers in SI units first; all are scaled in one pass at the end, which the compiler vectorises.
         seen[0] = fill(own.tasks, here.capacity)
-        seen[1] = saturate(float(node.held), 2.0)
-        seen[2] = saturate(own.work, scale_s * here.core_speed * here.servers)
-        seen[3] = saturate(float(node.own_unfinished), 8.0)
-        seen[4] = here.core_speed * here.servers * per_speed
+        seen[1] = node.held
+        seen[2] = own.work / here.speed
+        seen[3] = node.own_unfinished
+        seen[4] = here.speed
         seen[5] = 1.0 if here.arrival_rate > 0.0 else 0.0
-        seen[6] = here.degree / (here.degree + 4.0)
+        seen[6] = here.degree
         if on_offer:
             seen[7] = 1.0
-            seen[8] = saturate(task.work, settings.work_scale)
-            seen[9] = saturate(task.bits_in, settings.bits_scale)
-            seen[10] = saturate(task.bits_out, settings.bits_scale)
-            seen[11] = saturate(left_s, scale_s) if settings.has_deadline else 1.0
-            seen[12] = saturate(now_s - task.created_s, scale_s)
-            seen[13] = task.hops / settings.max_hops
+            seen[8] = task.work
+            seen[9] = task.bits_in
+            seen[10] = task.bits_out
+            seen[11] = left_s
+            seen[12] = now_s - task.created_s
+            seen[13] = task.hops
         else:
             seen[SELF_SIZE:FIRST_ROW] = 0.0
-        again = on_offer and task.hops + 1 < settings.max_hops
+        again = on_offer and task.hops + 1 < max_hops
         for action in range(rows):
-            first = FIRST_ROW + action * ROW_SIZE
+            row = seen[FIRST_ROW + action * ROW_SIZE : FIRST_ROW + (action + 1) * ROW_SIZE]
             if action > 0 and scenario.destination[agent, action] == NONE:
-                seen[first : first + ROW_SIZE] = 0.0
+                row[:] = 0.0
                 mask[action] = 0
                 continue
             there = own if action == 0 else known(scenario, environment, agent, action, now_s)
             at = scenario.node[there.node]
             valid = action == 0 or on_offer
             mask[action] = 1 if valid else 0
-            seen[first] = 1.0 if valid else 0.0
+            row[0] = 1.0 if valid else 0.0
             if on_offer:
                 expected = estimate(scenario, environment, agent, action, there, slot)
-                seen[first + 1] = saturate(expected.wait_s, scale_s)
-                seen[first + 2] = saturate(expected.service_s, scale_s)
-                seen[first + 3] = saturate(expected.transfer_s, scale_s)
-                seen[first + 4] = saturate(expected.return_s, scale_s)
-                seen[first + 5] = saturate(expected.finish_s, scale_s)
-                seen[first + 6] = saturate(left_s - expected.finish_s, scale_s) if settings.has_deadline else 1.0
+                row[1] = expected.wait_s
+                row[2] = expected.service_s
+                row[3] = expected.transfer_s
+                row[4] = expected.return_s
+                row[5] = expected.finish_s
+                row[6] = left_s - expected.finish_s
             else:
-                seen[first + 1 : first + 7] = 0.0
-            seen[first + 7] = fill(there.tasks + there.sent_tasks, at.capacity)
-            seen[first + 8] = saturate(there.age_s, scale_s)
-            seen[first + 9] = saturate(float(there.sent_tasks), 2.0)
-            seen[first + 10] = at.core_speed * at.servers * per_speed
-            seen[first + 11] = 1.0 if again and action > 0 and at.agent != NONE else 0.0
+                row[1:7] = 0.0
+            row[7] = fill(there.tasks + there.sent_tasks, at.capacity)
+            row[8] = there.age_s
+            row[9] = there.sent_tasks
+            row[10] = at.speed
+            row[11] = 1.0 if again and action > 0 and at.agent != NONE else 0.0
+        for i in range(seen.shape[0]):
+            seen[i] = seen[i] / (scales[0, i] + scales[1, i] * abs(seen[i]))

@@ -67,16 +67,16 @@ def paper_reward(scenario, environment, reward, agent, action):
     now_s = environment.episode[0].now_s
     task = environment.task[slot]
     i = scenario.agent_node[agent]
-    own_speed = scenario.node[i].core_speed * scenario.node[i].servers
+    own_speed = scenario.node[i].speed
     wait_s = backlog(scenario, environment, i, now_s) / own_speed
     a = i
     communication_s = 0.0
     if action > 0:
         link = scenario.link[scenario.destination[agent, action]]
         a = link.destination
-        wait_s += backlog(scenario, environment, a, now_s) / (scenario.node[a].core_speed * scenario.node[a].servers)
+        wait_s += backlog(scenario, environment, a, now_s) / scenario.node[a].speed
         communication_s = link.latency_s + task.bits_in * link.seconds_per_bit
-    speed = scenario.node[a].core_speed * scenario.node[a].servers
+    speed = scenario.node[a].speed
     execution_s = task.work / speed - task.work / own_speed
     overload = 0.0
     capacity = scenario.node[a].capacity

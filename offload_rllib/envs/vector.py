@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
-from offload_rllib.envs.observation import observation_size, observe
+from offload_rllib.envs.observation import observation_size, observe, scaling
 from offload_rllib.envs.reward import PAPER, pay, price_decisions, reward_record
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.build import expected_tasks_inside
@@ -36,7 +36,9 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 
 
 @kernel
-def _step_batch(scenario, batch, reward, decision_rewards, actions, observations, masks, rewards, first):
+def _step_batch(
+    scenario, batch, reward, decision_rewards, actions, scales, observations, masks, rewards, truncated, first
+):
     """Step environments from `first` on; return the first one that needs room, or their number."""
     for e in range(first, actions.shape[0]):
         environment = environment_of(batch, e)
@@ -45,15 +47,16 @@ def _step_batch(scenario, batch, reward, decision_rewards, actions, observations
         if advance(scenario, environment, actions[e]) == NEEDS_ROOM:
             return e
         pay(scenario, environment, reward[0], decision_rewards[e], rewards[e])
-        observe(scenario, environment, observations[e], masks[e])
+        observe(scenario, environment, scales, observations[e], masks[e])
+        truncated[e] = environment.episode[0].step == environment.bucket.shape[0]
     return actions.shape[0]
 
 
 @kernel
-def _observe_some(scenario, batch, environments, observations, masks):
+def _observe_some(scenario, batch, environments, scales, observations, masks):
     for i in range(environments.shape[0]):
         e = environments[i]
-        observe(scenario, environment_of(batch, e), observations[e], masks[e])
+        observe(scenario, environment_of(batch, e), scales, observations[e], masks[e])
 
 
 class VectorEnv:
@@ -70,6 +73,7 @@ class VectorEnv:
         observations: [E, A, F] float32, see `OffloadParallelEnv`.
         masks: [E, A, R] int8, 1 where an action is valid.
         rewards: [E, A] float32 of the last step.
+        truncated: [E] bool, which episodes have ended; those must be reset before the next step.
     """
 
     def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
@@ -95,11 +99,14 @@ class VectorEnv:
         self._arrays = scenario.arrays
         self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
+        self._scales = scaling(scenario.arrays)
         self._decision_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
         shape = (num_envs, len(self.agents))
         self.observations = np.zeros((*shape, self.observation_size), np.float32)
         self.masks = np.zeros((*shape, self.num_actions), np.int8)
         self.rewards = np.zeros(shape, np.float32)
+        self.truncated = np.zeros(num_envs, np.bool_)
+        self._an_episode_ended = False
 
     @property
     def state(self) -> state.State:
@@ -119,7 +126,9 @@ class VectorEnv:
             raise ConfigError(f"reset needs one key per environment: {len(which)}, got {keys.shape}")
         state.reset(self._arrays, self._state, which, keys)
         self.rewards[which] = 0.0
-        _observe_some(self._arrays, self._state, which, self.observations, self.masks)
+        self.truncated[which] = False
+        self._an_episode_ended = bool(self.truncated.any())
+        _observe_some(self._arrays, self._state, which, self._scales, self.observations, self.masks)
 
     def step(self, actions: np.ndarray) -> bool:
         """Let every agent act and run one decision interval.
@@ -128,16 +137,16 @@ class VectorEnv:
             actions: [E, A] integers. One that is not valid acts as 0 and is counted.
 
         Returns:
-            Whether the episodes have ended, by truncation; then `reset` must follow.
+            Whether an episode has ended, by truncation: `truncated` says which. They must be reset.
 
         Raises:
             ValueError: wrong shape, or, in a strict environment, an action that is not valid.
-            RuntimeError: the episodes have ended already.
+            RuntimeError: an episode has ended and was not reset.
         """
         actions = np.ascontiguousarray(actions, np.int32)
         if actions.shape != self.rewards.shape:
             raise ValueError(f"actions must have shape {self.rewards.shape} (environments, agents), is {actions.shape}")
-        if self._state.episode["step"].max() >= self.steps_per_episode:
+        if self._an_episode_ended:
             raise RuntimeError("an episode has ended; call reset before the next step")
         if self.scenario.config.decisions.strict:
             self._refuse_invalid(actions)
@@ -149,14 +158,17 @@ class VectorEnv:
                 self._reward,
                 self._decision_rewards,
                 actions,
+                self._scales,
                 self.observations,
                 self.masks,
                 self.rewards,
+                self.truncated,
                 done,
             )
             if done < self.num_envs:
                 self._state = state.grow(self._arrays, self._state)
-        return bool(self._state.episode["step"][0] >= self.steps_per_episode)
+        self._an_episode_ended = bool(self.truncated.any())
+        return self._an_episode_ended
 
     def _refuse_invalid(self, actions: np.ndarray) -> None:
         inside = (actions >= 0) & (actions < self.num_actions)

@@ -77,6 +77,8 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_p
         node[i]["name_hash"] = stable_hash(described.name)
         node[i]["core_speed"] = described.speed if pooled else described.core_speed
         node[i]["servers"] = 1 if pooled else described.cores
+        node[i]["speed"] = described.speed
+        node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
         node[i]["arrival_rate"] = rate_per_client if described.client else 0.0
         node[i]["agent"] = NONE

@@ -46,8 +46,7 @@ def cost(scenario, environment, heuristic, agent, action, slot, now_s):
         return float(there.tasks + there.sent_tasks)
     if heuristic == SHORTEST_FINISH:
         return estimate(scenario, environment, agent, action, there, slot).finish_s
-    node = scenario.node[there.node]
-    return -node.core_speed * node.servers
+    return -scenario.node[there.node].speed
 
 
 @kernel

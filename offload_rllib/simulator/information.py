@@ -90,11 +90,9 @@ def known(scenario, environment, agent, action, now_s):
 def expected_wait(scenario, known_state):
     """Return the seconds until a destination has done the work known and sent to it, if it works all the time."""
     there = scenario.node[known_state.node]
-    if known_state.tasks + known_state.sent_tasks < there.servers:
-        return 0.0
-    speed = there.core_speed * there.servers
-    left = max(known_state.work - known_state.age_s * speed, 0.0)
-    return (left + known_state.sent_work) / speed
+    left = max(known_state.work - known_state.age_s * there.speed, 0.0) + known_state.sent_work
+    idle_server = known_state.tasks + known_state.sent_tasks < there.servers
+    return 0.0 if idle_server else left / there.speed
 
 
 @kernel
@@ -105,7 +103,7 @@ def estimate(scenario, environment, agent, action, known_state, slot):
     """
     task = environment.task[slot]
     wait_s = expected_wait(scenario, known_state)
-    service_s = task.work / scenario.node[known_state.node].core_speed
+    service_s = task.work * scenario.node[known_state.node].seconds_per_instruction
     transfer_s = 0.0
     return_latency_s = task.return_latency_s
     return_seconds_per_bit = task.return_seconds_per_bit
