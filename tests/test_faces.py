@@ -26,7 +26,8 @@ def test_every_preset_passes_pettingzoos_checks(name: str) -> None:
 
 def test_observations_lie_in_their_space() -> None:
     env = offload_rllib.parallel_env(small_environment())
-    observations, _ = env.reset(3)
+    observations, infos = env.reset(3)
+    truncated: dict[str, bool] = {}
     rng = np.random.default_rng(0)
     while env.agents:
         for agent, observation in observations.items():
@@ -62,8 +63,8 @@ def test_all_faces_play_the_same_episode() -> None:
         seen = first[0], second[0]
         for step in (first, second):
             assert list(step[1].values()) == pytest.approx(native.rewards[0].tolist(), abs=0)
-    assert second[3]["__all__"]
-    assert not second[2]["__all__"]
+        assert second[3]["__all__"] == done
+        assert not second[2]["__all__"]
 
 
 def test_a_series_of_episodes_goes_on_and_a_seed_starts_it_again() -> None:

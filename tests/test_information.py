@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import make_env, random_actions, small_environment
@@ -22,7 +25,7 @@ def _known(scenario, state, e, agent, action):
     return there.node, there.tasks, there.work, there.age_s, there.sent_tasks, there.sent_work, true_work
 
 
-def neighbours(env: VectorEnv):
+def neighbours(env: VectorEnv) -> Iterator[tuple[int, int, Any]]:
     """Yield agent, action, and what is known, for every destination of environment 0."""
     for agent in range(len(env.agents)):
         for action in range(1, env.num_actions):
@@ -37,7 +40,7 @@ def test_broadcasts_have_phase_delay_and_age(interval_s: float, latency_s: float
     env = make_env(environment)
     rng = np.random.default_rng(0)
     delay = latency_s + 1e4 / 1e6
-    history: dict[int, list[tuple[float, int]]] = {}
+    history: dict[int, list[tuple[int, int]]] = {}
     for step in range(1, 39):
         env.step(random_actions(env, rng))
         for _agent, _action, (node, tasks, _work, age, _sent, _sent_work, _true) in neighbours(env):
@@ -81,7 +84,7 @@ def test_tasks_sent_are_known_until_a_broadcast_counts_them() -> None:
     for _ in range(39):
         env.step(np.where(env.masks[..., 1] == 1, 1, 0))
         now = float(env.state.episode[0]["now_s"])
-        for agent, action, (node, _tasks, _work, age, sent, sent_work, _true) in neighbours(env):
+        for agent, action, (_node, _tasks, _work, age, sent, sent_work, _true) in neighbours(env):
             if action != 1:
                 assert (sent, sent_work) == (0, 0)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path: Path) -> No
         file.write("\n\n@kernel\ndef _callee(x):\n    return x + 1.0\n")
     with (package / "simulator" / "tasks.py").open("a") as file:
         file.write(
-            "\n\nfrom offload_rllib.simulator.jit import _callee\n\n\n@kernel\ndef PROBE(x):\n    return 2.0 * _callee(x)\n"
+            "\n\nfrom offload_rllib.simulator.jit import _callee\n\n\n"
+            "@kernel\ndef PROBE(x):\n    return 2.0 * _callee(x)\n"
         )
     assert run(tmp_path) == "5.0"
     assert run(tmp_path) == "5.0"
@@ -45,3 +47,16 @@ def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path: Path) -> No
     edited.write_text(edited.read_text().replace("return x + 1.0", "return x + 2.0"))
     assert run(tmp_path) == "7.0"
     assert (package / "simulator" / "tasks.py").stat().st_mtime_ns == caller.st_mtime_ns
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named_and_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    environment = os.environ | {"OFFLOAD_RLLIB_CACHE": str(tmp_path / "file")}
+    program = "from offload_rllib.simulator.streams import mix; import numpy as np; print(mix(np.uint64(1)))"
+    program += "; from offload_rllib.simulator import jit; print('PRIVATE', jit.KERNEL_CACHE)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "Set OFFLOAD_RLLIB_CACHE to a folder that can be written" in result.stderr
+    private = Path(re.findall(r"PRIVATE (.*)", result.stdout)[0])
+    assert not private.exists(), "the private folder is removed at the end"

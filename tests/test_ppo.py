@@ -1,5 +1,8 @@
 """PPO respects masks, learns from choices alone, and leaves a policy that works without RLlib."""
 
+# RLlib's modules and learners are torch modules whose declared types do not say so.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -106,7 +109,8 @@ def test_a_batch_without_any_choice_still_trains_the_critic() -> None:
     assert not kept[HAS_CHOICE].any()
 
 
-def test_steps_without_a_choice_do_not_move_the_actor(ray_session: None) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_steps_without_a_choice_do_not_move_the_actor() -> None:
     config = algorithm_config(load_environment(small_environment()), policy_config(), cpus=2)
     learner = config.build_learner(
         env=None,
@@ -136,7 +140,8 @@ def test_steps_without_a_choice_do_not_move_the_actor(ray_session: None) -> None
     assert any(gradient.abs().sum() > 0 for gradient in gradients[0])
 
 
-def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path, ray_session: None) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path) -> None:
     from offload_rllib.envs.rllib import register_environments
 
     register_environments()
@@ -192,7 +197,8 @@ def test_sampled_actions_follow_the_policys_probabilities_and_seed(tmp_path: Pat
         load_saved_policy(tmp_path)
 
 
-def test_the_number_of_result_keys_does_not_grow_with_the_network(ray_session: None) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_the_number_of_result_keys_does_not_grow_with_the_network() -> None:
     from offload_rllib.envs.rllib import register_environments
 
     register_environments()
@@ -218,6 +224,6 @@ def leaves(value: Any) -> int:
 
 
 def test_the_algorithm_is_an_ordinary_rllib_algorithm() -> None:
-    from ray.rllib.algorithms.ppo import PPO as RLLIB_PPO  # noqa: N811 - it is a class
+    from ray.rllib.algorithms.ppo import PPO as RLLIB_PPO
 
     assert issubclass(PPO, RLLIB_PPO)

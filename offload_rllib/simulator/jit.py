@@ -7,9 +7,12 @@ the sources of *all* kernels, so an edit anywhere starts from an empty folder.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -46,10 +49,18 @@ def _kernel_cache() -> str:
     folder = user_cache() / "kernels" / source_hash()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        # A read-only home (containers, some clusters) costs a compilation per machine boot, not the run.
-        folder = Path(tempfile.gettempdir()) / f"offload-rllib-{os.getuid()}" / "kernels" / source_hash()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # Compiled code is trusted when it is loaded, so it never goes to a folder that others could have made.
+        private = tempfile.mkdtemp(prefix="offload-rllib-kernels-")
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        warnings.warn(
+            f"{folder}: compiled kernels cannot be kept ({error.strerror}); each process compiles them anew, which "
+            "takes about half a minute. Set OFFLOAD_RLLIB_CACHE to a folder that can be written.",
+            stacklevel=2,
+        )
+        return private
     return str(folder)
 
 
