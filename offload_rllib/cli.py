@@ -171,11 +171,12 @@ def _evaluate(
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress)
     reference = contenders[0].name
-    for table in tables(evaluation, reference):
-        console.print(table)
+    # Files first: a closed pipe ends the printing, and must not cost the results.
     paths = write_report(
         evaluation, reference, folder, f"{title}: {environment.description} ({episodes} held-out episodes)"
     )
+    for table in tables(evaluation, reference):
+        console.print(table)
     for kind, path in paths.items():
         _say(f"{kind}: {path}")
 

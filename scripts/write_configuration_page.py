@@ -78,54 +78,6 @@ SUFFIX_UNITS = {
 }
 NO_UNIT = "-"
 
-# Meanings of keys whose attribute has no docstring in the schema. One that gets a docstring must leave this table.
-MEANINGS = {
-    "EnvironmentConfig.format": "Version of the file format.",
-    "EnvironmentConfig.topology": "Nodes, and which of them are linked.",
-    "EnvironmentConfig.links": "Rate and latency of the links.",
-    "EnvironmentConfig.workload": "What arrives.",
-    "EnvironmentConfig.deadlines": "What happens at a deadline.",
-    "EnvironmentConfig.decisions": "Who decides what, and when.",
-    "EnvironmentConfig.information": "What neighbours know of each other.",
-    "EnvironmentConfig.reward": "What agents are paid.",
-    "EtherClusters.kind": "Chooses this kind.",
-    "Manual.kind": "Chooses this kind.",
-    "Manual.nodes": "The nodes.",
-    "ManualNode.cores": "Number of cores.",
-    "ManualNode.position_m": "Coordinates x, y.",
-    "Wireless.kind": "Chooses this kind.",
-    "Wireless.bandwidth_hz": "Bandwidth B of every link.",
-    "Wireless.transmit_power_dbm": "Transmit power P of every node.",
-    "Wireless.latency_s": "Added to the time of every transfer.",
-    "Fixed.kind": "Chooses this kind.",
-    "Fixed.rate_bps": "Rate of every link, either way.",
-    "Fixed.latency_s": "Added to the time of every transfer.",
-    "Workload.jobs": "What a task needs.",
-    "Workload.load": "How many tasks arrive.",
-    "AlibabaJobs.kind": "Chooses this kind.",
-    "AlibabaJobs.megabytes_per_memory_unit": "Size of a task whose job requests 1 % of a machine's memory.",
-    "TaskMix.kind": "Chooses this kind.",
-    "TaskMix.types": "The task types.",
-    "TaskType.weight": "Share of this type, relative to the other weights.",
-    "TaskType.instructions": "Work of a task.",
-    "TaskType.bits_in": "Size of a task when it is sent to a neighbour.",
-    "TaskType.bits_out": "Size of its result.",
-    "Load.tasks_per_second_per_client": "Rate of the Poisson process of every client.",
-    "Information.message_bits": "Size of a broadcast; its delay over a link is latency + size / rate.",
-    "Reward.name": "The formula.",
-    "PolicyConfig.algorithm": "What learns.",
-    "PolicyConfig.network": "The networks.",
-    "PolicyConfig.training": "Budget and workers.",
-    "PPO.name": "Chooses this algorithm.",
-    "PPO.lr": "Step size of Adam.",
-    "PPO.entropy_coeff": "Weight of the entropy in the loss.",
-    "PPO.vf_loss_coeff": "Weight of the critic's squared error in the loss.",
-    "Network.activation": "Between the layers.",
-    "Training.envs_per_runner": "Environments that each runner steps.",
-    "Training.keep_checkpoints": "Newest checkpoints that stay on disk.",
-    "Training.seed": "Of the networks, of sampling and of the training episodes.",
-}
-
 # A part that several keys share is described once, at the end.
 DISTRIBUTION = "Distribution"
 
@@ -133,7 +85,7 @@ Node = dict[str, Any]
 
 
 class MissingMeaningError(LookupError):
-    """A key has neither a docstring nor an entry in `MEANINGS`, or both, or an entry belongs to no key."""
+    """A key's attribute has no docstring in the schema."""
 
 
 def unit_of(key: str) -> str:
@@ -180,7 +132,6 @@ class Page:
         """Read a model's schema."""
         self.schema: Node = model.model_json_schema(by_alias=True)
         self.root = model.__name__
-        self.used: set[str] = set()
 
     def members(self, node: Node) -> list[str]:
         """Return the names of the models that a key may hold: none, one, or those of a union."""
@@ -251,14 +202,15 @@ class Page:
         """Return what a key means.
 
         Raises:
-            MissingMeaningError: there are no words for it, or words in two places.
+            MissingMeaningError: the schema has no words for it.
         """
-        address = f"{model}.{key}"
-        if ("description" in node) == (address in MEANINGS):
-            where = "both in the schema and in MEANINGS" if address in MEANINGS else "nowhere: give the key a docstring"
-            raise MissingMeaningError(f"{address}: its meaning is {where}")
-        self.used.add(address)
-        return " ".join((node.get("description") or MEANINGS[address]).split())
+        text = node.get("description")
+        if text is None and "$ref" in node:
+            # pydantic leaves out an attribute's docstring that equals that of its model.
+            text = self.definition(node["$ref"].rsplit("/", 1)[-1]).get("description")
+        if text is None:
+            raise MissingMeaningError(f"{model}.{key}: give the attribute a docstring")
+        return " ".join(text.split())
 
     def table(self, name: str, path: str) -> Iterator[str]:
         """Yield the lines of a model's table."""
@@ -298,7 +250,7 @@ def page() -> str:
     """Return the whole page.
 
     Raises:
-        MissingMeaningError: see `Page.meaning`; or `MEANINGS` has an entry that no key uses.
+        MissingMeaningError: see `Page.meaning`.
     """
     environment, policy = Page(EnvironmentConfig), Page(PolicyConfig)
     lines = [HEAD, "## Environment files", ""]
@@ -307,9 +259,6 @@ def page() -> str:
     lines += environment.table(DISTRIBUTION, "")
     lines += ["", "## Policy files", ""]
     lines += policy.sections(policy.root, "", 3)
-    unused = set(MEANINGS) - environment.used - policy.used
-    if unused:
-        raise MissingMeaningError(f"{', '.join(sorted(unused))}: in MEANINGS, but no key uses it")
     return "\n".join(lines) + "\n"
 
 

@@ -185,7 +185,8 @@ def test_paper_reward_is_the_published_formula() -> None:
             overload = 0.0
             if arrays.node[a]["capacity"] < 2**31 - 1:
                 capacity = float(arrays.node[a]["capacity"])
-                after = min(max(0.0, nodes[a]["tasks"] - speed[a] / mean_work) + 1, capacity)
+                others = nodes[a]["tasks"] - (a == agent)
+                after = min(max(0.0, others - speed[a] / mean_work) + 1, capacity)
                 overload = -np.log10(max((capacity - after) / capacity, 0.001)) / 3
             expected.append(11 - (2 * wait + 3 * comm + 5 * execution + 7 * overload))
             paid += 1

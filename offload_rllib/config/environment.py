@@ -62,6 +62,7 @@ class EtherClusters(Schema):
     """
 
     kind: Literal["ether_clusters"]
+    """Chooses this kind."""
     rpi3_per_cluster: tuple[Annotated[int, Field(strict=True, ge=1, le=1000)], ...] = Field(min_length=1, max_length=4)
     """Raspberry Pis of each cell; one to four cells."""
     nuc_millicores: Count = 4000
@@ -82,20 +83,24 @@ class ManualNode(Schema):
     instructions_per_second: Positive
     """Speed of one core."""
     cores: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
+    """Number of cores."""
     queue_capacity: Count | None = None
     """Tasks held, waiting and served together; null: unbounded."""
     position_m: tuple[Finite, Finite] = (0.0, 0.0)
+    """Coordinates x, y."""
     client: Flag = False
     """Whether a client here makes tasks."""
     type: Annotated[str, Field(min_length=1)] = "node"
-    """Device type, for display and for policies shared by type."""
+    """Device type, for display."""
 
 
 class Manual(Schema):
     """Nodes and links written out."""
 
     kind: Literal["manual"]
+    """Chooses this kind."""
     nodes: tuple[ManualNode, ...] = Field(min_length=1)
+    """The nodes."""
     links: tuple[tuple[str, str], ...] = ()
     """Pairs of node names; every link works both ways."""
 
@@ -110,13 +115,17 @@ class Wireless(Schema):
     """
 
     kind: Literal["wireless"]
+    """Chooses this kind."""
     bandwidth_hz: Positive = 2e6
+    """Bandwidth B of every link."""
     transmit_power_dbm: Finite = 20.0
+    """Transmit power P of every node."""
     noise_dbm_per_hz: Finite = -174.0
     """Thermal noise density at room temperature."""
     wavelength_m: Positive = 0.125
     """0.125 m is 2.4 GHz."""
     latency_s: NonNegative = 0.0
+    """Added to the time of every transfer."""
     minimum_distance_m: Positive = 1.0
     """Nodes closer than this count as this far apart: the formula has a pole at zero."""
 
@@ -125,8 +134,11 @@ class Fixed(Schema):
     """The same rate and latency on every link."""
 
     kind: Literal["fixed"]
+    """Chooses this kind."""
     rate_bps: Positive
+    """Rate of every link, either way."""
     latency_s: NonNegative = 0.0
+    """Added to the time of every transfer."""
 
 
 Links = Annotated[Wireless | Fixed, Field(discriminator="kind")]
@@ -140,9 +152,11 @@ class AlibabaJobs(Schema):
     """
 
     kind: Literal["alibaba"]
+    """Chooses this kind."""
     reference_instructions_per_second: Positive = 2.4e9
     """Speed of the core that the trace's CPU requests refer to."""
     megabytes_per_memory_unit: Positive = 100.0
+    """Size of a task whose job requests 1 % of a machine's memory."""
     time_scale: Positive = 1e-3
     """Factor on the trace's durations: PeersimGym reads its seconds as milliseconds."""
 
@@ -151,18 +165,24 @@ class TaskType(Schema):
     """One kind of task in a mix."""
 
     weight: Positive = 1.0
+    """Share of this type, relative to the other weights."""
     instructions: Distribution
+    """Work of a task."""
     cycles_per_instruction: Positive = 1.0
     """Factor on the instructions."""
     bits_in: Distribution = Distribution(constant=0.0)
+    """Size of a task when it is sent to a neighbour."""
     bits_out: Distribution = Distribution(constant=0.0)
+    """Size of its result."""
 
 
 class TaskMix(Schema):
     """Task types, drawn by weight; needs no data."""
 
     kind: Literal["mix"]
+    """Chooses this kind."""
     types: tuple[TaskType, ...] = Field(min_length=1)
+    """The task types."""
 
 
 Jobs = Annotated[AlibabaJobs | TaskMix, Field(discriminator="kind")]
@@ -174,6 +194,7 @@ class Load(Schema):
     rho: Positive | None = None
     """Offered load: work per second of the tasks that could meet their deadline, over the capacity in reach."""
     tasks_per_second_per_client: Positive | None = None
+    """Rate of the Poisson process of every client."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Load:
@@ -186,7 +207,9 @@ class Workload(Schema):
     """What clients make: Poisson arrivals of tasks."""
 
     jobs: Jobs
+    """What a task needs."""
     load: Load
+    """How many tasks arrive."""
     deadline_s: Distribution | None = None
     """Relative to a task's creation; covers the result's return. Null: none."""
 
@@ -227,12 +250,14 @@ class Information(Schema):
     interval_s: Positive = 1.0
     """Time between two broadcasts of a node; the phases are drawn per node and episode."""
     message_bits: NonNegative = 512.0
+    """Size of a broadcast; its delay over a link is latency + size / rate."""
 
 
 class Reward(Schema):
-    """What agents are paid; formulas in the docs page of each name."""
+    """What agents are paid; formulas in `docs/rewards.md`."""
 
     name: Literal["delay", "sparse", "paper"] = "delay"
+    """The formula."""
     scope: Literal["own", "neighbourhood", "team"] = "neighbourhood"
     """Average over: the agent's node; it and its neighbours; all nodes (sum over nodes / number of agents).
 
@@ -257,6 +282,7 @@ class EnvironmentConfig(Schema):
     description: str = ""
     """One line for the list of environments."""
     format: Literal[1] = FORMAT_VERSION
+    """Version of the file format."""
     horizon_s: Positive = 1000.0
     """Length of an episode; a multiple of the decision interval."""
     warmup_s: NonNegative = 0.0
@@ -264,14 +290,21 @@ class EnvironmentConfig(Schema):
     drain_s: NonNegative = 0.0
     """Nor do tasks created in this last part, which may have no time to finish."""
     topology: Topology
+    """Nodes, and which of them are linked."""
     links: Links
+    """Rate and latency of the links."""
     service: Literal["pooled", "parallel"] = "pooled"
     """pooled: all cores of a node on one task at a time; parallel: one task per core."""
     workload: Workload
+    """What arrives."""
     deadlines: Deadlines = Deadlines()
+    """What happens at a deadline."""
     decisions: Decisions = Decisions()
+    """Who decides what, and when."""
     information: Information = Information()
+    """What neighbours know of each other."""
     reward: Reward = Reward()
+    """What agents are paid."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> EnvironmentConfig:

@@ -17,13 +17,16 @@ class Network(Schema):
     hidden: tuple[Count, ...] = (64, 64)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
+    """Between the layers."""
 
 
 class PPO(Schema):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347), as RLlib runs it."""
 
     name: Literal["PPO"]
+    """Chooses this algorithm."""
     lr: Positive = 3e-4
+    """Step size of Adam."""
     gamma: Share = 0.99
     """Discount per decision interval."""
     lambda_: Share = Field(default=0.95, alias="lambda")
@@ -31,7 +34,9 @@ class PPO(Schema):
     clip: Positive = 0.2
     """How far the probability ratio may move before the gradient stops."""
     entropy_coeff: NonNegative = 0.0
+    """Weight of the entropy in the loss."""
     vf_loss_coeff: NonNegative = 0.5
+    """Weight of the critic's squared error in the loss."""
     epochs: Count = 6
     """Passes over each batch."""
     minibatch_steps: Count = 512
@@ -52,10 +57,13 @@ class Training(Schema):
     runners: Natural = 2
     """Processes that sample; 0: sample in the trainer's own process."""
     envs_per_runner: Count = 16
+    """Environments that each runner steps."""
     checkpoint_every: Count = 1
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Newest checkpoints that stay on disk."""
     seed: Natural = 0
+    """Of the networks, of sampling and of the training episodes."""
 
 
 class PolicyConfig(Schema):
@@ -66,8 +74,11 @@ class PolicyConfig(Schema):
     sharing: Literal["shared"] = "shared"
     """shared: all agents use and train one policy."""
     algorithm: PPO
+    """What learns."""
     network: Network = Network()
+    """The networks."""
     training: Training = Training()
+    """Budget and workers."""
 
     @model_validator(mode="after")
     def _batch_is_whole_fragments(self) -> PolicyConfig:

@@ -55,8 +55,9 @@ def reward_record(config, mean_work: float) -> Array:
 def paper_reward(scenario, environment, reward, agent, action):
     """Return the published reward of PeersimGym for the decision an agent is about to take, before `scale`.
 
-    R = r_u - (chi_wait T_wait + chi_comm T_comm + chi_exc T_exc + chi_O O); 0 with nothing on offer. Queue lengths
-    are true ones, in tasks of mean work; O's logarithm is of base 10 with a floor under the free share.
+    R = r_u - (chi_wait T_wait + chi_comm T_comm + chi_exc T_exc + chi_O O); 0 with nothing on offer. T_wait is the
+    true backlog in instructions over the speed; tasks served per interval are of mean work; O's logarithm is of base
+    10 with a floor under the free share.
     """
     slot = offered(scenario, environment, agent)
     if slot == NONE:
@@ -82,7 +83,9 @@ def paper_reward(scenario, environment, reward, agent, action):
     capacity = scenario.node[a].capacity
     if capacity != UNBOUNDED:
         served = speed * settings.decision_interval_s / reward.mean_work
-        tasks = min(max(0.0, environment.node[a].tasks - served) + 1.0, float(capacity))
+        # The task on offer is still counted at its own node; the formula adds it to the queue that gets it.
+        others = environment.node[a].tasks - (1 if action == 0 else 0)
+        tasks = min(max(0.0, others - served) + 1.0, float(capacity))
         overload = -math.log10(max((capacity - tasks) / capacity, FREE_SHARE_FLOOR)) / 3.0
     return reward.utility - (
         reward.waiting_weight * wait_s

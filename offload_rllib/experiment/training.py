@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
 SMALLEST_RUNNER_CPUS = 0.1
+TRIAL = "trial"
+# A checkpoint of the presets' networks takes well under this.
+ENOUGH_FREE_BYTES = 20 * 2**20
 
 
 class TrainingError(RuntimeError):
@@ -130,7 +134,7 @@ def local_ray() -> Iterator[None]:
 
 
 def _trial_name(trial: Any) -> str:
-    return "trial"
+    return TRIAL
 
 
 def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
@@ -181,14 +185,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
                 ),
             )
         run.record(state="training")
-        result = tuner.fit()[0]
-    if result.error is not None:
-        run.record(state="failed")
-        raise TrainingError(
-            f"training failed: {_last_line(str(result.error))}\n"
-            f"the whole error is in {result.path}/error.txt; go on from the last checkpoint: "
-            f"offload-rllib train --resume {run.path}"
-        )
+        result = _fit(run, tuner)
     metrics = result.metrics or {}
     steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
     if steps < policy.training.env_steps:
@@ -199,8 +196,35 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     return True
 
 
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1] if text.strip() else "unknown error"
+def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
+    """Run the trial and return its result.
+
+    Raises:
+        TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state).
+    """
+    try:
+        result = tuner.fit()[0]
+        error: Exception | None = result.error
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to go on
+        result, error = None, failure
+    if result is not None and error is None:
+        return result
+    reason = [f"training failed: {_last_line(error)}"]
+    free_bytes = shutil.disk_usage(run.path).free
+    if free_bytes < ENOUGH_FREE_BYTES:
+        reason.append(f"the disk that holds {run.path} is full: {free_bytes / 2**20:.1f} MB are free")
+    try:
+        run.record(state="failed")
+    except OSError as failure:
+        reason.append(f"nor could the state be written: {failure.strerror}")
+    reason.append(f"the whole error is in {run.path / TUNE / TRIAL / 'error.txt'}")
+    reason.append(f"go on from the last checkpoint: offload-rllib train --resume {run.path}")
+    raise TrainingError("\n".join(reason)) from error
+
+
+def _last_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _quieten() -> None:
@@ -208,4 +232,4 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("ray.rllib", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

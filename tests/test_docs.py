@@ -1,0 +1,36 @@
+"""The documentation is that of this code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from offload_rllib.envs.observation import ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
+from offload_rllib.envs.parallel import OffloadParallelEnv
+
+CHECKOUT = Path(__file__).parents[1]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+
+
+def test_the_configuration_page_is_that_of_the_schema() -> None:
+    script = CHECKOUT / "scripts" / "write_configuration_page.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=100)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_specification_of_observations_lists_every_number_in_order() -> None:
+    text = OffloadParallelEnv.__doc__ or ""
+    listed = re.findall(r"^\s*\| (\d+) \| ([\w.]+) \|", text, re.MULTILINE)
+    names = [f"self.{name}" for name in SELF_FEATURES] + [f"task.{name}" for name in TASK_FEATURES]
+    expected = [*enumerate(names), *enumerate(ROW_FEATURES)]
+    assert [(int(index), name) for index, name in listed] == expected
