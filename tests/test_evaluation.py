@@ -105,6 +105,8 @@ def test_a_report_holds_every_episode_and_every_difference(tmp_path: Path) -> No
         summary = {(row["policy"], row["metric"]): row for row in csv.DictReader(file)}
     expected = paired_difference(evaluation.of("random", "score_mean_s"), evaluation.of("local", "score_mean_s"))
     assert float(summary["random", "score_mean_s"]["difference_low"]) == pytest.approx(expected.low)
+    for policy in evaluation.policies:
+        assert 0 < float(summary[policy, "decision_time_us"]["mean"]) < 1000
     assert paths["plot"].read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(p.name for p in paths.values())
     assert len(tables(evaluation, "local")) == 2

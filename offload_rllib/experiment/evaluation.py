@@ -32,7 +32,7 @@ class Evaluation:
         policies: names, in the order given.
         metrics: names of the figures (see `simulator.metrics.summary`).
         values: [policies, episodes, metrics] float64.
-        decision_s: [policies] wall-clock seconds per environment step of a batch, spent choosing actions.
+        decision_s: [policies] wall-clock seconds per agent and step spent choosing actions, episodes side by side.
     """
 
     environment: str
@@ -95,8 +95,7 @@ def evaluate(
         for b, batch in enumerate(batches):
             env = envs[len(batch)]
             contender.begin(env, seed + b)
-            seconds, steps = _play(env, contender, batch)
-            decision_s[p] += seconds / steps / len(batches)
+            decision_s[p] += _play(env, contender, batch) / (env.steps_per_episode * episodes * len(env.agents))
             rows += [env.episode_metrics(e) for e in range(env.num_envs)]
             if progress and task is not None:
                 progress.advance(task)
@@ -106,16 +105,14 @@ def evaluate(
     return Evaluation(fingerprint(config), seed, names, metrics, table, decision_s)
 
 
-def _play(env: VectorEnv, contender: Contender, keys: np.ndarray) -> tuple[float, int]:
-    """Play one batch of episodes; return the seconds spent deciding, and the steps."""
+def _play(env: VectorEnv, contender: Contender, keys: np.ndarray) -> float:
+    """Play one batch of episodes; return the wall-clock seconds spent deciding."""
     env.reset(keys)
     deciding_s = 0.0
-    steps = 0
     done = False
     while not done:
         start = time.perf_counter()
         actions = contender.actions(env)
         deciding_s += time.perf_counter() - start
         done = env.step(actions)
-        steps += 1
-    return deciding_s, steps
+    return deciding_s

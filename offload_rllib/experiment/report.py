@@ -80,21 +80,22 @@ def difference(evaluation: Evaluation, policy: str, reference: str, metric: str)
 
 
 def write_summary(evaluation: Evaluation, reference: str, path: Path) -> None:
-    """Write a tidy CSV: one row per policy and metric, with mean, interval, and paired difference."""
+    """Write a tidy CSV: one row per policy and metric, with mean, interval, and paired difference.
+
+    `decision_time_us`, a mean alone, is the wall-clock time to choose one agent's action.
+    """
     header = "environment,seed,episodes,policy,metric,mean,low,high,reference,difference,difference_low,difference_high"
     with written_at_once(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header.split(","))
-        for policy in evaluation.policies:
+        for policy, decision_s in zip(evaluation.policies, evaluation.decision_s, strict=True):
+            about = (evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy)
+            writer.writerow([*about, "decision_time_us", 1e6 * decision_s, *[""] * 6])
             for metric in evaluation.metrics:
                 mean = interval(evaluation.of(policy, metric))
                 paired = difference(evaluation, policy, reference, metric)
-                writer.writerow(
-                    [
-                        *(evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy, metric),
-                        *(mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high),
-                    ]
-                )
+                figures = (mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high)
+                writer.writerow([*about, metric, *figures])
 
 
 def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None:
