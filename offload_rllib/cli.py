@@ -35,7 +35,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment, e.g. workload.load.rho=1.0."),
 ]
 EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the held-out episodes.")]
+HeldOutSeedOption = Annotated[
+    int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")
+]
 EVALUATIONS = Path("evaluations")
 
 
@@ -60,10 +62,12 @@ def train(
     name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
     episodes: EpisodesOption = 20,
-    seed: SeedOption = 0,
+    held_out_seed: HeldOutSeedOption = 0,
 ) -> None:
     """Train a policy, then compare it with the heuristics on held-out episodes."""
     from offload_rllib.experiment.run_folder import RunFolder
+    from offload_rllib.experiment.training import check
+    from offload_rllib.experiment.training import train as train_run
 
     if resume is not None:
         if env or policy or set_ or set_policy or name:
@@ -76,17 +80,17 @@ def train(
             raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
         environment = load_environment(env, set_ or ())
         configured = load_policy_config(policy, set_policy or ())
-        _check(environment)
+        check(environment, configured)
         run = RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}")
     _say(f"run folder: {run.path}")
     _say(f"TensorBoard: tensorboard --logdir {run.path}")
 
-    from offload_rllib.experiment.training import train as train_run
-
-    if not train_run(run, console, resume=resume is not None):
+    with run.removed_if_not_begun():
+        finished = train_run(run, console, resume=resume is not None)
+    if not finished:
         _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
-    _evaluate(run.environment, [str(run.path), *HEURISTICS], episodes, seed, run.path / "evaluation", run.name)
+    _evaluate(run.environment, [str(run.path), *HEURISTICS], episodes, held_out_seed, run.path / "evaluation", run.name)
     _say(f"trained policy: {run.path / 'policy'}")
     _say(f"TensorBoard: tensorboard --logdir {run.path}")
 
@@ -97,7 +101,7 @@ def evaluate(
     policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Heuristics, or folders of runs.")],
     set_: SetOption = None,
     episodes: EpisodesOption = 20,
-    seed: SeedOption = 0,
+    held_out_seed: HeldOutSeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
@@ -105,7 +109,7 @@ def evaluate(
     folder = out or _free(EVALUATIONS, Path(env).stem)
     if folder.exists():
         raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
-    _evaluate(environment, policies, episodes, seed, folder, Path(env).stem)
+    _evaluate(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
 
 
 @app.command()
@@ -144,13 +148,6 @@ def show(
 def _say(line: str) -> None:
     """Print a line that a person may copy: unbroken, uncoloured."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _check(environment: EnvironmentConfig) -> None:
-    """Build the scenario once, so that what is wrong with it is said before a run folder is made."""
-    from offload_rllib.scenario import build_scenario
-
-    build_scenario(environment)
 
 
 def _free(folder: Path, stem: str) -> Path:

@@ -49,7 +49,7 @@ def test_an_episode_has_the_same_bits_in_a_batch_of_1_and_of_64(heuristic: str) 
         assert digest(env, heuristic, place) == alone
 
 
-@pytest.mark.parametrize("heuristic", ["random", "shortest_finish"])
+@pytest.mark.parametrize("heuristic", sorted(HEURISTICS))
 def test_another_process_gives_the_same_bits(heuristic: str) -> None:
     folder = str(__import__("pathlib").Path(__file__).parent)
     program = PROGRAM.format(folder=folder, heuristic=heuristic)

@@ -47,8 +47,8 @@ def test_all_faces_play_the_same_episode() -> None:
     native = make_env(small_environment())
     native.reset(np.array([training_key(7, 0, 0, 0)], np.uint64))
     parallel = OffloadParallelEnv(small_environment())
-    rllib = OffloadMultiAgentEnv({"env": small_environment()})
-    seen = parallel.reset(7)[0], rllib.reset(seed=7)[0]
+    rllib = OffloadMultiAgentEnv({"env": small_environment(), "seed": 7})
+    seen = parallel.reset(7)[0], rllib.reset(seed=0)[0]
     rng = np.random.default_rng(0)
     done = False
     while not done:
@@ -80,13 +80,71 @@ def test_a_series_of_episodes_goes_on_and_a_seed_starts_it_again() -> None:
     assert created[0] != created[1] != created[2]
 
 
-def test_neighbouring_workers_never_share_episodes() -> None:
-    # RLlib gives runner 1 the seeds s+1, s+2, ... and runner 2 s+2, s+3, ...: they overlap.
-    first = OffloadParallelEnv(small_environment(), worker=1)
-    second = OffloadParallelEnv(small_environment(), worker=2)
-    first.reset(102)
-    second.reset(102)
-    assert first._batch.state.episode[0]["key"] != second._batch.state.episode[0]["key"]
+class Context(dict):
+    """What RLlib gives an environment's creator: a mapping with the worker's index."""
+
+    worker_index = 1
+
+
+def first_keys(seed: int, worker: int, rllib_seeds: list[int | None], episodes: int = 3) -> list[int]:
+    """Return the episodes that the environments of one of RLlib's workers play."""
+    from offload_rllib.envs.rllib import OffloadMultiAgentEnv
+
+    keys = []
+    for rllib_seed in rllib_seeds:
+        context = Context(env=small_environment(), seed=seed)
+        context.worker_index = worker
+        env = OffloadMultiAgentEnv(context)
+        env.reset(seed=rllib_seed)
+        for _ in range(episodes):
+            keys.append(int(env.parallel._batch.state.episode[0]["key"]))
+            env.reset()
+    return keys
+
+
+def test_no_two_environments_of_a_run_or_of_neighbouring_runs_share_episodes() -> None:
+    # RLlib gives worker 1 of a run with seed s the seeds s+1, s+2, ... and worker 2 s+2, s+3, ...: they overlap.
+    keys = [
+        key
+        for run_seed in range(3)
+        for worker in (1, 2)
+        for key in first_keys(run_seed, worker, [run_seed + worker + index for index in range(3)])
+    ]
+    assert len(set(keys)) == len(keys) == 3 * 2 * 3 * 3
+    unseeded = first_keys(0, 1, [None, None])
+    assert len(set(unseeded)) == 6
+    assert first_keys(1, 1, [5]) == first_keys(1, 1, [5])
+
+
+def test_a_resumed_series_begins_where_no_episode_was() -> None:
+    from offload_rllib.envs.rllib import OffloadMultiAgentEnv
+
+    env = OffloadMultiAgentEnv({"env": small_environment()})
+    env.continue_series(1000)
+    env.reset(seed=4)
+    assert int(env.parallel._batch.state.episode[0]["key"]) == training_key(0, 0, 4, 1000)
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    from offload_rllib.envs.vector import vector_env
+
+    with pytest.raises(RuntimeError, match="none has begun; call reset"):
+        vector_env(small_environment(), 2).step(np.zeros((2, 4)))
+    with pytest.raises(RuntimeError, match="none has begun; call reset"):
+        offload_rllib.parallel_env(small_environment()).step({})
+    partly = vector_env(small_environment(), 2)
+    partly.reset(np.array([1], np.uint64), np.array([0]))
+    with pytest.raises(RuntimeError, match="none has begun; call reset"):
+        partly.step(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("name", sorted(presets("envs")))
+def test_every_registered_environment_can_be_made_and_passes_rllibs_checks(name: str) -> None:
+    from ray.rllib.utils.pre_checks.env import check_multiagent_environments
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    offload_rllib.register()
+    check_multiagent_environments(_global_registry.get(ENV_CREATOR, name)(Context()))
 
 
 def test_every_environment_and_the_algorithm_are_registered_with_rllib() -> None:

@@ -62,6 +62,15 @@ def test_broadcasts_have_phase_delay_and_age(interval_s: float, latency_s: float
         assert len({tasks for _, tasks in told}) > 1
 
 
+def test_links_too_slow_for_any_broadcast_cost_no_memory() -> None:
+    environment = small_environment()
+    environment["links"] = {"kind": "fixed", "rate_bps": 1e-3}
+    env = make_env(environment)
+    assert env.state.broadcast.shape[2] <= 64
+    env.step(env.heuristic_actions("local"))
+    assert all(found[1] == 0 for _, _, found in neighbours(env))
+
+
 def test_fresh_information_is_the_true_state() -> None:
     env = make_env(small_environment(information={"kind": "fresh"}))
     rng = np.random.default_rng(0)

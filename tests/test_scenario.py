@@ -162,6 +162,15 @@ def test_without_deadlines_rho_is_the_plain_ratio() -> None:
     assert load.rho == load.rho_of_all_tasks == pytest.approx(2 * 1.2 * mean_work / 8e6)
 
 
+def test_rare_types_count_in_the_load() -> None:
+    environment = small_environment()
+    common, rare = {"weight": 1e6, "instructions": 1e5}, {"weight": 1, "instructions": 4e11}
+    environment["workload"] |= {"jobs": {"kind": "mix", "types": [common, rare]}, "deadline_s": 1e9}
+    load = build_scenario(load_environment(environment)).load
+    assert load.mean_work == pytest.approx(5e5, rel=1e-5)
+    assert load.mean_feasible_work == pytest.approx(load.mean_work)
+
+
 def test_destinations_are_capped_to_the_fastest_links() -> None:
     full = build_scenario(load_environment("ether_12"))
     capped = build_scenario(load_environment("ether_12", ["decisions.max_destinations=3"]))

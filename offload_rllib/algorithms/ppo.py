@@ -48,7 +48,7 @@ FINGERPRINT = "fingerprint"
 class SelectSteps(ConnectorV2):
     """Keeps every step with a choice and a sample of those without, after the advantages are known.
 
-    Adds the column `HAS_CHOICE` and standardises the advantages over the steps with a choice.
+    Adds the column `HAS_CHOICE`, standardises the advantages over the steps with a choice, and shuffles the rows.
     """
 
     def __init__(self, *, idle_per_choice: float, seed: int) -> None:
@@ -66,16 +66,20 @@ class SelectSteps(ConnectorV2):
             chosen = torch.nonzero(has_choice & real).squeeze(-1)
             idle = torch.nonzero(~has_choice & real).squeeze(-1)
             count = min(len(idle), round(self._idle_per_choice * len(chosen)) if len(chosen) else len(idle))
-            sampled = torch.from_numpy(self._rng.permutation(len(idle))[:count])
-            rows = torch.cat([chosen, idle[sampled.to(idle.device)]])
+            rows = torch.cat([chosen, idle[self._permutation(len(idle), idle.device)[:count]]])
+            # RLlib's minibatches are consecutive rows, and rows come agent by agent: each must be a fair sample.
+            rows = rows[self._permutation(len(rows), rows.device)]
             selected = tree.map_structure(lambda column, rows=rows: column[rows], columns)
-            selected[HAS_CHOICE] = torch.arange(len(rows), device=rows.device) < len(chosen)
+            selected[HAS_CHOICE] = has_choice[rows]
             advantages = selected[Postprocessing.ADVANTAGES]
             if len(chosen) > 1:
-                spread, mean = torch.std_mean(advantages[: len(chosen)])
+                spread, mean = torch.std_mean(advantages[selected[HAS_CHOICE]])
                 selected[Postprocessing.ADVANTAGES] = (advantages - mean) / spread.clamp_min(1e-4)
             batch[module_id] = selected
         return batch
+
+    def _permutation(self, size: int, device: torch.device) -> Tensor:
+        return torch.from_numpy(self._rng.permutation(size)).to(device)
 
 
 class PPOLearner(PPOTorchLearner):

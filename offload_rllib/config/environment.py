@@ -7,12 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION = 1
+LARGEST_CAPACITY = 2**31 - 2
+LARGEST_STEPS = 10_000_000
 
 # Strict: neither text nor true passes for a number.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+# Beyond any device, and within what 10^(x / 10) can hold.
+Decibel = Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
@@ -84,7 +89,7 @@ class ManualNode(Schema):
     """Speed of one core."""
     cores: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
     """Number of cores."""
-    queue_capacity: Count | None = None
+    queue_capacity: Capacity | None = None
     """Tasks held, waiting and served together; null: unbounded."""
     position_m: tuple[Finite, Finite] = (0.0, 0.0)
     """Coordinates x, y."""
@@ -118,9 +123,9 @@ class Wireless(Schema):
     """Chooses this kind."""
     bandwidth_hz: Positive = 2e6
     """Bandwidth B of every link."""
-    transmit_power_dbm: Finite = 20.0
+    transmit_power_dbm: Decibel = 20.0
     """Transmit power P of every node."""
-    noise_dbm_per_hz: Finite = -174.0
+    noise_dbm_per_hz: Decibel = -174.0
     """Thermal noise density at room temperature."""
     wavelength_m: Positive = 0.125
     """0.125 m is 2.4 GHz."""
@@ -313,6 +318,11 @@ class EnvironmentConfig(Schema):
             raise ValueError(
                 f"horizon_s ({self.horizon_s:g}) must be a multiple of decisions.interval_s "
                 f"({self.decisions.interval_s:g})"
+            )
+        if steps > LARGEST_STEPS:
+            raise ValueError(
+                f"horizon_s / decisions.interval_s is {steps:.3g} decisions per episode; at most {LARGEST_STEPS:,} "
+                "can be simulated"
             )
         if self.warmup_s + self.drain_s >= self.horizon_s:
             raise ValueError(

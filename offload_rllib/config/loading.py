@@ -87,6 +87,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
             seen.add(key)
@@ -146,7 +148,7 @@ def _copied(value: Any) -> Any:
 
 def _step(place: Any, part: str, override: str, *, create: bool) -> Any:
     if isinstance(place, list):
-        if not part.isdigit() or int(part) >= len(place):
+        if not part.isdecimal() or int(part) >= len(place):
             raise ConfigError(f"override '{override}': '{part}' must be an index from 0 to {len(place) - 1}")
         return place[int(part)]
     if isinstance(place, dict):

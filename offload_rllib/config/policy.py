@@ -62,7 +62,7 @@ class Training(Schema):
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that stay on disk."""
-    seed: Natural = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     """Of the networks, of sampling and of the training episodes."""
 
 
@@ -87,5 +87,10 @@ class PolicyConfig(Schema):
             raise ValueError(
                 f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
                 f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
+            )
+        if self.algorithm.minibatch_steps > self.algorithm.batch_env_steps:
+            raise ValueError(
+                f"algorithm.minibatch_steps ({self.algorithm.minibatch_steps}) must not exceed "
+                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps})"
             )
         return self

@@ -98,22 +98,19 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         env: str | Path | Mapping[str, Any] | EnvironmentConfig,
         *,
         overrides: Iterable[str] = (),
-        worker: int = 0,
     ) -> None:
         """Build the environment.
 
         Args:
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
-            worker: part of the address of the random streams, for environments that run side by side.
 
         Raises:
             ConfigError: what was given cannot be.
         """
         self._batch = vector_env(env, 1, overrides=overrides)
-        self._worker = worker
-        self._seed = 0
-        self._episode = -1
+        self._series = (0, 0, 0)
+        self._next_episode = 0
         self.render_mode = None
         self.possible_agents = list(self._batch.agents)
         self.agents: list[str] = []
@@ -148,6 +145,18 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         """Return the action space of an agent."""
         return self.action_spaces[agent]
 
+    def start_series(self, seed: int, *, worker: int = 0, environment: int = 0, first_episode: int = 0) -> None:
+        """Let the next `reset` begin a series of episodes.
+
+        Args:
+            seed: at least 0.
+            worker: part of the series' address, for environments in processes side by side.
+            environment: the same, for environments in one process.
+            first_episode: where in the series to begin, for runs that are resumed.
+        """
+        self._series = (seed, worker, environment)
+        self._next_episode = first_episode
+
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Observation], dict[str, dict[str, Any]]]:
@@ -158,18 +167,25 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
             options: none are known; for the interface.
         """
         if seed is not None:
-            self._seed = seed
-            self._episode = -1
-        self._episode += 1
+            self.start_series(seed)
         self.agents = list(self.possible_agents)
-        key = training_key(self._seed, self._worker, 0, self._episode)
+        key = training_key(*self._series, self._next_episode)
+        self._next_episode += 1
         self._batch.reset(np.array([key], np.uint64))
         return self._observations(), {agent: {} for agent in self.agents}
 
     def step(
         self, actions: Mapping[str, int]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """Let every agent act; an agent without an action takes 0. Returns the five dictionaries of PettingZoo."""
+        """Let every agent act; an agent without an action takes 0.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos by agent, as PettingZoo has them.
+
+        Raises:
+            ValueError: an action that is not valid, in a strict environment.
+            RuntimeError: the episode has ended, or none has begun.
+        """
         agents = self.possible_agents
         chosen = np.array([[actions.get(agent, 0) for agent in agents]], np.int32)
         truncated = self._batch.step(chosen)

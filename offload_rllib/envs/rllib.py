@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
@@ -16,20 +17,27 @@ from ray.tune.registry import register_env
 from offload_rllib.config import presets
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
+# Environments that RLlib does not seed are numbered from here, away from the seeds it gives.
+UNSEEDED = 2**40
+_instances = itertools.count()
+
 
 class OffloadMultiAgentEnv(MultiAgentEnv):
     """`OffloadParallelEnv` as RLlib's `MultiAgentEnv`; see there for spaces, rewards and episodes.
 
     `env_config` holds `env` (a preset's name, a path, or a resolved configuration as a mapping) and, optionally,
-    `overrides`. The worker's index is part of the address of the random streams: RLlib's own seeds of neighbouring
-    workers overlap.
+    `overrides` and `seed`. An episode's address is (`seed`, the worker's index, the seed that RLlib gives this
+    environment, episode): RLlib's seeds alone overlap between neighbouring workers and between runs with neighbouring
+    seeds, and without a seed all environments of a worker would play the same episodes.
     """
 
     def __init__(self, config: Any) -> None:
         """Build from an `env_config`."""
-        self.parallel = OffloadParallelEnv(
-            config["env"], overrides=config.get("overrides", ()), worker=getattr(config, "worker_index", 0)
-        )
+        self.parallel = OffloadParallelEnv(config["env"], overrides=config.get("overrides", ()))
+        self._seed = int(config.get("seed", 0))
+        self._worker = int(getattr(config, "worker_index", 0))
+        self._first_episode = 0
+        self.parallel.start_series(self._seed, worker=self._worker, environment=UNSEEDED + next(_instances))
         self.possible_agents = list(self.parallel.possible_agents)
         self.agents = list(self.possible_agents)
         self.observation_spaces = self.parallel.observation_spaces
@@ -37,8 +45,20 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Start an episode; see `OffloadParallelEnv.reset`."""
-        return self.parallel.reset(seed, options)
+        """Start an episode; see `OffloadParallelEnv.reset`. A seed starts this environment's series."""
+        if seed is not None:
+            self.parallel.start_series(
+                self._seed, worker=self._worker, environment=seed, first_episode=self._first_episode
+            )
+        return self.parallel.reset(None, options)
+
+    def continue_series(self, env_steps: int) -> None:
+        """Let series begin where no earlier episode was: a resumed run must not play its first episodes again.
+
+        Args:
+            env_steps: environment steps done by the run so far; more than any series has had episodes.
+        """
+        self._first_episode = env_steps
 
     def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         """Let every agent act; see `OffloadParallelEnv.step`."""

@@ -105,8 +105,8 @@ class VectorEnv:
         self.observations = np.zeros((*shape, self.observation_size), np.float32)
         self.masks = np.zeros((*shape, self.num_actions), np.int8)
         self.rewards = np.zeros(shape, np.float32)
-        self.truncated = np.zeros(num_envs, np.bool_)
-        self._an_episode_ended = False
+        self.truncated = np.ones(num_envs, np.bool_)  # no episode has begun
+        self._an_episode_ended = True
 
     @property
     def state(self) -> state.State:
@@ -141,13 +141,13 @@ class VectorEnv:
 
         Raises:
             ValueError: wrong shape, or, in a strict environment, an action that is not valid.
-            RuntimeError: an episode has ended and was not reset.
+            RuntimeError: an episode has ended and was not reset, or there was no reset yet.
         """
         actions = np.ascontiguousarray(actions, np.int32)
         if actions.shape != self.rewards.shape:
             raise ValueError(f"actions must have shape {self.rewards.shape} (environments, agents), is {actions.shape}")
         if self._an_episode_ended:
-            raise RuntimeError("an episode has ended; call reset before the next step")
+            raise RuntimeError("an episode has ended, or none has begun; call reset before the next step")
         if self.scenario.config.decisions.strict:
             self._refuse_invalid(actions)
         done = 0

@@ -25,11 +25,23 @@ LOGGED = (
     "occupancy_tasks",
 )
 PREFIX = "offload"
-EPISODES_AVERAGED = 50
+
+
+def _continue_series(env_runner: Any, env_steps: int) -> None:
+    if env_runner.env is not None:
+        for environment in env_runner.env.unwrapped.envs:
+            environment.unwrapped.continue_series(env_steps)
+
+
+def _env_steps(algorithm: Any) -> int:
+    return int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
 
 class OffloadCallback(RLlibCallback):
-    """Logs the figures of finished episodes, and sets the x-axis to environment steps."""
+    """Logs the figures of finished episodes, sets the x-axis to environment steps, and keeps episodes from repeating.
+
+    A figure is the mean over the episodes that ended in an iteration, of each runner, averaged over the runners.
+    """
 
     def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
         """Log the figures that the environment gives with the last step."""
@@ -39,8 +51,24 @@ class OffloadCallback(RLlibCallback):
             return
         for name in LOGGED:
             if not math.isnan(figures[name]):
-                metrics_logger.log_value((PREFIX, name), figures[name], reduce="mean", window=EPISODES_AVERAGED)
+                metrics_logger.log_value((PREFIX, name), figures[name], reduce="mean")
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """Give Tune's TensorBoard logger its x-axis; without it curves are drawn over iterations."""
         result["timesteps_total"] = int(result[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
+
+    def on_checkpoint_loaded(self, *, algorithm: Any, **kwargs: Any) -> None:
+        """Let the runners of a resumed run begin episodes that it has not had."""
+        steps = _env_steps(algorithm)
+        algorithm.env_runner_group.foreach_env_runner(lambda runner: _continue_series(runner, steps))
+
+    def on_env_runners_recreated(
+        self, *, algorithm: Any, env_runner_group: Any, env_runner_indices: list[int], **kwargs: Any
+    ) -> None:
+        """Let runners that were started again begin episodes that the run has not had."""
+        steps = _env_steps(algorithm)
+        env_runner_group.foreach_env_runner(
+            lambda runner: _continue_series(runner, steps),
+            remote_worker_ids=env_runner_indices,
+            local_env_runner=False,
+        )

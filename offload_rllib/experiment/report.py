@@ -109,7 +109,7 @@ def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None
     for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
         for row, policy in enumerate(policies):
             value = interval(evaluation.of(policy, metric))
-            colour = "tab:orange" if policy.startswith(reference) else "tab:blue"
+            colour = "tab:orange" if policy in (reference, f"{reference} (sampled)") else "tab:blue"
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
             axis.annotate(

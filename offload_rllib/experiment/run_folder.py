@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -55,6 +57,8 @@ class RunFolder:
             path = RUNS / f"{default_name}-{number}"
         else:
             path = Path(name) if "/" in name else RUNS / name
+            if path.resolve() in (RUNS.resolve(), Path.cwd()):
+                raise ConfigError(f"--name '{name}': names no folder of its own; give a name for it under {RUNS}/")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -127,6 +131,16 @@ class RunFolder:
             return str(json.loads((self.path / _RECORD).read_text(encoding="utf-8"))["state"])
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"{self.path / _RECORD}: not the record of a run ({error})") from error
+
+    @contextmanager
+    def removed_if_not_begun(self) -> Iterator[None]:
+        """Remove the folder if the block fails before training has begun: it would hold nothing, and block its name."""
+        try:
+            yield
+        except BaseException:
+            if self.state == "created":
+                shutil.rmtree(self.path)
+            raise
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that are whole, oldest first; the policy's description is written last into each."""

@@ -30,6 +30,7 @@ from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
 from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.scenario import build_scenario
 
 SHARED = "shared"
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
@@ -76,7 +77,11 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     config = OffloadPPOConfig()
     config.environment(
         "offload",
-        env_config={"env": environment.model_dump(mode="json"), FINGERPRINT: fingerprint(environment)},
+        env_config={
+            "env": environment.model_dump(mode="json"),
+            "seed": training.seed,
+            FINGERPRINT: fingerprint(environment),
+        },
         disable_env_checking=True,
     )
     config.env_runners(
@@ -116,16 +121,41 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     return config
 
 
+def local_cpus() -> int:
+    """Return how many CPUs a Ray of this machine is given."""
+    return max(os.cpu_count() or 1, 2)
+
+
+def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
+    """Find what is wrong with a run before anything is made of it.
+
+    Raises:
+        ConfigError: environment and policy cannot be trained here.
+    """
+    build_scenario(environment)
+    cpus = float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
+    try:
+        algorithm_config(environment, policy, cpus=cpus).validate()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
+
+
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Start Ray on this machine unless it runs already, and stop what was started."""
+    """Start a Ray of its own on this machine unless this process has one, and stop what was started."""
     if ray.is_initialized():
         yield
         return
     # A busy machine needs longer than Ray's default to start; it says "node timed out during startup" otherwise.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     ray.init(
-        num_cpus=max(os.cpu_count() or 1, 2), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        address="local",
+        num_cpus=local_cpus(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     try:
         yield

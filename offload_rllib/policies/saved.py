@@ -114,8 +114,11 @@ def load_saved_policy(folder: Path) -> SavedPolicy:
         raise ConfigError(f"{path}: not the description of a policy ({error})") from error
     if description.format != FORMAT_VERSION:
         raise ConfigError(f"{path}: format {description.format}; this version reads format {FORMAT_VERSION}")
-    actor = Actor(description.observation_size, description.actions, description.hidden, description.activation)
-    weights = folder / f"{description.policies[0]}.safetensors"
+    try:
+        actor = Actor(description.observation_size, description.actions, description.hidden, description.activation)
+        weights = folder / f"{description.policies[0]}.safetensors"
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{path}: describes no network that can be made ({error!r})") from error
     try:
         actor.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -42,7 +42,9 @@ def remembered_broadcasts(scenario: Scenario) -> int:
     interval_s = float(scenario.settings[0]["broadcast_interval_s"])
     if interval_s <= 0 or len(scenario.link) == 0:
         return 1
-    needed = math.floor(float(scenario.link["broadcast_delay_s"].max()) / interval_s) + 2
+    # A broadcast that arrives after the episode need not be kept.
+    longest_s = min(float(scenario.link["broadcast_delay_s"].max()), float(scenario.settings[0]["horizon_s"]))
+    needed = math.floor(longest_s / interval_s) + 2
     return 1 << (needed - 1).bit_length()
 
 

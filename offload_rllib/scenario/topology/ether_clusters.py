@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload_rllib.config.environment import EtherClusters
+from offload_rllib.config.environment import LARGEST_CAPACITY, EtherClusters
 from offload_rllib.scenario.network import Network, Node
 
 QUADRANT_M = 50.0
@@ -48,7 +48,7 @@ def build(config: EtherClusters) -> Network:
         )
         capacity = None
         if config.memory_per_task_bytes is not None:
-            capacity = max(round(device.memory_bytes / config.memory_per_task_bytes), 1)
+            capacity = min(max(round(device.memory_bytes / config.memory_per_task_bytes), 1), LARGEST_CAPACITY)
         number = sum(node.type == kind for node in nodes)
         nodes.append(
             Node(

@@ -8,11 +8,12 @@ import networkx as nx
 import numpy as np
 
 from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
+from offload_rllib.config.errors import ConfigError
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.workload.alibaba import job_table
 
-# Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws with a fixed seed
-# put the offered load within about 1 % for exponential work. Job tables are enumerated.
+# Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
+# fixed seed put the offered load within about 1 % for exponential work. Job tables are enumerated.
 DRAWS = 2**16
 
 
@@ -58,26 +59,29 @@ def meets_probability(deadline_s: Distribution, needed_s: np.ndarray) -> np.ndar
     return np.clip((high - needed_s) / (high - low), 0.0, 1.0)
 
 
-def sampled_jobs(config: EnvironmentConfig) -> np.ndarray:
-    """Return [J, 3] float64 (instructions, bits in, bits out): the job table, or draws from the mix."""
+def sampled_jobs(config: EnvironmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return jobs [J, 3] float64 (instructions, bits in, bits out) and their probabilities [J].
+
+    The job table, or as many draws of every type of the mix, weighted by the type's share.
+    """
     jobs = config.workload.jobs
     if not isinstance(jobs, TaskMix):
-        return job_table(jobs)
+        table = job_table(jobs)
+        return table, np.full(len(table), 1 / len(table))
     rng = np.random.default_rng(0)
-    weights = np.array([kind.weight for kind in jobs.types])
-    counts = np.round(weights / weights.sum() * DRAWS).astype(int)
-    return np.concatenate(
-        [
-            np.column_stack(
-                [
-                    draw(kind.instructions, rng, count) * kind.cycles_per_instruction,
-                    draw(kind.bits_in, rng, count),
-                    draw(kind.bits_out, rng, count),
-                ]
-            )
-            for kind, count in zip(jobs.types, counts, strict=True)
-        ]
-    )
+    total = sum(kind.weight for kind in jobs.types)
+    drawn = [
+        np.column_stack(
+            [
+                draw(kind.instructions, rng, DRAWS) * kind.cycles_per_instruction,
+                draw(kind.bits_in, rng, DRAWS),
+                draw(kind.bits_out, rng, DRAWS),
+            ]
+        )
+        for kind in jobs.types
+    ]
+    shares = np.repeat([kind.weight / total / DRAWS for kind in jobs.types], DRAWS)
+    return np.concatenate(drawn), shares
 
 
 def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
@@ -100,13 +104,16 @@ def offered_load(
         network: its network.
         seconds_per_bit: of each undirected link.
         latency_s: of each undirected link.
+
+    Raises:
+        ConfigError: a rho was asked for, and no task could meet its deadline.
     """
     graph = network.graph()
     for (a, b), per_bit, latency in zip(network.links, seconds_per_bit, latency_s, strict=True):
         graph.edges[a, b].update(per_bit=per_bit, latency=latency)
     clients = [i for i, node in enumerate(network.nodes) if node.client]
     hops = config.decisions.max_hops
-    jobs = sampled_jobs(config)
+    jobs, probability = sampled_jobs(config)
     work = mean_work(config, jobs)
     reached: set[int] = set()
     feasible = np.zeros(len(jobs))
@@ -127,8 +134,13 @@ def offered_load(
         feasible[:] = 1.0
         feasible_work = work
     else:
-        feasible_work = float((feasible * jobs[:, 0]).mean())
+        feasible_work = float(probability @ (feasible * jobs[:, 0]))
     rate = config.workload.load.tasks_per_second_per_client
+    if rate is None and not feasible_work > 0:
+        raise ConfigError(
+            "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate that "
+            "offers this load; give longer deadlines, or tasks_per_second_per_client"
+        )
     if rate is None:
         rate = float(config.workload.load.rho or 0.0) * capacity / (len(clients) * feasible_work)
     arriving = rate * len(clients)
@@ -139,5 +151,5 @@ def offered_load(
         capacity=capacity,
         mean_work=work,
         mean_feasible_work=feasible_work,
-        feasible_share=float(feasible.mean()),
+        feasible_share=float(probability @ feasible),
     )
