@@ -164,7 +164,6 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["work_scale"] = max(record["time_scale_s"] * average, 1.0)
     record["bits_scale"] = max(float(jobs[:, 1:].mean()), 1.0)
     record["max_speed"] = fastest
-    record["strict"] = config.decisions.strict
     return settings
 
 

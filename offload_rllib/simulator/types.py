@@ -80,7 +80,6 @@ SETTINGS = _record(
     expiry="i4",
     deadline_kind="i4",
     has_deadline="i4",
-    strict="i4",
 )
 
 NODE = _record(
