@@ -105,8 +105,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
+    from offload_rllib.experiment.run_folder import next_free
+
     environment = load_environment(env, set_ or ())
-    folder = out or _free(EVALUATIONS, Path(env).stem)
+    folder = out or next_free(EVALUATIONS, Path(env).stem)
     if folder.exists():
         raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
     _evaluate(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
@@ -148,13 +150,6 @@ def show(
 def _say(line: str) -> None:
     """Print a line that a person may copy: unbroken, uncoloured."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _free(folder: Path, stem: str) -> Path:
-    number = 1
-    while (folder / f"{stem}-{number}").exists():
-        number += 1
-    return folder / f"{stem}-{number}"
 
 
 def _evaluate(

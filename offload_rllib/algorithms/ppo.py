@@ -37,10 +37,9 @@ from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.policies.saved import FORMAT_VERSION, PolicyDescription, save_policies
+from offload_rllib.policies.saved import FORMAT_VERSION, POLICY_FOLDER, PolicyDescription, save_policies
 
 HAS_CHOICE = "has_choice"
-POLICY_FOLDER = "policy"
 IDLE_PER_CHOICE = "idle_per_choice"
 FINGERPRINT = "fingerprint"
 
@@ -168,10 +167,11 @@ class PPO(rllib_ppo.PPO):
         saved = super().save_checkpoint(checkpoint_dir)
         module_ids = sorted(self.env_runner_group.local_env_runner.module.keys())
         first = self.get_module(module_ids[0]).unwrapped()
+        learned = self.learner_group.get_weights()
         weights = {
             name: {
                 key.removeprefix("actor."): torch.as_tensor(value)
-                for key, value in self.learner_group.get_weights()[name].items()
+                for key, value in learned[name].items()
                 if key.startswith("actor.")
             }
             for name in module_ids

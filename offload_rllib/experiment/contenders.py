@@ -12,8 +12,8 @@ import numpy as np
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.policies.saved import DESCRIPTION, SavedPolicy, load_saved_policy
+from offload_rllib.experiment.run_folder import RECORD, RunFolder
+from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER, SavedPolicy, load_saved_policy
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 
@@ -83,11 +83,11 @@ def trained_policy_folder(path: Path) -> Path:
         raise ConfigError(f"{path}: no such folder")
     if (path / DESCRIPTION).is_file():
         return path
-    if (path / "policy" / DESCRIPTION).is_file():
-        return path / "policy"
-    if (path / "run.json").is_file():
+    if (path / POLICY_FOLDER / DESCRIPTION).is_file():
+        return path / POLICY_FOLDER
+    if (path / RECORD).is_file():
         return RunFolder.open(path).policy_folder()
-    raise ConfigError(f"{path}: neither a run folder nor a checkpoint: it holds no run.json and no {DESCRIPTION}")
+    raise ConfigError(f"{path}: neither a run folder nor a checkpoint: it holds no {RECORD} and no {DESCRIPTION}")
 
 
 def make_contenders(names: Iterable[str]) -> list[Contender]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import shutil
@@ -19,13 +20,18 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import load_environment, load_policy_config
+from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER
 from offload_rllib.version import __version__
 
 RUNS = Path("runs")
 TUNE = "tune"
-POLICY = "policy"
-_RECORD = "run.json"
+RECORD = "run.json"
 _PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
+
+
+def next_free(folder: Path, stem: str) -> Path:
+    """Return the first of `stem-1`, `stem-2`, ... that does not exist in a folder."""
+    return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}").exists())
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,7 @@ class RunFolder:
             ConfigError: the folder exists, or cannot be made.
         """
         if name is None:
-            taken = {path.name for path in RUNS.glob(f"{default_name}-*")}
-            number = next(i for i in range(1, len(taken) + 2) if f"{default_name}-{i}" not in taken)
-            path = RUNS / f"{default_name}-{number}"
+            path = next_free(RUNS, default_name)
         else:
             path = Path(name) if "/" in name else RUNS / name
             if path.resolve() in (RUNS.resolve(), Path.cwd()):
@@ -97,7 +101,7 @@ class RunFolder:
         run = RunFolder(Path(path))
         if not run.path.is_dir():
             raise ConfigError(f"{run.path}: no such run folder")
-        missing = [name for name in (_RECORD, "environment.yaml", "policy.yaml") if not (run.path / name).is_file()]
+        missing = [name for name in (RECORD, "environment.yaml", "policy.yaml") if not (run.path / name).is_file()]
         if missing:
             raise ConfigError(f"{run.path}: not a run folder: {missing[0]} is missing")
         return run
@@ -119,7 +123,7 @@ class RunFolder:
 
     def record(self, **entries: Any) -> None:
         """Add entries to `run.json`, in one step."""
-        path = self.path / _RECORD
+        path = self.path / RECORD
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         with written_at_once(path) as partial:
             partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
@@ -128,9 +132,9 @@ class RunFolder:
     def state(self) -> str:
         """``created``, ``training``, ``interrupted``, ``failed`` or ``finished``."""
         try:
-            return str(json.loads((self.path / _RECORD).read_text(encoding="utf-8"))["state"])
+            return str(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["state"])
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{self.path / _RECORD}: not the record of a run ({error})") from error
+            raise ConfigError(f"{self.path / RECORD}: not the record of a run ({error})") from error
 
     @contextmanager
     def removed_if_not_begun(self) -> Iterator[None]:
@@ -144,7 +148,9 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that are whole, oldest first; the policy's description is written last into each."""
-        return sorted(path.parent.parent for path in self.path.glob(f"{TUNE}/*/checkpoint_*/{POLICY}/policy.json"))
+        return sorted(
+            path.parent.parent for path in self.path.glob(f"{TUNE}/*/checkpoint_*/{POLICY_FOLDER}/{DESCRIPTION}")
+        )
 
     def policy_folder(self) -> Path:
         """Return the folder of the trained policy: the final one, else the newest checkpoint's.
@@ -152,20 +158,20 @@ class RunFolder:
         Raises:
             ConfigError: nothing has been saved yet.
         """
-        if (self.path / POLICY / "policy.json").is_file():
-            return self.path / POLICY
+        if (self.path / POLICY_FOLDER / DESCRIPTION).is_file():
+            return self.path / POLICY_FOLDER
         checkpoints = self.checkpoints()
         if not checkpoints:
             raise ConfigError(f"{self.path}: this run has no checkpoint yet")
-        return checkpoints[-1] / POLICY
+        return checkpoints[-1] / POLICY_FOLDER
 
     def keep_final_policy(self) -> None:
         """Copy the newest checkpoint's policy to `policy/`, so that it outlives the checkpoints."""
-        partial = self.path / f"{POLICY}.partial"
+        partial = self.path / f"{POLICY_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(self.checkpoints()[-1] / POLICY, partial)
-        shutil.rmtree(self.path / POLICY, ignore_errors=True)
-        partial.replace(self.path / POLICY)
+        shutil.copytree(self.checkpoints()[-1] / POLICY_FOLDER, partial)
+        shutil.rmtree(self.path / POLICY_FOLDER, ignore_errors=True)
+        partial.replace(self.path / POLICY_FOLDER)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

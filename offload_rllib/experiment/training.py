@@ -126,6 +126,11 @@ def local_cpus() -> int:
     return max(os.cpu_count() or 1, 2)
 
 
+def available_cpus() -> float:
+    """Return how many CPUs this process's Ray has, or would be given."""
+    return float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
+
+
 def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
     """Find what is wrong with a run before anything is made of it.
 
@@ -133,9 +138,8 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
         ConfigError: environment and policy cannot be trained here.
     """
     build_scenario(environment)
-    cpus = float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
     try:
-        algorithm_config(environment, policy, cpus=cpus).validate()
+        algorithm_config(environment, policy, cpus=available_cpus()).validate()
     except ConfigError:
         raise
     except ValueError as error:
@@ -187,7 +191,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     register_environments()
     experiment = run.path.resolve() / TUNE
     with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
-        config = algorithm_config(environment, policy, cpus=float(ray.cluster_resources().get("CPU", 1)))
+        config = algorithm_config(environment, policy, cpus=available_cpus())
         if resume:
             if not tune.Tuner.can_restore(experiment):
                 raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")

@@ -20,6 +20,7 @@ from offload_rllib.policies.network import Actor
 
 FORMAT_VERSION = 1
 DESCRIPTION = "policy.json"
+POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
 
 
 @dataclass(frozen=True)

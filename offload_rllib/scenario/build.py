@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
+import networkx as nx
 import numpy as np
 
 from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix, TaskType
@@ -89,19 +89,10 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_p
 
 def _agent_nodes(network: Network, max_hops: int) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to."""
-    neighbours: dict[int, list[int]] = {i: [] for i in range(len(network.nodes))}
-    for a, b in network.links:
-        neighbours[a].append(b)
-        neighbours[b].append(a)
-    distance = {i: 0 for i, node in enumerate(network.nodes) if node.client}
-    frontier = deque(distance)
-    while frontier:
-        here = frontier.popleft()
-        for there in neighbours[here]:
-            if there not in distance and distance[here] + 1 < max_hops:
-                distance[there] = distance[here] + 1
-                frontier.append(there)
-    return sorted(i for i in distance if neighbours[i])
+    graph = network.graph()
+    clients = {i for i, node in enumerate(network.nodes) if node.client}
+    reached = nx.multi_source_dijkstra_path_length(graph, clients, cutoff=max_hops - 1)
+    return sorted(i for i in reached if graph.degree[i])
 
 
 def _destinations(node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None) -> np.ndarray:
@@ -186,7 +177,8 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
             f"links: the link {network.nodes[a].name} - {network.nodes[b].name} would have rate {rates_bps[slow[0]]:g} "
             "bit/s; raise transmit_power_dbm or move the nodes closer"
         )
-    load = offered_load(config, network, 1 / rates_bps, latency_s)
+    jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
+    load = offered_load(config, network, 1 / rates_bps, latency_s, jobs)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
     link = _links(network, rates_bps, latency_s, config.information.message_bits)
@@ -195,7 +187,6 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
     if not agents:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
     node["agent"][agents] = np.arange(len(agents))
-    jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
     types = _task_types(config)
     sized = jobs if len(jobs) else np.array([[0.0, k.bits_in.mean, k.bits_out.mean] for k in _types(config)])
     arrays = Scenario(

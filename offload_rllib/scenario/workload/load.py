@@ -10,7 +10,6 @@ import numpy as np
 from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.workload.alibaba import job_table
 
 # Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
 # fixed seed put the offered load within about 1 % for exponential work. Job tables are enumerated.
@@ -59,14 +58,13 @@ def meets_probability(deadline_s: Distribution, needed_s: np.ndarray) -> np.ndar
     return np.clip((high - needed_s) / (high - low), 0.0, 1.0)
 
 
-def sampled_jobs(config: EnvironmentConfig) -> tuple[np.ndarray, np.ndarray]:
+def sampled_jobs(config: EnvironmentConfig, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return jobs [J, 3] float64 (instructions, bits in, bits out) and their probabilities [J].
 
     The job table, or as many draws of every type of the mix, weighted by the type's share.
     """
     jobs = config.workload.jobs
     if not isinstance(jobs, TaskMix):
-        table = job_table(jobs)
         return table, np.full(len(table), 1 / len(table))
     rng = np.random.default_rng(0)
     total = sum(kind.weight for kind in jobs.types)
@@ -95,7 +93,11 @@ def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
 
 
 def offered_load(
-    config: EnvironmentConfig, network: Network, seconds_per_bit: np.ndarray, latency_s: np.ndarray
+    config: EnvironmentConfig,
+    network: Network,
+    seconds_per_bit: np.ndarray,
+    latency_s: np.ndarray,
+    table: np.ndarray,
 ) -> OfferedLoad:
     """Return the load of a scenario.
 
@@ -104,6 +106,7 @@ def offered_load(
         network: its network.
         seconds_per_bit: of each undirected link.
         latency_s: of each undirected link.
+        table: [J, 3] float64 jobs (instructions, bits in, bits out); not read if the jobs are a mix.
 
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
@@ -113,7 +116,7 @@ def offered_load(
         graph.edges[a, b].update(per_bit=per_bit, latency=latency)
     clients = [i for i, node in enumerate(network.nodes) if node.client]
     hops = config.decisions.max_hops
-    jobs, probability = sampled_jobs(config)
+    jobs, probability = sampled_jobs(config, table)
     work = mean_work(config, jobs)
     reached: set[int] = set()
     feasible = np.zeros(len(jobs))
