@@ -24,7 +24,11 @@ import simpy
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
-from offload_rllib.config.environment import Distribution, EnvironmentConfig, Fixed, Manual, ManualNode, TaskMix
+from offload_rllib.config.base import Distribution
+from offload_rllib.config.environment import EnvironmentConfig
+from offload_rllib.config.links import Fixed
+from offload_rllib.config.topology import Manual, ManualNode
+from offload_rllib.config.workload import TaskMix
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.types import EXPIRED, FINISHED, OPEN, QUEUE_FULL
 

@@ -13,7 +13,8 @@ import pytest
 from conftest import small_environment
 
 from offload_rllib.config import ConfigError, load_environment, presets
-from offload_rllib.config.environment import AlibabaJobs, Wireless
+from offload_rllib.config.links import Wireless
+from offload_rllib.config.workload import AlibabaJobs
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.radio import wireless_rate_bps
 from offload_rllib.scenario.workload import alibaba

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.environment import Count, Natural, NonNegative, Positive, Schema
+from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Schema
 
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 

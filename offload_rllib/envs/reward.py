@@ -41,7 +41,7 @@ FREE_SHARE_FLOOR = 0.001
 
 
 def reward_record(config, mean_work: float) -> Array:
-    """Return the [1] REWARD record of a `config.environment.Reward`."""
+    """Return the [1] REWARD record of a `config.decisions.Reward`."""
     record = np.zeros(1, REWARD)
     for key in ("scale", "utility", "waiting_weight", "communication_weight", "execution_weight", "overload_weight"):
         record[0][key] = getattr(config, key)

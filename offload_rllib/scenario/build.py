@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix, TaskType
+from offload_rllib.config.base import Distribution
+from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.workload import TaskMix, TaskType
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.radio import link_rates_and_latencies
 from offload_rllib.scenario.topology import build_network

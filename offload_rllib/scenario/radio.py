@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from offload_rllib.config.environment import Fixed, Wireless
+from offload_rllib.config.links import Fixed, Wireless
 from offload_rllib.scenario.network import Network
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload_rllib.config.environment import EtherClusters, Manual
+from offload_rllib.config.topology import EtherClusters, Manual
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import ether_clusters, manual
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload_rllib.config.environment import LARGEST_CAPACITY, EtherClusters
+from offload_rllib.config.base import LARGEST_CAPACITY
+from offload_rllib.config.topology import EtherClusters
 from offload_rllib.scenario.network import Network, Node
 
 QUADRANT_M = 50.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from offload_rllib.config.environment import Manual
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.topology import Manual
 from offload_rllib.scenario.network import Network, Node
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from offload_rllib.config.environment import AlibabaJobs
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import written_at_once
+from offload_rllib.config.workload import AlibabaJobs
 from offload_rllib.simulator.jit import user_cache
 
 CACHE_VERSION = 1

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from offload_rllib.config.environment import Distribution, EnvironmentConfig, TaskMix
+from offload_rllib.config.base import Distribution
+from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.workload import TaskMix
 from offload_rllib.scenario.network import Network
 
 # Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
