@@ -16,8 +16,9 @@ BELOW = {
     "scenario": {"config", "simulator"},
     "envs": {"config", "simulator", "scenario"},
     "policies": {"config", "simulator", "scenario", "envs"},
-    "algorithms": {"config", "simulator", "scenario", "envs", "policies"},
-    "experiment": {"config", "simulator", "scenario", "envs", "policies", "algorithms"},
+    "rollout": {"config", "simulator", "scenario", "envs", "policies"},
+    "algorithms": {"config", "simulator", "scenario", "envs", "policies", "rollout"},
+    "experiment": {"config", "simulator", "scenario", "envs", "policies", "rollout", "algorithms"},
 }
 SHARED = {"version"}
 # The ground floors know of the outside no more than these.

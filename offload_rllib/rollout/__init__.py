@@ -1,0 +1,1 @@
+"""How experience is gathered and kept: the batched EnvRunner, its fragments, replay."""

@@ -1,0 +1,50 @@
+"""What a runner hands to a learner: consecutive steps of several environments, in arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from offload_rllib.simulator.types import Array
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """T consecutive steps of E environments, for the A agents that one policy acts for.
+
+    Episodes end by truncation alone. Where one ended with step t, `observations[t + 1]` is the first of the next
+    episode, and its own last observation is among the `final_observations`, in the order of
+    ``np.argwhere(truncated)``.
+    """
+
+    observations: Array
+    """[T + 1, E, A, F] float32."""
+    masks: Array
+    """[T + 1, E, A, R] int8, 1 where an action is valid."""
+    actions: Array
+    """[T, E, A] int32."""
+    log_probabilities: Array
+    """[T, E, A] float32: of the actions, under the policy that took them."""
+    rewards: Array
+    """[T, E, A] float32."""
+    truncated: Array
+    """[T, E] bool: the episode ended with this step."""
+    final_observations: Array
+    """[K, A, F] float32: what was seen at the end of the K episodes that ended."""
+    final_masks: Array
+    """[K, A, R] int8."""
+
+    @property
+    def env_steps(self) -> int:
+        """T x E."""
+        return self.truncated.size
+
+    @property
+    def agent_steps(self) -> int:
+        """T x E x A."""
+        return self.actions.size
+
+    def choices(self) -> Array:
+        """Return [T, E, A] bool: which steps had more than one valid action."""
+        return self.masks[:-1].sum(-1, dtype=np.int32) > 1
