@@ -18,7 +18,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 import offload_rllib
-from offload_rllib.algorithms.ppo import HAS_CHOICE, PPO, SelectSteps
+from offload_rllib.algorithms.on_policy import HAS_CHOICE, select_rows
+from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.observation import observation_size
 from offload_rllib.envs.parallel import OffloadParallelEnv
@@ -61,7 +62,7 @@ def batch_of(rows: int, seed: int = 0) -> dict[str, Any]:
         },
         Columns.ACTIONS: torch.zeros(rows, dtype=torch.long),
         Columns.ACTION_LOGP: torch.full((rows,), -1.0),
-        Columns.LOSS_MASK: torch.ones(rows, dtype=torch.bool),
+        HAS_CHOICE: torch.from_numpy(masks.sum(1) > 1),
         Postprocessing.ADVANTAGES: torch.from_numpy(rng.normal(5, 3, rows).astype(np.float32)),
         Postprocessing.VALUE_TARGETS: torch.from_numpy(rng.normal(0, 1, rows).astype(np.float32)),
     }
@@ -86,30 +87,15 @@ def test_actions_that_are_not_valid_are_never_drawn(module: MaskedActorCritic) -
 
 
 def test_every_choice_is_kept_and_a_sample_of_the_rest() -> None:
-    batch = batch_of(100)
-    batch[Columns.LOSS_MASK][[0, 99]] = False  # one artificial step with a choice, one without
-    advantages = batch[Postprocessing.ADVANTAGES].clone()
-    kept = SelectSteps(idle_per_choice=0.5, seed=0)(batch={"m": dict(batch)})["m"]
-    choices = int(kept[HAS_CHOICE].sum())
-    assert choices == 49
-    assert len(kept[HAS_CHOICE]) == 49 + 24
-    assert Columns.LOSS_MASK not in kept
-    assert (kept[Columns.OBS]["action_mask"].sum(-1) > 1).tolist() == kept[HAS_CHOICE].tolist()
-    of_choices = kept[Postprocessing.ADVANTAGES][kept[HAS_CHOICE]]
-    assert of_choices.mean().item() == pytest.approx(0, abs=1e-6)
-    assert of_choices.std().item() == pytest.approx(1, abs=1e-5)
-    expected = (advantages[1:50] - advantages[1:50].mean()) / advantages[1:50].std()
-    assert torch.allclose(of_choices.sort().values, expected.sort().values, atol=1e-5)
-    assert not torch.allclose(of_choices, expected), "the rows are shuffled: minibatches are consecutive rows"
-    assert 0 < int(kept[HAS_CHOICE][:24].sum()) < 24, "choices and other steps are mixed"
-
-
-def test_a_batch_without_any_choice_still_trains_the_critic() -> None:
-    batch = batch_of(20)
-    batch[Columns.OBS]["action_mask"][:, 1:] = 0
-    kept = SelectSteps(idle_per_choice=1.0, seed=0)(batch={"m": batch})["m"]
-    assert len(kept[HAS_CHOICE]) == 20
-    assert not kept[HAS_CHOICE].any()
+    has_choice = np.arange(100) % 4 == 0
+    rows = select_rows(has_choice, 0.5, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == len(rows) == 25 + 12
+    assert set(np.flatnonzero(has_choice)) <= set(rows.tolist())
+    assert 0 < has_choice[rows[:12]].sum() < 12, "choices and other steps are mixed: each minibatch is a fair sample"
+    assert (select_rows(has_choice, 0.5, np.random.default_rng(1)) != rows).any()
+    assert sorted(select_rows(np.zeros(20, np.bool_), 1.0, np.random.default_rng(0))) == list(range(20)), (
+        "without any choice the critic still learns"
+    )
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -126,7 +112,7 @@ def test_steps_without_a_choice_do_not_move_the_actor() -> None:
     )
     gradients = []
     for noise in (0.0, 10.0):
-        batch = SelectSteps(idle_per_choice=9, seed=0)(batch={SHARED: batch_of(64)})[SHARED]
+        batch = batch_of(64)
         idle = ~batch[HAS_CHOICE]
         batch[Postprocessing.ADVANTAGES][idle] += noise
         batch[Columns.ACTION_LOGP][idle] -= noise / 10
@@ -217,8 +203,7 @@ def test_a_restored_run_counts_on_and_plays_new_episodes(tmp_path: Path) -> None
         first.train()
         first.save_checkpoint(str(tmp_path))
         second.load_checkpoint(str(tmp_path))
-        for environment in second.env_runner_group.local_env_runner.env.unwrapped.envs:
-            assert environment.unwrapped._first_episode == 320
+        assert second.env_runner_group.local_env_runner._first_episode == 320
         before = second.get_weights()[SHARED]
         for key, value in first.get_weights()[SHARED].items():
             np.testing.assert_array_equal(value, before[key])

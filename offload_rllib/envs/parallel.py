@@ -11,6 +11,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from offload_rllib.config import EnvironmentConfig
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import training_key, vector_env
 
 Observation = dict[str, np.ndarray]
@@ -114,16 +115,9 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         self.render_mode = None
         self.possible_agents = list(self._batch.agents)
         self.agents: list[str] = []
-        rows = self._batch.num_actions
         # One space object for all: the agents' observations have the same layout, so that they can share a policy.
-        self._observation_space = spaces.Dict(
-            {
-                "observations": spaces.Box(-1.0, 1.0, (self._batch.observation_size,), np.float32),
-                "action_mask": spaces.Box(0, 1, (rows,), np.int8),
-            }
-        )
-        self.observation_spaces = dict.fromkeys(self.possible_agents, self._observation_space)
-        self.action_spaces = {agent: spaces.Discrete(rows) for agent in self.possible_agents}
+        self.observation_spaces = dict.fromkeys(self.possible_agents, observation_space(self._batch))
+        self.action_spaces = {agent: action_space(self._batch) for agent in self.possible_agents}
 
     @property
     def config(self) -> EnvironmentConfig:

@@ -8,6 +8,8 @@ from typing import Any
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from offload_rllib.rollout.runner import BatchedEnvRunner
+
 # A fixed set: metrics per agent or per node would grow with the network.
 LOGGED = (
     "score_mean_s",
@@ -28,7 +30,9 @@ PREFIX = "offload"
 
 
 def _continue_series(env_runner: Any, env_steps: int) -> None:
-    if env_runner.env is not None:
+    if isinstance(env_runner, BatchedEnvRunner):
+        env_runner.continue_series(env_steps)
+    elif env_runner.env is not None:
         for environment in env_runner.env.unwrapped.envs:
             environment.unwrapped.continue_series(env_steps)
 

@@ -19,10 +19,13 @@ from typing import Any
 import ray
 from ray import tune
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from rich.console import Console
 
-from offload_rllib.algorithms.ppo import FINGERPRINT, IDLE_PER_CHOICE, PPO, OffloadPPOConfig
+from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
+from offload_rllib.algorithms.ppo import PPO, OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.rllib import register_environments
@@ -30,6 +33,7 @@ from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
 from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.rollout.runner import BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 
 SHARED = "shared"
@@ -84,10 +88,12 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         },
         disable_env_checking=True,
     )
+    runner_cpus = cpus_per_runner(training.runners, cpus)
     config.env_runners(
+        env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
         num_env_runners=training.runners,
         num_envs_per_env_runner=training.envs_per_runner,
-        num_cpus_per_env_runner=cpus_per_runner(training.runners, cpus),
+        num_cpus_per_env_runner=runner_cpus,
         rollout_fragment_length="auto",
     )
     trainer_cpus = TRAINER_CPUS if training.runners else 1
@@ -107,7 +113,10 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         train_batch_size_per_learner=algorithm.batch_env_steps,
         grad_clip=algorithm.grad_clip,
         grad_clip_by="global_norm",
-        learner_config_dict={IDLE_PER_CHOICE: algorithm.idle_per_choice},
+        learner_config_dict={
+            IDLE_PER_CHOICE: algorithm.idle_per_choice,
+            TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
+        },
     )
     config.multi_agent(policies={SHARED}, policy_mapping_fn=map_to_shared)
     config.rl_module(

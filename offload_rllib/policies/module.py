@@ -34,6 +34,10 @@ class MaskedActorCritic(TorchRLModule, ValueFunctionAPI):
         self.critic = None if self.inference_only else Critic(size, **shape)
         self.action_dist_cls = TorchCategorical
 
+    def train(self, mode: bool = True) -> MaskedActorCritic:
+        """Switch the mode of training if it differs: RLlib asks at every forward pass, and each ask walks the tree."""
+        return self if mode == self.training else super().train(mode)
+
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         seen = batch[Columns.OBS]
         return {Columns.ACTION_DIST_INPUTS: self.actor(seen["observations"], seen["action_mask"])}

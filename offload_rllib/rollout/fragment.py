@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,8 +16,14 @@ class Fragment:
     Episodes end by truncation alone. Where one ended with step t, `observations[t + 1]` is the first of the next
     episode, and its own last observation is among the `final_observations`, in the order of
     ``np.argwhere(truncated)``.
+
+    The arrays belong to the runner that made them, which overwrites them with its next sample.
     """
 
+    module_id: str
+    """Of the policy, in RLlib."""
+    agents: tuple[str, ...]
+    """Names of the A agents."""
     observations: Array
     """[T + 1, E, A, F] float32."""
     masks: Array
@@ -25,7 +31,7 @@ class Fragment:
     actions: Array
     """[T, E, A] int32."""
     log_probabilities: Array
-    """[T, E, A] float32: of the actions, under the policy that took them."""
+    """[T, E, A] float32: of the actions, under the policy that took them; 0 where there was no choice."""
     rewards: Array
     """[T, E, A] float32."""
     truncated: Array
@@ -48,3 +54,26 @@ class Fragment:
     def choices(self) -> Array:
         """Return [T, E, A] bool: which steps had more than one valid action."""
         return self.masks[:-1].sum(-1, dtype=np.int32) > 1
+
+    def split(self, parts: int, part: int) -> list[Fragment]:
+        """Return the environments of one of several parts, as at most one fragment; views of this one's arrays."""
+        environments = np.arange(self.truncated.shape[1])
+        mine = np.array_split(environments, parts)[part]
+        if not len(mine):
+            return []
+        first, last = int(mine[0]), int(mine[-1]) + 1
+        ended = np.argwhere(self.truncated)[:, 1]
+        finals = (ended >= first) & (ended < last)
+        return [
+            replace(
+                self,
+                observations=self.observations[:, first:last],
+                masks=self.masks[:, first:last],
+                actions=self.actions[:, first:last],
+                log_probabilities=self.log_probabilities[:, first:last],
+                rewards=self.rewards[:, first:last],
+                truncated=self.truncated[:, first:last],
+                final_observations=self.final_observations[finals],
+                final_masks=self.final_masks[finals],
+            )
+        ]

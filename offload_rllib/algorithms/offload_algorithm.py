@@ -1,0 +1,106 @@
+"""What our algorithms share: fragments from the runners to the learners, and policies that outlive RLlib."""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalOperand=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from offload_rllib.policies.saved import FORMAT_VERSION, POLICY_FOLDER, PolicyDescription, save_policies
+from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.fragment import Fragment
+
+FINGERPRINT = "fingerprint"
+
+
+class OffloadAlgorithm(Algorithm):
+    """Base of our algorithms: samples fragments, and keeps a policy with every checkpoint."""
+
+    policy_prefix = "actor."
+    """What the names of the weights that a kept policy needs begin with."""
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps that the run has sampled so far."""
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+
+    def sample(self, env_steps: int) -> list[Fragment]:
+        """Return at least so many environment steps from all runners; none if every runner has failed."""
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            sampled, results = synchronous_parallel_sample(
+                worker_set=self.env_runner_group,
+                max_env_steps=env_steps,
+                sample_timeout_s=self.config.sample_timeout_s,
+                _uses_new_env_runners=True,
+                _return_metrics=True,
+            )
+            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        return as_fragments(sampled)
+
+    def learn(self, fragments: list[Fragment], **how: Any) -> None:
+        """Let the learners update from fragments, and give the runners the new weights."""
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            learners = self.config.num_learners
+            if learners > 1:
+                shards = [[f for fragment in fragments for f in fragment.split(learners, i)] for i in range(learners)]
+                data = TrainingData(batches=shards)
+            else:
+                data = TrainingData(batch=fragments)
+            results = self.learner_group.update(
+                training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps}, **how
+            )
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.sync_weights()
+
+    def sync_weights(self) -> None:
+        """Give the runners the learners' weights."""
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> Any:
+        """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`)."""
+        saved = super().save_checkpoint(checkpoint_dir)
+        module_ids = sorted(self.env_runner_group.local_env_runner.module.keys())
+        first = self.get_module(module_ids[0]).unwrapped()
+        learned = self.learner_group.get_weights()
+        weights = {
+            name: {
+                key.removeprefix(self.policy_prefix): torch.as_tensor(value)
+                for key, value in learned[name].items()
+                if key.startswith(self.policy_prefix)
+            }
+            for name in module_ids
+        }
+        description = PolicyDescription(
+            format=FORMAT_VERSION,
+            algorithm=type(self).__name__,
+            observation_size=first.observation_space["observations"].shape[0],
+            actions=int(first.action_space.n),
+            hidden=tuple(first.model_config["hidden"]),
+            activation=first.model_config["activation"],
+            environment=self.config.env_config.get(FINGERPRINT, ""),
+            env_steps=self.env_steps,
+            policies=tuple(module_ids),
+        )
+        save_policies(Path(checkpoint_dir) / POLICY_FOLDER, description, weights)
+        return saved

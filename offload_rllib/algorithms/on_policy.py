@@ -1,0 +1,258 @@
+"""What PPO and A2C share: from fragments to the rows that are learned from, and the loop over minibatches.
+
+Most steps of an agent offer no task: only action 0 is valid. Those steps carry rewards and stay in the fragments, so
+that credit reaches the decisions that earned it. But the actor learns nothing from them: they are left out of its
+loss and of the entropy. The critic's loss sees a sample of them, because advantages need values there too.
+"""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalOperand=false
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import ALL_MODULES
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+)
+from torch import Tensor
+
+from offload_rllib.algorithms.advantages import generalised_advantages
+from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.fragment import Fragment
+
+HAS_CHOICE = "has_choice"
+IDLE_PER_CHOICE = "idle_per_choice"
+TORCH_THREADS = "torch_threads"
+GRADIENT_NORM = "gradient_norm"
+
+# Observations per forward pass of the critic: few enough to stay in a core's cache.
+CRITIC_ROWS = 4096
+
+# Arrays of other processes are mapped read-only; nothing here writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+Rows = dict[str, Any]
+
+
+class DivergedError(RuntimeError):
+    """A loss or a gradient is not a number."""
+
+
+def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the indices [n] of the steps to learn from, in random order: all choices and a sample of the rest.
+
+    Args:
+        has_choice: [N] bool.
+        idle_per_choice: steps without a choice to keep, per step with one; all of them if none has a choice.
+        rng: draws the sample and the order.
+    """
+    chosen = np.flatnonzero(has_choice)
+    idle = np.flatnonzero(~has_choice)
+    count = min(len(idle), round(idle_per_choice * len(chosen)) if len(chosen) else len(idle))
+    return rng.permutation(np.concatenate([chosen, rng.choice(idle, count, replace=False)]))
+
+
+class OnPolicyLearner(TorchLearner):
+    """Learns from fragments, whichever runner sampled them, in minibatches of ready tensors.
+
+    RLlib's own learner builds its batches with connectors and counts metrics for every minibatch; both cost more than
+    the networks of these policies do. A subclass gives `compute_loss_for_module`, and reports with `note`.
+    """
+
+    def build(self) -> None:
+        """Make networks and optimisers, and the stream that rows are drawn from."""
+        super().build()
+        threads = self.config.learner_config_dict.get(TORCH_THREADS)
+        if threads is not None:
+            # While the learner works its runners wait, so that it may use their cores.
+            torch.set_num_threads(threads)
+        self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
+        self._noted: dict[str, list[dict[str, Tensor]]] = {}
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Register one Adam per module, with the update of all its weights in one call."""
+        parameters = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.Adam(parameters, fused=True)
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
+        )
+
+    def note(self, module_id: str, values: dict[str, Tensor]) -> None:
+        """Report figures of one minibatch; their means over an update are logged."""
+        self._noted.setdefault(module_id, []).append({key: value.detach() for key, value in values.items()})
+
+    def values_of(self, module_id: str, observations: np.ndarray) -> np.ndarray:
+        """Return the critic's values [...] float32 of observations [..., F] float32."""
+        module = self.module[module_id].unwrapped()
+        flat = torch.from_numpy(observations.reshape(-1, observations.shape[-1]))
+        values = torch.empty(len(flat))
+        with torch.no_grad():
+            for first in range(0, len(flat), CRITIC_ROWS):
+                piece = {"observations": flat[first : first + CRITIC_ROWS].to(self._device)}
+                values[first : first + CRITIC_ROWS] = module.compute_values({Columns.OBS: piece})
+        return values.numpy().reshape(observations.shape[:-1])
+
+    def rows_of(self, module_id: str, fragments: list[Fragment], config: Any) -> Rows:
+        """Return the columns to learn from: the selected steps of all fragments of one policy, in random order.
+
+        Advantages are standardised over the steps with a choice.
+        """
+        observations, masks, actions, log_probabilities, has_choice, advantages, targets = ([] for _ in range(7))
+        for fragment in fragments:
+            values = self.values_of(module_id, fragment.observations)
+            final_values = self.values_of(module_id, fragment.final_observations)
+            estimated = generalised_advantages(fragment, values, final_values, config.gamma, config.lambda_)
+            choices = fragment.choices().reshape(-1)
+            rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
+            observations.append(fragment.observations[:-1].reshape(-1, fragment.observations.shape[-1])[rows])
+            masks.append(fragment.masks[:-1].reshape(-1, fragment.masks.shape[-1])[rows])
+            actions.append(fragment.actions.reshape(-1)[rows])
+            log_probabilities.append(fragment.log_probabilities.reshape(-1)[rows])
+            has_choice.append(choices[rows])
+            advantages.append(estimated.reshape(-1)[rows])
+            targets.append((estimated + values[:-1]).reshape(-1)[rows])
+        order = self._rng.permutation(sum(map(len, has_choice)))
+
+        def column(pieces: list[np.ndarray], dtype: Any = None) -> Tensor:
+            return torch.from_numpy(np.concatenate(pieces)[order]).to(self._device, dtype)
+
+        chosen = column(has_choice)
+        advantage = column(advantages)
+        if chosen.sum() > 1:
+            spread, mean = torch.std_mean(advantage[chosen])
+            advantage = (advantage - mean) / spread.clamp_min(1e-4)
+        return {
+            Columns.OBS: {"observations": column(observations), "action_mask": column(masks)},
+            Columns.ACTIONS: column(actions, torch.long),
+            Columns.ACTION_LOGP: column(log_probabilities),
+            HAS_CHOICE: chosen,
+            Postprocessing.ADVANTAGES: advantage,
+            Postprocessing.VALUE_TARGETS: column(targets),
+        }
+
+    def update(
+        self,
+        batch: Any = None,
+        batches: Any = None,
+        batch_refs: Any = None,
+        episodes: Any = None,
+        episodes_refs: Any = None,
+        data_iterators: Any = None,
+        training_data: TrainingData | None = None,
+        *,
+        timesteps: dict[str, Any] | None = None,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Learn from fragments or episodes, given as `episodes`, `episodes_refs` or `training_data`.
+
+        Args:
+            batch: not taken; for RLlib's signature.
+            batches: not taken.
+            batch_refs: not taken.
+            data_iterators: not taken.
+            episodes: fragments, or episodes of RLlib's runner.
+            episodes_refs: references to lists of them.
+            training_data: either of them.
+            timesteps: counters for schedules.
+            num_epochs: passes over the rows.
+            minibatch_size: rows of each policy per gradient step; all if None.
+            kwargs: not read; for RLlib's signature.
+
+        Returns:
+            The reduced metrics.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite.
+        """
+        self._check_is_built()
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        training_data = training_data or TrainingData(episodes=episodes, episodes_refs=episodes_refs)
+        training_data.solve_refs()
+        fragments = as_fragments(training_data.episodes or training_data.batch)
+        self._weights_seq_no += 1
+        by_module: dict[str, list[Fragment]] = {}
+        for fragment in fragments:
+            by_module.setdefault(fragment.module_id, []).append(fragment)
+        for module_id, members in by_module.items():
+            if self.should_module_be_updated(module_id):
+                self._update_module(module_id, members, num_epochs, minibatch_size)
+        # Every policy's fragments cover the same steps of the environments.
+        env_steps = sum(fragment.env_steps for fragment in next(iter(by_module.values()), []))
+        self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
+        self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum")
+        self.after_gradient_based_update(timesteps=timesteps or {})
+        return self.metrics.reduce()
+
+    def _update_module(
+        self, module_id: str, fragments: list[Fragment], num_epochs: int, minibatch_size: int | None
+    ) -> None:
+        config = self.config.get_config_for_module(module_id)
+        rows = self.rows_of(module_id, fragments, config)
+        size = self._common_size(len(rows[HAS_CHOICE]))
+        step = min(minibatch_size or size, size)
+        # What does not fill a minibatch is spread over the others.
+        edges = np.linspace(0, size, max(size // step, 1) + 1).astype(int)
+        for epoch in range(num_epochs):
+            if epoch:
+                order = torch.from_numpy(self._rng.permutation(len(rows[HAS_CHOICE]))).to(self._device)
+            else:
+                order = torch.arange(len(rows[HAS_CHOICE]), device=self._device)
+            for first, last in itertools.pairwise(edges):
+                self._gradient_step(module_id, config, _take(rows, order[first:last]))
+        noted = self._noted.pop(module_id)
+        means = {key: torch.stack([values[key] for values in noted]).mean().item() for key in noted[0]}
+        self.metrics.log_dict(means, key=module_id, window=1)
+        self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
+        self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
+
+    def _common_size(self, size: int) -> int:
+        """Return the rows that every learner has: they must take equally many gradient steps, or wait for ever."""
+        if self.config.num_learners < 2:
+            return size
+        smallest = torch.tensor(size, device=self._device)
+        torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+        return int(smallest)
+
+    def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
+        optimizer = self.get_optimizer(module_id)
+        outputs = self.module[module_id].forward_train(minibatch)
+        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = float("inf") if config.grad_clip is None else config.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self._optimizer_parameters_of(optimizer), limit)
+        if not torch.isfinite(norm):
+            figures = ", ".join(f"{key} {value.item():g}" for key, value in self._noted[module_id][-1].items())
+            raise DivergedError(f"policy '{module_id}': a gradient is not finite (loss {loss.item():g}; {figures})")
+        self._noted[module_id][-1][GRADIENT_NORM] = norm
+        optimizer.step()
+
+    def _optimizer_parameters_of(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _take(rows: Rows, order: Tensor) -> Rows:
+    """Return rows in an order."""
+    return {
+        key: _take(value, order) if isinstance(value, dict) else value.index_select(0, order)
+        for key, value in rows.items()
+    }

@@ -1,0 +1,139 @@
+"""From networks' outputs to actions: which agents have a choice, and what they take.
+
+Draws are addressed by episode, agent and step, like every other draw of the simulator: actions do not depend on how
+many environments a runner steps, nor on how many runners there are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.streams import mix, stream, uniform
+
+# Separates the streams of actions from those that the simulator derives from the same episode's key.
+_ACTION = np.uint64(0xA0761D6478BD642F)
+
+GREEDY = 0
+CATEGORICAL = 1
+EPSILON_GREEDY = 2
+
+
+@kernel
+def find_choices(masks, agents, rows):
+    """Find the agents of one policy that have a choice.
+
+    Args:
+        masks: [E, A, R] int8.
+        agents: [a] int64 indices of the policy's agents.
+        rows: [E * a] int64, overwritten: e * A + agent for each agent with more than one valid action.
+
+    Returns:
+        How many there are.
+    """
+    count = 0
+    for e in range(masks.shape[0]):
+        for i in range(agents.shape[0]):
+            agent = agents[i]
+            valid = 0
+            for action in range(masks.shape[2]):
+                valid += masks[e, agent, action]
+            if valid > 1:
+                rows[count] = e * masks.shape[1] + agent
+                count += 1
+    return count
+
+
+@kernel
+def gather(observations, masks, rows, count, seen, valid):
+    """Copy the rows [count] of observations [E * A, F] and masks [E * A, R] to the heads of `seen` and `valid`."""
+    for i in range(count):
+        row = rows[i]
+        for feature in range(observations.shape[1]):
+            seen[i, feature] = observations[row, feature]
+        for action in range(masks.shape[1]):
+            valid[i, action] = masks[row, action]
+
+
+@kernel
+def draw_uniform(keys, rows, agents_per_environment, i, step):
+    """Return the uniform draw in [0, 1) of the agent in row `rows[i]` for its action of a step."""
+    e = rows[i] // agents_per_environment
+    agent = rows[i] - e * agents_per_environment
+    return uniform(stream(mix(keys[e] ^ _ACTION), agent), step)
+
+
+@kernel
+def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment, actions, log_probabilities):
+    """Draw actions from the softmax of the logits, by inverse transform.
+
+    Args:
+        logits: [n, R] float32; those of actions that are not valid are not read.
+        masks: [n, R] int8.
+        keys: [E] uint64 of the episodes.
+        steps: [E] int64, decisions taken in each episode so far.
+        rows: [n] int64 from `find_choices`.
+        agents_per_environment: A.
+        actions: [E * A] int32; those at `rows` are written.
+        log_probabilities: [E * A] float32; those at `rows` are written.
+    """
+    width = logits.shape[1]
+    for i in range(logits.shape[0]):
+        largest = -np.inf
+        for action in range(width):
+            if masks[i, action] != 0 and logits[i, action] > largest:
+                largest = logits[i, action]
+        total = 0.0
+        for action in range(width):
+            if masks[i, action] != 0:
+                total += math.exp(logits[i, action] - largest)
+        e = rows[i] // agents_per_environment
+        threshold = draw_uniform(keys, rows, agents_per_environment, i, steps[e]) * total
+        reached = 0.0
+        chosen = 0
+        for action in range(width):
+            if masks[i, action] != 0:
+                chosen = action  # the last valid one, should rounding leave `reached` below the threshold
+                reached += math.exp(logits[i, action] - largest)
+                if reached > threshold:
+                    break
+        actions[rows[i]] = chosen
+        log_probabilities[rows[i]] = logits[i, chosen] - largest - math.log(total)
+
+
+@kernel
+def choose_greedy(scores, masks, rows, actions):
+    """Take the valid action of the highest score, the first among equals; arguments as `choose_categorical`."""
+    for i in range(scores.shape[0]):
+        chosen = 0
+        best = -np.inf
+        for action in range(scores.shape[1]):
+            if masks[i, action] != 0 and scores[i, action] > best:
+                best = scores[i, action]
+                chosen = action
+        actions[rows[i]] = chosen
+
+
+@kernel
+def choose_epsilon_greedy(scores, masks, epsilon, keys, steps, rows, agents_per_environment, actions):
+    """Take the valid action of the highest score or, with probability epsilon, any valid one alike.
+
+    The choice among valid actions comes from the mask, never from the scores: a score of 0 is as good as any.
+    """
+    choose_greedy(scores, masks, rows, actions)
+    for i in range(scores.shape[0]):
+        e = rows[i] // agents_per_environment
+        u = draw_uniform(keys, rows, agents_per_environment, i, steps[e])
+        if u < epsilon:
+            valid = 0
+            for action in range(scores.shape[1]):
+                valid += masks[i, action]
+            # Given u < epsilon, u / epsilon is uniform again.
+            nth = min(int(u / epsilon * valid), valid - 1)
+            for action in range(scores.shape[1]):
+                if masks[i, action] != 0:
+                    if nth == 0:
+                        actions[rows[i]] = action
+                    nth -= 1
