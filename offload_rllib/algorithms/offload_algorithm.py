@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -26,11 +28,28 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
+from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.saved import FORMAT_VERSION, POLICY_FOLDER, PolicyDescription, save_policies
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.runner import BatchedEnvRunner
 
 FINGERPRINT = "fingerprint"
+
+
+class OffloadConfig(AlgorithmConfig):
+    """RLlib's configuration with this project's runner and module as defaults."""
+
+    def __init__(self, algo_class: Any = None) -> None:
+        """Set the defaults that differ from RLlib's."""
+        super().__init__(algo_class=algo_class)
+        self.env_runner_cls = BatchedEnvRunner
+        self.learner_config_dict = {IDLE_PER_CHOICE: 1.0}
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the mask-aware module; RLlib's own fails on Dict observations."""
+        return RLModuleSpec(module_class=MaskedActorCritic, model_config={"hidden": (64, 64), "activation": "tanh"})
 
 
 class OffloadAlgorithm(Algorithm):

@@ -41,6 +41,7 @@ HAS_CHOICE = "has_choice"
 IDLE_PER_CHOICE = "idle_per_choice"
 TORCH_THREADS = "torch_threads"
 GRADIENT_NORM = "gradient_norm"
+EXPLAINED_VARIANCE = "vf_explained_var"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
 CRITIC_ROWS = 4096

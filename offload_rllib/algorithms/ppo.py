@@ -14,21 +14,17 @@ import torch
 from ray.rllib.algorithms.ppo import ppo as rllib_ppo
 from ray.rllib.algorithms.ppo.ppo import (
     LEARNER_RESULTS_KL_KEY,
-    LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY,
     PPOConfig,
 )
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
-from offload_rllib.algorithms.on_policy import HAS_CHOICE, IDLE_PER_CHOICE, OnPolicyLearner
-from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
 
 
 class PPOLearner(OnPolicyLearner, PPOTorchLearner):
@@ -65,7 +61,7 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
             {
                 POLICY_LOSS_KEY: policy_loss,
                 VF_LOSS_KEY: value_loss,
-                LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: explained_variance(targets, values),
+                EXPLAINED_VARIANCE: explained_variance(targets, values),
                 ENTROPY_KEY: entropy,
                 LEARNER_RESULTS_KL_KEY: divergence,
                 "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
@@ -75,7 +71,7 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
 
-class OffloadPPOConfig(PPOConfig):
+class OffloadPPOConfig(OffloadConfig, PPOConfig):
     """RLlib's `PPOConfig` with this project's algorithm, runner, learner and module as defaults."""
 
     def __init__(self, algo_class: Any = None) -> None:
@@ -83,16 +79,10 @@ class OffloadPPOConfig(PPOConfig):
         super().__init__(algo_class=algo_class or PPO)
         self.use_kl_loss = False
         self.vf_clip_param = float("inf")
-        self.env_runner_cls = BatchedEnvRunner
-        self.learner_config_dict = {IDLE_PER_CHOICE: 1.0}
 
     def get_default_learner_class(self) -> type[PPOLearner]:
         """Return the learner that leaves steps without a choice out."""
         return PPOLearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Return the mask-aware module; RLlib's own fails on Dict observations."""
-        return RLModuleSpec(module_class=MaskedActorCritic, model_config={"hidden": (64, 64), "activation": "tanh"})
 
 
 class PPO(OffloadAlgorithm, rllib_ppo.PPO):

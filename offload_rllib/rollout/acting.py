@@ -16,10 +16,6 @@ from offload_rllib.simulator.streams import mix, stream, uniform
 # Separates the streams of actions from those that the simulator derives from the same episode's key.
 _ACTION = np.uint64(0xA0761D6478BD642F)
 
-GREEDY = 0
-CATEGORICAL = 1
-EPSILON_GREEDY = 2
-
 
 @kernel
 def find_choices(masks, agents, rows):
@@ -114,26 +110,3 @@ def choose_greedy(scores, masks, rows, actions):
                 best = scores[i, action]
                 chosen = action
         actions[rows[i]] = chosen
-
-
-@kernel
-def choose_epsilon_greedy(scores, masks, epsilon, keys, steps, rows, agents_per_environment, actions):
-    """Take the valid action of the highest score or, with probability epsilon, any valid one alike.
-
-    The choice among valid actions comes from the mask, never from the scores: a score of 0 is as good as any.
-    """
-    choose_greedy(scores, masks, rows, actions)
-    for i in range(scores.shape[0]):
-        e = rows[i] // agents_per_environment
-        u = draw_uniform(keys, rows, agents_per_environment, i, steps[e])
-        if u < epsilon:
-            valid = 0
-            for action in range(scores.shape[1]):
-                valid += masks[i, action]
-            # Given u < epsilon, u / epsilon is uniform again.
-            nth = min(int(u / epsilon * valid), valid - 1)
-            for action in range(scores.shape[1]):
-                if masks[i, action] != 0:
-                    if nth == 0:
-                        actions[rows[i]] = action
-                    nth -= 1

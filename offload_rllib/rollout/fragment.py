@@ -16,8 +16,6 @@ class Fragment:
     Episodes end by truncation alone. Where one ended with step t, `observations[t + 1]` is the first of the next
     episode, and its own last observation is among the `final_observations`, in the order of
     ``np.argwhere(truncated)``.
-
-    The arrays belong to the runner that made them, which overwrites them with its next sample.
     """
 
     module_id: str

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +37,8 @@ from ray.rllib.utils.metrics import (
 
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, training_key, vector_env
-from offload_rllib.rollout.acting import choose_categorical, choose_epsilon_greedy, choose_greedy, find_choices, gather
+from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find_choices, gather
 from offload_rllib.rollout.fragment import Fragment
-
-# A module that explores by epsilon-greedy returns its epsilon under this key, beside the scores of the actions.
-EPSILON = "epsilon"
 
 
 class BatchedEnvs:
@@ -139,6 +137,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         }
         batch = self.env.batch
         rows = batch.num_envs * len(agents)
+        # The lifetime count is that of the run, which RLlib sends; between two messages all runners are taken as alike.
+        self._runners = max(self.config.num_env_runners, 1)
         self._keys = np.zeros(batch.num_envs, np.uint64)
         self._steps = np.zeros(batch.num_envs, np.int64)
         self._returns = np.zeros((batch.num_envs, len(agents)))
@@ -194,7 +194,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         for t in range(steps):
             observations[t] = batch.observations
             masks[t] = batch.masks
-            self._act(actions[t], log_probabilities[t], explore=explore, random_actions=random_actions)
+            env_steps = self.num_env_steps_sampled_lifetime + t * self.num_envs * self._runners
+            self._act(actions[t], log_probabilities[t], env_steps, explore=explore, random_actions=random_actions)
             ended = batch.step(actions[t])
             self._steps += 1
             self._returns += batch.rewards
@@ -229,11 +230,13 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         ]
 
     def _arrays(self, steps: int) -> tuple[np.ndarray, ...]:
-        """Return the arrays of a sample; kept between samples, for the system takes long to give fresh memory."""
+        """Return the arrays of a sample: those of the last one if nobody holds them, for fresh memory takes long."""
         batch = self.env.batch
-        if self._kept is None or len(self._kept[2]) != steps:
+        arrays = self._kept
+        # The tuple, the loop and the call hold three references.
+        if arrays is None or len(arrays[2]) != steps or any(sys.getrefcount(array) > 3 for array in arrays):
             shape = (steps, *batch.rewards.shape)
-            self._kept = (
+            arrays = (
                 np.empty((steps + 1, *batch.observations.shape), np.float32),
                 np.empty((steps + 1, *batch.masks.shape), np.int8),
                 np.empty(shape, np.int32),
@@ -241,13 +244,22 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                 np.empty(shape, np.float32),
                 np.empty(shape[:2], np.bool_),
             )
-        _, _, actions, log_probabilities, _, truncated = self._kept
+            self._kept = arrays
+        _, _, actions, log_probabilities, _, truncated = arrays
         actions[:] = 0
         log_probabilities[:] = 0.0
         truncated[:] = False
-        return self._kept
+        return arrays
 
-    def _act(self, actions: np.ndarray, log_probabilities: np.ndarray, *, explore: bool, random_actions: bool) -> None:
+    def _act(
+        self,
+        actions: np.ndarray,
+        log_probabilities: np.ndarray,
+        env_steps: int,
+        *,
+        explore: bool,
+        random_actions: bool,
+    ) -> None:
         """Write the actions [E, A] of a step and their log-probabilities; 0 and 0.0 where there is no choice."""
         batch = self.env.batch
         agents_per_environment = len(batch.agents)
@@ -270,26 +282,14 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             masks = valid.numpy()
             if random_actions:
                 scores = np.zeros(masks.shape, np.float32)
-                outputs: dict[str, Any] = {}
             else:
                 columns = {Columns.OBS: {"observations": seen, "action_mask": valid}}
                 module = self.module[module_id]
-                outputs = module.forward_exploration(columns) if explore else module.forward_inference(columns)
-                scores = outputs[Columns.ACTION_DIST_INPUTS].numpy()
-            if not (explore or random_actions):
-                choose_greedy(scores, masks, rows, flat_actions)
-            elif EPSILON in outputs:
-                choose_epsilon_greedy(
-                    scores,
-                    masks,
-                    outputs[EPSILON],
-                    self._keys,
-                    self._steps,
-                    rows,
-                    agents_per_environment,
-                    flat_actions,
+                outputs = (
+                    module.forward_exploration(columns, t=env_steps) if explore else module.forward_inference(columns)
                 )
-            else:
+                scores = outputs[Columns.ACTION_DIST_INPUTS].numpy()
+            if explore or random_actions:
                 choose_categorical(
                     scores,
                     masks,
@@ -300,6 +300,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                     flat_actions,
                     flat_logp,
                 )
+            else:
+                choose_greedy(scores, masks, rows, flat_actions)
 
     def _finish_episodes(self, which: np.ndarray) -> None:
         batch = self.env.batch
@@ -342,7 +344,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     def _log_steps(self, steps: int) -> None:
         """Count once per sample what RLlib's runner counts for every agent in every step."""
         env_steps = steps * self.num_envs
-        self.num_env_steps_sampled_lifetime += env_steps
+        self.num_env_steps_sampled_lifetime += env_steps * self._runners
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, env_steps, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True)
         for module_id, agents in self.agents_of.items():
