@@ -18,7 +18,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import written_at_once
 from offload_rllib.policies.network import Actor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "policy.json"
 POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
 
