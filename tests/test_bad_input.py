@@ -127,7 +127,8 @@ def test_impossible_policies() -> None:
         ("algorithm.name=DQN", r"algorithm.name: .*'PPO'.*DQN"),
         ("algorithm.batch_env_steps=1001", r"must be a multiple of runners x envs_per_runner \(8\)"),
         ("network.activation=gelu", r"network.activation: .*'tanh' or 'relu'"),
-        ("sharing=per_planet", r"sharing: .*'shared'"),
+        ("sharing=per_planet", r"sharing.kind: .*'shared'"),
+        ("algorithm.critic=both", r"algorithm.critic: .*'local' or 'central'"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy_config("ppo", [override])

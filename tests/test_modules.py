@@ -14,13 +14,14 @@ import torch
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 
-from offload_rllib.envs.observation import observation_size
+from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
 from offload_rllib.policies.module import MaskedQ
 from offload_rllib.policies.network import INVALID_LOGIT
 
+SIZE = FIRST_ROW + 4 * ROW_SIZE
 SPACES = {
     "observation_space": gym.spaces.Dict(
-        observations=gym.spaces.Box(-1, 1, (observation_size(4),)), action_mask=gym.spaces.Box(0, 1, (4,), np.int8)
+        observations=gym.spaces.Box(-1, 1, (SIZE,)), action_mask=gym.spaces.Box(0, 1, (4,), np.int8)
     ),
     "action_space": gym.spaces.Discrete(4),
 }
@@ -39,7 +40,7 @@ def batch() -> dict[str, Any]:
     torch.manual_seed(0)
     return {
         Columns.OBS: {
-            "observations": torch.rand(3, observation_size(4)),
+            "observations": torch.rand(3, SIZE),
             "action_mask": torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 1, 0]], dtype=torch.int8),
         }
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE, observation_size
+from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
 from offload_rllib.policies.network import (
     INVALID_LOGIT,
     KINDS,
@@ -20,6 +20,10 @@ from offload_rllib.policies.network import (
 from offload_rllib.policies.pointer import DestinationScores
 
 HIDDEN = (16, 8)
+
+
+def observation_size(rows: int) -> int:
+    return FIRST_ROW + rows * ROW_SIZE
 
 
 def observations_and_masks(batch: int, rows: int, padding: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,9 @@ from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
 from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
 from offload_rllib.scenario import build_scenario
 
-SHARED = "shared"
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
@@ -44,11 +44,6 @@ ENOUGH_FREE_BYTES = 20 * 2**20
 
 class TrainingError(RuntimeError):
     """The trial ended with an error; the message says which, and where its full text is."""
-
-
-def map_to_shared(agent_id: Any, episode: Any, **kwargs: Any) -> str:
-    """Map every agent to the one shared policy; module-level, so that checkpoints need no lambda."""
-    return SHARED
 
 
 def cpus_per_runner(runners: int, available: float) -> float:
@@ -72,8 +67,13 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         environment: what to train on.
         policy: how to train.
         cpus: what Ray may use.
+
+    Raises:
+        ConfigError: the environment cannot be built, or the policy cannot be trained on it.
     """
     algorithm, training = policy.algorithm, policy.training
+    if algorithm.critic == "central":
+        raise ConfigError("algorithm.critic: central needs the observations of all agents, which no runner gives yet")
     config = OffloadPPOConfig()
     config.environment(
         "offload",
@@ -109,12 +109,14 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         grad_clip_by="global_norm",
         learner_config_dict={IDLE_PER_CHOICE: algorithm.idle_per_choice},
     )
-    config.multi_agent(policies={SHARED}, policy_mapping_fn=map_to_shared)
+    assignment = assign_in(policy.sharing, build_scenario(environment))
+    config.multi_agent(
+        policies=set(assignment.policies),
+        policy_mapping_fn=PolicyMapping(assignment),
+        algorithm_config_overrides_per_module=overrides_per_module(policy, assignment),
+    )
     config.rl_module(
-        rl_module_spec=RLModuleSpec(
-            module_class=MaskedActorCritic,
-            model_config={"hidden": policy.network.hidden, "activation": policy.network.activation},
-        )
+        rl_module_spec=RLModuleSpec(module_class=MaskedActorCritic, model_config=policy.network.model_dump())
     )
     config.callbacks(OffloadCallback)
     config.debugging(seed=training.seed, log_level="ERROR")
@@ -137,7 +139,6 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
     Raises:
         ConfigError: environment and policy cannot be trained here.
     """
-    build_scenario(environment)
     try:
         algorithm_config(environment, policy, cpus=available_cpus()).validate()
     except ConfigError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium.spaces import Discrete
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
@@ -19,7 +20,12 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from offload_rllib.policies.network import MLP, Actor, Critic, QNetwork, epsilon_greedy
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.policies.network import MLP, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
+from offload_rllib.policies.pointer import FULL_ROWS
+
+LOCAL, CENTRAL = "local", "central"
+EVERYONE = "everyone"
 
 
 class _Masked(TorchRLModule):
@@ -29,6 +35,11 @@ class _Masked(TorchRLModule):
     """
 
     def _sizes(self) -> tuple[int, int]:
+        if not isinstance(self.action_space, Discrete):
+            raise ConfigError(
+                f"policy: these algorithms choose one action at a time, Discrete; the environment asks for "
+                f"{self.action_space}: several tasks per decision"
+            )
         return self.observation_space["observations"].shape[0], int(self.action_space.n)
 
     def _shape(self) -> dict[str, Any]:
@@ -37,20 +48,26 @@ class _Masked(TorchRLModule):
             "hidden": config["hidden"],
             "activation": config["activation"],
             "kind": config.get("kind", MLP),
+            "rows": config.get("rows", FULL_ROWS),
         }
 
 
 class MaskedActorCritic(_Masked, ValueFunctionAPI):
     """Actor and critic.
 
-    `model_config` holds `hidden`, `activation` and `kind` (see `config.policy`).
+    `model_config` holds `hidden`, `activation`, `kind`, `critic` (see `config.policy`) and, for a pointer, `rows`
+    (see `policies.pointer`; by default those of a full observation). With a central critic a batch that needs values
+    holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
     """
 
     def setup(self) -> None:
         """Make the networks; a copy for inference alone has no critic."""
         size, actions = self._sizes()
         self.actor = Actor(size, actions, **self._shape())
-        self.critic = None if self.inference_only else Critic(size, **self._shape())
+        self.critic = None
+        if not self.inference_only:
+            central = self.model_config.get("critic", LOCAL) == CENTRAL
+            self.critic = (CentralCritic if central else Critic)(size, **self._shape())
         self.action_dist_cls = TorchCategorical
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
@@ -59,15 +76,18 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Return the critic's values [B]; `embeddings` are not used."""
-        return self.critic(batch[Columns.OBS]["observations"])
+        own = batch[Columns.OBS]["observations"]
+        if isinstance(self.critic, CentralCritic):
+            return self.critic(own.unsqueeze(-2), batch[EVERYONE]).squeeze(-1)
+        return self.critic(own)
 
 
 class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
     """Action values, `INVALID_LOGIT` where an action is not valid.
 
-    `model_config` holds `hidden`, `activation`, `kind`, `dueling` (see `config.policy`) and `epsilon`: a number, or
-    RLlib's schedule ``[[env steps, value], ...]``. Exploration draws among the valid actions only: RLlib's own counts
-    an action as invalid if its value is -inf or exactly 0.
+    `model_config` holds that of `MaskedActorCritic` (without `critic`), `dueling`, and `epsilon`: a number, or RLlib's
+    schedule ``[[env steps, value], ...]``. Exploration draws among the valid actions only: RLlib's own counts an
+    action as invalid if its value is -inf or exactly 0.
     """
 
     def setup(self) -> None:

@@ -1,7 +1,8 @@
 """The networks of a policy, in plain torch: used by RLlib's modules, and without RLlib by a loaded policy.
 
 Roles are here (actor, critics, action values); what they are made of is in `perceptron` and `pointer`. All take
-`kind` (`config.policy.Network`): ``mlp`` or ``pointer``.
+`kind` (`config.policy.Network`): ``mlp`` or ``pointer``;
+a pointer also takes `rows`, which says where the rows of an observation are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from offload_rllib.policies.perceptron import hidden_layers, linear, perceptron
-from offload_rllib.policies.pointer import DestinationScores, PooledDestinations
+from offload_rllib.policies.pointer import FULL_ROWS, DestinationScores, PooledDestinations, RowLayout
 
 # Logit of an action that is not valid. Finite, so that no loss meets inf - inf; far below any logit a network gives,
 # so that such an action is never drawn.
@@ -24,18 +25,26 @@ KINDS = (MLP, POINTER)
 
 
 def _scores(
-    kind: str, observation_size: int, actions: int, hidden: Sequence[int], activation: str, output_gain: float
+    kind: str,
+    rows: RowLayout,
+    observation_size: int,
+    actions: int,
+    hidden: Sequence[int],
+    activation: str,
+    output_gain: float,
 ) -> nn.Module:
     """Return a network from observations [..., F] to one number per action [..., R]."""
     if kind == POINTER:
-        return DestinationScores(hidden, activation, output_gain)
+        return DestinationScores(hidden, activation, rows, output_gain)
     return perceptron(observation_size, hidden, actions, activation, output_gain)
 
 
-def _features(kind: str, observation_size: int, hidden: Sequence[int], activation: str) -> tuple[nn.Module, int]:
+def _features(
+    kind: str, rows: RowLayout, observation_size: int, hidden: Sequence[int], activation: str
+) -> tuple[nn.Module, int]:
     """Return a network from observations [..., F] to features [..., H], and H."""
     if kind == POINTER:
-        return PooledDestinations(hidden, activation), hidden[-1]
+        return PooledDestinations(hidden, activation, rows), hidden[-1]
     return hidden_layers(observation_size, hidden, activation), hidden[-1] if hidden else observation_size
 
 
@@ -43,11 +52,17 @@ class Actor(nn.Module):
     """Scores of all actions from one observation."""
 
     def __init__(
-        self, observation_size: int, actions: int, hidden: Sequence[int], activation: str, kind: str = MLP
+        self,
+        observation_size: int,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.scores = _scores(kind, observation_size, actions, hidden, activation, output_gain=0.01)
+        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.01)
 
     def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
         """Return logits [..., R] float32, `INVALID_LOGIT` where the mask is 0.
@@ -62,10 +77,17 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """The value of one observation."""
 
-    def __init__(self, observation_size: int, hidden: Sequence[int], activation: str, kind: str = MLP) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+    ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, observation_size, hidden, activation)
+        self.features, size = _features(kind, rows, observation_size, hidden, activation)
         self.value = linear(size, 1, gain=1.0)
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -80,10 +102,17 @@ class CentralCritic(nn.Module):
     any number of agents, of any policies: value = head(e(own), mean over agents of e(observation)).
     """
 
-    def __init__(self, observation_size: int, hidden: Sequence[int], activation: str, kind: str = MLP) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+    ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, observation_size, hidden, activation)
+        self.features, size = _features(kind, rows, observation_size, hidden, activation)
         self.head = perceptron(2 * size, hidden[-1:], 1, activation, output_gain=1.0)
 
     def forward(self, own: Tensor, everyone: Tensor) -> Tensor:
@@ -113,13 +142,14 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
         *,
         dueling: bool = False,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.scores = _scores(kind, observation_size, actions, hidden, activation, output_gain=0.1)
-        self.value = Critic(observation_size, hidden, activation, kind) if dueling else None
+        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.1)
+        self.value = Critic(observation_size, hidden, activation, kind, rows) if dueling else None
 
     def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
         """Return action values [..., R] float32, `INVALID_LOGIT` where the mask is 0.
