@@ -9,6 +9,7 @@ from offload_rllib.envs.parallel import parallel_env
 from offload_rllib.envs.vector import vector_env
 
 if TYPE_CHECKING:
+    from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.saved import SavedPolicy
 
 __all__ = ["load_policy", "parallel_env", "register", "vector_env"]
@@ -29,16 +30,22 @@ def register() -> list[str]:
     return register_environments()
 
 
-def load_policy(run: str | Path) -> SavedPolicy:
-    """Return a trained policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
+def load_policy(policy: str | Path) -> SavedPolicy | HeuristicPolicy:
+    """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
+
+    ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
 
     Args:
-        run: folder of a run or of a checkpoint.
+        policy: folder of a run or of a checkpoint, or a heuristic's name.
 
     Raises:
-        ConfigError: there is no policy in it.
+        ConfigError: there is no such heuristic, or no policy in the folder.
     """
     from offload_rllib.experiment.contenders import trained_policy_folder
+    from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.saved import load_saved_policy
+    from offload_rllib.simulator.heuristics import HEURISTICS
 
-    return load_saved_policy(trained_policy_folder(Path(run)))
+    if str(policy) in HEURISTICS:
+        return HeuristicPolicy(str(policy))
+    return load_saved_policy(trained_policy_folder(Path(policy)))

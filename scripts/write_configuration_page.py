@@ -43,6 +43,8 @@ Rules across keys:
 - `workload.load` holds either `rho` or `tasks_per_second_per_client`.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
 - `algorithm.batch_env_steps` is a multiple of `training.runners` (at least 1) x `training.envs_per_runner`.
+- `sharing` may be a bare word (its `kind`), or hold `mapping` alone; names of policies are of `a-z`, `0-9` and `_`.
+- `policies` names policies that `sharing` makes, and in them keys that `algorithm` has.
 """
 
 UNITS = {
@@ -135,8 +137,14 @@ class Page:
 
     def members(self, node: Node) -> list[str]:
         """Return the names of the models that a key may hold: none, one, or those of a union."""
-        options = [node, node.get("items", {}), *node.get("oneOf", []), *node.get("anyOf", [])]
+        options = [node, node.get("items", {}), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
         return [option["$ref"].rsplit("/", 1)[-1] for option in options if "$ref" in option]
+
+    @staticmethod
+    def values_of(node: Node) -> Node:
+        """Return the schema of the values of a mapping whose keys are free, else nothing."""
+        values = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+        return next((value for value in values if isinstance(value, dict)), {})
 
     def accepted(self, node: Node, path: str) -> str:
         """Return what a key accepts."""
@@ -147,6 +155,8 @@ class Page:
             return f"[distribution](#{anchor('Distributions')})"
         if members:
             links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
+            if self.values_of(node):
+                return f"mapping from names to {links[0]}"
             return f"list of {links[0]}{self.count(node)}" if "items" in node else " or ".join(links)
         if "const" in node or "enum" in node:
             return ", ".join(f"`{text_of(value)}`" for value in node.get("enum", [node.get("const")]))
@@ -161,6 +171,8 @@ class Page:
             return f"list of {self.accepted(node['items'], path)}{self.count(node)}"
         if kind in ("number", "integer"):
             return self.span(node, kind)
+        if kind == "object":
+            return f"mapping from names to {self.accepted(self.values_of(node), path)}"
         if kind == "string":
             empty = ", not empty" if node.get("minLength") else ""
             return f"text matching `{node['pattern']}`" if "pattern" in node else f"text{empty}"

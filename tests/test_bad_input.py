@@ -121,13 +121,14 @@ def test_impossible_policies() -> None:
         ("algorithm.gama=1", r"algorithm.gama: unknown key. Did you mean 'gamma'\?"),
         (
             "algorithm.minibatch_steps=8001",
-            r"minibatch_steps \(8001\) must not exceed algorithm.batch_env_steps \(8000\)",
+            r"minibatch_steps \(8001\) must not exceed batch_env_steps \(8000\)",
         ),
         ("training.seed=4294967296", r"training.seed: .*less than 2147483648"),
         ("algorithm.name=DQN", r"algorithm.name: .*'PPO'.*DQN"),
         ("algorithm.batch_env_steps=1001", r"must be a multiple of runners x envs_per_runner \(8\)"),
         ("network.activation=gelu", r"network.activation: .*'tanh' or 'relu'"),
-        ("sharing=per_planet", r"sharing: .*'shared'"),
+        ("sharing=per_planet", r"sharing.kind: .*'shared'"),
+        ("algorithm.critic=both", r"algorithm.critic: .*'local' or 'central'"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy_config("ppo", [override])

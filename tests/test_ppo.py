@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 import offload_rllib
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, select_rows
 from offload_rllib.algorithms.ppo import PPO
-from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.observation import observation_size
 from offload_rllib.envs.parallel import OffloadParallelEnv
-from offload_rllib.experiment.training import SHARED, algorithm_config
+from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.policies.sharing import SHARED
 
 
 def policy_config(**training: Any) -> PolicyConfig:
@@ -157,38 +157,8 @@ def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path) -> No
         )
         expected = outputs[Columns.ACTION_DIST_INPUTS].argmax(-1).numpy()
         assert (saved(env.observations, env.masks) == expected).all()
-    with pytest.raises(ValueError, match=r"takes 50 observations and 3 actions, got 49 and 3"):
+    with pytest.raises(ValueError, match=r"takes 50 observations and 3 actions; the environment has 49 and 3"):
         saved(env.observations[..., 1:], env.masks)
-
-
-def test_sampled_actions_follow_the_policys_probabilities_and_seed(tmp_path: Path) -> None:
-    from offload_rllib.policies.network import Actor
-    from offload_rllib.policies.saved import FORMAT_VERSION, PolicyDescription, load_saved_policy, save_policies
-
-    actor = Actor(4, 3, (8,), "relu")
-    description = PolicyDescription(FORMAT_VERSION, "PPO", 4, 3, (8,), "relu", "", 0, ("shared",))
-    save_policies(tmp_path, description, {"shared": actor.state_dict()})
-    policy = load_saved_policy(tmp_path)
-    observations = np.repeat(np.linspace(-1, 1, 4, dtype=np.float32)[None], 20_000, 0)
-    masks = np.tile(np.array([1, 1, 0], np.int8), (20_000, 1))
-    policy.seed(1)
-    drawn = policy(observations, masks, deterministic=False)
-    policy.seed(1)
-    assert (policy(observations, masks, deterministic=False) == drawn).all()
-    logits = actor(torch.from_numpy(observations[:1]), torch.from_numpy(masks[:1]))
-    expected = torch.softmax(logits, -1)[0].detach().numpy()
-    assert np.bincount(drawn, minlength=3) / len(drawn) == pytest.approx(expected, abs=0.015)
-    (tmp_path / "shared.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match=r"shared.safetensors: not the weights"):
-        load_saved_policy(tmp_path)
-    described = json.loads((tmp_path / "policy.json").read_text())
-    for key, value in (("activation", "gelu"), ("policies", []), ("observation_size", "x"), ("hidden", "ab")):
-        (tmp_path / "policy.json").write_text(json.dumps(described | {key: value}))
-        with pytest.raises(ConfigError, match=r"policy.json: describes no network"):
-            load_saved_policy(tmp_path)
-    (tmp_path / "policy.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"policy.json: not the description"):
-        load_saved_policy(tmp_path)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -341,7 +341,7 @@ def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> N
             mine = [f for f in sampled if f.module_id == module_id]
             for f in mine:
                 f.log_probabilities[:] = 0.0  # greedy actions: RLlib's runner has no probabilities of them
-            rows = learner.rows_of(module_id, mine, learner.config)
+            rows = learner.rows_of(module_id, mine, learner.config, [])
             outputs = learner.module[module_id].forward_train(rows)
             module_config = learner.config.get_config_for_module(module_id)
             loss = learner.compute_loss_for_module(

@@ -29,8 +29,11 @@ from ray.rllib.utils.metrics import (
 )
 
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
+from offload_rllib.config.policy import Network
 from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.policies.saved import FORMAT_VERSION, POLICY_FOLDER, PolicyDescription, save_policies
+from offload_rllib.policies.pointer import FULL_ROWS
+from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
+from offload_rllib.policies.sharing import assignment_of
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
@@ -110,16 +113,20 @@ class OffloadAlgorithm(Algorithm):
             }
             for name in module_ids
         }
+        assignment = assignment_of(self.config.policy_mapping_fn, module_ids)
+        config = first.model_config
         description = PolicyDescription(
-            format=FORMAT_VERSION,
             algorithm=type(self).__name__,
             observation_size=first.observation_space["observations"].shape[0],
             actions=int(first.action_space.n),
-            hidden=tuple(first.model_config["hidden"]),
-            activation=first.model_config["activation"],
+            network=Network(**{key: config[key] for key in Network.model_fields if key in config}),
+            rows=config.get("rows", FULL_ROWS),
             environment=self.config.env_config.get(FINGERPRINT, ""),
             env_steps=self.env_steps,
-            policies=tuple(module_ids),
+            sharing=assignment.kind,
+            serves=assignment.serves,
+            agents=assignment.agents,
+            policy_of=assignment.policy_of,
         )
         save_policies(Path(checkpoint_dir) / POLICY_FOLDER, description, weights)
         return saved

@@ -15,6 +15,7 @@ loss and of the entropy. The critic's loss sees a sample of them, because advant
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from typing import Any
 
@@ -34,6 +35,8 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
+from offload_rllib.policies.module import EVERYONE
+from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
 
@@ -50,6 +53,9 @@ CRITIC_ROWS = 4096
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 Rows = dict[str, Any]
+# Observations of all agents [T + 1, E, N, F], and those at the ends of episodes [K, N, F].
+Everyone = tuple[np.ndarray, np.ndarray]
+TIME = "time"
 
 
 class DivergedError(RuntimeError):
@@ -99,54 +105,75 @@ class OnPolicyLearner(TorchLearner):
         """Report figures of one minibatch; their means over an update are logged."""
         self._noted.setdefault(module_id, []).append({key: value.detach() for key, value in values.items()})
 
-    def values_of(self, module_id: str, observations: np.ndarray) -> np.ndarray:
-        """Return the critic's values [...] float32 of observations [..., F] float32."""
-        module = self.module[module_id].unwrapped()
-        flat = torch.from_numpy(observations.reshape(-1, observations.shape[-1]))
-        values = torch.empty(len(flat))
-        with torch.no_grad():
-            for first in range(0, len(flat), CRITIC_ROWS):
-                piece = {"observations": flat[first : first + CRITIC_ROWS].to(self._device)}
-                values[first : first + CRITIC_ROWS] = module.compute_values({Columns.OBS: piece})
-        return values.numpy().reshape(observations.shape[:-1])
+    def values_of(self, module_id: str, observations: np.ndarray, everyone: np.ndarray | None = None) -> np.ndarray:
+        """Return the critic's values [T, ..., A] float32.
 
-    def rows_of(self, module_id: str, fragments: list[Fragment], config: Any) -> Rows:
+        Args:
+            module_id: the policy.
+            observations: [T, ..., A, F] float32, of its agents.
+            everyone: [T, ..., N, F] float32, of all agents; a central critic sees them.
+        """
+        module = self.module[module_id].unwrapped()
+        values = np.empty(observations.shape[:-1], np.float32)
+        piece = max(CRITIC_ROWS // max(math.prod(observations.shape[1:-1]), 1), 1)
+        with torch.no_grad():
+            for first in range(0, len(observations), piece):
+                here = slice(first, first + piece)
+                seen = torch.from_numpy(observations[here]).to(self._device)
+                if everyone is None:
+                    found = module.compute_values({Columns.OBS: {"observations": seen}})
+                else:
+                    found = module.critic(seen, torch.from_numpy(everyone[here]).to(self._device))
+                values[here] = found.cpu().numpy()
+        return values
+
+    def rows_of(self, module_id: str, fragments: list[Fragment], config: Any, everyone: list[Everyone]) -> Rows:
         """Return the columns to learn from: the selected steps of all fragments of one policy, in random order.
 
-        Advantages are standardised over the steps with a choice.
+        Advantages are standardised over the steps with a choice. `TIME` says where in `everyone`, its steps and
+        environments in one row, a row belongs.
+
+        Args:
+            module_id: the policy.
+            fragments: its own.
+            config: its own, with `gamma` and `lambda_`.
+            everyone: what all agents saw, for each fragment; empty for a local critic.
         """
-        observations, masks, actions, log_probabilities, has_choice, advantages, targets = ([] for _ in range(7))
-        for fragment in fragments:
-            values = self.values_of(module_id, fragment.observations)
-            final_values = self.values_of(module_id, fragment.final_observations)
-            estimated = generalised_advantages(fragment, values, final_values, config.gamma, config.lambda_)
-            choices = fragment.choices().reshape(-1)
-            rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
-            observations.append(fragment.observations[:-1].reshape(-1, fragment.observations.shape[-1])[rows])
-            masks.append(fragment.masks[:-1].reshape(-1, fragment.masks.shape[-1])[rows])
-            actions.append(fragment.actions.reshape(-1)[rows])
-            log_probabilities.append(fragment.log_probabilities.reshape(-1)[rows])
-            has_choice.append(choices[rows])
-            advantages.append(estimated.reshape(-1)[rows])
-            targets.append((estimated + values[:-1]).reshape(-1)[rows])
-        order = self._rng.permutation(sum(map(len, has_choice)))
-
-        def column(pieces: list[np.ndarray], dtype: Any = None) -> Tensor:
-            return torch.from_numpy(np.concatenate(pieces)[order]).to(self._device, dtype)
-
-        chosen = column(has_choice)
-        advantage = column(advantages)
-        if chosen.sum() > 1:
-            spread, mean = torch.std_mean(advantage[chosen])
-            advantage = (advantage - mean) / spread.clamp_min(1e-4)
-        return {
-            Columns.OBS: {"observations": column(observations), "action_mask": column(masks)},
-            Columns.ACTIONS: column(actions, torch.long),
-            Columns.ACTION_LOGP: column(log_probabilities),
-            HAS_CHOICE: chosen,
-            Postprocessing.ADVANTAGES: advantage,
-            Postprocessing.VALUE_TARGETS: column(targets),
+        pieces: list[Rows] = []
+        times = 0
+        for i, fragment in enumerate(fragments):
+            seen, final_seen = everyone[i] if everyone else (None, None)
+            values = self.values_of(module_id, fragment.observations, seen)
+            final_values = self.values_of(module_id, fragment.final_observations, final_seen)
+            advantages = generalised_advantages(fragment, values, final_values, config.gamma, config.lambda_)
+            choices = fragment.choices()
+            rows = select_rows(choices.reshape(-1), self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
+            pieces.append(
+                {
+                    "observations": fragment.observations[:-1].reshape(-1, fragment.observations.shape[-1])[rows],
+                    "action_mask": fragment.masks[:-1].reshape(-1, fragment.masks.shape[-1])[rows],
+                    Columns.ACTIONS: fragment.actions.reshape(-1)[rows],
+                    Columns.ACTION_LOGP: fragment.log_probabilities.reshape(-1)[rows],
+                    HAS_CHOICE: choices.reshape(-1)[rows],
+                    Postprocessing.ADVANTAGES: advantages.reshape(-1)[rows],
+                    Postprocessing.VALUE_TARGETS: (advantages + values[:-1]).reshape(-1)[rows],
+                    TIME: times + rows // len(fragment.agents),
+                }
+            )
+            times += fragment.env_steps
+        order = self._rng.permutation(sum(len(piece[HAS_CHOICE]) for piece in pieces))
+        columns = {
+            name: torch.from_numpy(np.concatenate([piece[name] for piece in pieces])[order]).to(self._device)
+            for name in pieces[0]
         }
+        chosen = columns[HAS_CHOICE]
+        if chosen.sum() > 1:
+            advantages = columns[Postprocessing.ADVANTAGES]
+            spread, mean = torch.std_mean(advantages[chosen])
+            columns[Postprocessing.ADVANTAGES] = (advantages - mean) / spread.clamp_min(1e-4)
+        columns[Columns.ACTIONS] = columns[Columns.ACTIONS].long()
+        columns[Columns.OBS] = {name: columns.pop(name) for name in ("observations", "action_mask")}
+        return columns
 
     def update(
         self,
@@ -193,9 +220,10 @@ class OnPolicyLearner(TorchLearner):
         by_module: dict[str, list[Fragment]] = {}
         for fragment in fragments:
             by_module.setdefault(fragment.module_id, []).append(fragment)
+        everyone = _joined(by_module) if self._has_central_critic() else []
         for module_id, members in by_module.items():
             if self.should_module_be_updated(module_id):
-                self._update_module(module_id, members, num_epochs, minibatch_size)
+                self._update_module(module_id, members, everyone, num_epochs, minibatch_size)
         # Every policy's fragments cover the same steps of the environments.
         env_steps = sum(fragment.env_steps for fragment in next(iter(by_module.values()), []))
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
@@ -203,11 +231,23 @@ class OnPolicyLearner(TorchLearner):
         self.after_gradient_based_update(timesteps=timesteps or {})
         return self.metrics.reduce()
 
+    def _has_central_critic(self) -> bool:
+        return any(isinstance(module.unwrapped().critic, CentralCritic) for module in self.module.values())
+
     def _update_module(
-        self, module_id: str, fragments: list[Fragment], num_epochs: int, minibatch_size: int | None
+        self,
+        module_id: str,
+        fragments: list[Fragment],
+        everyone: list[Everyone],
+        num_epochs: int,
+        minibatch_size: int | None,
     ) -> None:
         config = self.config.get_config_for_module(module_id)
-        rows = self.rows_of(module_id, fragments, config)
+        rows = self.rows_of(module_id, fragments, config, everyone)
+        joint = None
+        if everyone:
+            seen = [observations[:-1].reshape(-1, *observations.shape[2:]) for observations, _ in everyone]
+            joint = torch.from_numpy(np.concatenate(seen)).to(self._device)
         size = self._common_size(len(rows[HAS_CHOICE]))
         step = min(minibatch_size or size, size)
         # What does not fill a minibatch is spread over the others.
@@ -218,7 +258,10 @@ class OnPolicyLearner(TorchLearner):
             else:
                 order = torch.arange(len(rows[HAS_CHOICE]), device=self._device)
             for first, last in itertools.pairwise(edges):
-                self._gradient_step(module_id, config, _take(rows, order[first:last]))
+                minibatch = _take(rows, order[first:last])
+                if joint is not None:
+                    minibatch[EVERYONE] = joint[minibatch[TIME]]
+                self._gradient_step(module_id, config, minibatch)
         noted = self._noted.pop(module_id)
         means = {key: torch.stack([values[key] for values in noted]).mean().item() for key in noted[0]}
         self.metrics.log_dict(means, key=module_id, window=1)
@@ -249,6 +292,17 @@ class OnPolicyLearner(TorchLearner):
 
     def _optimizer_parameters_of(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
         return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _joined(by_module: dict[str, list[Fragment]]) -> list[Everyone]:
+    """Return what all agents saw, and saw last, in each sample; the i-th fragments of all policies are one sample."""
+    return [
+        (
+            np.concatenate([fragment.observations for fragment in sample], 2),
+            np.concatenate([fragment.final_observations for fragment in sample], 1),
+        )
+        for sample in zip(*by_module.values(), strict=True)
+    ]
 
 
 def _take(rows: Rows, order: Tensor) -> Rows:

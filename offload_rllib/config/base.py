@@ -17,6 +17,7 @@ Decibel = Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False, strict=Tr
 Count = Annotated[int, Field(ge=1, strict=True)]
 Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
 

@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from offload_rllib.config.algorithms import Algorithm
 from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Schema
 
-Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+# A policy's name is the name of its files and of RLlib's module.
+PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
 class Network(Schema):
-    """Actor and critic, two multilayer perceptrons of the same shape."""
+    """The networks of a policy, all of the same shape; formulas in `docs/policies.md`."""
 
+    kind: Literal["mlp", "pointer"] = "mlp"
+    """mlp: a perceptron over the whole observation, for one number of actions; pointer: every destination is scored by
+    the same weights, for any number of them."""
     hidden: tuple[Count, ...] = (64, 64)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the layers."""
 
+    @model_validator(mode="after")
+    def _pointer_has_layers(self) -> Network:
+        if self.kind == "pointer" and not self.hidden:
+            raise ValueError("kind: pointer needs at least one hidden layer")
+        return self
 
-class PPO(Schema):
-    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347), as RLlib runs it."""
 
-    name: Literal["PPO"]
-    """Chooses this algorithm."""
-    lr: Positive = 3e-4
+class Sharing(Schema):
+    """Which agents use the same policy; in YAML a bare word, or `mapping` alone."""
+
+    kind: Literal["shared", "per_device", "per_node", "mapping"] = "shared"
+    """shared: one policy for all agents; per_device: one per device type; per_node: one per agent; mapping: as
+    written out."""
+    mapping: dict[PolicyName, Annotated[tuple[str, ...], Field(min_length=1)]] | None = None
+    """With `kind: mapping`: for each policy the names of nodes, or device types; a node's name goes before its type."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word_or_mapping(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if isinstance(value, dict) and "kind" not in value and value.get("mapping") is not None:
+            return {"kind": "mapping"} | value
+        return value
+
+    @model_validator(mode="after")
+    def _mapping_belongs_to_its_kind(self) -> Sharing:
+        if (self.kind == "mapping") != bool(self.mapping):
+            raise ValueError("kind: mapping needs mapping: {POLICY: [NODE or DEVICE TYPE, ...]}, other kinds have none")
+        return self
+
+
+class Overrides(Schema):
+    """Hyperparameters of one policy in place of the algorithm's; null: as the algorithm's.
+
+    Those that RLlib's learner reads per module; the algorithm must have the key.
+    """
+
+    lr: Positive | None = None
     """Step size of Adam."""
-    gamma: Share = 0.99
-    """Discount per decision interval."""
-    lambda_: Share = Field(default=0.95, alias="lambda")
-    """Generalised advantage estimation: 0 trusts the critic, 1 the returns."""
-    clip: Positive = 0.2
+    clip: Positive | None = None
     """How far the probability ratio may move before the gradient stops."""
-    entropy_coeff: NonNegative = 0.0
+    entropy_coeff: NonNegative | None = None
     """Weight of the entropy in the loss."""
-    vf_loss_coeff: NonNegative = 0.5
+    vf_loss_coeff: NonNegative | None = None
     """Weight of the critic's squared error in the loss."""
-    epochs: Count = 6
-    """Passes over each batch."""
-    minibatch_steps: Count = 512
-    """Agent steps per gradient step."""
-    batch_env_steps: Count = 4000
-    """Environment steps sampled per iteration."""
-    grad_clip: Positive | None = 0.5
+    grad_clip: Positive | None = None
     """Largest global norm of a gradient."""
-    idle_per_choice: NonNegative = 1.0
-    """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The keys that are set, and their values."""
+        return {key: value for key, value in self.model_dump().items() if value is not None}
 
 
 class Training(Schema):
@@ -73,14 +103,24 @@ class PolicyConfig(Schema):
 
     description: str = ""
     """One line for the list of policies."""
-    sharing: Literal["shared"] = "shared"
-    """shared: all agents use and train one policy."""
-    algorithm: PPO
+    sharing: Sharing = Sharing()
+    """Which agents use the same policy."""
+    algorithm: Algorithm
     """What learns."""
     network: Network = Network()
-    """The networks."""
+    """The networks of every policy."""
+    policies: dict[PolicyName, Overrides] = Field(default_factory=dict)
+    """For single policies, by name: what differs from `algorithm`."""
     training: Training = Training()
     """Budget and workers."""
+
+    @model_validator(mode="after")
+    def _overrides_are_of_the_algorithm(self) -> PolicyConfig:
+        for name, overrides in self.policies.items():
+            for key in overrides.given:
+                if key not in type(self.algorithm).model_fields:
+                    raise ValueError(f"policies.{name}.{key}: {self.algorithm.name} has no such key")
+        return self
 
     @model_validator(mode="after")
     def _batch_is_whole_fragments(self) -> PolicyConfig:
@@ -89,10 +129,5 @@ class PolicyConfig(Schema):
             raise ValueError(
                 f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
                 f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
-            )
-        if self.algorithm.minibatch_steps > self.algorithm.batch_env_steps:
-            raise ValueError(
-                f"algorithm.minibatch_steps ({self.algorithm.minibatch_steps}) must not exceed "
-                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps})"
             )
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -52,25 +52,23 @@ class Trained:
     policy: SavedPolicy
     deterministic: bool
     source: Path
+    _fitted: SavedPolicy = field(init=False, repr=False)
 
     def begin(self, env: VectorEnv, seed: int) -> None:
-        """Check the sizes and seed the draws.
+        """Fit the policy to the environment and seed its draws.
 
         Raises:
-            ConfigError: the policy was trained for another number of observations or actions.
+            ConfigError: the policy does not fit the environment.
         """
-        expected = self.policy.description
-        given = (env.observation_size, env.num_actions)
-        if given != (expected.observation_size, expected.actions):
-            raise ConfigError(
-                f"{self.source}: this policy takes {expected.observation_size} observations and {expected.actions} "
-                f"actions; the environment has {given[0]} and {given[1]}"
-            )
-        self.policy.seed(seed)
+        try:
+            self._fitted = self.policy.on(env)
+        except ConfigError as error:
+            raise ConfigError(f"{self.source}: {error}") from error
+        self._fitted.seed(seed)
 
     def actions(self, env: VectorEnv) -> np.ndarray:
         """Return the policy's actions."""
-        return self.policy(env.observations, env.masks, deterministic=self.deterministic)
+        return self._fitted(env.observations, env.masks, deterministic=self.deterministic)
 
 
 def trained_policy_folder(path: Path) -> Path:

@@ -18,29 +18,15 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from rich.console import Console
 
-from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
-from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
-from offload_rllib.algorithms.ppo import PPO, OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.envs.rllib import register_environments
-from offload_rllib.experiment.callbacks import OffloadCallback
+from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
-from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.rollout.runner import BatchedEnvRunner
-from offload_rllib.scenario import build_scenario
 
-SHARED = "shared"
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
-# The trainer sleeps while runners sample, so it is not given a core of its own.
-TRAINER_CPUS = 0.5
-SMALLEST_RUNNER_CPUS = 0.1
 TRIAL = "trial"
 # A checkpoint of the presets' networks takes well under this.
 ENOUGH_FREE_BYTES = 20 * 2**20
@@ -48,86 +34,6 @@ ENOUGH_FREE_BYTES = 20 * 2**20
 
 class TrainingError(RuntimeError):
     """The trial ended with an error; the message says which, and where its full text is."""
-
-
-def map_to_shared(agent_id: Any, episode: Any, **kwargs: Any) -> str:
-    """Map every agent to the one shared policy; module-level, so that checkpoints need no lambda."""
-    return SHARED
-
-
-def cpus_per_runner(runners: int, available: float) -> float:
-    """Return the share of the machine's cores that each runner reserves.
-
-    Raises:
-        ConfigError: there are more runners than the machine can hold.
-    """
-    if runners == 0:
-        return 1.0
-    share = int((available - TRAINER_CPUS) / runners * 100) / 100
-    if share < SMALLEST_RUNNER_CPUS:
-        raise ConfigError(f"training.runners: {runners} runners do not fit on {available:g} CPUs")
-    return min(share, 1.0)
-
-
-def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> OffloadPPOConfig:
-    """Return RLlib's configuration of a run.
-
-    Args:
-        environment: what to train on.
-        policy: how to train.
-        cpus: what Ray may use.
-    """
-    algorithm, training = policy.algorithm, policy.training
-    config = OffloadPPOConfig()
-    config.environment(
-        "offload",
-        env_config={
-            "env": environment.model_dump(mode="json"),
-            "seed": training.seed,
-            FINGERPRINT: fingerprint(environment),
-        },
-        disable_env_checking=True,
-    )
-    runner_cpus = cpus_per_runner(training.runners, cpus)
-    config.env_runners(
-        env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
-        num_env_runners=training.runners,
-        num_envs_per_env_runner=training.envs_per_runner,
-        num_cpus_per_env_runner=runner_cpus,
-        rollout_fragment_length="auto",
-    )
-    trainer_cpus = TRAINER_CPUS if training.runners else 1
-    config.resources(num_cpus_for_main_process=trainer_cpus)
-    # The learner works in the trainer's process. RLlib's "auto" would reserve a whole core for it, and on a machine
-    # with two the run would wait for a third for ever.
-    config.learners(num_learners=0, num_cpus_per_learner=trainer_cpus)
-    config.training(
-        lr=algorithm.lr,
-        gamma=algorithm.gamma,
-        lambda_=algorithm.lambda_,
-        clip_param=algorithm.clip,
-        entropy_coeff=algorithm.entropy_coeff,
-        vf_loss_coeff=algorithm.vf_loss_coeff,
-        num_epochs=algorithm.epochs,
-        minibatch_size=algorithm.minibatch_steps,
-        train_batch_size_per_learner=algorithm.batch_env_steps,
-        grad_clip=algorithm.grad_clip,
-        grad_clip_by="global_norm",
-        learner_config_dict={
-            IDLE_PER_CHOICE: algorithm.idle_per_choice,
-            TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
-        },
-    )
-    config.multi_agent(policies={SHARED}, policy_mapping_fn=map_to_shared)
-    config.rl_module(
-        rl_module_spec=RLModuleSpec(
-            module_class=MaskedActorCritic,
-            model_config={"hidden": policy.network.hidden, "activation": policy.network.activation},
-        )
-    )
-    config.callbacks(OffloadCallback)
-    config.debugging(seed=training.seed, log_level="ERROR")
-    return config
 
 
 def local_cpus() -> int:
@@ -146,7 +52,6 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
     Raises:
         ConfigError: environment and policy cannot be trained here.
     """
-    build_scenario(environment)
     try:
         algorithm_config(environment, policy, cpus=available_cpus()).validate()
     except ConfigError:
@@ -197,7 +102,6 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     """
     environment, policy = run.environment, run.policy_config
     _quieten()
-    register_environments()
     experiment = run.path.resolve() / TUNE
     with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
         config = algorithm_config(environment, policy, cpus=available_cpus())
@@ -205,11 +109,15 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
             if not tune.Tuner.can_restore(experiment):
                 raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
             tuner = tune.Tuner.restore(
-                str(experiment), trainable=PPO, param_space=config, resume_unfinished=True, resume_errored=True
+                str(experiment),
+                trainable=config.algo_class,
+                param_space=config,
+                resume_unfinished=True,
+                resume_errored=True,
             )
         else:
             tuner = tune.Tuner(
-                PPO,
+                config.algo_class,
                 param_space=config,
                 tune_config=tune.TuneConfig(
                     num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name

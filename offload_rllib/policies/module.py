@@ -1,4 +1,4 @@
-"""RLlib's view of the networks: a mask-aware `TorchRLModule` for actor-critic algorithms."""
+"""RLlib's view of the networks: mask-aware `TorchRLModule`s for actor-critic and for value-based algorithms."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.
@@ -10,28 +10,64 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium.spaces import Discrete
+from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
-from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from offload_rllib.policies.network import Actor, Critic
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.policies.network import MLP, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
+from offload_rllib.policies.pointer import FULL_ROWS
+
+LOCAL, CENTRAL = "local", "central"
+EVERYONE = "everyone"
 
 
-class MaskedActorCritic(TorchRLModule, ValueFunctionAPI):
-    """Actor and critic over `Dict(observations, action_mask)`, for the stock runner and every learner.
+class _Masked(TorchRLModule):
+    """A module over `Dict(observations, action_mask)`, for the stock runner and every learner.
 
     The batch is only read. RLlib's own masking example takes keys out of it in place, which works for PPO alone.
-    `model_config` holds `hidden` and `activation` (see `config.policy.Network`).
+    """
+
+    def _sizes(self) -> tuple[int, int]:
+        if not isinstance(self.action_space, Discrete):
+            raise ConfigError(
+                f"policy: these algorithms choose one action at a time, Discrete; the environment asks for "
+                f"{self.action_space}: several tasks per decision"
+            )
+        return self.observation_space["observations"].shape[0], int(self.action_space.n)
+
+    def _shape(self) -> dict[str, Any]:
+        config = self.model_config
+        return {
+            "hidden": config["hidden"],
+            "activation": config["activation"],
+            "kind": config.get("kind", MLP),
+            "rows": config.get("rows", FULL_ROWS),
+        }
+
+
+class MaskedActorCritic(_Masked, ValueFunctionAPI):
+    """Actor and critic.
+
+    `model_config` holds `hidden`, `activation`, `kind`, `critic` (see `config.policy`) and, for a pointer, `rows`
+    (see `policies.pointer`; by default those of a full observation). With a central critic a batch that needs values
+    holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
     """
 
     def setup(self) -> None:
         """Make the networks; a copy for inference alone has no critic."""
-        size = self.observation_space["observations"].shape[0]
-        shape = {"hidden": self.model_config["hidden"], "activation": self.model_config["activation"]}
-        self.actor = Actor(size, int(self.action_space.n), **shape)
-        self.critic = None if self.inference_only else Critic(size, **shape)
+        size, actions = self._sizes()
+        self.actor = Actor(size, actions, **self._shape())
+        self.critic = None
+        if not self.inference_only:
+            central = self.model_config.get("critic", LOCAL) == CENTRAL
+            self.critic = (CentralCritic if central else Critic)(size, **self._shape())
         self.action_dist_cls = TorchCategorical
 
     def train(self, mode: bool = True) -> MaskedActorCritic:
@@ -44,4 +80,60 @@ class MaskedActorCritic(TorchRLModule, ValueFunctionAPI):
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Return the critic's values [B]; `embeddings` are not used."""
-        return self.critic(batch[Columns.OBS]["observations"])
+        own = batch[Columns.OBS]["observations"]
+        if isinstance(self.critic, CentralCritic):
+            return self.critic(own.unsqueeze(-2), batch[EVERYONE]).squeeze(-1)
+        return self.critic(own)
+
+
+class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
+    """Action values, `INVALID_LOGIT` where an action is not valid.
+
+    `model_config` holds that of `MaskedActorCritic` (without `critic`), `dueling`, and `epsilon`: a number, or RLlib's
+    schedule ``[[env steps, value], ...]``. Exploration draws among the valid actions only: RLlib's own counts an
+    action as invalid if its value is -inf or exactly 0.
+    """
+
+    def setup(self) -> None:
+        """Make the network; the target network comes from the learner, by `make_target_networks`."""
+        size, actions = self._sizes()
+        self.q = QNetwork(size, actions, **self._shape(), dueling=self.model_config.get("dueling", False))
+        self.epsilon = Scheduler(
+            fixed_value_or_schedule=self.model_config.get("epsilon", 0.0), framework=self.framework
+        )
+        self.action_dist_cls = TorchCategorical
+
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return ``{QF_PREDS: [B, R]}`` of ``batch[Columns.OBS]``."""
+        seen = batch[Columns.OBS]
+        return {QF_PREDS: self.q(seen["observations"], seen["action_mask"])}
+
+    def make_target_networks(self) -> None:
+        """Make `target_q`, a copy of `q` that no optimiser moves."""
+        self.target_q = make_target_network(self.q)
+
+    def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
+        """Return (network, its target), which the learner keeps in step."""
+        return [(self.q, self.target_q)]
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return ``{QF_PREDS: [B, R]}`` of the target network for ``batch[Columns.OBS]``."""
+        seen = batch[Columns.OBS]
+        return {QF_PREDS: self.target_q(seen["observations"], seen["action_mask"])}
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """Runners need no target network."""
+        return ["target_q"]
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        return self.compute_q_values(batch)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        # The most probable action of these logits is the best one; RLlib takes it when it does not explore.
+        return {Columns.ACTION_DIST_INPUTS: self.compute_q_values(batch)[QF_PREDS]}
+
+    def _forward_exploration(self, batch: dict[str, Any], t: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+        self.epsilon.update(t)
+        values = self.compute_q_values(batch)[QF_PREDS]
+        epsilon = float(self.epsilon.get_current_value())
+        return {Columns.ACTION_DIST_INPUTS: epsilon_greedy(values, batch[Columns.OBS]["action_mask"], epsilon)}

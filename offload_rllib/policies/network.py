@@ -1,49 +1,68 @@
-"""The networks of a policy, in plain torch: used by RLlib's modules, and without RLlib by a loaded policy."""
+"""The networks of a policy, in plain torch: used by RLlib's modules, and without RLlib by a loaded policy.
+
+Roles are here (actor, critics, action values); what they are made of is in `perceptron` and `pointer`. All take
+`kind` (`config.policy.Network`): ``mlp`` or ``pointer``;
+a pointer also takes `rows`, which says where the rows of an observation are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+from offload_rllib.policies.perceptron import hidden_layers, linear, perceptron
+from offload_rllib.policies.pointer import FULL_ROWS, DestinationScores, PooledDestinations, RowLayout
 
 # Logit of an action that is not valid. Finite, so that no loss meets inf - inf; far below any logit a network gives,
 # so that such an action is never drawn.
 INVALID_LOGIT = -1e9
 
+MLP = "mlp"
+POINTER = "pointer"
+KINDS = (MLP, POINTER)
 
-def perceptron(inputs: int, hidden: Sequence[int], outputs: int, activation: str, output_gain: float) -> nn.Sequential:
-    """Return a multilayer perceptron with orthogonal weights (Andrychowicz et al., arXiv 2006.05990, section 3.2).
 
-    Args:
-        inputs: features.
-        hidden: units of each hidden layer.
-        outputs: numbers returned.
-        activation: a key of `ACTIVATIONS`.
-        output_gain: of the last layer; small for a policy, so that it starts near uniform.
-    """
-    layers: list[nn.Module] = []
-    size = inputs
-    for units in hidden:
-        linear = nn.Linear(size, units)
-        nn.init.orthogonal_(linear.weight, nn.init.calculate_gain("tanh" if activation == "tanh" else "relu"))
-        nn.init.zeros_(linear.bias)
-        layers += [linear, ACTIVATIONS[activation]()]
-        size = units
-    last = nn.Linear(size, outputs)
-    nn.init.orthogonal_(last.weight, output_gain)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+def _scores(
+    kind: str,
+    rows: RowLayout,
+    observation_size: int,
+    actions: int,
+    hidden: Sequence[int],
+    activation: str,
+    output_gain: float,
+) -> nn.Module:
+    """Return a network from observations [..., F] to one number per action [..., R]."""
+    if kind == POINTER:
+        return DestinationScores(hidden, activation, rows, output_gain)
+    return perceptron(observation_size, hidden, actions, activation, output_gain)
+
+
+def _features(
+    kind: str, rows: RowLayout, observation_size: int, hidden: Sequence[int], activation: str
+) -> tuple[nn.Module, int]:
+    """Return a network from observations [..., F] to features [..., H], and H."""
+    if kind == POINTER:
+        return PooledDestinations(hidden, activation, rows), hidden[-1]
+    return hidden_layers(observation_size, hidden, activation), hidden[-1] if hidden else observation_size
 
 
 class Actor(nn.Module):
     """Scores of all actions from one observation."""
 
-    def __init__(self, observation_size: int, actions: int, hidden: Sequence[int], activation: str) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+    ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.layers = perceptron(observation_size, hidden, actions, activation, output_gain=0.01)
+        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.01)
 
     def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
         """Return logits [..., R] float32, `INVALID_LOGIT` where the mask is 0.
@@ -52,17 +71,110 @@ class Actor(nn.Module):
             observations: [..., F] float32.
             masks: [..., R], 1 where an action is valid.
         """
-        return self.layers(observations).masked_fill(masks == 0, INVALID_LOGIT)
+        return self.scores(observations).masked_fill(masks == 0, INVALID_LOGIT)
 
 
 class Critic(nn.Module):
     """The value of one observation."""
 
-    def __init__(self, observation_size: int, hidden: Sequence[int], activation: str) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+    ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.layers = perceptron(observation_size, hidden, 1, activation, output_gain=1.0)
+        self.features, size = _features(kind, rows, observation_size, hidden, activation)
+        self.value = linear(size, 1, gain=1.0)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return values [...] float32 of observations [..., F] float32."""
-        return self.layers(observations).squeeze(-1)
+        return self.value(self.features(observations)).squeeze(-1)
+
+
+class CentralCritic(nn.Module):
+    """The value of an observation beside those of all agents: a critic for training only (Yu et al., arXiv 2103.01955).
+
+    The joint state enters as the mean over agents of their embedded observations, so that one set of weights fits
+    any number of agents, of any policies: value = head(e(own), mean over agents of e(observation)).
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+    ) -> None:
+        """Make the network; sizes as `perceptron`."""
+        super().__init__()
+        self.features, size = _features(kind, rows, observation_size, hidden, activation)
+        self.head = perceptron(2 * size, hidden[-1:], 1, activation, output_gain=1.0)
+
+    def forward(self, own: Tensor, everyone: Tensor) -> Tensor:
+        """Return values [..., A] float32.
+
+        Args:
+            own: [..., A, F] float32, observations of the agents whose values are wanted.
+            everyone: [..., N, F] float32, observations of all agents of the environment at the same time; their order
+                does not matter. Given the very tensor `own`, they are embedded once.
+        """
+        of_own = self.features(own)
+        of_all = of_own if everyone is own else self.features(everyone)
+        team = of_all.mean(-2, keepdim=True).expand_as(of_own)
+        return self.head(torch.cat([of_own, team], -1)).squeeze(-1)
+
+
+class QNetwork(nn.Module):
+    """The action values of one observation.
+
+    With `dueling` (Wang et al., arXiv 1511.06581, eq. 9), Q = V + A - mean of A over the valid actions.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        kind: str = MLP,
+        rows: RowLayout = FULL_ROWS,
+        *,
+        dueling: bool = False,
+    ) -> None:
+        """Make the network; sizes as `perceptron`."""
+        super().__init__()
+        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.1)
+        self.value = Critic(observation_size, hidden, activation, kind, rows) if dueling else None
+
+    def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
+        """Return action values [..., R] float32, `INVALID_LOGIT` where the mask is 0.
+
+        Args:
+            observations: [..., F] float32.
+            masks: [..., R], 1 where an action is valid; at least one of them.
+        """
+        values = self.scores(observations)
+        if self.value is not None:
+            valid = (masks != 0).to(values.dtype)
+            mean = (values * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True)
+            values = values - mean + self.value(observations).unsqueeze(-1)
+        return values.masked_fill(masks == 0, INVALID_LOGIT)
+
+
+def epsilon_greedy(values: Tensor, masks: Tensor, epsilon: float) -> Tensor:
+    """Return log probabilities [..., R]: the best action, or with probability `epsilon` any valid one.
+
+    Args:
+        values: [..., R] action values, `INVALID_LOGIT` where not valid.
+        masks: [..., R], 1 where an action is valid.
+        epsilon: in [0, 1].
+    """
+    valid = (masks != 0).to(values.dtype)
+    best = nn.functional.one_hot(values.argmax(-1), values.shape[-1])
+    probabilities = (1 - epsilon) * best + epsilon * valid / valid.sum(-1, keepdim=True)
+    return probabilities.log().clamp_min(INVALID_LOGIT)

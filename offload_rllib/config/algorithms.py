@@ -1,0 +1,70 @@
+"""The schema of `algorithm` in a policy file: what learns, and how. RLlib's names where RLlib has one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from offload_rllib.config.base import Count, NonNegative, Positive, Schema, Share
+
+
+class OnPolicy(Schema):
+    """What PPO and A2C share."""
+
+    lr: Positive = 3e-4
+    """Step size of Adam."""
+    final_lr: NonNegative | None = None
+    """Step size at the end of training, reached along a line; null: as at the beginning."""
+    gamma: Share = 0.99
+    """Discount per decision interval."""
+    lambda_: Share = Field(default=0.95, alias="lambda")
+    """Generalised advantage estimation: 0 trusts the critic, 1 the returns."""
+    entropy_coeff: NonNegative = 0.0
+    """Weight of the entropy in the loss."""
+    final_entropy_coeff: NonNegative | None = None
+    """Weight of the entropy at the end of training, reached along a line; null: as at the beginning."""
+    vf_loss_coeff: NonNegative = 0.5
+    """Weight of the critic's squared error in the loss."""
+    batch_env_steps: Count = 4000
+    """Environment steps sampled per iteration."""
+    grad_clip: Positive | None = 0.5
+    """Largest global norm of a gradient."""
+    idle_per_choice: NonNegative = 1.0
+    """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
+    critic: Literal["local", "central"] = "local"
+    """What the critic sees in training: local: the agent's observation; central: beside it the mean of all agents'
+    embedded observations (MAPPO). Actors see their own observation, always."""
+
+
+class PPO(OnPolicy):
+    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347)."""
+
+    name: Literal["PPO"]
+    """Chooses this algorithm."""
+    clip: Positive = 0.2
+    """How far the probability ratio may move before the gradient stops."""
+    epochs: Count = 6
+    """Passes over each batch."""
+    minibatch_steps: Count = 512
+    """Agent steps per gradient step."""
+
+    @model_validator(mode="after")
+    def _minibatches_fit(self) -> PPO:
+        if self.minibatch_steps > self.batch_env_steps:
+            raise ValueError(
+                f"minibatch_steps ({self.minibatch_steps}) must not exceed batch_env_steps ({self.batch_env_steps})"
+            )
+        return self
+
+
+class A2C(OnPolicy):
+    """Advantage actor-critic (Mnih et al., arXiv 1602.01783), synchronous: one pass over each batch."""
+
+    name: Literal["A2C"]
+    """Chooses this algorithm."""
+    minibatch_steps: Count | None = None
+    """Agent steps per gradient step; null: one step for the whole batch."""
+
+
+Algorithm = Annotated[PPO | A2C, Field(discriminator="name")]

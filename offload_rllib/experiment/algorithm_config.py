@@ -1,0 +1,138 @@
+"""From a policy file to RLlib's configuration of a run."""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+
+from offload_rllib.algorithms.a2c import A2CConfig
+from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
+from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.algorithms import A2C, PPO
+from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.envs.rllib import register_environments
+from offload_rllib.experiment.callbacks import OffloadCallback
+from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.scenario import build_scenario
+
+# The trainer sleeps while runners sample, so it is not given a core of its own.
+TRAINER_CPUS = 0.5
+SMALLEST_RUNNER_CPUS = 0.1
+
+
+def cpus_per_runner(runners: int, available: float) -> float:
+    """Return the share of the machine's cores that each runner reserves.
+
+    Raises:
+        ConfigError: there are more runners than the machine can hold.
+    """
+    if runners == 0:
+        return 1.0
+    share = int((available - TRAINER_CPUS) / runners * 100) / 100
+    if share < SMALLEST_RUNNER_CPUS:
+        raise ConfigError(f"training.runners: {runners} runners do not fit on {available:g} CPUs")
+    return min(share, 1.0)
+
+
+def schedule(first: float, last: float | None, env_steps: int) -> Any:
+    """Return RLlib's schedule from one value to another over a run, or the value alone."""
+    return first if last is None else [[0, first], [env_steps, last]]
+
+
+def _ppo(algorithm: PPO, env_steps: int) -> AlgorithmConfig:
+    config = OffloadPPOConfig()
+    config.training(
+        lambda_=algorithm.lambda_,
+        clip_param=algorithm.clip,
+        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
+        vf_loss_coeff=algorithm.vf_loss_coeff,
+        num_epochs=algorithm.epochs,
+        minibatch_size=algorithm.minibatch_steps,
+        train_batch_size_per_learner=algorithm.batch_env_steps,
+    )
+    return config
+
+
+def _a2c(algorithm: A2C, env_steps: int) -> AlgorithmConfig:
+    config = A2CConfig()
+    config.training(
+        lambda_=algorithm.lambda_,
+        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
+        vf_loss_coeff=algorithm.vf_loss_coeff,
+        minibatch_size=algorithm.minibatch_steps,
+        train_batch_size_per_learner=algorithm.batch_env_steps,
+    )
+    return config
+
+
+def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> AlgorithmConfig:
+    """Return RLlib's configuration of a run.
+
+    Args:
+        environment: what to train on.
+        policy: how to train.
+        cpus: what Ray may use.
+
+    Raises:
+        ConfigError: environment and policy do not fit together, or not on so many CPUs.
+    """
+    register_environments()
+    algorithm, training = policy.algorithm, policy.training
+    config = _ppo(algorithm, training.env_steps) if isinstance(algorithm, PPO) else _a2c(algorithm, training.env_steps)
+    config.environment(
+        "offload",
+        env_config={
+            "env": environment.model_dump(mode="json"),
+            "seed": training.seed,
+            FINGERPRINT: fingerprint(environment),
+        },
+        disable_env_checking=True,
+    )
+    runner_cpus = cpus_per_runner(training.runners, cpus)
+    config.env_runners(
+        env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
+        num_env_runners=training.runners,
+        num_envs_per_env_runner=training.envs_per_runner,
+        num_cpus_per_env_runner=runner_cpus,
+        rollout_fragment_length="auto",
+    )
+    trainer_cpus = TRAINER_CPUS if training.runners else 1
+    config.resources(num_cpus_for_main_process=trainer_cpus)
+    # The learner works in the trainer's process. RLlib's "auto" would reserve a whole core for it, and on a machine
+    # with two the run would wait for a third for ever.
+    config.learners(num_learners=0, num_cpus_per_learner=trainer_cpus)
+    config.training(
+        lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
+        gamma=algorithm.gamma,
+        grad_clip=algorithm.grad_clip,
+        grad_clip_by="global_norm",
+        learner_config_dict={
+            IDLE_PER_CHOICE: algorithm.idle_per_choice,
+            TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
+        },
+    )
+    assignment = assign_in(policy.sharing, build_scenario(environment))
+    config.multi_agent(
+        policies=set(assignment.policies),
+        policy_mapping_fn=PolicyMapping(assignment),
+        algorithm_config_overrides_per_module=overrides_per_module(policy, assignment),
+    )
+    config.rl_module(
+        rl_module_spec=RLModuleSpec(
+            module_class=MaskedActorCritic, model_config=policy.network.model_dump() | {"critic": algorithm.critic}
+        )
+    )
+    config.callbacks(OffloadCallback)
+    config.debugging(seed=training.seed, log_level="ERROR")
+    return config

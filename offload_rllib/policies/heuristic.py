@@ -1,0 +1,45 @@
+"""Heuristics with the interface of trained policies."""
+
+from __future__ import annotations
+
+from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.simulator.types import Array
+
+
+class HeuristicPolicy:
+    """A rule of `simulator.heuristics` as a callable from observations and masks to actions.
+
+    Rules compute with SI units from what the nodes know; observations show the same, scaled and rounded, so that a rule
+    cannot be computed from them alone. It reads the environment it was fitted to by `on`.
+    """
+
+    def __init__(self, name: str, env: VectorEnv | None = None) -> None:
+        """Take a key of `HEURISTICS`, and the environment to read."""
+        self.name = name
+        self._env = env
+
+    def seed(self, seed: int) -> None:
+        """Do nothing: a rule's draws follow from the episode's key."""
+
+    def on(self, env: VectorEnv) -> HeuristicPolicy:
+        """Return the rule for the agents of an environment."""
+        return HeuristicPolicy(self.name, env)
+
+    def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
+        """Return actions [E, A] for the present state of the environment.
+
+        Args:
+            observations: [E, A, F] of that environment.
+            masks: [E, A, R] of that environment.
+            deterministic: makes no difference.
+
+        Raises:
+            ValueError: no environment was given, or the arrays are not of its size.
+        """
+        if self._env is None:
+            raise ValueError(
+                f"the heuristic '{self.name}' reads the state of an environment: load_policy('{self.name}').on(env)"
+            )
+        if masks.shape != self._env.masks.shape:
+            raise ValueError(f"the environment has masks of shape {self._env.masks.shape}, got {masks.shape}")
+        return self._env.heuristic_actions(self.name)

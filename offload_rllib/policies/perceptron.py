@@ -1,0 +1,47 @@
+"""Multilayer perceptrons over the whole observation: weights for one number of actions, none of them shared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """Return a layer with orthogonal weights (Andrychowicz et al., arXiv 2006.05990, section 3.2) and no offset."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def hidden_layers(inputs: int, hidden: Sequence[int], activation: str) -> nn.Sequential:
+    """Return linear layers, each with an activation behind it; without `hidden`, what goes in comes out.
+
+    Args:
+        inputs: features.
+        hidden: units of each layer.
+        activation: a key of `ACTIVATIONS`.
+    """
+    gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
+    layers: list[nn.Module] = []
+    for size, units in itertools.pairwise((inputs, *hidden)):
+        layers += [linear(size, units, gain), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+def perceptron(inputs: int, hidden: Sequence[int], outputs: int, activation: str, output_gain: float) -> nn.Sequential:
+    """Return `hidden_layers` and a last layer.
+
+    Args:
+        inputs: features.
+        hidden: units of each hidden layer.
+        activation: a key of `ACTIVATIONS`.
+        outputs: numbers returned.
+        output_gain: of the last layer; small for a policy, so that it starts near uniform.
+    """
+    size = hidden[-1] if hidden else inputs
+    return nn.Sequential(*hidden_layers(inputs, hidden, activation), linear(size, outputs, output_gain))

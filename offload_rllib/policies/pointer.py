@@ -1,0 +1,104 @@
+"""Networks that read an observation as a set of destinations: one set of weights for any number of them.
+
+Every destination is scored by the same weights from (self, task, destination), as pointer networks score their inputs
+(Vinyals et al., arXiv 1506.03134); what has to be one number for all of them is pooled over destinations, as in deep
+sets (Zaheer et al., arXiv 1703.06114). Permuting destinations permutes the scores and leaves the pooled features
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.policies.perceptron import ACTIVATIONS, hidden_layers, linear
+
+# Numbers before the first row of an observation (self and task), and numbers of a row.
+RowLayout = tuple[int, int]
+FULL_ROWS: RowLayout = (FIRST_ROW, ROW_SIZE)
+
+
+class DestinationLayers(nn.Module):
+    """Features of every action: `hidden` layers over (self, task, row of the action), shared by all actions.
+
+    The first layer is split: its part for self and task is computed once per agent and added to the part for each
+    row, W [context, row] = W_c context + W_r row. Action 0 stays here instead of travelling, and has an offset of its
+    own in that layer.
+    """
+
+    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout) -> None:
+        """Make the layers.
+
+        Args:
+            hidden: units of each layer, at least one.
+            activation: a key of `ACTIVATIONS`.
+            rows: what is where in an observation.
+
+        Raises:
+            ValueError: `hidden` is empty.
+        """
+        super().__init__()
+        if not hidden:
+            raise ValueError("a pointer network needs at least one hidden layer")
+        gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
+        first, row_size = rows
+        whole = linear(first + row_size, hidden[0], gain)
+        self.context = nn.Linear(first, hidden[0])
+        self.row = nn.Linear(row_size, hidden[0], bias=False)
+        self.here = nn.Parameter(torch.zeros(hidden[0]))
+        with torch.no_grad():
+            self.context.weight.copy_(whole.weight[:, :first])
+            self.context.bias.zero_()
+            self.row.weight.copy_(whole.weight[:, first:])
+        self.rest = nn.Sequential(ACTIVATIONS[activation](), *hidden_layers(hidden[0], hidden[1:], activation))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return features [..., R, H] of observations [..., F]."""
+        first = self.row(self.rows_of(observations))
+        first += self.context(observations[..., : self.context.in_features]).unsqueeze(-2)
+        first[..., 0, :] += self.here
+        return self.rest(first)
+
+    def rows_of(self, observations: Tensor) -> Tensor:
+        """Return the rows [..., R, row size] of observations [..., F]."""
+        return observations[..., self.context.in_features :].unflatten(-1, (-1, self.row.in_features))
+
+
+class DestinationScores(nn.Module):
+    """One number per action."""
+
+    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout, output_gain: float) -> None:
+        """Make the network; arguments as `DestinationLayers` and `perceptron`."""
+        super().__init__()
+        self.layers = DestinationLayers(hidden, activation, rows)
+        self.score = linear(hidden[-1], 1, output_gain)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return scores [..., R] of observations [..., F]."""
+        return self.score(self.layers(observations)).squeeze(-1)
+
+
+class PooledDestinations(nn.Module):
+    """Features of an agent: mean and largest feature over its destinations, and a layer behind them.
+
+    Padding is left out. Destinations that are not valid now are not: a node is as busy when no task is on offer.
+    """
+
+    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout) -> None:
+        """Make the network; arguments as `DestinationLayers`."""
+        super().__init__()
+        self.layers = DestinationLayers(hidden, activation, rows)
+        self.head = hidden_layers(2 * hidden[-1], hidden[-1:], activation)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return features [..., H] of observations [..., F]."""
+        # Padding is all zeros. A row of a real destination has a speed at least, and row 0 is always real.
+        real = (self.layers.rows_of(observations) != 0).any(-1, keepdim=True)
+        real[..., 0, :] = True
+        features = self.layers(observations)
+        mean = (features * real).sum(-2) / real.sum(-2)
+        largest = features.masked_fill(~real, -torch.inf).amax(-2)
+        return self.head(torch.cat([mean, largest], -1))

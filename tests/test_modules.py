@@ -1,0 +1,85 @@
+"""RLlib's modules: exploration respects masks, targets lag, runners carry no more than they need."""
+
+# RLlib's modules are torch modules whose declared types do not say so.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
+from ray.rllib.core.columns import Columns
+
+from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.policies.module import MaskedQ
+from offload_rllib.policies.network import INVALID_LOGIT
+
+SIZE = FIRST_ROW + 4 * ROW_SIZE
+SPACES = {
+    "observation_space": gym.spaces.Dict(
+        observations=gym.spaces.Box(-1, 1, (SIZE,)), action_mask=gym.spaces.Box(0, 1, (4,), np.int8)
+    ),
+    "action_space": gym.spaces.Discrete(4),
+}
+
+
+def q_module(kind: str, *, inference_only: bool = False, **config: Any) -> MaskedQ:
+    return MaskedQ(
+        **SPACES,
+        inference_only=inference_only,
+        model_config={"hidden": (16, 16), "activation": "relu", "kind": kind} | config,
+    )
+
+
+@pytest.fixture
+def batch() -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        Columns.OBS: {
+            "observations": torch.rand(3, SIZE),
+            "action_mask": torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 1, 0]], dtype=torch.int8),
+        }
+    }
+
+
+@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+def test_exploration_draws_among_valid_actions_and_follows_the_schedule(kind: str, batch: dict[str, Any]) -> None:
+    module = q_module(kind, dueling=True, epsilon=[[0, 1.0], [1000, 0.2]])
+    for parameter in module.q.parameters():
+        torch.nn.init.zeros_(parameter)  # RLlib's own exploration takes a value of exactly 0 for an invalid action
+    for steps, epsilon in ((0, 1.0), (500, 0.6), (1000, 0.2), (9000, 0.2)):
+        probabilities = module.forward_exploration(batch, t=steps)[Columns.ACTION_DIST_INPUTS].exp()
+        expected = torch.tensor([[1 - epsilon * 2 / 3, epsilon / 3, 0, epsilon / 3], [1, 0, 0, 0], [0, 0, 0, 0]])
+        expected[2, 0], expected[2, 2] = 1 - epsilon / 2, epsilon / 2
+        assert torch.allclose(probabilities, expected, atol=1e-5)
+
+
+def test_the_target_network_stays_where_it_was_made(batch: dict[str, Any]) -> None:
+    module = q_module("pointer", dueling=True)
+    module.make_target_networks()
+    before = module.forward_target(batch)[QF_PREDS]
+    values = module.forward_train(batch)[QF_PREDS]
+    assert torch.equal(before, values)
+    assert ((values == INVALID_LOGIT) == (batch[Columns.OBS]["action_mask"] == 0)).all()
+    (main, target), *others = module.get_target_network_pairs()
+    assert not others
+    with torch.no_grad():
+        for parameter in main.parameters():
+            parameter.add_(0.5)
+    assert not torch.equal(module.forward_train(batch)[QF_PREDS], values)
+    assert torch.equal(module.forward_target(batch)[QF_PREDS], before)
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+def test_runners_get_the_network_without_its_target(batch: dict[str, Any]) -> None:
+    module, runner = q_module("mlp"), q_module("mlp", inference_only=True)
+    module.make_target_networks()
+    state = module.get_state(inference_only=True)
+    assert not any(key.startswith("target") for key in state)
+    runner.set_state(state)
+    greedy = runner.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+    assert torch.equal(greedy, module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS])

@@ -1,0 +1,171 @@
+"""Networks: masks hold, one pointer fits any degree, permuting destinations permutes scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.policies.network import (
+    INVALID_LOGIT,
+    KINDS,
+    Actor,
+    CentralCritic,
+    Critic,
+    QNetwork,
+    epsilon_greedy,
+)
+from offload_rllib.policies.pointer import DestinationScores
+
+HIDDEN = (16, 8)
+
+
+def observation_size(rows: int) -> int:
+    return FIRST_ROW + rows * ROW_SIZE
+
+
+def observations_and_masks(batch: int, rows: int, padding: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return random observations [batch, F] and masks [batch, rows + padding]; half of the agents have a choice."""
+    rng = np.random.default_rng(seed)
+    observations = rng.uniform(-1, 1, (batch, observation_size(rows))).astype(np.float32)
+    observations = np.pad(observations, ((0, 0), (0, padding * ROW_SIZE)))
+    masks = np.zeros((batch, rows + padding), np.int8)
+    masks[:, 0] = 1
+    masks[: batch // 2, :rows] = 1
+    return torch.from_numpy(observations), torch.from_numpy(masks)
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Return the network with weights that make every difference visible."""
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return network
+
+
+def permute_rows(observations: Tensor, order: list[int]) -> Tensor:
+    """Return observations whose row i is row order[i] of the given ones."""
+    rows = observations[:, FIRST_ROW:].unflatten(-1, (-1, ROW_SIZE))[:, order]
+    return torch.cat([observations[:, :FIRST_ROW], rows.flatten(1)], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_that_are_not_valid_have_the_invalid_logit_alone(kind: str) -> None:
+    observations, masks = observations_and_masks(6, 4)
+    networks = [
+        Actor(observation_size(4), 4, HIDDEN, "tanh", kind),
+        QNetwork(observation_size(4), 4, HIDDEN, "relu", kind),
+        QNetwork(observation_size(4), 4, HIDDEN, "relu", kind, dueling=True),
+    ]
+    for network in networks:
+        values = network(observations, masks)
+        assert values.shape == (6, 4)
+        assert ((values == INVALID_LOGIT) == (masks == 0)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dueling_values_have_the_value_as_their_mean_over_valid_actions(kind: str) -> None:
+    observations, masks = observations_and_masks(6, 4)
+    network = QNetwork(observation_size(4), 4, HIDDEN, "tanh", kind, dueling=True)
+    randomised(network)
+    values = network(observations, masks)
+    mean = torch.where(masks == 1, values, 0.0).sum(-1) / masks.sum(-1)
+    assert network.value is not None
+    assert torch.allclose(mean, network.value(observations), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_a_pointer_treats_destinations_alike_and_staying_apart(activation: str) -> None:
+    observations, masks = observations_and_masks(8, 5)
+    order = [0, 3, 1, 4, 2]
+    permuted = permute_rows(observations, order)
+    size = observation_size(5)
+    for scores in (
+        Actor(size, 5, HIDDEN, activation, "pointer"),
+        QNetwork(size, 5, HIDDEN, activation, "pointer", dueling=True),
+    ):
+        randomised(scores)
+        assert torch.allclose(scores(observations, masks)[:, order], scores(permuted, masks[:, order]), atol=1e-6)
+        swapped = scores(permute_rows(observations, [1, 0, 2, 3, 4]), masks)
+        assert not torch.allclose(swapped[:4, [1, 0]], scores(observations, masks)[:4, :2], atol=1e-3)
+    critic = randomised(Critic(size, HIDDEN, activation, "pointer"))
+    assert torch.allclose(critic(observations), critic(permuted), atol=1e-6)
+    mlp = randomised(Actor(size, 5, HIDDEN, activation))
+    assert not torch.allclose(mlp(observations, masks)[:4, order], mlp(permuted, masks[:, order])[:4], atol=1e-3)
+
+
+def test_a_pointer_fits_any_degree_and_padding_changes_nothing() -> None:
+    actor = randomised(Actor(observation_size(3), 3, HIDDEN, "tanh", "pointer"))
+    critic = randomised(Critic(observation_size(3), HIDDEN, "tanh", "pointer"))
+    for rows in (2, 3, 17):
+        observations, masks = observations_and_masks(4, rows)
+        wider, wider_masks = observations_and_masks(4, rows, padding=5)
+        assert torch.allclose(actor(observations, masks), actor(wider, wider_masks)[:, :rows], atol=1e-6)
+        assert torch.allclose(critic(observations), critic(wider), atol=1e-6)
+
+
+def test_the_split_first_layer_is_one_layer_over_self_task_and_row() -> None:
+    observations, masks = observations_and_masks(4, 3)
+    actor = Actor(observation_size(3), 3, (8,), "tanh", "pointer")
+    randomised(actor)
+    scores = actor.scores
+    assert isinstance(scores, DestinationScores)
+    layers, score = scores.layers, scores.score
+    weight = torch.cat([layers.context.weight, layers.row.weight], 1)
+    for row in range(3):
+        start = FIRST_ROW + row * ROW_SIZE
+        joined = torch.cat([observations[:, :FIRST_ROW], observations[:, start : start + ROW_SIZE]], 1)
+        first = joined @ weight.T + layers.context.bias + (layers.here if row == 0 else 0.0)
+        expected = score(torch.tanh(first)).squeeze(-1)
+        assert torch.allclose(actor(observations, masks)[:2, row], expected[:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_central_critic_sees_all_agents_in_no_order(kind: str) -> None:
+    observations, _ = observations_and_masks(12, 3)
+    everyone = observations.reshape(2, 6, -1)
+    critic = CentralCritic(observation_size(3), HIDDEN, "tanh", kind)
+    randomised(critic)
+    values = critic(everyone[:, :2], everyone)
+    assert values.shape == (2, 2)
+    assert torch.allclose(values, critic(everyone, everyone)[:, :2], atol=1e-6)
+    assert torch.allclose(values, critic(everyone[:, :2], everyone.flip(1)), atol=1e-6)
+    changed = everyone.clone()
+    changed[0, 5] *= -1
+    other = critic(everyone[:, :2], changed)
+    assert not torch.isclose(other[0], values[0], atol=1e-4).any(), "an agent elsewhere matters"
+    assert torch.equal(other[1], values[1]), "but not one of another environment"
+    assert critic(everyone[:, :2], everyone[:, :4]).shape == (2, 2), "any number of agents"
+
+
+def test_epsilon_greedy_draws_among_valid_actions_even_where_all_values_are_zero() -> None:
+    masks = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]], dtype=torch.int8)
+    values = torch.zeros(2, 4).masked_fill(masks == 0, INVALID_LOGIT)
+    values[0, 3] = 1.0
+    probabilities = epsilon_greedy(values, masks, 0.3).exp()
+    assert torch.allclose(probabilities, torch.tensor([[0.1, 0.1, 0.0, 0.8], [1.0, 0.0, 0.0, 0.0]]), atol=1e-6)
+    for epsilon in (0.0, 1.0):
+        logits = epsilon_greedy(torch.zeros(2, 4).masked_fill(masks == 0, INVALID_LOGIT), masks, epsilon)
+        assert torch.isfinite(logits).all()
+        assert (logits.exp()[masks == 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_every_weight_and_are_finite(kind: str) -> None:
+    observations, masks = observations_and_masks(8, 3, padding=2)
+    size = observation_size(5)
+    q = QNetwork(size, 5, HIDDEN, "tanh", kind)
+    critic = CentralCritic(size, HIDDEN, "tanh", kind)
+    (q(observations, masks)[:, 0].square().sum() + critic(observations, observations).sum()).backward()
+    for network in (q, critic):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_pointer_without_hidden_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one hidden layer"):
+        Actor(observation_size(3), 3, (), "tanh", "pointer")
