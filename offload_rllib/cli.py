@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
+from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import DESCRIPTIONS, HEURISTICS
 from offload_rllib.version import __version__
 
@@ -145,6 +146,23 @@ def show(
         raise ConfigError(f"{path.parent}: no such folder")
     draw(scenario, path, environment.description or Path(env).stem)
     _say(f"picture: {path}")
+
+
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PART]...", help="sampling, training, runners; by default all.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; medians are shown.")] = 5,
+) -> None:
+    """Measure how fast this machine samples and trains, beside RLlib's own runner and learner."""
+    from offload_rllib.experiment.bench import PARTS
+    from offload_rllib.experiment.bench import bench as measure
+
+    for part in parts or ():
+        if part not in PARTS:
+            raise ConfigError(f"'{part}' is not a part of the benchmark.{nearest(part, PARTS)}")
+    measure(console, parts or list(PARTS), repeats)
 
 
 def _say(line: str) -> None:

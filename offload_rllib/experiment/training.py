@@ -101,7 +101,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
         ConfigError: there is nothing to resume.
     """
     environment, policy = run.environment, run.policy_config
-    _quieten()
+    quieten()
     experiment = run.path.resolve() / TUNE
     with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
         config = algorithm_config(environment, policy, cpus=available_cpus())
@@ -178,7 +178,7 @@ def _last_line(error: Exception | None) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence what Ray prints about itself; errors of ours are raised and shown."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -18,28 +18,38 @@ _ACTION = np.uint64(0xA0761D6478BD642F)
 
 
 @kernel
-def find_choices(masks, agents, rows):
-    """Find the agents of one policy that have a choice.
+def find_choices(masks, owner, rows, ends):
+    """Find the agents that have a choice, policy by policy.
 
     Args:
         masks: [E, A, R] int8.
-        agents: [a] int64 indices of the policy's agents.
-        rows: [E * a] int64, overwritten: e * A + agent for each agent with more than one valid action.
-
-    Returns:
-        How many there are.
+        owner: [A] int64, which of M policies acts for each agent.
+        rows: [E * A] int64, overwritten: e * A + agent for each agent with more than one valid action; those of the
+            first policy first.
+        ends: [M] int64, overwritten: where the rows of each policy end.
     """
-    count = 0
+    agents = masks.shape[1]
+    ends[:] = 0
     for e in range(masks.shape[0]):
-        for i in range(agents.shape[0]):
-            agent = agents[i]
+        for agent in range(agents):
             valid = 0
             for action in range(masks.shape[2]):
                 valid += masks[e, agent, action]
             if valid > 1:
-                rows[count] = e * masks.shape[1] + agent
-                count += 1
-    return count
+                ends[owner[agent]] += 1
+    first = 0
+    for policy in range(ends.shape[0]):
+        count = ends[policy]
+        ends[policy] = first
+        first += count
+    for e in range(masks.shape[0]):
+        for agent in range(agents):
+            valid = 0
+            for action in range(masks.shape[2]):
+                valid += masks[e, agent, action]
+            if valid > 1:
+                rows[ends[owner[agent]]] = e * agents + agent
+                ends[owner[agent]] += 1
 
 
 @kernel

@@ -124,6 +124,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     def make_module(self) -> None:
         """Build the modules, and find which agents each acts for."""
         super().make_module()
+        for module in self.module.values():
+            module.eval()
         if self.worker_index:
             # Several runners share a machine, and their matrices are too small to be worth a second thread.
             torch.set_num_threads(1)
@@ -135,8 +137,11 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             module_id: np.array([i for i, owner in enumerate(mapped) if owner == module_id], np.int64)
             for module_id in sorted(set(mapped))
         }
+        self._owner = np.array([list(self.agents_of).index(module_id) for module_id in mapped], np.int64)
+        self._ends = np.zeros(len(self.agents_of), np.int64)
         batch = self.env.batch
         rows = batch.num_envs * len(agents)
+        self._scores = np.zeros((rows, batch.num_actions), np.float32)
         # The lifetime count is that of the run, which RLlib sends; between two messages all runners are taken as alike.
         self._runners = max(self.config.num_env_runners, 1)
         self._keys = np.zeros(batch.num_envs, np.uint64)
@@ -262,46 +267,41 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     ) -> None:
         """Write the actions [E, A] of a step and their log-probabilities; 0 and 0.0 where there is no choice."""
         batch = self.env.batch
-        agents_per_environment = len(batch.agents)
-        rows_of_all = (-1, batch.observation_size)
-        flat_actions, flat_logp = actions.reshape(-1), log_probabilities.reshape(-1)
-        for module_id, agents in self.agents_of.items():
-            count = find_choices(batch.masks, agents, self._rows)
-            if count == 0:
-                continue
-            rows = self._rows[:count]
-            seen, valid = self._seen[:count], self._valid[:count]
-            gather(
-                batch.observations.reshape(rows_of_all),
-                batch.masks.reshape(-1, batch.num_actions),
-                rows,
-                count,
-                seen.numpy(),
-                valid.numpy(),
-            )
-            masks = valid.numpy()
+        find_choices(batch.masks, self._owner, self._rows, self._ends)
+        count = int(self._ends[-1])
+        if count == 0:
+            return
+        rows = self._rows[:count]
+        seen, valid = self._seen[:count], self._valid[:count]
+        masks = valid.numpy()
+        gather(
+            batch.observations.reshape(-1, batch.observation_size),
+            batch.masks.reshape(-1, batch.num_actions),
+            rows,
+            count,
+            seen.numpy(),
+            masks,
+        )
+        scores = self._scores[:count]
+        first = 0
+        for module_id, end in zip(self.agents_of, self._ends.tolist(), strict=True):
             if random_actions:
-                scores = np.zeros(masks.shape, np.float32)
-            else:
-                columns = {Columns.OBS: {"observations": seen, "action_mask": valid}}
+                scores[:] = 0.0
+            elif first < end:
+                columns = {Columns.OBS: {"observations": seen[first:end], "action_mask": valid[first:end]}}
                 module = self.module[module_id]
                 outputs = (
                     module.forward_exploration(columns, t=env_steps) if explore else module.forward_inference(columns)
                 )
-                scores = outputs[Columns.ACTION_DIST_INPUTS].numpy()
-            if explore or random_actions:
-                choose_categorical(
-                    scores,
-                    masks,
-                    self._keys,
-                    self._steps,
-                    rows,
-                    agents_per_environment,
-                    flat_actions,
-                    flat_logp,
-                )
-            else:
-                choose_greedy(scores, masks, rows, flat_actions)
+                scores[first:end] = outputs[Columns.ACTION_DIST_INPUTS].numpy()
+            first = end
+        chosen = actions.reshape(-1)
+        if explore or random_actions:
+            agents = len(batch.agents)
+            logp = log_probabilities.reshape(-1)
+            choose_categorical(scores, masks, self._keys, self._steps, rows, agents, chosen, logp)
+        else:
+            choose_greedy(scores, masks, rows, chosen)
 
     def _finish_episodes(self, which: np.ndarray) -> None:
         batch = self.env.batch
