@@ -32,6 +32,8 @@ def fragment(seed: int, *, steps: int, environments: int, agents: int, choice_sh
     masks[..., 1:] = (rng.random((steps + 1, *shape)) < choice_share)[..., None]
     ended = int(truncated.sum())
     return Fragment(
+        module_id="shared",
+        agents=(),
         observations=rng.random((steps + 1, *shape, FEATURES), np.float32),
         masks=masks,
         actions=np.zeros((steps, *shape), np.int32),
@@ -68,7 +70,7 @@ def main() -> None:
     figures = []
     for kind, alpha in (("uniform", None), ("prioritised", 0.6)):
         buffer = ReplayBuffer(arguments.capacity, FEATURES, ACTIONS, gamma=0.99, n_step=3, alpha=alpha)
-        buffer.add(sparse, source=1)
+        buffer.add(sparse)
         buffer.sample(batch)
         while len(buffer) < 0.95 * arguments.capacity:
             before = len(buffer)
@@ -88,7 +90,7 @@ def main() -> None:
         work = draw if alpha is None else draw_and_update
         what = "a batch" if alpha is None else "a batch and its new priorities"
         seconds = median_s(work, arguments.repeats, 1000)
-        adding = median_s(lambda buffer=buffer: buffer.add(sparse, source=1), arguments.repeats, 5)
+        adding = median_s(lambda buffer=buffer: buffer.add(sparse), arguments.repeats, 5)
         print(
             f"{kind}: {buffer.nbytes / 2**20:.0f} MiB for {arguments.capacity:,} states, "
             f"adding {1e9 * adding / sparse.agent_steps:.0f} ns per agent step"

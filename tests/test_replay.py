@@ -23,7 +23,14 @@ FEATURES = 2
 
 
 def stream(
-    seed: int, *, steps: int, environments: int, agents: int, choice_share: float = 0.4, episode_share: float = 0.1
+    seed: int,
+    *,
+    steps: int,
+    environments: int,
+    agents: int,
+    choice_share: float = 0.4,
+    episode_share: float = 0.1,
+    source: str = "runner",
 ) -> Fragment:
     """Return one long random fragment; the first feature of every observation is a number of its own."""
     rng = np.random.default_rng(seed)
@@ -44,10 +51,14 @@ def stream(
     masks = random_masks(steps + 1, *shape)
     choices = masks.sum(-1) > 1
     return Fragment(
+        module_id="shared",
+        agents=(),
         observations=observations,
         masks=masks,
         actions=(rng.integers(0, ACTIONS, (steps, *shape)) * choices[:-1]).astype(np.int32),
         log_probabilities=np.zeros((steps, *shape), np.float32),
+        source=source,
+        start=0,
         rewards=rng.normal(size=(steps, *shape)).astype(np.float32),
         truncated=truncated,
         final_observations=final_observations,
@@ -62,7 +73,9 @@ def cut(whole: Fragment, points: list[int]) -> list[Fragment]:
     for first, last in itertools.pairwise(edges):
         before, inside = int(whole.truncated[:first].sum()), int(whole.truncated[first:last].sum())
         pieces.append(
-            Fragment(
+            replace(
+                whole,
+                start=first,
                 observations=whole.observations[first : last + 1],
                 masks=whole.masks[first : last + 1],
                 actions=whole.actions[first:last],
@@ -179,6 +192,8 @@ def test_transitions_are_those_of_a_plain_reference_wherever_fragments_are_cut(
 def test_a_transition_passes_through_steps_without_a_choice() -> None:
     masks = np.array([[1, 1], [1, 0], [1, 0], [1, 1], [1, 0]], np.int8).reshape(5, 1, 1, 2)
     fragment = Fragment(
+        module_id="shared",
+        agents=(),
         observations=np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1),
         masks=masks,
         actions=np.array([1, 0, 0, 0], np.int32).reshape(4, 1, 1),
@@ -225,29 +240,49 @@ def test_the_ring_keeps_the_latest_transitions(capacity: int, alpha: float | Non
         assert later <= held.keys()
 
 
-def test_sources_do_not_mix_and_a_forgotten_one_begins_anew() -> None:
-    first, second = (stream(seed, steps=50, environments=2, agents=1, episode_share=0) for seed in (1, 2))
+def test_sources_do_not_mix_and_one_that_was_begun_anew_does_not_go_on() -> None:
+    first, second = (
+        stream(seed, steps=50, environments=2, agents=1, episode_share=0, source=f"runner {seed}") for seed in (1, 2)
+    )
     second = replace(second, observations=second.observations + np.float32(1000))
     buffer = make_buffer()
     for of_first, of_second in zip(cut(first, [9, 21]), cut(second, [9, 21]), strict=True):
-        buffer.add(of_first, source=1)
-        buffer.add(of_second, source=2)
+        buffer.add(of_first)
+        buffer.add(of_second)
     assert_same(held_transitions(buffer), expected_transitions(first, 0.9, 1) | expected_transitions(second, 0.9, 1))
 
-    buffer = make_buffer()
     pieces = cut(first, [20])
-    buffer.add(pieces[0])
-    buffer.forget(0)
-    buffer.add(pieces[1])
     expected = expected_transitions(pieces[0], 0.9, 1) | expected_transitions(pieces[1], 0.9, 1)
-    assert_same(held_transitions(buffer), expected)
+    for start in (0, 21, None):  # begun anew; a step was lost; not counted, but it was before
+        buffer = make_buffer()
+        buffer.add(pieces[0])
+        buffer.add(replace(pieces[1], start=start))
+        assert_same(held_transitions(buffer), expected)
+
+
+def test_a_source_whose_episodes_have_all_ended_leaves_nothing_behind() -> None:
+    whole = stream(1, steps=20, environments=2, agents=2)
+    truncated = whole.truncated.copy()
+    truncated[-1] = True
+    ended = int(truncated.sum())
+    buffer = make_buffer()
+    buffer.add(
+        replace(
+            whole,
+            truncated=truncated,
+            final_observations=np.zeros((ended, 2, FEATURES), np.float32),
+            final_masks=np.zeros((ended, 2, ACTIONS), np.int8),
+        )
+    )
+    assert len(buffer) > 0
+    assert not buffer._pending
 
 
 def test_fragments_of_other_sizes_are_refused() -> None:
     buffer = make_buffer()
     buffer.add(stream(0, steps=5, environments=2, agents=2))
     with pytest.raises(ValueError, match="environments, agents"):
-        buffer.add(stream(0, steps=5, environments=3, agents=2))
+        buffer.add(replace(stream(0, steps=5, environments=3, agents=2), start=5))
     with pytest.raises(ValueError, match="features, actions"):
         ReplayBuffer(10, FEATURES + 1, ACTIONS, gamma=0.9).add(stream(0, steps=5, environments=2, agents=2))
     with pytest.raises(ValueError, match="no finished transition"):
@@ -357,7 +392,7 @@ def test_a_restored_buffer_goes_on_with_the_same_draws(tmp_path: Path, alpha: fl
     for capacity in (150, 4096):
         buffer = make_buffer(capacity, n_step=3, alpha=alpha, seed=11)
         buffer.add(pieces[0])
-        buffer.add(pieces[1], source=4)
+        buffer.add(pieces[1])
         first = buffer.sample(32)
         if alpha is not None:
             buffer.update_priorities(first.states, np.linspace(-1, 1, 32))
@@ -369,8 +404,8 @@ def test_a_restored_buffer_goes_on_with_the_same_draws(tmp_path: Path, alpha: fl
             a, b = buffer.sample(64, beta=0.5), restored.sample(64, beta=0.5)
             for x, y in zip((*a.transitions, *a[1:]), (*b.transitions, *b[1:]), strict=True):
                 assert (x == y).all()
-            # What was under way was kept as well.
-            assert buffer.add(pieces[2], source=4) == restored.add(pieces[2], source=4)
+            # What was under way was kept as well, and goes on with the first of these.
+            assert buffer.add(pieces[2]) == restored.add(pieces[2])
             assert len(buffer) == len(restored)
 
 

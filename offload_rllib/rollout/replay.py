@@ -113,7 +113,8 @@ class ReplayBuffer:
         self._columns = allocate_columns(capacity, observation_size, actions)
         self._tree = None if alpha is None else SumTree(capacity)
         self._largest_priority = 1.0
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[str, Pending] = {}
+        self._next_start: dict[str, int | None] = {}
         self._rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -130,12 +131,11 @@ class ReplayBuffer:
     def _sizes(self) -> tuple[int, int]:
         return self._columns.observations.shape[1], self._columns.masks.shape[1]
 
-    def add(self, fragment: Fragment, source: int = 0) -> int:
+    def add(self, fragment: Fragment) -> int:
         """Add the next fragment of a source.
 
-        Args:
-            fragment: the steps that follow those of the source's fragment before.
-            source: which runner it is from; fragments of one source follow each other.
+        What the source had under way goes on, unless the fragment does not start where the one before ended: then the
+        source was begun anew, or a fragment was lost.
 
         Returns:
             How many transitions were finished.
@@ -146,14 +146,15 @@ class ReplayBuffer:
         sizes = (fragment.observations.shape[-1], fragment.masks.shape[-1])
         if sizes != self._sizes:
             raise ValueError(f"the buffer takes {self._sizes} (features, actions), the fragment has {sizes}")
-        environments, agents = fragment.actions.shape[1:]
-        pending = self._pending.setdefault(source, allocate_pending(environments, agents, self._n_step))
-        if pending.open.shape != (environments, agents):
-            raise ValueError(
-                f"source {source} had {pending.open.shape} (environments, agents), now {(environments, agents)}"
-            )
+        pending = self._pending_of(fragment)
         before = int(self._columns.counters[0])
         finished = record(self._columns, pending, fragment, self._gamma)
+        if fragment.truncated[-1:].all():
+            self._pending.pop(fragment.source, None)  # nothing is under way; sources that never return leave no trace
+        else:
+            start = fragment.start
+            self._pending[fragment.source] = pending
+            self._next_start[fragment.source] = None if start is None else start + len(fragment.truncated)
         if self._tree is not None:
             after = int(self._columns.counters[0])
             written = np.arange(max(before, after - self.capacity), after)
@@ -162,9 +163,18 @@ class ReplayBuffer:
             self._tree.set(kept % self.capacity, np.full(len(kept), self._largest_priority))
         return len(finished)
 
-    def forget(self, source: int) -> None:
-        """Drop what a source has under way: its next fragment does not follow, for instance after a restart."""
-        self._pending.pop(source, None)
+    def _pending_of(self, fragment: Fragment) -> Pending:
+        """Return what the source of a fragment has under way."""
+        environments, agents = fragment.actions.shape[1:]
+        pending = self._pending.get(fragment.source)
+        if pending is None or fragment.start != self._next_start[fragment.source]:
+            return allocate_pending(environments, agents, self._n_step)
+        if pending.open.shape != (environments, agents):
+            raise ValueError(
+                f"source '{fragment.source}' had {pending.open.shape} (environments, agents), "
+                f"now has {(environments, agents)}"
+            )
+        return pending
 
     def sample(self, size: int, *, beta: float = 1.0) -> Sample:
         """Draw transitions, with replacement.
@@ -237,13 +247,14 @@ class ReplayBuffer:
         arrays = {
             name: column if name == "counters" else column[:used] for name, column in self._columns._asdict().items()
         }
-        for source, pending in self._pending.items():
-            arrays |= {f"pending/{source}/{name}": values for name, values in pending._asdict().items()}
+        for i, pending in enumerate(self._pending.values()):
+            arrays |= {f"pending/{i}/{name}": values for name, values in pending._asdict().items()}
         if self._tree is not None:
             arrays["priorities"] = self._tree.priorities[:used]
         description = self._description() | {
             "largest_priority": self._largest_priority,
             "generator": self._rng.bit_generator.state,
+            "sources": [[source, self._next_start[source]] for source in self._pending],
         }
         arrays["description"] = np.array(json.dumps(description))
         with written_at_once(path) as partial, partial.open("wb") as file:
@@ -272,10 +283,10 @@ class ReplayBuffer:
             priorities = np.zeros(self.capacity)
             priorities[:used] = arrays["priorities"]
             self._tree.set_all(priorities)
-        sources = {int(key.split("/")[1]) for key in arrays if key.startswith("pending/")}
+        self._next_start = dict(description["sources"])
         self._pending = {
-            source: Pending(**{name: arrays[f"pending/{source}/{name}"] for name in Pending._fields})
-            for source in sources
+            source: Pending(**{name: arrays[f"pending/{i}/{name}"] for name in Pending._fields})
+            for i, source in enumerate(self._next_start)
         }
         self._largest_priority = float(description["largest_priority"])
         self._rng.bit_generator.state = description["generator"]
