@@ -22,6 +22,7 @@ from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.experiment.training import SHARED, algorithm_config, check
 from offload_rllib.policies.network import INVALID_LOGIT
+from offload_rllib.policies.saved import POLICY_FOLDER, load_saved_policy
 from offload_rllib.rollout.replay import Sample
 from offload_rllib.rollout.transitions import Transitions
 
@@ -229,6 +230,12 @@ def test_it_learns_at_its_ratio_and_goes_on_from_a_checkpoint(tmp_path: Path) ->
         algorithm.save_to_path(str(tmp_path))
         algorithm.save_checkpoint(str(tmp_path))
         drawn = replay.sample(20).states
+        saved = load_saved_policy(tmp_path / POLICY_FOLDER)
+        seen = replay.sample(200).transitions
+        with torch.no_grad():
+            q = algorithm.learner_group._learner.module[SHARED].unwrapped().q
+            best = q(torch.from_numpy(seen.observations), torch.from_numpy(seen.masks)).argmax(-1).numpy()
+        assert (saved(seen.observations, seen.masks) == best).all(), "the kept policy acts without RLlib"
         resumed = config.build_algo()
         try:
             resumed.restore_from_path(str(tmp_path))

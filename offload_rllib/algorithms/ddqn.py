@@ -244,6 +244,8 @@ class DDQN(OffloadAlgorithm):
     """Samples a little, replays `replay_ratio` transitions for every new one, and begins again."""
 
     policy_prefix = "q."
+    # A dueling network's state value is the same for all actions, so that the best action is that of the advantages.
+    not_kept = ("q.value.",)
 
     @classmethod
     def get_default_config(cls) -> DDQNConfig:

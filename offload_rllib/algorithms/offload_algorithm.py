@@ -60,6 +60,8 @@ class OffloadAlgorithm(Algorithm):
 
     policy_prefix = "actor."
     """What the names of the weights that a kept policy needs begin with."""
+    not_kept: tuple[str, ...] = ()
+    """Beginnings of names of weights among those that it does not need."""
 
     @property
     def env_steps(self) -> int:
@@ -109,7 +111,7 @@ class OffloadAlgorithm(Algorithm):
             name: {
                 key.removeprefix(self.policy_prefix): torch.as_tensor(value)
                 for key, value in learned[name].items()
-                if key.startswith(self.policy_prefix)
+                if key.startswith(self.policy_prefix) and not key.startswith(self.not_kept)
             }
             for name in module_ids
         }
