@@ -10,6 +10,7 @@ medians of the rounds after the first ones.
 
 # RLlib declares its attributes as optional, or by base types that lack what is there.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportCallIssue=false
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from ray.tune.registry import register_env
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import vector_env
-from offload_rllib.experiment.training import algorithm_config
+from offload_rllib.experiment.algorithm_config import algorithm_config
 
 ENVS = 8
 ENV_STEPS = 160

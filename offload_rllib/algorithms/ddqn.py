@@ -244,8 +244,6 @@ class DDQN(OffloadAlgorithm):
     """Samples a little, replays `replay_ratio` transitions for every new one, and begins again."""
 
     policy_prefix = "q."
-    # A dueling network's state value is the same for all actions, so that the best action is that of the advantages.
-    not_kept = ("q.value.",)
 
     @classmethod
     def get_default_config(cls) -> DDQNConfig:
@@ -320,6 +318,14 @@ class DDQN(OffloadAlgorithm):
             errors = self._learner(partial(DDQNLearner.learn, module_id=module_id, sample=sample))
             if self.config.priority_alpha:
                 replay.update_priorities(sample.states, errors)
+
+    def kept_as(self, model_config: dict[str, Any]) -> dict[str, Any]:
+        """Describe networks of action values; drawn actions explore as much as at the end of the schedule."""
+        return {
+            "output": "values",
+            "dueling": model_config["dueling"],
+            "epsilon": float(model_config["epsilon"][-1][1]),
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> Any:
         """Save RLlib's checkpoint, the policy, and the replay memories if `replay_in_checkpoints` is set."""

@@ -95,8 +95,7 @@ def _require_replay(algorithm: DDQN, scenario: BuiltScenario, policies: int) -> 
     actions = scenario.arrays.destination.shape[1]
     prioritised = algorithm.priority_alpha > 0
     require_memory(
-        policies
-        * replay_bytes(algorithm.replay_capacity, observation_size(actions), actions, prioritised=prioritised)
+        policies * replay_bytes(algorithm.replay_capacity, observation_size(actions), actions, prioritised=prioritised)
     )
 
 
