@@ -42,7 +42,9 @@ Rules across keys:
 - `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
 - `workload.load` holds either `rho` or `tasks_per_second_per_client`.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
-- `algorithm.batch_env_steps` is a multiple of `training.runners` (at least 1) x `training.envs_per_runner`.
+- `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
+  `training.envs_per_runner`.
+- DDQN's `learning_starts` is at most half of its `replay_capacity`.
 - `sharing` may be a bare word (its `kind`), or hold `mapping` alone; names of policies are of `a-z`, `0-9` and `_`.
 - `policies` names policies that `sharing` makes, and in them keys that `algorithm` has.
 """
@@ -68,6 +70,13 @@ UNITS = {
     "batch_env_steps": "environment steps",
     "minibatch_steps": "agent steps",
     "checkpoint_every": "iterations",
+    "n_step": "choices",
+    "batch_transitions": "transitions",
+    "replay_capacity": "choices",
+    "learning_starts": "transitions",
+    "target_update_every": "gradient steps",
+    "epsilon_decay_env_steps": "environment steps",
+    "sample_env_steps": "environment steps",
 }
 SUFFIX_UNITS = {
     "_dbm_per_hz": "dBm/Hz",

@@ -99,6 +99,10 @@ class OffloadAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
+    def kept_as(self, model_config: dict[str, Any]) -> dict[str, Any]:
+        """Return what a kept policy's description says of its networks, where it is not the default."""
+        return {}
+
     def save_checkpoint(self, checkpoint_dir: str) -> Any:
         """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`)."""
         saved = super().save_checkpoint(checkpoint_dir)
@@ -127,6 +131,7 @@ class OffloadAlgorithm(Algorithm):
             serves=assignment.serves,
             agents=assignment.agents,
             policy_of=assignment.policy_of,
+            **self.kept_as(config),
         )
         save_policies(Path(checkpoint_dir) / POLICY_FOLDER, description, weights)
         return saved

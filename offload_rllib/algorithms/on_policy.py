@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
@@ -35,6 +34,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
+from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.episodes import as_fragments
@@ -43,7 +43,6 @@ from offload_rllib.rollout.fragment import Fragment
 HAS_CHOICE = "has_choice"
 IDLE_PER_CHOICE = "idle_per_choice"
 TORCH_THREADS = "torch_threads"
-GRADIENT_NORM = "gradient_norm"
 EXPLAINED_VARIANCE = "vf_explained_var"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
@@ -56,10 +55,6 @@ Rows = dict[str, Any]
 # Observations of all agents [T + 1, E, N, F], and those at the ends of episodes [K, N, F].
 Everyone = tuple[np.ndarray, np.ndarray]
 TIME = "time"
-
-
-class DivergedError(RuntimeError):
-    """A loss or a gradient is not a number."""
 
 
 def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.Generator) -> np.ndarray:
@@ -76,11 +71,10 @@ def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.G
     return rng.permutation(np.concatenate([chosen, rng.choice(idle, count, replace=False)]))
 
 
-class OnPolicyLearner(TorchLearner):
+class OnPolicyLearner(DirectLearner):
     """Learns from fragments, whichever runner sampled them, in minibatches of ready tensors.
 
-    RLlib's own learner builds its batches with connectors and counts metrics for every minibatch; both cost more than
-    the networks of these policies do. A subclass gives `compute_loss_for_module`, and reports with `note`.
+    A subclass gives `compute_loss_for_module`, and reports with `note`.
     """
 
     def build(self) -> None:
@@ -91,19 +85,6 @@ class OnPolicyLearner(TorchLearner):
             # While the learner works its runners wait, so that it may use their cores.
             torch.set_num_threads(threads)
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
-        self._noted: dict[str, list[dict[str, Tensor]]] = {}
-
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Register one Adam per module, with the update of all its weights in one call."""
-        parameters = self.get_parameters(self._module[module_id])
-        optimizer = torch.optim.Adam(parameters, fused=True)
-        self.register_optimizer(
-            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
-        )
-
-    def note(self, module_id: str, values: dict[str, Tensor]) -> None:
-        """Report figures of one minibatch; their means over an update are logged."""
-        self._noted.setdefault(module_id, []).append({key: value.detach() for key, value in values.items()})
 
     def values_of(self, module_id: str, observations: np.ndarray, everyone: np.ndarray | None = None) -> np.ndarray:
         """Return the critic's values [T, ..., A] float32.
@@ -262,9 +243,7 @@ class OnPolicyLearner(TorchLearner):
                 if joint is not None:
                     minibatch[EVERYONE] = joint[minibatch[TIME]]
                 self._gradient_step(module_id, config, minibatch)
-        noted = self._noted.pop(module_id)
-        means = {key: torch.stack([values[key] for values in noted]).mean().item() for key in noted[0]}
-        self.metrics.log_dict(means, key=module_id, window=1)
+        self.log_noted(module_id)
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
 
@@ -277,21 +256,9 @@ class OnPolicyLearner(TorchLearner):
         return int(smallest)
 
     def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
-        optimizer = self.get_optimizer(module_id)
         outputs = self.module[module_id].forward_train(minibatch)
         loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = float("inf") if config.grad_clip is None else config.grad_clip
-        norm = torch.nn.utils.clip_grad_norm_(self._optimizer_parameters_of(optimizer), limit)
-        if not torch.isfinite(norm):
-            figures = ", ".join(f"{key} {value.item():g}" for key, value in self._noted[module_id][-1].items())
-            raise DivergedError(f"policy '{module_id}': a gradient is not finite (loss {loss.item():g}; {figures})")
-        self._noted[module_id][-1][GRADIENT_NORM] = norm
-        optimizer.step()
-
-    def _optimizer_parameters_of(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.descend(module_id, config, loss)
 
 
 def _joined(by_module: dict[str, list[Fragment]]) -> list[Everyone]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from offload_rllib.config.algorithms import Algorithm
 from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Schema
+from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -125,9 +126,11 @@ class PolicyConfig(Schema):
     @model_validator(mode="after")
     def _batch_is_whole_fragments(self) -> PolicyConfig:
         environments = max(self.training.runners, 1) * self.training.envs_per_runner
-        if self.algorithm.batch_env_steps % environments:
+        key = "sample_env_steps" if isinstance(self.algorithm, DDQN) else "batch_env_steps"
+        env_steps = getattr(self.algorithm, key)
+        if env_steps % environments:
             raise ValueError(
-                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
+                f"algorithm.{key} ({env_steps}) must be a multiple of "
                 f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
             )
         return self

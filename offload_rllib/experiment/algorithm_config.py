@@ -13,18 +13,21 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
 from offload_rllib.algorithms.a2c import A2CConfig
+from offload_rllib.algorithms.ddqn import OWN_SETTINGS, DDQNConfig
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.algorithms import A2C, PPO
+from offload_rllib.config.algorithms import A2C, DDQN, PPO
 from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.envs.observation import observation_size
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.experiment.callbacks import OffloadCallback
-from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.rollout.replay import replay_bytes, require_memory
 from offload_rllib.rollout.runner import BatchedEnvRunner
-from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario import BuiltScenario, build_scenario
 
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
@@ -76,6 +79,32 @@ def _a2c(algorithm: A2C, env_steps: int) -> AlgorithmConfig:
     return config
 
 
+def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
+    config = DDQNConfig()
+    config.training(
+        train_batch_size_per_learner=algorithm.batch_transitions,
+        priority_beta=[[0, algorithm.priority_beta], [env_steps, 1.0]],
+        **{name: getattr(algorithm, name) for name in OWN_SETTINGS if name != "priority_beta"},
+    )
+    config.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
+    return config
+
+
+def _require_replay(algorithm: DDQN, scenario: BuiltScenario, policies: int) -> None:
+    """Refuse replay memories that do not fit, before anything is made of a run."""
+    actions = scenario.arrays.destination.shape[1]
+    prioritised = algorithm.priority_alpha > 0
+    require_memory(
+        policies * replay_bytes(algorithm.replay_capacity, observation_size(actions), actions, prioritised=prioritised)
+    )
+
+
+def _config_of(algorithm: PPO | A2C | DDQN, env_steps: int) -> AlgorithmConfig:
+    if isinstance(algorithm, PPO):
+        return _ppo(algorithm, env_steps)
+    return _a2c(algorithm, env_steps) if isinstance(algorithm, A2C) else _ddqn(algorithm, env_steps)
+
+
 def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
@@ -89,7 +118,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     """
     register_environments()
     algorithm, training = policy.algorithm, policy.training
-    config = _ppo(algorithm, training.env_steps) if isinstance(algorithm, PPO) else _a2c(algorithm, training.env_steps)
+    config = _config_of(algorithm, training.env_steps)
     config.environment(
         "offload",
         env_config={
@@ -117,12 +146,24 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         gamma=algorithm.gamma,
         grad_clip=algorithm.grad_clip,
         grad_clip_by="global_norm",
-        learner_config_dict={
-            IDLE_PER_CHOICE: algorithm.idle_per_choice,
-            TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
-        },
     )
-    assignment = assign_in(policy.sharing, build_scenario(environment))
+    scenario = build_scenario(environment)
+    assignment = assign_in(policy.sharing, scenario)
+    model = policy.network.model_dump()
+    if isinstance(algorithm, DDQN):
+        _require_replay(algorithm, scenario, len(assignment.policies))
+        environments = max(training.runners, 1) * training.envs_per_runner
+        config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
+        decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
+        model |= {"dueling": algorithm.dueling, "epsilon": decay}
+    else:
+        config.training(
+            learner_config_dict={
+                IDLE_PER_CHOICE: algorithm.idle_per_choice,
+                TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
+            }
+        )
+        model["critic"] = algorithm.critic
     config.multi_agent(
         policies=set(assignment.policies),
         policy_mapping_fn=PolicyMapping(assignment),
@@ -130,7 +171,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     )
     config.rl_module(
         rl_module_spec=RLModuleSpec(
-            module_class=MaskedActorCritic, model_config=policy.network.model_dump() | {"critic": algorithm.critic}
+            module_class=MaskedQ if isinstance(algorithm, DDQN) else MaskedActorCritic, model_config=model
         )
     )
     config.callbacks(OffloadCallback)

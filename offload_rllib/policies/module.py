@@ -34,6 +34,10 @@ class _Masked(TorchRLModule):
     The batch is only read. RLlib's own masking example takes keys out of it in place, which works for PPO alone.
     """
 
+    def train(self, mode: bool = True) -> _Masked:
+        """Switch the mode of training if it differs: RLlib asks at every forward pass, and each ask walks the tree."""
+        return self if mode == self.training else super().train(mode)
+
     def _sizes(self) -> tuple[int, int]:
         if not isinstance(self.action_space, Discrete):
             raise ConfigError(
@@ -69,10 +73,6 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
             central = self.model_config.get("critic", LOCAL) == CENTRAL
             self.critic = (CentralCritic if central else Critic)(size, **self._shape())
         self.action_dist_cls = TorchCategorical
-
-    def train(self, mode: bool = True) -> MaskedActorCritic:
-        """Switch the mode of training if it differs: RLlib asks at every forward pass, and each ask walks the tree."""
-        return self if mode == self.training else super().train(mode)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         seen = batch[Columns.OBS]

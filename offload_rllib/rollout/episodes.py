@@ -44,6 +44,8 @@ def fragments_of(episode: MultiAgentEpisode) -> list[Fragment]:
                 truncated=truncated,
                 final_observations=observations[-1] if episode.is_truncated else observations[:0, 0],
                 final_masks=masks[-1] if episode.is_truncated else masks[:0, 0],
+                source=f"episode {episode.id_}",
+                start=episode.env_t_started,
             )
         )
     return fragments

@@ -38,6 +38,10 @@ class Fragment:
     """[K, A, F] float32: what was seen at the end of the K episodes that ended."""
     final_masks: Array
     """[K, A, R] int8."""
+    source: str = ""
+    """Whose environments these are; the fragments of a source follow each other."""
+    start: int | None = None
+    """Steps that each of them took before, since all were begun anew; None: not counted."""
 
     @property
     def env_steps(self) -> int:

@@ -189,6 +189,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         if num_episodes is not None or force_reset or self._needs_initial_reset:
             self._start_episodes(np.arange(self.num_envs))
             self._needs_initial_reset = num_episodes is not None
+            self._steps_in_series = 0
         if num_episodes is not None:
             steps = math.ceil(num_episodes / self.num_envs) * batch.steps_per_episode
         else:
@@ -215,6 +216,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         observations[steps] = batch.observations
         masks[steps] = batch.masks
         self._log_steps(steps)
+        start = self._steps_in_series
+        self._steps_in_series += steps
         none = np.zeros((0, *batch.observations.shape[1:]), np.float32)
         final_seen = np.concatenate([none, *final_observations])
         final_valid = np.concatenate([np.zeros((0, *batch.masks.shape[1:]), np.int8), *final_masks])
@@ -230,6 +233,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                 truncated=truncated,
                 final_observations=final_seen[:, agents],
                 final_masks=final_valid[:, agents],
+                source=f"runner {self.worker_index or 0}",
+                start=start,
             )
             for module_id, agents in self.agents_of.items()
         ]

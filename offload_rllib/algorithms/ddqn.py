@@ -1,0 +1,344 @@
+"""Double DQN on RLlib's new API stack, for agents that rarely have a choice; see `docs/algorithms/ddqn.md`.
+
+Replay and learning see choices only: a transition leads from a choice of an agent to its n-th next one (see
+`rollout.transitions`).
+"""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import (
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+)
+from torch import Tensor
+
+from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.double_q import (
+    Schedule,
+    double_q_targets,
+    move_target,
+    value_at,
+    weighted_huber,
+)
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.policies.module import QF_PREDS, MaskedQ
+from offload_rllib.rollout.replay import ReplayBuffer, Sample, replay_bytes, require_memory
+
+RETURNS = "returns"
+DISCOUNTS = "discounts"
+WEIGHTS = "weights"
+TD_ERRORS = "td_errors"
+UPDATES = "updates"
+REPLAY_FILE = "replay_{}.npz"
+
+
+class DDQNConfig(OffloadConfig):
+    """Settings of `DDQN`; names and meanings are those of `config.ddqn.DDQN`.
+
+    The schedule of epsilon is the module's: `epsilon` of its `model_config`.
+    """
+
+    def __init__(self, algo_class: Any = None) -> None:
+        """Set the defaults."""
+        super().__init__(algo_class=algo_class or DDQN)
+        self.lr = 5e-4
+        self.gamma = 0.99
+        self.grad_clip = 10.0
+        self.grad_clip_by = "global_norm"
+        self.train_batch_size_per_learner = 256
+        self.num_learners = 0
+        self.n_step = 1
+        self.sample_env_steps = 320
+        self.replay_capacity = 100_000
+        self.replay_ratio = 4.0
+        self.replay_in_checkpoints = False
+        self.learning_starts = 1000
+        self.priority_alpha = 0.6
+        self.priority_beta: Schedule = [[0, 0.4], [200_000, 1.0]]
+        self.target_update_every = 250
+        self.target_tau = 1.0
+        self.huber_delta = 1.0
+
+    def training(self, **settings: Any) -> DDQNConfig:
+        """Change settings; those of this class by their names, all others as RLlib's.
+
+        Raises:
+            TypeError: there is no such setting.
+        """
+        for name in [name for name in settings if name in OWN_SETTINGS]:
+            setattr(self, name, settings.pop(name))
+        super().training(**settings)
+        return self
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: more than one learner was asked for.
+        """
+        super().validate()
+        if self.num_learners > 1:
+            raise ConfigError(
+                f"num_learners: DDQN learns in one process, got {self.num_learners}; accepted: 0 or 1. A batch of "
+                f"{self.train_batch_size_per_learner} transitions is too small to be worth splitting"
+            )
+
+    def get_default_learner_class(self) -> type[DDQNLearner]:
+        """Return the learner."""
+        return DDQNLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the mask-aware module of action values."""
+        return RLModuleSpec(
+            module_class=MaskedQ,
+            model_config={
+                "hidden": (64, 64),
+                "activation": "tanh",
+                "dueling": True,
+                "epsilon": [[0, 1.0], [50_000, 0.05]],
+            },
+        )
+
+
+OWN_SETTINGS = (
+    "n_step",
+    "sample_env_steps",
+    "replay_capacity",
+    "replay_ratio",
+    "replay_in_checkpoints",
+    "learning_starts",
+    "priority_alpha",
+    "priority_beta",
+    "target_update_every",
+    "target_tau",
+    "huber_delta",
+)
+
+
+class DDQNLearner(DirectLearner):
+    """Learns from samples of replay, one gradient step each, without connectors."""
+
+    def build(self) -> None:
+        """Make networks, optimisers and target networks."""
+        super().build()
+        # The matrices of one batch are too small to be worth a second thread, which runners would be kept from using.
+        torch.set_num_threads(1)
+        self._updates: dict[str, int] = {}
+        for module_id, wrapped in self.module.items():
+            wrapped.unwrapped().make_target_networks()
+            self._updates[module_id] = 0
+
+    def trained_modules(self) -> list[str]:
+        """Return the names of the modules that are to be trained."""
+        return [module_id for module_id in sorted(self.module.keys()) if self.should_module_be_updated(module_id)]
+
+    def learn(self, module_id: str, sample: Sample) -> np.ndarray:
+        """Take one gradient step, and move the target network when it is due.
+
+        Args:
+            module_id: whose network.
+            sample: from the module's replay.
+
+        Returns:
+            TD errors [B] float32, before the step.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite.
+        """
+        config = self.config.get_config_for_module(module_id)
+        module = self.module[module_id].unwrapped()
+        batch = self._tensors(sample)
+        outputs = module.compute_q_values(batch)
+        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=outputs)
+        self.descend(module_id, config, loss)
+        self._updates[module_id] += 1
+        if self._updates[module_id] % config.target_update_every == 0:
+            for network, target in module.get_target_network_pairs():
+                move_target(network, target, config.target_tau)
+        return outputs[TD_ERRORS].cpu().numpy()
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: DDQNConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+    ) -> Tensor:
+        """Return the weighted Huber loss of the TD errors, and put those [B] beside the action values in `fwd_out`."""
+        module = self.module[module_id].unwrapped()
+        following = {Columns.OBS: batch[Columns.NEXT_OBS]}
+        with torch.no_grad():
+            targets = double_q_targets(
+                batch[RETURNS],
+                batch[DISCOUNTS],
+                online=module.compute_q_values(following)[QF_PREDS],
+                target=module.forward_target(following)[QF_PREDS],
+            )
+        values = fwd_out[QF_PREDS].gather(-1, batch[Columns.ACTIONS].unsqueeze(-1)).squeeze(-1)
+        errors = targets - values
+        fwd_out[TD_ERRORS] = errors.detach()
+        loss = weighted_huber(errors, batch[WEIGHTS], config.huber_delta)
+        self.note(module_id, {self.TOTAL_LOSS_KEY: loss, "td_error_mean": errors.abs().mean(), "q_mean": values.mean()})
+        return loss
+
+    def _tensors(self, sample: Sample) -> dict[str, Any]:
+        rows = sample.transitions
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self._device)
+
+        return {
+            Columns.OBS: {"observations": tensor(rows.observations), "action_mask": tensor(rows.masks)},
+            Columns.NEXT_OBS: {"observations": tensor(rows.next_observations), "action_mask": tensor(rows.next_masks)},
+            Columns.ACTIONS: tensor(rows.actions),
+            RETURNS: tensor(rows.returns),
+            DISCOUNTS: tensor(rows.discounts),
+            WEIGHTS: tensor(sample.weights),
+        }
+
+    def finish_round(self, env_steps: int, transitions: dict[str, int]) -> dict[str, Any]:
+        """Set the learning rate for the next round, and return the metrics of this one.
+
+        Args:
+            env_steps: sampled by the run so far.
+            transitions: in the replay of each module.
+        """
+        self._weights_seq_no += 1
+        for module_id, size in transitions.items():
+            # The runners' copies of the module follow the same schedule.
+            schedule = self.module[module_id].unwrapped().epsilon
+            schedule.update(env_steps)
+            epsilon = float(schedule.get_current_value())
+            present = {"epsilon": epsilon, "replay_transitions": size, "updates_lifetime": self._updates[module_id]}
+            self.metrics.log_dict(present, key=module_id, reduce="item")
+            self.log_noted(module_id)
+        self.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: env_steps})
+        return self.metrics.reduce()
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state and the number of updates, which the target networks are moved by."""
+        return super().get_state(*args, **kwargs) | {UPDATES: dict(self._updates)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore `get_state`."""
+        super().set_state(state)
+        self._updates |= state.get(UPDATES, {})
+
+
+class DDQN(OffloadAlgorithm):
+    """Samples a little, replays `replay_ratio` transitions for every new one, and begins again."""
+
+    policy_prefix = "q."
+
+    @classmethod
+    def get_default_config(cls) -> DDQNConfig:
+        """Return the defaults."""
+        return DDQNConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Make runners and learner, and a replay memory for each policy that is trained.
+
+        Raises:
+            ConfigError: the memories do not fit (see `rollout.replay.require_memory`).
+        """
+        super().setup(config)
+        names = self._learner(DDQNLearner.trained_modules)
+        sizes = {}
+        for name in names:
+            module = self.get_module(name).unwrapped()
+            sizes[name] = (module.observation_space["observations"].shape[0], int(module.action_space.n))
+        alpha = self.config.priority_alpha or None
+        require_memory(
+            sum(
+                replay_bytes(self.config.replay_capacity, *size, prioritised=alpha is not None)
+                for size in sizes.values()
+            )
+        )
+        seeds = np.random.SeedSequence(self.config.seed or 0).spawn(len(sizes))
+        self._replay = {
+            name: ReplayBuffer(
+                self.config.replay_capacity,
+                *size,
+                gamma=self.config.gamma,
+                n_step=self.config.n_step,
+                alpha=alpha,
+                seed=seed,
+            )
+            for (name, size), seed in zip(sizes.items(), seeds, strict=True)
+        }
+        self._updates_due = dict.fromkeys(sizes, 0.0)
+
+    def _learner(self, function: Any) -> Any:
+        """Return what a function of the learner gives: called directly in this process, or where the learner is."""
+        result = next(iter(self.learner_group.foreach_learner(function)))
+        if not result.ok:
+            raise result.get()
+        return result.get()
+
+    def training_step(self) -> None:
+        """Sample, add to replay, take the updates that are due, give the runners the new weights."""
+        fragments = self.sample(self.config.sample_env_steps)
+        new = Counter()
+        for fragment in fragments:
+            if fragment.module_id in self._replay:
+                new[fragment.module_id] += self._replay[fragment.module_id].add(fragment)
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            for module_id, replay in self._replay.items():
+                if len(replay) >= self.config.learning_starts:
+                    self._update(module_id, replay, new[module_id])
+            transitions = {module_id: len(replay) for module_id, replay in self._replay.items()}
+            finish = partial(DDQNLearner.finish_round, env_steps=self.env_steps, transitions=transitions)
+            self.metrics.aggregate([self._learner(finish)], key=LEARNER_RESULTS)
+        self.sync_weights()
+
+    def _update(self, module_id: str, replay: ReplayBuffer, new: int) -> None:
+        """Take `replay_ratio` x new transitions / batch size gradient steps; what is left of one is due next time."""
+        size = self.config.train_batch_size_per_learner
+        self._updates_due[module_id] += self.config.replay_ratio * new / size
+        updates = int(self._updates_due[module_id])
+        self._updates_due[module_id] -= updates
+        beta = value_at(self.config.priority_beta, self.env_steps)
+        for _ in range(updates):
+            sample = replay.sample(size, beta=beta)
+            errors = self._learner(partial(DDQNLearner.learn, module_id=module_id, sample=sample))
+            if self.config.priority_alpha:
+                replay.update_priorities(sample.states, errors)
+
+    def kept_as(self, model_config: dict[str, Any]) -> dict[str, Any]:
+        """Describe networks of action values; drawn actions explore as much as at the end of the schedule."""
+        return {
+            "output": "values",
+            "dueling": model_config["dueling"],
+            "epsilon": float(model_config["epsilon"][-1][1]),
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> Any:
+        """Save RLlib's checkpoint, the policy, and the replay memories if `replay_in_checkpoints` is set."""
+        saved = super().save_checkpoint(checkpoint_dir)
+        if self.config.replay_in_checkpoints:
+            for module_id, replay in self._replay.items():
+                replay.save(Path(checkpoint_dir) / REPLAY_FILE.format(module_id))
+        return saved
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restore a checkpoint, with the replay memories that it holds; without them, replay begins empty."""
+        super().restore_from_path(path, *args, **kwargs)
+        for module_id, replay in self._replay.items():
+            file = Path(path) / REPLAY_FILE.format(module_id)
+            if file.is_file():
+                replay.restore(file)

@@ -1,0 +1,74 @@
+"""Gradient steps without RLlib's machinery around each: what all our learners share."""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOptionalOperand=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from torch import Tensor
+
+GRADIENT_NORM = "gradient_norm"
+
+
+class DivergedError(RuntimeError):
+    """A loss or a gradient is not a number."""
+
+
+class DirectLearner(TorchLearner):
+    """Takes gradient steps on ready tensors.
+
+    RLlib's own learner builds its batches with connectors and counts metrics for every minibatch; both cost more than
+    the networks of these policies do. A subclass gives the loss, reports figures with `note`, and calls `descend`.
+    """
+
+    def build(self) -> None:
+        """Make networks and optimisers."""
+        super().build()
+        self._noted: dict[str, list[dict[str, Tensor]]] = {}
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Register one Adam per module, with the update of all its weights in one call."""
+        parameters = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.Adam(parameters, fused=True)
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
+        )
+
+    def note(self, module_id: str, values: dict[str, Tensor]) -> None:
+        """Report figures of one minibatch; their means over an update are logged."""
+        self._noted.setdefault(module_id, []).append({key: value.detach() for key, value in values.items()})
+
+    def descend(self, module_id: str, config: Any, loss: Tensor) -> None:
+        """Take one gradient step for a loss whose figures have been noted.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite.
+        """
+        optimizer = self.get_optimizer(module_id)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = float("inf") if config.grad_clip is None else config.grad_clip
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not torch.isfinite(norm + loss.detach()):
+            figures = ", ".join(f"{key} {value.item():g}" for key, value in self._noted[module_id][-1].items())
+            raise DivergedError(
+                f"policy '{module_id}': a loss or its gradient is not finite (loss {loss.item():g}; {figures})"
+            )
+        self._noted[module_id][-1][GRADIENT_NORM] = norm
+        optimizer.step()
+
+    def log_noted(self, module_id: str) -> None:
+        """Log the means of what was noted since the last call."""
+        noted = self._noted.pop(module_id, [])
+        if noted:
+            names = list(noted[0])
+            means = torch.stack([torch.stack([values[name] for name in names]) for values in noted]).mean(0)
+            self.metrics.log_dict(dict(zip(names, means.tolist(), strict=True)), key=module_id, window=1)

@@ -1,0 +1,69 @@
+"""The schema of DDQN in a policy file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from offload_rllib.config.base import Count, Flag, NonNegative, Positive, Schema, Share
+
+LARGEST_REPLAY = 2**31
+
+
+class DDQN(Schema):
+    """Double deep Q-learning (van Hasselt, Guez, Silver, arXiv 1509.06461) over the choices of agents, with replay."""
+
+    name: Literal["DDQN"]
+    """Chooses this algorithm."""
+    lr: Positive = 5e-4
+    """Step size of Adam."""
+    final_lr: NonNegative | None = None
+    """Step size at the end of training, reached along a line; null: as at the beginning."""
+    gamma: Share = 0.99
+    """Discount per decision interval."""
+    n_step: Annotated[int, Field(ge=1, le=100, strict=True)] = 1
+    """Choices of an agent until the value of what follows is taken from the network."""
+    dueling: Flag = True
+    """Learn the value of the state apart from the advantages of actions (Wang et al., arXiv 1511.06581)."""
+    batch_transitions: Count = 256
+    """Transitions per gradient step."""
+    replay_ratio: Positive = 4.0
+    """Transitions learned from, repetitions counted, per transition sampled."""
+    replay_capacity: Annotated[int, Field(ge=1, le=LARGEST_REPLAY, strict=True)] = 100_000
+    """Latest choices that are kept, for each policy; together they may take half of the available memory."""
+    replay_in_checkpoints: Flag = False
+    """Save the replay memory with each checkpoint; without it a resumed run collects anew."""
+    learning_starts: Count = 2000
+    """Transitions that replay must hold before learning begins; at most replay_capacity / 2."""
+    priority_alpha: Share = 0.6
+    """Exponent of TD errors in priorities (Schaul et al., arXiv 1511.05952); 0: transitions are drawn alike."""
+    priority_beta: Share = 0.4
+    """How far importance weights make up for priorities at the start; grows to 1 by the end of training."""
+    target_update_every: Count = 250
+    """Gradient steps between two updates of the target network."""
+    target_tau: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    """How far an update moves the target network towards the network; 1: all the way."""
+    huber_delta: Positive = 1.0
+    """TD error beyond which the loss grows in a straight line, in units of the return."""
+    grad_clip: Positive | None = 10.0
+    """Largest global norm of a gradient."""
+    epsilon_initial: Share = 1.0
+    """Probability of a random valid action at the start."""
+    epsilon_final: Share = 0.05
+    """Probability of a random valid action from epsilon_decay_env_steps on."""
+    epsilon_decay_env_steps: Count = 50_000
+    """Environment steps in which the probability falls, in a straight line."""
+    sample_env_steps: Count = 320
+    """Environment steps sampled between two rounds of gradient steps."""
+    batch_env_steps: Count = 4000
+    """Environment steps per iteration: after each come a report and, if it is its turn, a checkpoint."""
+
+    @model_validator(mode="after")
+    def _replay_can_fill(self) -> DDQN:
+        if 2 * self.learning_starts > self.replay_capacity:
+            raise ValueError(
+                f"learning_starts ({self.learning_starts}) must be at most replay_capacity / 2 "
+                f"({self.replay_capacity // 2}): replay would hardly, or never, hold as many transitions"
+            )
+        return self
