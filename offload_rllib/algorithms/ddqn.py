@@ -70,7 +70,7 @@ class DDQNConfig(OffloadConfig):
         self.sample_env_steps = 320
         self.replay_capacity = 100_000
         self.replay_ratio = 4.0
-        self.replay_in_checkpoints = False
+        self.replay_in_checkpoints = True
         self.learning_starts = 1000
         self.priority_alpha = 0.6
         self.priority_beta: Schedule = [[0, 0.4], [200_000, 1.0]]

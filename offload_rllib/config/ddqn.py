@@ -32,8 +32,8 @@ class DDQN(Schema):
     """Transitions learned from, repetitions counted, per transition sampled."""
     replay_capacity: Annotated[int, Field(ge=1, le=LARGEST_REPLAY, strict=True)] = 100_000
     """Latest choices that are kept, for each policy; together they may take half of the available memory."""
-    replay_in_checkpoints: Flag = False
-    """Save the replay memory with each checkpoint; without it a resumed run collects anew."""
+    replay_in_checkpoints: Flag = True
+    """Save the replay memory with each checkpoint; without it a resumed run collects anew, and does not end alike."""
     learning_starts: Count = 2000
     """Transitions that replay must hold before learning begins; at most replay_capacity / 2."""
     priority_alpha: Share = 0.6
