@@ -27,6 +27,15 @@ BITS_OUT = 5
 DEADLINE = 6
 BROADCAST_PHASE = 7
 HEURISTIC = 8
+FAILURE_GAP = 40
+REPAIR_TIME = 41
+
+# Purposes per direction of a link.
+LATENCY = 50
+LATENCY_ANGLE = 51
+JITTER = 52
+JITTER_ANGLE = 53
+LOSS = 54
 
 CONSTANT = 0
 EXPONENTIAL = 1
@@ -57,7 +66,7 @@ def mix(value):
 
 @kernel
 def node_key(key, name_hash):
-    """Return the key of a node in one episode."""
+    """Return the key of a node, or of a direction of a link, in one episode."""
     return mix(key ^ name_hash)
 
 
