@@ -87,7 +87,7 @@ SUFFIX_UNITS = {
 NO_UNIT = "-"
 
 # Parts that several keys share are described once, at the end, under these headings.
-SHARED = {"Distribution": "Distributions", "Delay": "Delays"}
+SHARED = {"Distribution": "Distributions", "Duration": "Durations"}
 
 Node = dict[str, Any]
 

@@ -27,9 +27,10 @@ from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
 from offload_rllib.config.base import Distribution
+from offload_rllib.config.duration import Duration
 from offload_rllib.config.energy import PowerDraw
 from offload_rllib.config.environment import EnvironmentConfig
-from offload_rllib.config.links import Delay, Fixed, LinkOverride
+from offload_rllib.config.links import Fixed, LinkOverride
 from offload_rllib.config.topology import Manual, ManualNode
 from offload_rllib.config.workload import TaskMix
 from offload_rllib.simulator import streams
@@ -94,8 +95,8 @@ class _Link:
     """One direction of a link."""
 
     rate_bps: float
-    latency: Delay
-    jitter: Delay
+    latency: Duration
+    jitter: Duration
     loss_probability: float
     channel: simpy.Resource | None  # with contention
     key: np.uint64
@@ -286,18 +287,18 @@ class _Reference:
             return float(streams.sample(streams.UNIFORM, *distribution.uniform, u))
         return float(distribution.constant or 0.0)
 
-    def _delay_s(self, delay: Delay, link: _Link, purpose: int, angle_purpose: int, index: int) -> float:
-        u = self._uniform(link, purpose, index)
-        if delay.lognormal is not None:
-            angle = 2 * math.pi * self._uniform(link, angle_purpose, index)
+    def _duration_s(self, duration: Duration, stream: _Node | _Link, purpose: int, index: int) -> float:
+        u = self._uniform(stream, purpose, index)
+        if duration.lognormal is not None:
+            angle = 2 * math.pi * self._uniform(stream, purpose + 1, index)
             normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(angle)
-            return delay.lognormal.loc + delay.lognormal.scale * math.exp(delay.lognormal.shape * normal)
-        if delay.exponential is not None:
-            return -delay.exponential * math.log(1 - u)
-        if delay.uniform is not None:
-            low, high = delay.uniform
+            return duration.lognormal.loc + duration.lognormal.scale * math.exp(duration.lognormal.shape * normal)
+        if duration.exponential is not None:
+            return -duration.exponential * math.log(1 - u)
+        if duration.uniform is not None:
+            low, high = duration.uniform
             return low + (high - low) * u
-        return float(delay.constant or 0.0)
+        return float(duration.constant or 0.0)
 
     def _failures(self, n: int) -> Life:
         """Take node `n` down and bring it up again."""
@@ -306,14 +307,14 @@ class _Reference:
         node = self.nodes[n]
         index = 0
         while True:
-            up_s = self._sample(law.time_to_failure_s, node, streams.FAILURE_GAP, index)
+            up_s = self._duration_s(law.time_to_failure_s, node, streams.FAILURE_GAP, index)
             yield _Moment(self.clock, up_s, FAILURE, n)
             node.down = True
             node.up.change(-1)
             for task in list(node.inside):
                 assert task.life is not None
                 task.life.interrupt(FAILURE)
-            down_s = self._sample(law.time_to_repair_s, node, streams.REPAIR_TIME, index)
+            down_s = self._duration_s(law.time_to_repair_s, node, streams.REPAIR_TIME, index)
             yield _Moment(self.clock, down_s, REPAIR, n)
             node.down = False
             node.up.change(1)
@@ -450,8 +451,8 @@ class _Reference:
             stack.enter_context(self.nodes[sender].sending.raised(1))
             stack.enter_context(self.nodes[sender].sending_bps.raised(link.rate_bps if bits else 0.0))
             yield self.clock.timeout(bits / link.rate_bps)
-        latency_s = self._delay_s(link.latency, link, streams.LATENCY, streams.LATENCY_ANGLE, number)
-        latency_s += self._delay_s(link.jitter, link, streams.JITTER, streams.JITTER_ANGLE, number)
+        latency_s = self._duration_s(link.latency, link, streams.LATENCY, number)
+        latency_s += self._duration_s(link.jitter, link, streams.JITTER, number)
         lost = self._uniform(link, streams.LOSS, number) < link.loss_probability
         yield _Moment(self.clock, latency_s, LOSS if lost else kind, receiver, task.number)
         if lost:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Distribution, Schema
+from offload_rllib.config.base import Schema
+from offload_rllib.config.duration import Duration
 
 DeviceTypes = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
@@ -16,9 +17,9 @@ class FailureLaw(Schema):
 
     types: DeviceTypes | None = None
     """Device types that this holds for; null: all."""
-    time_to_failure_s: Distribution
+    time_to_failure_s: Duration
     """From the start, or a repair, to the next failure; its mean is the MTBF. A constant fails all nodes at once."""
-    time_to_repair_s: Distribution
+    time_to_repair_s: Duration
     """From a failure to the repair; its mean is the MTTR."""
 
     @model_validator(mode="after")

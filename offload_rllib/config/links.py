@@ -2,74 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Decibel, Flag, NonNegative, Positive, Schema
+from offload_rllib.config.base import Decibel, Flag, Positive, Schema
+from offload_rllib.config.duration import Duration
 
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1)]
 Contention = Literal["none", "fifo"]
 
 
-class Lognormal(Schema):
-    """loc + scale x exp(shape x Z) with Z standard normal: the parameters of `scipy.stats.lognorm`, and of Ether."""
-
-    shape: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, strict=True)]
-    """Standard deviation of the logarithm."""
-    loc: NonNegative = 0.0
-    """The least value, in the unit of the key that holds the distribution."""
-    scale: Positive
-    """Median above `loc`, in the same unit."""
-
-
-class Delay(Schema):
-    """A delay, drawn for every transfer; in YAML a bare number, or one of the keys below."""
-
-    constant: NonNegative | None = None
-    """Always this value."""
-    exponential: Positive | None = None
-    """Exponential with this mean."""
-    uniform: tuple[NonNegative, NonNegative] | None = None
-    """Uniform from low to high."""
-    lognormal: Lognormal | None = None
-    """Lognormal."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, value: Any) -> Any:
-        return {"constant": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Delay:
-        keys = ("constant", "exponential", "uniform", "lognormal")
-        if sum(getattr(self, key) is not None for key in keys) != 1:
-            raise ValueError(f"give a number, or exactly one of: {', '.join(keys)}")
-        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
-            raise ValueError("uniform needs low <= high")
-        return self
-
-    @property
-    def mean(self) -> float:
-        """The mean, in the unit of the key that holds the delay."""
-        if self.lognormal is not None:
-            return self.lognormal.loc + self.lognormal.scale * math.exp(self.lognormal.shape**2 / 2)
-        if self.uniform is not None:
-            return (self.uniform[0] + self.uniform[1]) / 2
-        return self.constant if self.constant is not None else float(self.exponential or 0.0)
-
-
-NO_DELAY = Delay(constant=0.0)
+NO_DELAY = Duration(constant=0.0)
 
 
 class LinkProperties(Schema):
     """What every kind of link has beside its rate. Both directions are alike."""
 
-    latency_s: Delay = NO_DELAY
+    latency_s: Duration = NO_DELAY
     """Added to the time of every transfer."""
-    jitter_s: Delay = NO_DELAY
+    jitter_s: Duration = NO_DELAY
     """Added too, drawn apart from the latency."""
     loss_probability: Probability = 0.0
     """Of every task and every result, at each link that it crosses."""
@@ -138,9 +91,9 @@ class LinkOverride(Schema):
     """Another kind of link altogether, with all its keys."""
     rate_bps: Positive | None = None
     """Rate."""
-    latency_s: Delay | None = None
+    latency_s: Duration | None = None
     """Latency, in place of everything that the link's kind gives."""
-    jitter_s: Delay | None = None
+    jitter_s: Duration | None = None
     """Jitter."""
     loss_probability: Probability | None = None
     """Probability of a loss."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
+from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import TaskMix, TaskType
-from offload_rllib.scenario.distributions import parameters
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
@@ -18,7 +18,7 @@ from offload_rllib.scenario.topology import build_network
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
-from offload_rllib.simulator.streams import stable_hash
+from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
 from offload_rllib.simulator.types import (
     EXPIRY_ABORT,
     EXPIRY_NEVER,
@@ -49,6 +49,14 @@ class BuiltScenario:
     arrays: Scenario
     agents: tuple[str, ...]
     """Names of the nodes that decide, in the order of the arrays."""
+
+
+def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, float, float]:
+    if distribution.exponential is not None:
+        return EXPONENTIAL, distribution.exponential * factor, 0.0
+    if distribution.uniform is not None:
+        return UNIFORM, distribution.uniform[0] * factor, distribution.uniform[1] * factor
+    return CONSTANT, (distribution.constant or 0.0) * factor, 0.0
 
 
 def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_per_client: float) -> np.ndarray:
@@ -107,7 +115,9 @@ def _task_types(config: EnvironmentConfig) -> np.ndarray:
             ("bits_in", kind.bits_in, 1.0),
             ("bits_out", kind.bits_out, 1.0),
         ):
-            record[i][f"{name}_kind"], record[i][f"{name}_a"], record[i][f"{name}_b"] = parameters(distribution, factor)
+            record[i][f"{name}_kind"], record[i][f"{name}_a"], record[i][f"{name}_b"] = _parameters(
+                distribution, factor
+            )
     return record
 
 
@@ -129,7 +139,7 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["has_energy"] = config.energy is not None
     record["has_deadline"] = deadline is not None
     if deadline is not None:
-        record["deadline_kind"], record["deadline_a"], record["deadline_b"] = parameters(deadline)
+        record["deadline_kind"], record["deadline_a"], record["deadline_b"] = _parameters(deadline)
     # Scales at which an observation shows 0.5. A quarter of the deadline, or four mean services without one,
     # is about the response time at moderate load in the presets.
     typical_s = deadline.mean / 4 if deadline is not None else 4 * load.mean_work / average

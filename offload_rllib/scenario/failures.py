@@ -11,7 +11,7 @@ from offload_rllib.config.energy import Power, PowerDraw
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.failures import FailureLaw
-from offload_rllib.scenario.distributions import parameters
+from offload_rllib.scenario.durations import write_duration
 from offload_rllib.scenario.network import Network
 from offload_rllib.simulator.types import FAILURE_LAW, POWER
 
@@ -51,8 +51,8 @@ def failure_laws(config: EnvironmentConfig, network: Network) -> np.ndarray:
     for i, law in enumerate(laws):
         if law is not None:
             record[i]["fails"] = 1
-            record[i]["up_kind"], record[i]["up_a"], record[i]["up_b"] = parameters(law.time_to_failure_s)
-            record[i]["down_kind"], record[i]["down_a"], record[i]["down_b"] = parameters(law.time_to_repair_s)
+            write_duration(record[i]["up"], law.time_to_failure_s)
+            write_duration(record[i]["down"], law.time_to_repair_s)
     return record
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from offload_rllib.config.duration import Duration
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.links import Delay, LinkOverride, Medium, Wireless
+from offload_rllib.config.links import LinkOverride, Medium, Wireless
+from offload_rllib.scenario.durations import write_duration
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz
-from offload_rllib.simulator.links import LOGNORMAL
-from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
+from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import LINK, LINK_LAW
 
 
@@ -23,8 +24,8 @@ class Direction:
 
     rate_bps: float
     propagation_s: float
-    latency: Delay
-    jitter: Delay
+    latency: Duration
+    jitter: Duration
     loss_probability: float
     contention: bool
     message_noise_hz: float = 0.0
@@ -130,17 +131,6 @@ def _no_link(override: LinkOverride, network: Network) -> str:
     return f"no link {wanted}{'' if by_name else ' between device types'}. Accepted, either way round: {shown}"
 
 
-def _delay(delay: Delay) -> tuple[int, float, float, float]:
-    """Return kind and parameters of a delay, as `simulator.links.draw_delay` takes them."""
-    if delay.lognormal is not None:
-        return LOGNORMAL, delay.lognormal.shape, delay.lognormal.loc, delay.lognormal.scale
-    if delay.exponential is not None:
-        return EXPONENTIAL, delay.exponential, 0.0, 0.0
-    if delay.uniform is not None:
-        return UNIFORM, *delay.uniform, 0.0
-    return CONSTANT, delay.constant or 0.0, 0.0, 0.0
-
-
 def link_arrays(
     config: EnvironmentConfig, network: Network, directions: dict[tuple[int, int], Direction]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -158,9 +148,8 @@ def link_arrays(
         link[i]["plain"] = direction.plain and config.energy is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
         law[i]["propagation_s"] = direction.propagation_s
-        for name, delay in (("latency", direction.latency), ("jitter", direction.jitter)):
-            for key, value in zip(("kind", "a", "b", "c"), _delay(delay), strict=True):
-                law[i][f"{name}_{key}"] = value
+        write_duration(law[i]["latency"], direction.latency)
+        write_duration(law[i]["jitter"], direction.jitter)
         law[i]["loss_probability"] = direction.loss_probability
         law[i]["contention"] = direction.contention
         law[i]["message_noise_hz"] = direction.message_noise_hz

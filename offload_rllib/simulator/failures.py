@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.simulator import streams
+from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.streams import sample, stream, uniform
 from offload_rllib.simulator.tasks import change_tasks, release, remove_held, remove_queued
 from offload_rllib.simulator.types import (
     EXPIRY_ABORT,
@@ -33,8 +33,8 @@ def schedule_failure(scenario, environment, n, now_s):
     """Draw when node `n`, which is up, fails next."""
     law = scenario.failure_law[n]
     node = environment.node[n]
-    u = uniform(stream(node.key, streams.FAILURE_GAP), environment.usage[n].failures)
-    node.failure_s = now_s + sample(law.up_kind, law.up_a, law.up_b, u)
+    up_s = draw_duration(law.up, node.key, streams.FAILURE_GAP, environment.usage[n].failures)
+    node.failure_s = now_s + up_s
     if node.failure_s <= scenario.settings[0].horizon_s:
         push(environment, node.failure_s, event_key(FAILURE, n, 0), NONE)
 
@@ -79,9 +79,8 @@ def fail(scenario, environment, n, now_s):
     node.down = 1
     node.failure_s = np.inf
     usage.down_seconds -= now_s
-    u = uniform(stream(node.key, streams.REPAIR_TIME), usage.failures)
+    repair_s = now_s + draw_duration(law.down, node.key, streams.REPAIR_TIME, usage.failures)
     usage.failures += 1
-    repair_s = now_s + sample(law.down_kind, law.down_a, law.down_b, u)
     if repair_s <= settings.horizon_s:
         push(environment, repair_s, event_key(REPAIR, n, 0), NONE)
     change_tasks(node, scenario.node[n].capacity, now_s, -node.tasks)

@@ -13,24 +13,11 @@ import math
 import numpy as np
 
 from offload_rllib.simulator import streams
+from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.streams import node_key, sample, stream, uniform
+from offload_rllib.simulator.streams import node_key, stream, uniform
 from offload_rllib.simulator.types import EXPIRY_ABORT
 from offload_rllib.simulator.variants import is_full
-
-# A kind of delay beside those of `streams.sample`.
-LOGNORMAL = 16
-
-
-@kernel
-def draw_delay(kind, a, b, c, key, purpose, angle_purpose, index):
-    """Return draw `index` of a delay: LOGNORMAL with shape a, loc b, scale c, or a kind of `streams.sample`."""
-    u = uniform(stream(key, purpose), index)
-    if kind == LOGNORMAL:
-        # Box and Muller, "A note on the generation of random normal deviates", 1958.
-        angle = 2.0 * math.pi * uniform(stream(key, angle_purpose), index)
-        return b + c * math.exp(a * math.sqrt(-2.0 * math.log(1.0 - u)) * math.cos(angle))
-    return sample(kind, a, b, u)
 
 
 @kernel
@@ -62,19 +49,8 @@ def cross(scenario, environment, link_index, bits, deadline_s, now_s):
     begins_s = max(now_s, link.free_s) if law.contention else now_s
     ends_s = begins_s + sending_s
     latency_s = law.propagation_s
-    latency_s += draw_delay(
-        law.latency_kind,
-        law.latency_a,
-        law.latency_b,
-        law.latency_c,
-        key,
-        streams.LATENCY,
-        streams.LATENCY_ANGLE,
-        number,
-    )
-    latency_s += draw_delay(
-        law.jitter_kind, law.jitter_a, law.jitter_b, law.jitter_c, key, streams.JITTER, streams.JITTER_ANGLE, number
-    )
+    latency_s += draw_duration(law.latency, key, streams.LATENCY, number)
+    latency_s += draw_duration(law.jitter, key, streams.JITTER, number)
     arrives_s = ends_s + latency_s
     lost = law.loss_probability > 0.0 and uniform(stream(key, streams.LOSS), number) < law.loss_probability
     # What is sent before the message is aborted; what is sent by the horizon counts as energy.

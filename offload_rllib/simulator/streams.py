@@ -27,14 +27,13 @@ BITS_OUT = 5
 DEADLINE = 6
 BROADCAST_PHASE = 7
 HEURISTIC = 8
+# Durations may take the next number too.
 FAILURE_GAP = 40
-REPAIR_TIME = 41
+REPAIR_TIME = 42
 
 # Purposes per direction of a link.
 LATENCY = 50
-LATENCY_ANGLE = 51
 JITTER = 52
-JITTER_ANGLE = 53
 LOSS = 54
 
 CONSTANT = 0

@@ -115,30 +115,22 @@ LINK = _record(  # sorted by source, then destination
     plain="i4",  # every transfer takes latency + bits x seconds per bit, and arrives; no account of energy
 )
 
+DURATION = _record(a="f8", b="f8", c="f8", kind="i4")  # see `durations`
+
 LINK_LAW = _record(  # read for links that are not plain
     name_hash="u8",
     propagation_s="f8",
-    latency_a="f8",
-    latency_b="f8",
-    latency_c="f8",
-    jitter_a="f8",
-    jitter_b="f8",
-    jitter_c="f8",
+    latency=DURATION,
+    jitter=DURATION,
     loss_probability="f8",
     message_noise_hz="f8",  # bandwidth, if the noise is that of the message's bits; else 0
     message_snr_bits="f8",  # the signal-to-noise ratio is this over the message's bits
-    latency_kind="i4",
-    jitter_kind="i4",
     contention="i4",
 )
 
-FAILURE_LAW = _record(  # of a node: distributions of the times to failure and to repair
-    up_a="f8",
-    up_b="f8",
-    down_a="f8",
-    down_b="f8",
-    up_kind="i4",
-    down_kind="i4",
+FAILURE_LAW = _record(  # of a node
+    up=DURATION,  # to the next failure
+    down=DURATION,  # to the repair
     fails="i4",
 )
 
