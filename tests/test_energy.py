@@ -42,12 +42,12 @@ def test_energy_is_the_power_of_each_use_times_its_duration(service: str) -> Non
     done = log[log["outcome"] == FINISHED]
     least_bits = (done["hops"] * (done["bits_in"] + done["bits_out"])).sum()
     all_bits = (log["hops"] * (log["bits_in"] + log["bits_out"])).sum()
-    for bits_j in (1e-6 * least_bits + 0.5 * least_bits / 1e6,):
-        assert bits_j <= used["transmit"] * (1 + 1e-9)
-    assert used["transmit"] <= (1e-6 * all_bits + 0.5 * all_bits / 1e6) * (1 + 1e-9)
+    # At 1 Mbit/s, half a watt is half a microjoule per bit. What is on its way at the end is sent in part.
+    assert 1.5e-6 * least_bits <= used["transmit"] * (1 + 1e-9)
+    assert used["transmit"] <= 1.5e-6 * all_bits * (1 + 1e-9)
     figures = env.episode_metrics(0)
-    assert figures["energy"] == pytest.approx(sum(used.values()))
-    assert figures["energy_per_task"] == pytest.approx(figures["energy"] / (log["outcome"] == FINISHED).sum())
+    assert figures["energy_j"] == pytest.approx(sum(used.values()))
+    assert figures["energy_per_task_j"] == pytest.approx(figures["energy_j"] / (log["outcome"] == FINISHED).sum())
 
 
 def test_later_entries_hold_for_their_device_types() -> None:

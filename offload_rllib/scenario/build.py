@@ -20,6 +20,9 @@ from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
 from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
 from offload_rllib.simulator.types import (
+    ENERGY_NONE,
+    ENERGY_PEERSIMGYM,
+    ENERGY_POWER,
     EXPIRY_ABORT,
     EXPIRY_NEVER,
     EXPIRY_QUEUED,
@@ -36,6 +39,7 @@ from offload_rllib.simulator.types import (
 from offload_rllib.simulator.variants import variant
 
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
+ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}
 FAILURES = {"lost": TASKS_LOST, "returned": TASKS_RETURNED}
 
 
@@ -136,7 +140,7 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
     record["failures"] = FAILURES_NONE if config.failures is None else FAILURES[config.failures.tasks]
-    record["has_energy"] = config.energy is not None
+    record["energy"] = ENERGY_NONE if config.energy is None else ENERGY[config.energy.kind]
     record["has_deadline"] = deadline is not None
     if deadline is not None:
         record["deadline_kind"], record["deadline_a"], record["deadline_b"] = _parameters(deadline)

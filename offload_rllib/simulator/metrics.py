@@ -6,6 +6,8 @@ import numpy as np
 
 from offload_rllib.simulator.energy import node_energy
 from offload_rllib.simulator.types import (
+    ENERGY_NONE,
+    ENERGY_POWER,
     FAILURES_NONE,
     HISTOGRAM_BINS,
     HISTOGRAM_BITS,
@@ -45,8 +47,9 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     those nodes; `occupancy_tasks` the mean number of tasks at a node.
 
     With failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
-    account of energy there are `energy_<use>` by use (`node_energy`) and `energy`, their sum, of all nodes over the
-    whole episode, and `energy_per_task`, that sum over the tasks that finished, NaN if none did.
+    account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
+    the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
+    PeersimGym's unit.
     """
     record = state.metrics[e]
     created, finished = int(record["created"]), int(record["finished"])
@@ -61,10 +64,13 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     if scenario.settings[0]["failures"] != FAILURES_NONE:
         down_s = state.usage[e]["down_seconds"] + state.node[e]["down"] * now_s
         extra["availability"] = 1 - float(down_s.mean()) / now_s
-    if scenario.settings[0]["has_energy"]:
-        uses = {f"energy_{use}": float(joules.sum()) for use, joules in node_energy(scenario, state, e).items()}
+    account = scenario.settings[0]["energy"]
+    if account != ENERGY_NONE:
+        unit = "_j" if account == ENERGY_POWER else ""
+        uses = {f"energy_{use}{unit}": float(used.sum()) for use, used in node_energy(scenario, state, e).items()}
         total, ended = sum(uses.values()), int(state.episode[e]["finished"])
-        extra |= {"energy": total, **uses, "energy_per_task": total / ended if ended else float("nan")}
+        extra |= {f"energy{unit}": total, **uses}
+        extra[f"energy_per_task{unit}"] = total / ended if ended else float("nan")
     full_share = state.node[e]["full_seconds"][bounded] / now_s
     return {
         "score_mean_s": float(record["score_sum_s"]) * per_created,

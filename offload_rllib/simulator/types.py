@@ -54,6 +54,11 @@ FAILURES_NONE = 0
 TASKS_LOST = 1
 TASKS_RETURNED = 2
 
+# Accounts of energy: none, in joules, in PeersimGym's unit.
+ENERGY_NONE = 0
+ENERGY_POWER = 1
+ENERGY_PEERSIMGYM = 2
+
 UNBOUNDED = 2**31 - 1
 NONE = -1
 
@@ -89,7 +94,7 @@ SETTINGS = _record(
     failures="i4",
     deadline_kind="i4",
     has_deadline="i4",
-    has_energy="i4",
+    energy="i4",  # which account is kept
 )
 
 NODE = _record(
