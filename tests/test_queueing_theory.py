@@ -112,7 +112,7 @@ def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:
     return env
 
 
-@pytest.mark.parametrize(("sent_probability", "mean_sending_s"), [(0.35, 2.0), (0.8, 0.75)])
+@pytest.mark.parametrize(("sent_probability", "mean_sending_s"), [(0.25, 2.0), (0.8, 0.75)])
 def test_mean_transfer_over_a_link_with_exponential_messages(sent_probability: float, mean_sending_s: float) -> None:
     env = link_queue(sent_probability, {"exponential": mean_sending_s})
     transfers = np.array([env.episode_metrics(e)["transfer_mean_s"] for e in range(REPLICATIONS)])

@@ -73,7 +73,7 @@ def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool) 
                 "rate_bps": 256.0 * 2.0 ** rng.randint(-2, 2),
                 "latency_s": rng.choice([0.0, 0.125, 0.5]) if exact else delay(rng),
                 "jitter_s": 0.0 if exact else delay(rng),
-                "loss_probability": rng.choice([0.0, 0.0, 0.1, 0.3]),
+                "loss_probability": rng.choice([0.0, 0.1, 0.3]),
                 "contention": rng.choice(["none", "fifo"]),
             }
             kept = {key: value for key, value in changes.items() if rng.random() < 0.5}
@@ -221,7 +221,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
     seen: Counter[int] = Counter()
     hops: Counter[int] = Counter()
 
-    @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=70, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(cases())
     def compare(case: Case) -> None:
         env = VectorEnv(build_scenario(load_environment(case.environment)), 1, log=True)
