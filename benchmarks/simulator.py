@@ -20,6 +20,23 @@ from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 
+# Links that wait, lose and jitter, nodes that fail, an account of energy.
+EVERYTHING: dict[str, Any] = {
+    "links": {
+        "kind": "fixed",
+        "rate_bps": 1e7,
+        "latency_s": {"lognormal": {"shape": 0.635, "loc": 1.18e-3, "scale": 3.27e-3}},
+        "jitter_s": {"uniform": [0, 0.002]},
+        "loss_probability": 0.01,
+        "contention": "fifo",
+    },
+    "failures": {
+        "tasks": "returned",
+        "laws": [{"time_to_failure_s": {"exponential": 100}, "time_to_repair_s": {"exponential": 5}}],
+    },
+    "energy": {"kind": "power", "devices": [{"idle_w": 2, "core_busy_w": 3, "transmit_w": 0.1}]},
+}
+
 
 def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
     """Return a network of equal nodes, every one with a client, at 0.8 tasks per decision and rho 0.8.
@@ -78,9 +95,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rates = {}
+    usual = environment(nx.frucht_graph(), features=True)
     envs = {
-        label: VectorEnv(build_scenario(load_environment(environment(nx.frucht_graph(), features=on))), arguments.envs)
-        for label, on in (("plain", False), ("broadcasts, deadlines", True))
+        label: VectorEnv(build_scenario(load_environment(content)), arguments.envs)
+        for label, content in (
+            ("plain", environment(nx.frucht_graph(), features=False)),
+            ("broadcasts, deadlines", usual),
+            ("contention, loss, jitter, failures, energy too", usual | EVERYTHING),
+        )
     }
     for env in envs.values():
         run(env, 0)  # compiles, and lets the arrays grow to their size

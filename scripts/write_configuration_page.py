@@ -64,6 +64,10 @@ UNITS = {
     "constant": "that of the key",
     "exponential": "that of the key",
     "uniform": "that of the key",
+    "lognormal": "that of the key",
+    "propagation_m_per_s": "m/s",
+    "transmit_j_per_bit": "J/bit",
+    "cost": "units of energy",
     "max_hops": "hops",
     "hidden": "units",
     "env_steps": "environment steps",
@@ -84,13 +88,15 @@ SUFFIX_UNITS = {
     "_hz": "Hz",
     "_bps": "bit/s",
     "_bits": "bit",
+    "_db": "dB",
+    "_w": "W",
     "_s": "s",
     "_m": "m",
 }
 NO_UNIT = "-"
 
-# A part that several keys share is described once, at the end.
-DISTRIBUTION = "Distribution"
+# Parts that several keys share are described once, at the end, under these headings.
+SHARED = {"Distribution": "Distributions", "Duration": "Durations"}
 
 Node = dict[str, Any]
 
@@ -146,8 +152,10 @@ class Page:
 
     def members(self, node: Node) -> list[str]:
         """Return the names of the models that a key may hold: none, one, or those of a union."""
-        options = [node, node.get("items", {}), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
-        return [option["$ref"].rsplit("/", 1)[-1] for option in options if "$ref" in option]
+        if "$ref" in node:
+            return [node["$ref"].rsplit("/", 1)[-1]]
+        options = [node.get("items", {}), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
+        return [name for option in options if option for name in self.members(option)]
 
     @staticmethod
     def values_of(node: Node) -> Node:
@@ -160,8 +168,8 @@ class Page:
         if "anyOf" in node:
             return " or ".join(self.accepted(option, path) for option in node["anyOf"])
         members = self.members(node)
-        if members == [DISTRIBUTION]:
-            return f"[distribution](#{anchor('Distributions')})"
+        if len(members) == 1 and members[0] in SHARED:
+            return f"[{members[0].lower()}](#{anchor(SHARED[members[0]])})"
         if members:
             links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
             if self.values_of(node):
@@ -239,11 +247,12 @@ class Page:
         required = definition.get("required", [])
         yield "| key | unit | accepted | default | meaning |"
         yield "|---|---|---|---|---|"
-        for key, node in definition["properties"].items():
+        # What chooses the kind comes first, also where other keys are inherited.
+        for key, node in sorted(definition["properties"].items(), key=lambda item: item[0] != "kind"):
             here = f"{path}.{key}" if path else key
-            parts = [member for member in self.members(node) if member != DISTRIBUTION]
+            parts = [member for member in self.members(node) if member not in SHARED]
             default = f"`{text_of(node['default'])}`" if "default" in node else "-"
-            if parts and "default" in node:
+            if parts and isinstance(node.get("default"), dict):
                 default = "its own defaults"
             cells = (
                 f"`{key}`",
@@ -260,7 +269,7 @@ class Page:
         for key, node in self.definition(name)["properties"].items():
             here = f"{path}.{key}" if path else key
             for member in self.members(node):
-                if member == DISTRIBUTION:
+                if member in SHARED:
                     continue
                 yield from ("", f"{'#' * level} {self.title(member, here)}", "")
                 yield from (self.definition(member)["description"], "")
@@ -276,8 +285,9 @@ def page() -> str:
     environment, policy = Page(EnvironmentConfig), Page(PolicyConfig)
     lines = [HEAD, "## Environment files", ""]
     lines += environment.sections(environment.root, "", 3)
-    lines += ["", "### Distributions", "", environment.definition(DISTRIBUTION)["description"], ""]
-    lines += environment.table(DISTRIBUTION, "")
+    for name, heading in SHARED.items():
+        lines += ["", f"### {heading}", "", environment.definition(name)["description"], ""]
+        lines += environment.sections(name, name.lower(), 4)
     lines += ["", "## Policy files", ""]
     lines += policy.sections(policy.root, "", 3)
     return "\n".join(lines) + "\n"

@@ -2,7 +2,8 @@
 
 It shares with the simulator the random streams (so that both see the same workload) and nothing else: it reads the
 configuration, not the simulator's arrays. Every task is a process that lives through holding, waiting, service,
-transfers and return; clients, agents and deadlines are processes beside it.
+transfers and return; clients, agents, deadlines and failures are processes beside it. A link with contention is a
+resource that transfers queue for, and energy is metered as things go on and off.
 
 Simpy runs events of one instant in the order they were made. The simulator promises an order by kind, then node,
 then task, so each event here carries that rank; whatever simpy schedules for itself to carry on at the same instant
@@ -11,9 +12,10 @@ then task, so each event here carries that rank; whatever simpy schedules for it
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -25,15 +27,17 @@ from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
 from offload_rllib.config.base import Distribution
+from offload_rllib.config.duration import Duration
+from offload_rllib.config.energy import PowerDraw
 from offload_rllib.config.environment import EnvironmentConfig
-from offload_rllib.config.links import Fixed
+from offload_rllib.config.links import Fixed, LinkOverride
 from offload_rllib.config.topology import Manual, ManualNode
 from offload_rllib.config.workload import TaskMix
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.types import EXPIRED, FINISHED, OPEN, QUEUE_FULL
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 # Kinds of events, in their order at equal times.
-RESULT, SERVICE_END, EXPIRY, TRANSFER, ARRIVAL, DECISION = range(6)
+RESULT, SERVICE_END, LOSS, EXPIRY, FAILURE, REPAIR, TRANSFER, ARRIVAL, DECISION = range(9)
 
 Life = Generator[simpy.Event, Any, Any]
 
@@ -45,7 +49,7 @@ class Fate(NamedTuple):
     episode cuts short counts nothing. The return counts for finished tasks only.
     """
 
-    outcome: int  # FINISHED, QUEUE_FULL, EXPIRED, or OPEN: still inside when the episode ended
+    outcome: int  # FINISHED, a cause of a drop, or OPEN: still inside when the episode ended
     ended_s: float  # since the start of the episode
     hops: int
     node: int  # the last node that the task reached, or tried to enter
@@ -56,17 +60,61 @@ class Fate(NamedTuple):
     return_s: float
 
 
-class Link(NamedTuple):
+class Episode(NamedTuple):
+    """What became of every task, and what every node has used."""
+
+    fates: list[Fate]
+    energy: dict[str, list[float]]  # by use (idle, compute, transmit), then by node
+
+
+class _Meter:
+    """Integrates a level that changes in steps."""
+
+    def __init__(self, clock: simpy.Environment, level: float = 0.0) -> None:
+        self.clock, self.level, self.changed_s, self.total = clock, level, 0.0, 0.0
+
+    def change(self, by: float) -> None:
+        self.total = self.until(self.clock.now)
+        self.changed_s = self.clock.now
+        self.level += by
+
+    def until(self, time_s: float) -> float:
+        return self.total + self.level * (time_s - self.changed_s)
+
+    @contextmanager
+    def raised(self, by: float) -> Iterator[None]:
+        self.change(by)
+        try:
+            yield
+        finally:
+            self.change(-by)
+
+
+@dataclass(eq=False)
+class _Link:
     """One direction of a link."""
 
-    latency_s: float
-    seconds_per_bit: float
+    rate_bps: float
+    latency: Duration
+    jitter: Duration
+    loss_probability: float
+    channel: simpy.Resource | None  # with contention
+    key: np.uint64
+    transfers: int = 0
+
+    @property
+    def mean_latency_s(self) -> float:
+        return self.latency.mean + self.jitter.mean
 
 
 class _Dropped(Exception):  # noqa: N818  # not an error: one of the ways a task ends
     def __init__(self, outcome: int) -> None:
         super().__init__(outcome)
         self.outcome = outcome
+
+
+class _NodeDownError(Exception):
+    pass
 
 
 class _Clock(simpy.Environment):
@@ -93,7 +141,13 @@ class _Node:
     neighbours: list[int]  # where the agent can send tasks, in the order of its actions
     decides: bool
     key: np.uint64
-    tasks: int = 0  # held, waiting and served
+    up: _Meter
+    busy: _Meter
+    sending: _Meter  # transfers at once
+    sending_bps: _Meter
+    down: bool = False
+    result_bits: float = 0.0  # given to links
+    inside: list[_Task] = field(default_factory=list)  # held, waiting and served
     held: list[_Task] = field(default_factory=list)
 
 
@@ -119,14 +173,19 @@ class _Task:
 
 
 class _Reference:
-    def __init__(self, config: EnvironmentConfig, key: int, actions: np.ndarray, links: dict[tuple[int, int], Link]):
+    def __init__(self, config: EnvironmentConfig, key: int, actions: np.ndarray):
         assert isinstance(config.topology, Manual)
         self.config = config
         self.actions = actions
-        self.links = links
         self.clock = _Clock()
         self.tasks: list[_Task] = []
-        graph = nx.Graph(list(links))
+        self.names = [node.name for node in config.topology.nodes]
+        self.links = {
+            (self.names.index(a), self.names.index(b)): self._link(np.uint64(key), a, b)
+            for pair in config.topology.links
+            for a, b in (pair, pair[::-1])
+        }
+        graph = nx.Graph(list(self.links))
         clients = {i for i, node in enumerate(config.topology.nodes) if node.client}
         # Hops from the nearest client: a task that reaches a node later than that has no more hops left.
         distance = nx.multi_source_dijkstra_path_length(graph, clients)
@@ -138,6 +197,26 @@ class _Reference:
         for i in sorted(clients):
             self.clock.process(self._client(i))
         self.clock.process(self._agents())
+        if config.failures is not None:
+            for i in range(len(self.nodes)):
+                self.clock.process(self._failures(i))
+
+    def _link(self, key: np.uint64, a: str, b: str) -> _Link:
+        """Return the direction from `a` to `b`, with what overrides say of it by name."""
+        base = self.config.links
+        assert isinstance(base, Fixed)
+        values: dict[str, Any] = {name: getattr(base, name) for name in LINK_KEYS}
+        for override in self.config.link_overrides:
+            if override.between == (a, b) or (override.between == (b, a) and not override.one_way):
+                values |= given(override)
+        return _Link(
+            rate_bps=values["rate_bps"],
+            latency=values["latency_s"],
+            jitter=values["jitter_s"],
+            loss_probability=values["loss_probability"],
+            channel=simpy.Resource(self.clock) if values["contention"] == "fifo" else None,
+            key=np.uint64(streams.node_key(key, np.uint64(streams.stable_hash(f"{a}\n{b}")))),
+        )
 
     def _node(self, described: ManualNode, key: np.uint64, neighbours: list[int], *, decides: bool) -> _Node:
         pooled = self.config.service == "pooled"
@@ -147,15 +226,19 @@ class _Reference:
             servers=simpy.Resource(self.clock, capacity=1 if pooled else described.cores),
             neighbours=neighbours,
             decides=decides,
+            up=_Meter(self.clock, 1),
+            busy=_Meter(self.clock),
+            sending=_Meter(self.clock),
+            sending_bps=_Meter(self.clock),
             key=np.uint64(streams.node_key(key, np.uint64(streams.stable_hash(described.name)))),
         )
 
-    def run(self) -> list[Fate]:
+    def run(self) -> Episode:
         # Not `clock.run(until=...)`: that stops before the events at the very end, which still count.
         end_s = len(self.actions) * self.config.decisions.interval_s
         while self.clock.peek() <= end_s:
             self.clock.step()
-        return [
+        fates = [
             Fate(
                 outcome=task.outcome,
                 ended_s=end_s if task.outcome == OPEN else task.ended_s,
@@ -165,8 +248,35 @@ class _Reference:
             )
             for task in self.tasks
         ]
+        return Episode(fates, self._energy(end_s))
 
-    def _uniform(self, node: _Node, purpose: int, index: int) -> float:
+    def _energy(self, end_s: float) -> dict[str, list[float]]:
+        """Return what every node has used, by use, with one entry of `energy.devices` for all."""
+        energy = self.config.energy
+        if energy is None:
+            return {}
+        if isinstance(energy, PowerDraw):
+            (power,) = energy.devices
+            idle_w, core_w = power.idle_w, power.core_busy_w
+            transmit_w, j_per_bit, j_per_result_bit = power.transmit_w, power.transmit_j_per_bit, 0.0
+        else:
+            idle_w = core_w = transmit_w = j_per_bit = 0.0
+            j_per_result_bit = energy.cost / 8e6
+        used: dict[str, list[float]] = {"idle": [], "compute": [], "transmit": []}
+        for node in self.nodes:
+            server_w = core_w * (node.described.cores if self.config.service == "pooled" else 1)
+            if not isinstance(energy, PowerDraw):
+                server_w = energy.cost * node.core_speed
+            used["idle"].append(idle_w * node.up.until(end_s))
+            used["compute"].append(server_w * node.busy.until(end_s))
+            used["transmit"].append(
+                transmit_w * node.sending.until(end_s)
+                + j_per_bit * node.sending_bps.until(end_s)
+                + j_per_result_bit * node.result_bits
+            )
+        return used
+
+    def _uniform(self, node: _Node | _Link, purpose: int, index: int) -> float:
         return float(streams.uniform(np.uint64(streams.stream(node.key, purpose)), index))
 
     def _sample(self, distribution: Distribution, node: _Node, purpose: int, index: int) -> float:
@@ -176,6 +286,39 @@ class _Reference:
         if distribution.uniform is not None:
             return float(streams.sample(streams.UNIFORM, *distribution.uniform, u))
         return float(distribution.constant or 0.0)
+
+    def _duration_s(self, duration: Duration, stream: _Node | _Link, purpose: int, index: int) -> float:
+        u = self._uniform(stream, purpose, index)
+        if duration.lognormal is not None:
+            angle = 2 * math.pi * self._uniform(stream, purpose + 1, index)
+            normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(angle)
+            return duration.lognormal.loc + duration.lognormal.scale * math.exp(duration.lognormal.shape * normal)
+        if duration.exponential is not None:
+            return -duration.exponential * math.log(1 - u)
+        if duration.uniform is not None:
+            low, high = duration.uniform
+            return low + (high - low) * u
+        return float(duration.constant or 0.0)
+
+    def _failures(self, n: int) -> Life:
+        """Take node `n` down and bring it up again."""
+        assert self.config.failures is not None
+        (law,) = self.config.failures.laws
+        node = self.nodes[n]
+        index = 0
+        while True:
+            up_s = self._duration_s(law.time_to_failure_s, node, streams.FAILURE_GAP, index)
+            yield _Moment(self.clock, up_s, FAILURE, n)
+            node.down = True
+            node.up.change(-1)
+            for task in list(node.inside):
+                assert task.life is not None
+                task.life.interrupt(FAILURE)
+            down_s = self._duration_s(law.time_to_repair_s, node, streams.REPAIR_TIME, index)
+            yield _Moment(self.clock, down_s, REPAIR, n)
+            node.down = False
+            node.up.change(1)
+            index += 1
 
     def _client(self, n: int) -> Life:
         """Make tasks at node `n` in a Poisson process."""
@@ -223,7 +366,7 @@ class _Reference:
         assert task.life is not None
         anywhere = self.config.deadlines.expiry == "abort"
         if task.life.is_alive and (anywhere or task.stage in {"holding", "waiting"}):
-            task.life.interrupt()
+            task.life.interrupt(EXPIRY)
 
     def _agents(self) -> Life:
         """Let every agent decide about the head of its held tasks, once in a decision interval."""
@@ -249,17 +392,10 @@ class _Reference:
 
     def _live(self, task: _Task) -> Life:
         try:
-            here: int = task.origin
-            there: int | None = yield from self._visit(task, here)
-            while there is not None:
-                with self._stage(task, "transfer"):
-                    task.path.append((here, there))
-                    yield from self._cross(task, self.links[here, there], task.bits_in, TRANSFER, there)
-                here = there
-                there = yield from self._visit(task, here)
+            yield from self._get_served(task)
             served_s = self.clock.now
             for sender, receiver in reversed(task.path):
-                yield from self._cross(task, self.links[receiver, sender], task.bits_out, RESULT, sender)
+                yield from self._return_result(task, receiver, sender)
             task.spent_s["return"] = self.clock.now - served_s
             task.outcome = FINISHED
         except _Dropped as drop:
@@ -268,17 +404,68 @@ class _Reference:
             task.outcome = EXPIRED
         task.ended_s = self.clock.now
 
-    def _cross(self, task: _Task, link: Link, bits: float, kind: int, receiver: int) -> Life:
-        """Travel a link: it has no queue."""
-        yield self.clock.timeout(link.latency_s)
-        yield _Moment(self.clock, bits * link.seconds_per_bit, kind, receiver, task.number)
+    def _return_result(self, task: _Task, here: int, there: int) -> Life:
+        self.nodes[here].result_bits += task.bits_out
+        yield from self._cross(task, here, there, task.bits_out, RESULT)
+        if self.nodes[there].down:
+            raise _Dropped(NODE_FAILED)
+
+    def _get_served(self, task: _Task) -> Life:
+        """Go from node to node until one of them has served the task."""
+        here: int = task.origin
+        while True:
+            try:
+                there = yield from self._visit(task, here)
+            except (simpy.Interrupt, _NodeDownError) as failed:
+                if isinstance(failed, simpy.Interrupt) and failed.cause != FAILURE:
+                    raise
+                here = yield from self._go_back(task)
+                continue
+            if there is None:
+                return
+            with self._stage(task, "transfer"):
+                task.path.append((here, there))
+                yield from self._cross(task, here, there, task.bits_in, TRANSFER)
+            here = there
+
+    def _go_back(self, task: _Task) -> Generator[simpy.Event, Any, int]:
+        """Leave a node that is down, for the one that sent the task there."""
+        assert self.config.failures is not None
+        if self.config.failures.tasks == "lost" or not task.path:
+            raise _Dropped(NODE_FAILED)
+        sender, failed = task.path.pop()
+        back = self.links[failed, sender]
+        notice_s = back.mean_latency_s + self.config.information.message_bits / back.rate_bps
+        with self._stage(task, "transfer"):
+            yield _Moment(self.clock, notice_s, TRANSFER, sender, task.number)
+        return sender
+
+    def _cross(self, task: _Task, sender: int, receiver: int, bits: float, kind: int) -> Life:
+        """Travel a link."""
+        link = self.links[sender, receiver]
+        number = link.transfers
+        link.transfers += 1
+        with ExitStack() as stack:
+            if link.channel is not None:
+                yield stack.enter_context(link.channel.request())
+            stack.enter_context(self.nodes[sender].sending.raised(1))
+            stack.enter_context(self.nodes[sender].sending_bps.raised(link.rate_bps if bits else 0.0))
+            yield self.clock.timeout(bits / link.rate_bps)
+        latency_s = self._duration_s(link.latency, link, streams.LATENCY, number)
+        latency_s += self._duration_s(link.jitter, link, streams.JITTER, number)
+        lost = self._uniform(link, streams.LOSS, number) < link.loss_probability
+        yield _Moment(self.clock, latency_s, LOSS if lost else kind, receiver, task.number)
+        if lost:
+            raise _Dropped(LOST)
 
     def _visit(self, task: _Task, n: int) -> Generator[simpy.Event, Any, int | None]:
         """Stay at node `n` until served there, or until sent on; return where to, or None."""
         node = self.nodes[n]
         task.node = n
+        if node.down:
+            raise _NodeDownError
         capacity = node.described.queue_capacity
-        if capacity is not None and node.tasks >= capacity:
+        if capacity is not None and len(node.inside) >= capacity:
             raise _Dropped(QUEUE_FULL)
         deadlines = self.config.deadlines
         if deadlines.expiry != "never":
@@ -286,7 +473,7 @@ class _Reference:
             expires_s = task.created_s + task.relative_deadline_s + deadlines.grace_s
             if self.clock.now >= expires_s:
                 raise _Dropped(EXPIRED)
-        node.tasks += 1
+        node.inside.append(task)
         try:
             if node.decides and len(task.path) < self.config.decisions.max_hops:
                 destination = yield from self._hold(task, node)
@@ -294,7 +481,7 @@ class _Reference:
                     return destination
             yield from self._serve(task, n)
         finally:
-            node.tasks -= 1
+            node.inside.remove(task)
         return None
 
     def _hold(self, task: _Task, node: _Node) -> Generator[simpy.Event, Any, int | None]:
@@ -312,36 +499,33 @@ class _Reference:
         with node.servers.request() as server:
             with self._stage(task, "waiting"):
                 yield server
-            with self._stage(task, "service"):
+            with self._stage(task, "service"), node.busy.raised(1):
                 yield _Moment(self.clock, task.work / node.core_speed, SERVICE_END, n, task.number)
 
 
-def fixed_links(config: EnvironmentConfig) -> dict[tuple[int, int], Link]:
-    """Return both directions of every link of a manual topology with `fixed` links, by (source, destination)."""
-    assert isinstance(config.topology, Manual)
-    assert isinstance(config.links, Fixed)
-    index = {node.name: i for i, node in enumerate(config.topology.nodes)}
-    pairs = [(index[a], index[b]) for a, b in config.topology.links]
-    link = Link(config.links.latency_s, 1 / config.links.rate_bps)
-    return dict.fromkeys([*pairs, *((b, a) for a, b in pairs)], link)
+LINK_KEYS = ("rate_bps", "latency_s", "jitter_s", "loss_probability", "contention")
 
 
-def reference_fates(
-    config: EnvironmentConfig,
-    key: int,
-    actions: np.ndarray | Sequence[Sequence[int]],
-    links: dict[tuple[int, int], Link] | None = None,
-) -> list[Fate]:
+def given(override: LinkOverride) -> dict[str, Any]:
+    """Return what an override changes; another medium must be `fixed`."""
+    values: dict[str, Any] = {}
+    if override.medium is not None:
+        assert isinstance(override.medium, Fixed)
+        values |= {name: getattr(override.medium, name) for name in LINK_KEYS}
+    return values | {name: getattr(override, name) for name in LINK_KEYS if getattr(override, name) is not None}
+
+
+def reference_episode(config: EnvironmentConfig, key: int, actions: np.ndarray | Sequence[Sequence[int]]) -> Episode:
     """Run one episode.
 
     Args:
-        config: a `manual` topology, `fixed` links, jobs of kind `mix`, load in tasks per second per client, and no
-            limit on destinations.
+        config: a `manual` topology, `fixed` links with overrides by name, jobs of kind `mix`, load in tasks per second
+            per client, no limit on destinations, and one law of failures and one power for all nodes.
         key: the episode's key.
         actions: [W, A] integers, row w applied at w decision intervals; one that is not valid acts as 0.
-        links: [source, destination] -> link, in seconds and seconds per bit, where they differ from `fixed_links`.
 
     Returns:
-        What became of each task, in order of creation (then by node); times in seconds.
+        What became of each task, in order of creation (then by node), times in seconds; and the energy of each node,
+        without that of broadcasts.
     """
-    return _Reference(config, key, np.asarray(actions), links or fixed_links(config)).run()
+    return _Reference(config, key, np.asarray(actions)).run()

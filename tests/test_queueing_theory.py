@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import make_env
-from scipy import stats
+from scipy import optimize, stats
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.simulator.types import NONE
@@ -79,3 +79,57 @@ def test_mean_response_of_m_m_2() -> None:
     env = single_queue("parallel", 2, 2 * rho, {"exponential": 1.0})
     responses = np.array([env.episode_metrics(e)["response_mean_s"] for e in range(REPLICATIONS)])
     check(responses, 1 / (1 - rho**2))
+
+
+def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:
+    """Return replications of a link with contention to which a task is given at each decision with a probability.
+
+    The node holds one task at most, so that at each decision there is one if its client made any since the last one.
+    """
+    env = make_env(
+        {
+            "horizon_s": 60_000,
+            "warmup_s": 2_000,
+            "topology": {
+                "kind": "manual",
+                "nodes": [
+                    {"name": "sender", "instructions_per_second": 1.0, "client": True, "queue_capacity": 1},
+                    {"name": "receiver", "instructions_per_second": 1e12},
+                ],
+                "links": [["sender", "receiver"]],
+            },
+            "links": {"kind": "fixed", "rate_bps": 1.0, "contention": "fifo"},
+            "workload": {
+                "jobs": {"kind": "mix", "types": [{"instructions": 1.0, "bits_in": bits}]},
+                "load": {"tasks_per_second_per_client": -np.log(1 - sent_probability)},
+            },
+            "decisions": {"interval_s": 1.0, "max_hops": 1},
+        },
+        REPLICATIONS,
+    )
+    while not env.step(np.ones(env.rewards.shape)):
+        pass
+    return env
+
+
+@pytest.mark.parametrize(("sent_probability", "mean_sending_s"), [(0.25, 2.0), (0.8, 0.75)])
+def test_mean_transfer_over_a_link_with_exponential_messages(sent_probability: float, mean_sending_s: float) -> None:
+    env = link_queue(sent_probability, {"exponential": mean_sending_s})
+    transfers = np.array([env.episode_metrics(e)["transfer_mean_s"] for e in range(REPLICATIONS)])
+    # GI/M/1: E[T] = E[S] / (1 - sigma), sigma = E[exp(-(1 - sigma) gap / E[S])], here with geometric gaps.
+
+    def equation(sigma: float) -> float:
+        step = np.exp(-(1 - sigma) / mean_sending_s)
+        return sent_probability * step / (1 - (1 - sent_probability) * step) - sigma
+
+    sigma = optimize.root_scalar(equation, bracket=(0.0, 1 - 1e-6)).root
+    check(transfers, mean_sending_s / (1 - sigma))
+
+
+def test_mean_transfer_over_a_link_with_equal_messages() -> None:
+    # Geo/D/1 with a service of two slots: E[wait] = p S (S - 1) / (2 (1 - p S)) slots (Bruneel and Kim, "Discrete-Time
+    # Models for Communication Systems Including ATM", 1993, with E[S(S - 1)] = S (S - 1)).
+    p, sending_s = 0.4, 2.0
+    env = link_queue(p, sending_s)
+    transfers = np.array([env.episode_metrics(e)["transfer_mean_s"] for e in range(REPLICATIONS)])
+    check(transfers, sending_s + p * sending_s * (sending_s - 1) / (2 * (1 - p * sending_s)))

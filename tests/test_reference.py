@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from random import Random
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Fate, Link, fixed_links, reference_fates
+from reference import Fate, reference_episode
 
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, OPEN, QUEUE_FULL
+from offload_rllib.simulator.energy import node_energy
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 PARTS = ("holding_s", "waiting_s", "service_s", "transfer_s", "return_s")
 KEY = int(held_out_keys(7, 1)[0])
@@ -31,20 +33,17 @@ class Case:
 
     environment: dict[str, Any]
     key: int
-    seed: int  # of the actions, and of what makes links unlike
-    unlike_links: bool
+    seed: int  # of the actions
     stay_probability: float
 
 
-def run_reference_and_simulator(
-    env: VectorEnv, key: int, actions: np.ndarray, links: dict[tuple[int, int], Link] | None = None
-) -> np.ndarray:
+def run_reference_and_simulator(env: VectorEnv, key: int, actions: np.ndarray) -> np.ndarray:
     """Run an episode on both, see that all fates agree, and return the simulator's task log."""
     env.reset(np.array([key], np.uint64))
     for row in actions:
         env.step(row[None])
     log = env.task_log(0)
-    fates = reference_fates(env.scenario.config, key, actions, links)
+    fates, energy = reference_episode(env.scenario.config, key, actions)
     assert len(log) == len(fates)
     expected = {name: np.array([getattr(fate, name) for fate in fates]) for name in Fate._fields}
     tolerance = 1e-9 * np.maximum(1.0, log["ended_s"])
@@ -55,7 +54,59 @@ def run_reference_and_simulator(
         assert len(wrong) == 0, (
             f"{name} of task {wrong[0]}: simulator {log[wrong[0]]} of {log.dtype.names}, reference {fates[wrong[0]]}"
         )
+    used = node_energy(env.scenario.arrays, env.state, 0)
+    for use, joules in energy.items():
+        assert used[use] == pytest.approx(joules, rel=1e-9, abs=1e-9), use
     return log
+
+
+def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool) -> list[dict[str, Any]]:
+    """Draw what is different on some directions of some links.
+
+    A result that took the wrong way back would come at the wrong time.
+    """
+    overrides = []
+    for a, b in links:
+        for source, destination in ((a, b), (b, a)):
+            changes: dict[str, Any] = {
+                # Powers of two keep exact times exact.
+                "rate_bps": 256.0 * 2.0 ** rng.randint(-2, 2),
+                "latency_s": rng.choice([0.0, 0.125, 0.5]) if exact else delay(rng),
+                "jitter_s": 0.0 if exact else delay(rng),
+                "loss_probability": rng.choice([0.0, 0.1, 0.3]),
+                "contention": rng.choice(["none", "fifo"]),
+            }
+            kept = {key: value for key, value in changes.items() if rng.random() < 0.5}
+            pair = (f"node_{source}", f"node_{destination}")
+            overrides.append({"between": pair, "one_way": True} | kept)
+    return overrides
+
+
+def delay(rng: Random) -> dict[str, Any]:
+    """Draw a delay of any kind."""
+    mean = rng.uniform(0.01, 1.0)
+    lognormal = {"shape": rng.uniform(0.0, 1.0), "loc": rng.choice([0.0, mean / 2]), "scale": mean / 2}
+    return rng.choice(
+        [{"constant": mean}, {"exponential": mean}, {"uniform": (0.0, 2 * mean)}, {"lognormal": lognormal}]
+    )
+
+
+def failures(rng: Random, interval_s: float, *, exact: bool) -> dict[str, Any]:
+    """Draw how nodes fail."""
+    up_s = interval_s * rng.choice([4.0, 16.0, 64.0])
+    down_s = interval_s * rng.choice([0.0, 0.5, 2.0, 8.0])
+    law: dict[str, Any] = {"time_to_failure_s": {"constant": up_s}, "time_to_repair_s": {"constant": down_s}}
+    if not exact:
+        law = {"time_to_failure_s": {"exponential": up_s}, "time_to_repair_s": {"uniform": (0.0, 2 * down_s)}}
+    return {"tasks": rng.choice(["lost", "returned"]), "laws": [law]}
+
+
+def account(rng: Random) -> dict[str, Any]:
+    """Draw an account of energy."""
+    if rng.random() < 0.3:
+        return {"kind": "peersimgym", "cost": rng.uniform(0.0, 10.0)}
+    uses = ("idle_w", "core_busy_w", "transmit_w", "transmit_j_per_bit")
+    return {"kind": "power", "devices": [{use: rng.uniform(0.0, 3.0) for use in uses}]}
 
 
 def exact_types(rng: Random, interval_s: float) -> list[dict[str, Any]]:
@@ -131,6 +182,14 @@ def cases(draw: st.DrawFn) -> Case:
     if has_deadline:
         workload["deadline_s"] = distribution(rng, interval_s * rng.choice([2.0, 5.0, 10.0, 20.0]))
     grace_s = interval_s * rng.choice([0.0, 0.5, 2.0]) if expiry == "queued" else 0.0
+    unusual: dict[str, Any] = {}
+    if rng.random() < 0.7:
+        if rng.random() < 0.7:
+            unusual["link_overrides"] = unlike_links(rng, sorted(links), exact=exact)
+        if rng.random() < 0.7:
+            unusual["failures"] = failures(rng, interval_s, exact=exact)
+        if rng.random() < 0.5:
+            unusual["energy"] = account(rng)
     return Case(
         environment={
             "horizon_s": interval_s * steps,
@@ -148,47 +207,31 @@ def cases(draw: st.DrawFn) -> Case:
             "workload": workload,
             "deadlines": {"expiry": expiry, "grace_s": grace_s},
             "decisions": {"interval_s": interval_s, "max_hops": max_hops},
+            # Broadcasts cost PeersimGym's energy, and the reference has none.
+            "information": {"kind": "fresh", "message_bits": rng.choice([0.0, 32.0])},
+            **unusual,
         },
         key=rng.getrandbits(64),
         seed=rng.getrandbits(32),
-        unlike_links=rng.random() < 0.5,
         stay_probability=rng.choice([0.0, 0.3, 0.6]),
     )
-
-
-def make_links_unlike(env: VectorEnv, rng: np.random.Generator) -> dict[tuple[int, int], Link]:
-    """Give every direction of every link its own latency and rate, and return them for the reference.
-
-    Configurations cannot say this yet, the arrays can; a result that took the wrong way back would come at the
-    wrong time.
-    """
-    links = fixed_links(env.scenario.config)
-    for record in env.scenario.arrays.link:
-        # Powers of two keep exact times exact.
-        record["latency_s"] *= 2.0 ** rng.integers(-2, 3)
-        record["seconds_per_bit"] *= 2.0 ** rng.integers(-2, 3)
-        ends = (int(record["source"]), int(record["destination"]))
-        assert ends in links
-        links[ends] = Link(float(record["latency_s"]), float(record["seconds_per_bit"]))
-    return links
 
 
 def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
     seen: Counter[int] = Counter()
     hops: Counter[int] = Counter()
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=70, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(cases())
     def compare(case: Case) -> None:
         env = VectorEnv(build_scenario(load_environment(case.environment)), 1, log=True)
         rng = np.random.default_rng(case.seed)
-        links = make_links_unlike(env, rng) if case.unlike_links else None
         shape = (env.steps_per_episode, len(env.agents))
         actions = rng.integers(1, env.num_actions, shape)
         actions[rng.random(shape) < case.stay_probability] = 0
         # One in ten is anything from one below to one above what exists.
         actions = np.where(rng.random(shape) < 0.1, rng.integers(-1, env.num_actions + 1, shape), actions)
-        log = run_reference_and_simulator(env, case.key, actions, links)
+        log = run_reference_and_simulator(env, case.key, actions)
         finished = log[log["outcome"] == FINISHED]
         response_s = finished["ended_s"] - finished["created_s"]
         parts_s = sum(finished[part] for part in PARTS)
@@ -198,7 +241,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
 
     compare()
     # Agreement says nothing about what never happened.
-    assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED)) >= 50, seen
+    assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED, LOST, NODE_FAILED)) >= 50, seen
     assert min(hops[n] for n in range(4)) >= 50, hops
 
 

@@ -8,7 +8,9 @@ from pydantic import model_validator
 
 from offload_rllib.config.base import NonNegative, Positive, Schema
 from offload_rllib.config.decisions import Decisions, Information, Reward
-from offload_rllib.config.links import Links
+from offload_rllib.config.energy import Energy
+from offload_rllib.config.failures import Failures
+from offload_rllib.config.links import LinkOverride, Links
 from offload_rllib.config.topology import Topology
 from offload_rllib.config.workload import Deadlines, Workload
 
@@ -32,7 +34,9 @@ class EnvironmentConfig(Schema):
     topology: Topology
     """Nodes, and which of them are linked."""
     links: Links
-    """Rate and latency of the links."""
+    """Rate, latency, loss and contention of the links."""
+    link_overrides: tuple[LinkOverride, ...] = ()
+    """What is different on some of them."""
     service: Literal["pooled", "parallel"] = "pooled"
     """pooled: all cores of a node on one task at a time; parallel: one task per core."""
     workload: Workload
@@ -43,6 +47,10 @@ class EnvironmentConfig(Schema):
     """Who decides what, and when."""
     information: Information = Information()
     """What neighbours know of each other."""
+    failures: Failures | None = None
+    """Nodes that go down and up again; null: none does."""
+    energy: Energy | None = None
+    """What nodes draw; null: no account of it."""
     reward: Reward = Reward()
     """What agents are paid."""
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from offload_rllib.simulator.information import estimate, known, offered
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import NONE, UNBOUNDED, Array, Scenario
+from offload_rllib.simulator.types import FAILURES_NONE, NONE, UNBOUNDED, Array, Scenario
+from offload_rllib.simulator.variants import is_full
 
 SELF_FEATURES = ("tasks", "held", "backlog", "own_unfinished", "speed", "client", "degree")
 TASK_FEATURES = ("offered", "work", "bits_in", "bits_out", "time_left", "age", "hops")
@@ -35,15 +36,16 @@ ROW_SIZE = len(ROW_FEATURES)
 FIRST_ROW = SELF_SIZE + TASK_SIZE
 
 
-def observation_size(rows: int) -> int:
-    """Return the length of an observation with `rows` action rows."""
-    return FIRST_ROW + rows * ROW_SIZE
+def observation_size(rows: int, *, failures: bool = False) -> int:
+    """Return the length of an observation with `rows` action rows, where nodes fail or not."""
+    return FIRST_ROW + rows * ROW_SIZE + (rows if failures else 0)
 
 
-def feature_names(rows: int) -> list[str]:
+def feature_names(rows: int, *, failures: bool = False) -> list[str]:
     """Return the name of every number of an observation, e.g. ``row_2.finish``."""
     names = [f"self.{name}" for name in SELF_FEATURES] + [f"task.{name}" for name in TASK_FEATURES]
-    return names + [f"row_{row}.{name}" for row in range(rows) for name in ROW_FEATURES]
+    names += [f"row_{row}.{name}" for row in range(rows) for name in ROW_FEATURES]
+    return names + ([f"row_{row}.alive" for row in range(rows)] if failures else [])
 
 
 # A time that stands for "never": far beyond every scale, and still a float32.
@@ -80,7 +82,9 @@ def scaling(scenario: Scenario) -> Array:
         "row.sent": (2.0, 1.0),
         "row.speed": (float(settings["max_speed"]), 0.0),
     }
-    names = [re.sub(r"^row_\d+", "row", name) for name in feature_names(scenario.destination.shape[1])]
+    failures = bool(settings["failures"] != FAILURES_NONE)
+    names = feature_names(scenario.destination.shape[1], failures=failures)
+    names = [re.sub(r"^row_\d+", "row", name) for name in names]
     return np.array([halves.get(name, one) for name in names], np.float32).T.copy()
 
 
@@ -106,6 +110,8 @@ def observe(scenario, environment, scales, observations, masks):
     max_hops = scenario.settings[0].max_hops
     now_s = environment.episode[0].now_s
     rows = scenario.destination.shape[1]
+    failures = is_full(scenario) and scenario.settings[0].failures != FAILURES_NONE
+    first_alive = FIRST_ROW + rows * ROW_SIZE
     for agent in range(scenario.agent_node.shape[0]):
         seen = observations[agent]
         mask = masks[agent]
@@ -141,6 +147,8 @@ def observe(scenario, environment, scales, observations, masks):
             if action > 0 and scenario.destination[agent, action] == NONE:
                 row[:] = 0.0
                 mask[action] = 0
+                if failures:
+                    seen[first_alive + action] = 0.0
                 continue
             there = own if action == 0 else known(scenario, environment, agent, action, now_s)
             at = scenario.node[there.node]
@@ -162,5 +170,7 @@ def observe(scenario, environment, scales, observations, masks):
             row[9] = there.sent_tasks
             row[10] = at.speed
             row[11] = 1.0 if again and action > 0 and at.agent != NONE else 0.0
+            if failures:
+                seen[first_alive + action] = there.alive
         for i in range(seen.shape[0]):
             seen[i] = seen[i] / (scales[0, i] + scales[1, i] * abs(seen[i]))

@@ -69,6 +69,10 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
     | 10 | speed | speed there / fastest node's speed | instructions/s | (0, 1] |
     | 11 | offers_again | 1 if the task would be offered once more there | - | {0, 1} |
 
+    Where nodes fail (`failures`), R numbers `row_k.alive` follow: 1 if the destination of action k was up, as last
+    told (a broadcast that fails to come says that it is down), 0 if not or if there is none; k = 0 is the node itself.
+    A node that is down has nothing on offer.
+
     1 to 6 are 0 with nothing on offer. What is known of a neighbour is its last broadcast that has arrived.
 
     ## Rewards

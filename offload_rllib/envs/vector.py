@@ -93,7 +93,8 @@ class VectorEnv:
         self.agents = scenario.agents
         self.num_envs = num_envs
         self.num_actions = scenario.arrays.destination.shape[1]
-        self.observation_size = observation_size(self.num_actions)
+        failures = scenario.config.failures is not None
+        self.observation_size = observation_size(self.num_actions, failures=failures)
         self.steps_per_episode = state.steps_per_episode(scenario.arrays)
         slots = expected_tasks_inside(scenario)
         self._arrays = scenario.arrays

@@ -11,27 +11,36 @@ from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import TaskMix, TaskType
+from offload_rllib.scenario.failures import failure_laws, powers
+from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.radio import link_rates_and_latencies
 from offload_rllib.scenario.topology import build_network
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
 from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
 from offload_rllib.simulator.types import (
+    ENERGY_NONE,
+    ENERGY_PEERSIMGYM,
+    ENERGY_POWER,
     EXPIRY_ABORT,
     EXPIRY_NEVER,
     EXPIRY_QUEUED,
-    LINK,
+    FAILURES_NONE,
     NODE,
     NONE,
     SETTINGS,
     TASK_TYPE_RECORD,
+    TASKS_LOST,
+    TASKS_RETURNED,
     UNBOUNDED,
     Scenario,
 )
+from offload_rllib.simulator.variants import variant
 
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
+ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}
+FAILURES = {"lost": TASKS_LOST, "returned": TASKS_RETURNED}
 
 
 @dataclass(frozen=True)
@@ -52,23 +61,6 @@ def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, f
     if distribution.uniform is not None:
         return UNIFORM, distribution.uniform[0] * factor, distribution.uniform[1] * factor
     return CONSTANT, (distribution.constant or 0.0) * factor, 0.0
-
-
-def _links(network: Network, rates_bps: np.ndarray, latency_s: np.ndarray, message_bits: float) -> np.ndarray:
-    both_ways = [
-        (source, destination, k) for k, (a, b) in enumerate(network.links) for source, destination in ((a, b), (b, a))
-    ]
-    both_ways.sort()
-    index = {(source, destination): i for i, (source, destination, _) in enumerate(both_ways)}
-    link = np.zeros(len(both_ways), LINK)
-    for i, (source, destination, k) in enumerate(both_ways):
-        link[i]["source"] = source
-        link[i]["destination"] = destination
-        link[i]["reverse"] = index[destination, source]
-        link[i]["seconds_per_bit"] = 1 / rates_bps[k]
-        link[i]["latency_s"] = latency_s[k]
-        link[i]["broadcast_delay_s"] = latency_s[k] + message_bits / rates_bps[k]
-    return link
 
 
 def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_per_client: float) -> np.ndarray:
@@ -147,6 +139,8 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["expiry_grace_s"] = config.deadlines.grace_s
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
+    record["failures"] = FAILURES_NONE if config.failures is None else FAILURES[config.failures.tasks]
+    record["energy"] = ENERGY_NONE if config.energy is None else ENERGY[config.energy.kind]
     record["has_deadline"] = deadline is not None
     if deadline is not None:
         record["deadline_kind"], record["deadline_a"], record["deadline_b"] = _parameters(deadline)
@@ -171,19 +165,12 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
     if config.workload.deadline_s is None and config.deadlines.expiry == "queued":
         raise ConfigError("deadlines.expiry: queued needs workload.deadline_s")
-    rates_bps, latency_s = link_rates_and_latencies(config.links, network)
-    slow = np.flatnonzero(~(rates_bps > 0))
-    if len(slow):
-        a, b = network.links[slow[0]]
-        raise ConfigError(
-            f"links: the link {network.nodes[a].name} - {network.nodes[b].name} would have rate {rates_bps[slow[0]]:g} "
-            "bit/s; raise transmit_power_dbm or move the nodes closer"
-        )
+    directions = link_directions(config, network)
     jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
-    load = offered_load(config, network, 1 / rates_bps, latency_s, jobs)
+    load = offered_load(config, network, directions, jobs)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
-    link = _links(network, rates_bps, latency_s, config.information.message_bits)
+    link, link_law = link_arrays(config, network, directions)
     node = _nodes(config, network, link, load.rate_per_client)
     agents = _agent_nodes(network, config.decisions.max_hops)
     if not agents:
@@ -191,10 +178,15 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
     node["agent"][agents] = np.arange(len(agents))
     types = _task_types(config)
     sized = jobs if len(jobs) else np.array([[0.0, k.bits_in.mean, k.bits_out.mean] for k in _types(config)])
+    unusual = config.failures is not None or config.energy is not None or not link["plain"].all()
     arrays = Scenario(
+        variant=variant(full=unusual),
         settings=_settings(config, network, sized, load),
         node=node,
         link=link,
+        link_law=link_law,
+        failure_law=failure_laws(config, network),
+        power=powers(config, network),
         agent_node=np.array(agents, np.int32),
         destination=_destinations(node, link, agents, config.decisions.max_destinations),
         task_type=types,

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from offload_rllib.simulator import streams
+from offload_rllib.simulator.failures import fail, repair, send_back
 from offload_rllib.simulator.heap import (
     KIND_SHIFT,
     NODE_MASK,
@@ -21,6 +22,7 @@ from offload_rllib.simulator.heap import (
     replace_first,
 )
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.links import cross
 from offload_rllib.simulator.streams import sample, stream, uniform
 from offload_rllib.simulator.tasks import (
     append_held,
@@ -38,13 +40,19 @@ from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,
     EXPIRY_NEVER,
+    FAILURE,
     FINISHED,
     FREE,
     HELD,
+    LOSS,
+    LOST,
+    NODE_FAILED,
     NONE,
     QUEUE_FULL,
+    REPAIR,
     RESULT,
     RETURNING,
+    SENT_BACK,
     SERVED,
     SERVICE_END,
     TRANSFER,
@@ -52,6 +60,7 @@ from offload_rllib.simulator.types import (
     WAITING,
     State,
 )
+from offload_rllib.simulator.variants import is_full
 
 
 @kernel
@@ -60,6 +69,7 @@ def environment(state, e):
     return State(
         state.episode[e : e + 1],
         state.node[e],
+        state.usage[e],
         state.link[e],
         state.broadcast_order[e],
         state.broadcast[e],
@@ -93,9 +103,13 @@ def _start_service(scenario, environment, n, slot, now_s):
     end_s = now_s + task.work / scenario.node[n].core_speed
     task.service_end_s = end_s
     node.busy += 1
+    last_s = task.deadline_s if settings.expiry == EXPIRY_ABORT else np.inf
+    if is_full(scenario):
+        node.busy_seconds -= now_s
+        last_s = min(last_s, node.failure_s)
     node.service_end_sum += end_s
-    # An event that would come after the task's abortion is never scheduled, so none is ever stale.
-    if settings.expiry != EXPIRY_ABORT or end_s <= task.deadline_s:
+    # An event that would come after the task's abortion, or the node's failure, is never scheduled, so none is stale.
+    if end_s <= last_s:
         push(environment, end_s, event_key(SERVICE_END, n, task.number), slot)
 
 
@@ -105,11 +119,13 @@ def _leave_service(scenario, environment, n, slot, now_s):
     node = environment.node[n]
     task = environment.task[slot]
     node.busy -= 1
+    if is_full(scenario):
+        node.busy_seconds += now_s
     if node.busy == 0:
         node.service_end_sum = 0.0
     else:
         node.service_end_sum -= task.service_end_s
-    task.service_s = now_s - task.since_s
+    task.service_s += now_s - task.since_s
     change_tasks(node, scenario.node[n].capacity, now_s, -1)
     head = node.queue_head
     if head != NONE:
@@ -140,6 +156,10 @@ def _enter(scenario, environment, n, slot, now_s):
     node = environment.node[n]
     task = environment.task[slot]
     task.node = n
+    if is_full(scenario) and node.down:
+        if not send_back(scenario, environment, slot, now_s):
+            release(scenario, environment, slot, now_s, NODE_FAILED)
+        return
     if node.tasks >= here.capacity:
         release(scenario, environment, slot, now_s, QUEUE_FULL)
         return
@@ -173,8 +193,13 @@ def send(scenario, environment, n, slot, link_index, now_s):
     sent.sent_work += task.work
     change_tasks(environment.node[n], scenario.node[n].capacity, now_s, -1)
     arrival_s = now_s + link.latency_s + task.bits_in * link.seconds_per_bit
+    kind = TRANSFER
+    if is_full(scenario) and not link.plain:
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.deadline_s, now_s)
+        if lost:
+            kind = LOSS
     if settings.expiry != EXPIRY_ABORT or arrival_s < task.deadline_s:
-        push(environment, arrival_s, event_key(TRANSFER, link.destination, task.number), slot)
+        push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
 
 
 @kernel
@@ -195,10 +220,17 @@ def _return_result(scenario, environment, slot, now_s):
         release(scenario, environment, slot, now_s, FINISHED)
         return
     task.hops_left -= 1
-    link = scenario.link[scenario.link[environment.path[slot, task.hops_left]].reverse]
+    link_index = scenario.link[environment.path[slot, task.hops_left]].reverse
+    link = scenario.link[link_index]
     arrival_s = now_s + link.latency_s + task.bits_out * link.seconds_per_bit
+    kind = RESULT
+    if is_full(scenario) and not link.plain:
+        environment.usage[link.source].sent_result_bits += task.bits_out
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.deadline_s, now_s)
+        if lost:
+            kind = LOSS
     if settings.expiry != EXPIRY_ABORT or arrival_s <= task.deadline_s:
-        push(environment, arrival_s, event_key(RESULT, link.destination, task.number), slot)
+        push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
 
 
 @kernel
@@ -233,7 +265,20 @@ def _expire(scenario, environment, slot, now_s):
     elif task.stage == TRANSFERRED:
         _leave_link(environment, slot)
         task.transfer_s += now_s - task.since_s
+    elif task.stage == SENT_BACK:
+        task.transfer_s += now_s - task.since_s
     release(scenario, environment, slot, now_s, EXPIRED)
+
+
+@kernel
+def _lose(scenario, environment, slot, now_s):
+    """End a task that, or whose result, a link has lost: at the moment at which it would have arrived."""
+    task = environment.task[slot]
+    if task.stage == TRANSFERRED:
+        # The receiver notices the gap, and its next broadcast says so.
+        _leave_link(environment, slot)
+        task.transfer_s += now_s - task.since_s
+    release(scenario, environment, slot, now_s, LOST)
 
 
 @kernel
@@ -343,6 +388,10 @@ def _broadcast(scenario, environment, n, turn, now_s):
     place = turn & (environment.broadcast.shape[1] - 1)
     message = environment.broadcast[n, place]
     message.stamp_s = now_s
+    if is_full(scenario):
+        # The silence of a node that is down tells its neighbours as much: that it is down, and empty.
+        environment.usage[n].broadcasts += 1 - node.down
+        message.down = node.down
     message.tasks = node.tasks
     message.work = backlog(scenario, environment, n, now_s)
     here = scenario.node[n]
@@ -412,10 +461,15 @@ def run_until(scenario, environment, end_s):
             if kind == SERVICE_END:
                 _end_service(scenario, environment, slot, time_s)
             elif kind == RESULT:
-                _return_result(scenario, environment, slot, time_s)
+                n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+                if is_full(scenario) and environment.node[n].down:
+                    release(scenario, environment, slot, time_s, NODE_FAILED)
+                else:
+                    _return_result(scenario, environment, slot, time_s)
             elif kind == TRANSFER:
-                _leave_link(environment, slot)
                 task = environment.task[slot]
+                if not is_full(scenario) or task.stage == TRANSFERRED:
+                    _leave_link(environment, slot)
                 task.transfer_s += time_s - task.since_s
                 _enter(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), slot, time_s)
             elif kind == EXPIRE:
@@ -424,6 +478,13 @@ def run_until(scenario, environment, end_s):
                 # The task may have ended earlier in this step, and its slot may hold another one already.
                 if task.stage != FREE and np.uint64(task.number) & NUMBER_MASK == key & NUMBER_MASK:
                     _expire(scenario, environment, slot, time_s)
+            elif is_full(scenario):
+                if kind == LOSS:
+                    _lose(scenario, environment, slot, time_s)
+                elif kind == FAILURE:
+                    fail(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                elif kind == REPAIR:
+                    repair(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
         episode.events += 1
     episode.now_s = end_s
     return True

@@ -10,6 +10,7 @@ from offload_rllib.simulator.information import estimate, known, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
+from offload_rllib.simulator.variants import is_full
 
 LOCAL = 0
 RANDOM = 1
@@ -36,12 +37,17 @@ DESCRIPTIONS = {
 
 @kernel
 def cost(scenario, environment, heuristic, agent, action, slot, now_s):
-    """Return what a rule minimises over the actions; equal costs are decided by lot."""
+    """Return what a rule minimises over the actions; equal costs are decided by lot.
+
+    The rules that know their neighbours send nothing to one that was down as last told.
+    """
     if heuristic == LOCAL:
         return 0.0 if action == 0 else 1.0
     if heuristic == RANDOM:
         return 0.0
     there = known(scenario, environment, agent, action, now_s)
+    if is_full(scenario) and not there.alive:
+        return np.inf
     if heuristic == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
     if heuristic == SHORTEST_FINISH:

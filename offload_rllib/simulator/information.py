@@ -14,7 +14,9 @@ import numpy as np
 
 from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.links import expected_transfer
 from offload_rllib.simulator.types import NONE
+from offload_rllib.simulator.variants import is_full
 
 Integer = int | np.integer  # numba gives the one, its types are the other
 
@@ -28,6 +30,7 @@ class Known(NamedTuple):
     age_s: float  # of that information
     sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
+    alive: Integer  # 0 if the destination was down, as last told
 
 
 class Estimate(NamedTuple):
@@ -41,11 +44,18 @@ class Estimate(NamedTuple):
 
 
 @kernel
+def alive(scenario, record):
+    """Return 1 if a node was up, by its own record or its broadcast."""
+    return np.int64(1 - record.down) if is_full(scenario) else np.int64(1)
+
+
+@kernel
 def known_of_self(scenario, environment, n, now_s):
     """Return what node `n` knows of itself; the task on offer is not counted among its tasks."""
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
-    return Known(np.int64(n), np.int64(others), backlog(scenario, environment, n, now_s), 0.0, np.int64(0), 0.0)
+    work = backlog(scenario, environment, n, now_s)
+    return Known(np.int64(n), np.int64(others), work, 0.0, np.int64(0), 0.0, alive(scenario, node))
 
 
 @kernel
@@ -58,24 +68,25 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     if interval_s <= 0.0:
         pending = sent.sent - sent.arrived
         work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
-        return Known(
-            n, np.int64(environment.node[n].tasks), backlog(scenario, environment, n, now_s), 0.0, pending, work
-        )
+        there = environment.node[n]
+        told = backlog(scenario, environment, n, now_s)
+        return Known(n, np.int64(there.tasks), told, 0.0, pending, work, alive(scenario, there))
     phase_s = environment.node[n].phase_s
     delay_s = scenario.link[link.reverse].broadcast_delay_s
     turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))
     if phase_s + turn * interval_s + delay_s > now_s:
         turn -= 1  # the division rounded up
     if turn < 0:
-        # Nothing heard yet. Every node starts empty, and its neighbours know that.
-        return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work)
+        # Nothing heard yet. Every node starts up and empty, and its neighbours know that.
+        return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1))
     place = turn & (environment.broadcast.shape[1] - 1)
     message = environment.broadcast[n, place]
     counted = environment.broadcast_link[link_index, place]
     pending = sent.sent - counted.arrived
     # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
     work = max(sent.sent_work - counted.arrived_work, 0.0) if pending > 0 else 0.0
-    return Known(n, message.tasks, message.work, now_s - message.stamp_s, pending, work)
+    age_s = now_s - message.stamp_s
+    return Known(n, np.int64(message.tasks), message.work, age_s, pending, work, alive(scenario, message))
 
 
 @kernel
@@ -108,9 +119,10 @@ def estimate(scenario, environment, agent, action, known_state, slot):
     return_latency_s = task.return_latency_s
     return_seconds_per_bit = task.return_seconds_per_bit
     if action > 0:
-        link = scenario.link[scenario.destination[agent, action]]
-        back = scenario.link[link.reverse]
-        transfer_s = link.latency_s + task.bits_in * link.seconds_per_bit
+        link_index = scenario.destination[agent, action]
+        back = scenario.link[scenario.link[link_index].reverse]
+        now_s = environment.episode[0].now_s
+        transfer_s = expected_transfer(scenario, environment, link_index, task.bits_in, now_s)
         return_latency_s += back.latency_s
         return_seconds_per_bit += back.seconds_per_bit
     return_s = return_latency_s + task.bits_out * return_seconds_per_bit

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.energy import node_energy
 from offload_rllib.simulator.types import (
+    ENERGY_NONE,
+    ENERGY_POWER,
+    FAILURES_NONE,
     HISTOGRAM_BINS,
     HISTOGRAM_BITS,
     HISTOGRAM_LOWEST,
@@ -41,6 +45,11 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     unfinished scores its deadline or its age, whichever is more; `response_*` are of finished tasks alone, and NaN
     if there is none. `overload` is the share of time that a node with a bounded queue spends full, averaged over
     those nodes; `occupancy_tasks` the mean number of tasks at a node.
+
+    With failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
+    account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
+    the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
+    PeersimGym's unit.
     """
     record = state.metrics[e]
     created, finished = int(record["created"]), int(record["finished"])
@@ -51,6 +60,17 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     causes = {cause: int(record[cause]) for cause in ("queue_full", "expired", "lost", "node_failed")}
     bounded = scenario.node["capacity"] < UNBOUNDED
     now_s = float(state.episode[e]["now_s"])
+    extra: dict[str, float] = {}
+    if scenario.settings[0]["failures"] != FAILURES_NONE:
+        down_s = state.usage[e]["down_seconds"] + state.node[e]["down"] * now_s
+        extra["availability"] = 1 - float(down_s.mean()) / now_s
+    account = scenario.settings[0]["energy"]
+    if account != ENERGY_NONE:
+        unit = "_j" if account == ENERGY_POWER else ""
+        uses = {f"energy_{use}{unit}": float(used.sum()) for use, used in node_energy(scenario, state, e).items()}
+        total, ended = sum(uses.values()), int(state.episode[e]["finished"])
+        extra |= {f"energy{unit}": total, **uses}
+        extra[f"energy_per_task{unit}"] = total / ended if ended else float("nan")
     full_share = state.node[e]["full_seconds"][bounded] / now_s
     return {
         "score_mean_s": float(record["score_sum_s"]) * per_created,
@@ -75,4 +95,5 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
         "tasks_created": float(created),
         "tasks_finished": float(finished),
         "masked_actions": float(state.episode[e]["masked_actions"]),
+        **extra,
     }

@@ -9,6 +9,7 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import next_arrival
+from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import node_key, stream, uniform
@@ -26,9 +27,11 @@ from offload_rllib.simulator.types import (
     NODE_STATE,
     NONE,
     TASK,
+    USAGE,
     Scenario,
     State,
 )
+from offload_rllib.simulator.variants import is_full
 
 
 def steps_per_episode(scenario: Scenario) -> int:
@@ -63,6 +66,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     return State(
         episode=np.zeros(num_envs, EPISODE),
         node=np.zeros((num_envs, nodes), NODE_STATE),
+        usage=np.zeros((num_envs, nodes), USAGE),
         link=np.zeros((num_envs, links), LINK_STATE),
         broadcast_order=np.zeros((num_envs, nodes), np.int32),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
@@ -70,7 +74,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         task=np.zeros((num_envs, task_slots), TASK),
         path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
         free=np.zeros((num_envs, task_slots), np.int32),
-        heap=np.zeros((num_envs, nodes + 3 * task_slots), EVENT),
+        heap=np.zeros((num_envs, 2 * nodes + 3 * task_slots), EVENT),
         bucket=np.zeros((num_envs, steps_per_episode(scenario)), np.int32),
         metrics=np.zeros(num_envs, METRICS),
         histogram=np.zeros((num_envs, 2, HISTOGRAM_BINS), np.uint32),
@@ -102,7 +106,7 @@ def grow(scenario: Scenario, state: State) -> State:
         task=_extended(state.task, slots),
         path=_extended(state.path, slots),
         free=free,
-        heap=_extended(state.heap, len(scenario.node) + 3 * slots),
+        heap=_extended(state.heap, 2 * len(scenario.node) + 3 * slots),
         log=_extended(state.log, 2 * state.log.shape[1]),
     )
 
@@ -116,7 +120,7 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
         environments: [e] int64, which ones.
         keys: [e] uint64, one episode key each (see `streams.episode_key`).
     """
-    for array in (state.episode, state.node, state.link, state.metrics, state.histogram):
+    for array in (state.episode, state.node, state.usage, state.link, state.metrics, state.histogram):
         array[environments] = np.zeros((), array.dtype)
     state.bucket[environments] = NONE
     _start(scenario, state, environments, keys)
@@ -127,7 +131,7 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
 
 @kernel
 def _start(scenario, state, environments, keys):
-    """Set what does not start at zero, and schedule every client's first task."""
+    """Set what does not start at zero; schedule every client's first task and every node's first failure."""
     for i in range(environments.shape[0]):
         environment = environment_of(state, environments[i])
         environment.episode[0].key = keys[i]
@@ -150,3 +154,6 @@ def _start(scenario, state, environments, keys):
                 time_s = next_arrival(scenario, environment, n, 0.0)
                 if time_s <= scenario.settings[0].horizon_s:
                     push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
+            node.failure_s = np.inf
+            if is_full(scenario) and scenario.failure_law[n].fails:
+                schedule_failure(scenario, environment, n, 0.0)

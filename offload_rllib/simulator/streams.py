@@ -27,6 +27,14 @@ BITS_OUT = 5
 DEADLINE = 6
 BROADCAST_PHASE = 7
 HEURISTIC = 8
+# Durations may take the next number too.
+FAILURE_GAP = 40
+REPAIR_TIME = 42
+
+# Purposes per direction of a link.
+LATENCY = 50
+JITTER = 52
+LOSS = 54
 
 CONSTANT = 0
 EXPONENTIAL = 1
@@ -57,7 +65,7 @@ def mix(value):
 
 @kernel
 def node_key(key, name_hash):
-    """Return the key of a node in one episode."""
+    """Return the key of a node, or of a direction of a link, in one episode."""
     return mix(key ^ name_hash)
 
 

@@ -19,9 +19,12 @@ Array = npt.NDArray
 # arrives, so that a place freed at t can be taken at t; broadcasts (not in the heap) come last and see the outcome.
 RESULT = 0
 SERVICE_END = 1
-EXPIRE = 2
-TRANSFER = 3
-ARRIVAL = 4
+LOSS = 2
+EXPIRE = 3
+FAILURE = 4
+REPAIR = 5
+TRANSFER = 6
+ARRIVAL = 7
 
 # Where a task is.
 FREE = 0
@@ -30,9 +33,9 @@ WAITING = 2
 SERVED = 3
 TRANSFERRED = 4
 RETURNING = 5
+SENT_BACK = 6  # on its way to the node that had sent it to one that is down
 
-# How a task ended. The four causes of a drop are consecutive; `LOST` and `NODE_FAILED` have no source yet in
-# scenarios without lossy links and failures, and then stay zero.
+# How a task ended. The four causes of a drop are consecutive.
 OPEN = 0
 FINISHED = 1
 QUEUE_FULL = 2
@@ -45,6 +48,16 @@ CAUSES = ("queue_full", "expired", "lost", "node_failed")
 EXPIRY_NEVER = 0
 EXPIRY_QUEUED = 1
 EXPIRY_ABORT = 2
+
+# What becomes of tasks at nodes that are down.
+FAILURES_NONE = 0
+TASKS_LOST = 1
+TASKS_RETURNED = 2
+
+# Accounts of energy: none, in joules, in PeersimGym's unit.
+ENERGY_NONE = 0
+ENERGY_POWER = 1
+ENERGY_PEERSIMGYM = 2
 
 UNBOUNDED = 2**31 - 1
 NONE = -1
@@ -78,8 +91,10 @@ SETTINGS = _record(
     max_speed="f8",  # of one node with all its cores, instructions per second
     max_hops="i4",
     expiry="i4",
+    failures="i4",
     deadline_kind="i4",
     has_deadline="i4",
+    energy="i4",  # which account is kept
 )
 
 NODE = _record(
@@ -96,12 +111,41 @@ NODE = _record(
 )
 
 LINK = _record(  # sorted by source, then destination
-    latency_s="f8",
+    latency_s="f8",  # mean, of everything that a transfer takes beside its bits
     seconds_per_bit="f8",
     broadcast_delay_s="f8",  # how old a broadcast over this link is when it arrives
     source="i4",
     destination="i4",
     reverse="i4",  # index of the link the other way
+    plain="i4",  # every transfer takes latency + bits x seconds per bit, and arrives; no account of energy
+)
+
+DURATION = _record(a="f8", b="f8", c="f8", kind="i4")  # see `durations`
+
+LINK_LAW = _record(  # read for links that are not plain
+    name_hash="u8",
+    propagation_s="f8",
+    latency=DURATION,
+    jitter=DURATION,
+    loss_probability="f8",
+    message_noise_hz="f8",  # bandwidth, if the noise is that of the message's bits; else 0
+    message_snr_bits="f8",  # the signal-to-noise ratio is this over the message's bits
+    contention="i4",
+)
+
+FAILURE_LAW = _record(  # of a node
+    up=DURATION,  # to the next failure
+    down=DURATION,  # to the repair
+    fails="i4",
+)
+
+POWER = _record(  # of a node: what each kind of use costs; J, or PeersimGym's unit
+    idle_w="f8",
+    server_w="f8",  # per busy server
+    transmit_w="f8",  # per transfer being sent
+    j_per_bit="f8",  # of tasks and results sent
+    j_per_result_bit="f8",
+    j_per_broadcast="f8",  # and neighbour
 )
 
 TASK_TYPE_RECORD = _record(
@@ -149,6 +193,8 @@ NODE_STATE = _record(
     own_task_seconds="f8",  # integral over this step of `own_unfinished`
     own_drop_cost_s="f8",  # this step's sum over dropped tasks of deadline minus age
     phase_s="f8",  # of the broadcasts
+    failure_s="f8",  # next time the node goes down
+    busy_seconds="f8",  # integral of `busy`, less `busy` x now
     arrivals="i8",
     choices="i8",
     own_unfinished="i4",  # tasks made here that have not ended, wherever they are
@@ -156,6 +202,7 @@ NODE_STATE = _record(
     own_dropped="i4",  # this step
     tasks="i4",  # held, waiting and served
     busy="i4",
+    down="i4",  # 1 while the node has failed
     held="i4",
     held_head="i4",
     held_tail="i4",
@@ -163,14 +210,25 @@ NODE_STATE = _record(
     queue_tail="i4",
 )
 
+USAGE = _record(  # of a node
+    down_seconds="f8",  # time spent down, less now while it is down
+    sending_seconds="f8",  # sum over its transfers of the time they are on the air, up to the horizon
+    sent_bits="f8",
+    sent_result_bits="f8",
+    failures="i8",
+    broadcasts="i8",
+)
+
 LINK_STATE = _record(
+    free_s="f8",  # when all that was given to a link with contention has left
+    transfers="i8",  # tasks and results given to a link that is not plain
     sent_work="f8",
     arrived_work="f8",
     sent="i8",
     arrived="i8",
 )
 
-BROADCAST = _record(stamp_s="f8", work="f8", tasks="i8")
+BROADCAST = _record(stamp_s="f8", work="f8", tasks="i4", down="i4")
 BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, at the stamp
 
 TASK = _record(
@@ -243,9 +301,13 @@ LOG = _record(
 class Scenario(NamedTuple):
     """What does not change during an episode, shared by all environments of a batch."""
 
+    variant: Array  # without elements; see `variants`
     settings: Array  # [1] SETTINGS
     node: Array  # [N] NODE
     link: Array  # [M] LINK
+    link_law: Array  # [M] LINK_LAW
+    failure_law: Array  # [N] FAILURE_LAW
+    power: Array  # [N] POWER
     agent_node: Array  # [A] int32
     destination: Array  # [A, R] int32: link of each action; NONE in column 0 (self) and in padding
     task_type: Array  # [Y] TASK_TYPE_RECORD
@@ -261,6 +323,7 @@ class State(NamedTuple):
 
     episode: Array  # [E] EPISODE
     node: Array  # [E, N] NODE_STATE
+    usage: Array  # [E, N] USAGE
     link: Array  # [E, M] LINK_STATE
     broadcast_order: Array  # [E, N] int32: nodes by phase
     broadcast: Array  # [E, N, K] BROADCAST
@@ -268,7 +331,7 @@ class State(NamedTuple):
     task: Array  # [E, T] TASK
     path: Array  # [E, T, H] int32: links travelled so far
     free: Array  # [E, T] int32: stack of unused slots
-    heap: Array  # [E, N + 3T] EVENT
+    heap: Array  # [E, 2N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in a step
     metrics: Array  # [E] METRICS
     histogram: Array  # [E, 2, B] uint32: response times of the finished; scores of the others

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -11,6 +13,7 @@ from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import TaskMix
+from offload_rllib.scenario.links import Direction
 from offload_rllib.scenario.network import Network
 
 # Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
@@ -94,11 +97,14 @@ def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
     return float(weights @ means / weights.sum())
 
 
+def _seconds_per_bit(path: Iterable[Direction]) -> float:
+    return sum(1 / direction.rate_bps for direction in path)
+
+
 def offered_load(
     config: EnvironmentConfig,
     network: Network,
-    seconds_per_bit: np.ndarray,
-    latency_s: np.ndarray,
+    directions: Mapping[tuple[int, int], Direction],
     table: np.ndarray,
 ) -> OfferedLoad:
     """Return the load of a scenario.
@@ -106,16 +112,13 @@ def offered_load(
     Args:
         config: the environment.
         network: its network.
-        seconds_per_bit: of each undirected link.
-        latency_s: of each undirected link.
+        directions: both directions of every link, by (source, destination).
         table: [J, 3] float64 jobs (instructions, bits in, bits out); not read if the jobs are a mix.
 
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
     graph = network.graph()
-    for (a, b), per_bit, latency in zip(network.links, seconds_per_bit, latency_s, strict=True):
-        graph.edges[a, b].update(per_bit=per_bit, latency=latency)
     clients = [i for i, node in enumerate(network.nodes) if node.client]
     hops = config.decisions.max_hops
     jobs, probability = sampled_jobs(config, table)
@@ -123,16 +126,19 @@ def offered_load(
     reached: set[int] = set()
     feasible = np.zeros(len(jobs))
     for client in clients:
-        paths: set[tuple[float, float, float]] = set()
+        paths: set[tuple[float, float, float, float]] = set()
         for node, path in nx.single_source_shortest_path(graph, client, cutoff=hops).items():
             reached.add(node)
-            edges = [graph.edges[pair] for pair in nx.utils.pairwise(path)]
+            way = [directions[a, b] for a, b in pairwise(path)]
+            way_back = [directions[b, a] for a, b in pairwise(path)]
             speed = network.nodes[node].speed if config.service == "pooled" else network.nodes[node].core_speed
-            paths.add((speed, sum(edge["per_bit"] for edge in edges), sum(edge["latency"] for edge in edges)))
+            latency_s = sum(direction.mean_latency_s for direction in way + way_back)
+            paths.add((speed, _seconds_per_bit(way), _seconds_per_bit(way_back), latency_s))
         if config.workload.deadline_s is not None:
             fastest = np.full(len(jobs), np.inf)
-            for speed, per_bit, latency in sorted(paths):
-                fastest = np.minimum(fastest, jobs[:, 0] / speed + 2 * latency + per_bit * (jobs[:, 1] + jobs[:, 2]))
+            for speed, there, back, latency_s in sorted(paths):
+                transfers_s = latency_s + there * jobs[:, 1] + back * jobs[:, 2]
+                fastest = np.minimum(fastest, jobs[:, 0] / speed + transfers_s)
             feasible += meets_probability(config.workload.deadline_s, fastest) / len(clients)
     capacity = sum(network.nodes[i].speed for i in reached)
     if config.workload.deadline_s is None:

@@ -1,0 +1,46 @@
+"""The schema of `energy`: what nodes draw."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from offload_rllib.config.base import NonNegative, Schema
+from offload_rllib.config.failures import DeviceTypes
+
+
+class Power(Schema):
+    """What some nodes draw."""
+
+    types: DeviceTypes | None = None
+    """Device types that this holds for; null: all."""
+    idle_w: NonNegative = 0.0
+    """Whenever the node is up."""
+    core_busy_w: NonNegative = 0.0
+    """On top, for every core that works."""
+    transmit_w: NonNegative = 0.0
+    """On top, while sending, for every transfer."""
+    transmit_j_per_bit: NonNegative = 0.0
+    """On top, for every bit sent."""
+
+
+class PowerDraw(Schema):
+    """Energy in joules, from the power that nodes draw."""
+
+    kind: Literal["power"]
+    """Chooses this kind."""
+    devices: tuple[Power, ...] = Field(min_length=1)
+    """Which nodes draw what; later entries go over earlier ones, and a node without one draws nothing."""
+
+
+class PeersimGymCost(Schema):
+    """PeersimGym's account, without a unit: instructions and megabytes sent at one price; offloading is free."""
+
+    kind: Literal["peersimgym"]
+    """Chooses this kind."""
+    cost: NonNegative = 10.0
+    """Of an instruction processed, and of a megabyte of broadcasts and results."""
+
+
+Energy = Annotated[PowerDraw | PeersimGymCost, Field(discriminator="kind")]

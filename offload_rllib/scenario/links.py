@@ -1,0 +1,157 @@
+"""From the configuration of links to their arrays: one record per direction, overrides applied."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from offload_rllib.config.duration import Duration
+from offload_rllib.config.environment import EnvironmentConfig
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.links import LinkOverride, Medium, Wireless
+from offload_rllib.scenario.durations import write_duration
+from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz
+from offload_rllib.simulator.streams import stable_hash
+from offload_rllib.simulator.types import LINK, LINK_LAW
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a link."""
+
+    rate_bps: float
+    propagation_s: float
+    latency: Duration
+    jitter: Duration
+    loss_probability: float
+    contention: bool
+    message_noise_hz: float = 0.0
+    """Bandwidth, if the noise is that of the message's bits; else 0."""
+    message_snr_bits: float = 0.0
+    """SNR of a message of one bit, if the noise is that of the message's bits."""
+
+    @property
+    def mean_latency_s(self) -> float:
+        """Mean time that a transfer takes beside its bits."""
+        return self.propagation_s + self.latency.mean + self.jitter.mean
+
+    @property
+    def plain(self) -> bool:
+        """Whether a transfer takes latency + bits / rate, always, and arrives."""
+        drawn = self.latency.constant is None or self.jitter.constant is None
+        return not (drawn or self.loss_probability or self.contention or self.message_noise_hz)
+
+
+def _directions(medium: Medium, network: Network) -> list[Direction]:
+    rates_bps, propagation_s = link_rates_and_latencies(medium, network)
+    directions = []
+    for (a, b), rate_bps, delay_s in zip(network.links, rates_bps, propagation_s, strict=True):
+        direction = Direction(
+            rate_bps=float(rate_bps),
+            propagation_s=float(delay_s),
+            latency=medium.latency_s,
+            jitter=medium.jitter_s,
+            loss_probability=medium.loss_probability,
+            contention=medium.contention == "fifo",
+        )
+        if isinstance(medium, Wireless) and medium.noise_over == "message":
+            distance_m = math.dist(network.nodes[a].position_m, network.nodes[b].position_m)
+            direction = replace(
+                direction,
+                message_noise_hz=medium.bandwidth_hz,
+                message_snr_bits=10 ** (received_over_noise_dbhz(medium, distance_m) / 10),
+            )
+        directions.append(direction)
+    return directions
+
+
+def _selects(override: LinkOverride, network: Network, source: int, destination: int) -> bool:
+    ends = network.nodes[source], network.nodes[destination]
+    if override.between is not None:
+        wanted, given = override.between, (ends[0].name, ends[1].name)
+    else:
+        wanted, given = override.between_types, (ends[0].type, ends[1].type)
+    return wanted == given or (not override.one_way and wanted == given[::-1])
+
+
+def _overridden(direction: Direction, override: LinkOverride, of_medium: Direction | None) -> Direction:
+    if of_medium is not None:
+        direction = of_medium
+    if override.rate_bps is not None:
+        direction = replace(direction, rate_bps=override.rate_bps, message_noise_hz=0.0)
+    if override.latency_s is not None:
+        direction = replace(direction, latency=override.latency_s, propagation_s=0.0)
+    if override.jitter_s is not None:
+        direction = replace(direction, jitter=override.jitter_s)
+    if override.loss_probability is not None:
+        direction = replace(direction, loss_probability=override.loss_probability)
+    if override.contention is not None:
+        direction = replace(direction, contention=override.contention == "fifo")
+    return direction
+
+
+def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[int, int], Direction]:
+    """Return both directions of every link by (source, destination), sorted.
+
+    Raises:
+        ConfigError: an override matches no link, or a rate is zero.
+    """
+    by_medium = _directions(config.links, network)
+    directions = {}
+    for (a, b), direction in zip(network.links, by_medium, strict=True):
+        directions[a, b] = directions[b, a] = direction
+    for position, override in enumerate(config.link_overrides):
+        selected = [pair for pair in directions if _selects(override, network, *pair)]
+        if not selected:
+            raise ConfigError(f"link_overrides.{position}: {_no_link(override, network)}")
+        media: dict[tuple[int, int], Direction] = {}
+        if override.medium is not None:
+            for (a, b), direction in zip(network.links, _directions(override.medium, network), strict=True):
+                media[a, b] = media[b, a] = direction
+        for pair in selected:
+            directions[pair] = _overridden(directions[pair], override, media.get(pair))
+    for (a, b), direction in directions.items():
+        if not direction.rate_bps > 0:
+            raise ConfigError(
+                f"links: the link {network.nodes[a].name} - {network.nodes[b].name} would have rate "
+                f"{direction.rate_bps:g} bit/s; raise transmit_power_dbm or move the nodes closer"
+            )
+    return dict(sorted(directions.items()))
+
+
+def _no_link(override: LinkOverride, network: Network) -> str:
+    by_name = override.between is not None
+    ends = [(network.nodes[a], network.nodes[b]) for a, b in network.links]
+    accepted = sorted({f"{a.name} - {b.name}" if by_name else f"{a.type} - {b.type}" for a, b in ends})
+    wanted = " - ".join(override.between or override.between_types or ())
+    shown = ", ".join(accepted[:20]) + (", ..." if len(accepted) > 20 else "")
+    return f"no link {wanted}{'' if by_name else ' between device types'}. Accepted, either way round: {shown}"
+
+
+def link_arrays(
+    config: EnvironmentConfig, network: Network, directions: dict[tuple[int, int], Direction]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays [M] LINK and [M] LINK_LAW of `link_directions`."""
+    index = {pair: i for i, pair in enumerate(directions)}
+    link, law = np.zeros(len(directions), LINK), np.zeros(len(directions), LINK_LAW)
+    for i, ((source, destination), direction) in enumerate(directions.items()):
+        link[i]["source"] = source
+        link[i]["destination"] = destination
+        link[i]["reverse"] = index[destination, source]
+        link[i]["seconds_per_bit"] = 1 / direction.rate_bps
+        link[i]["latency_s"] = direction.mean_latency_s
+        link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.message_bits / direction.rate_bps
+        # The account of energy needs every transfer.
+        link[i]["plain"] = direction.plain and config.energy is None
+        law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
+        law[i]["propagation_s"] = direction.propagation_s
+        write_duration(law[i]["latency"], direction.latency)
+        write_duration(law[i]["jitter"], direction.jitter)
+        law[i]["loss_probability"] = direction.loss_probability
+        law[i]["contention"] = direction.contention
+        law[i]["message_noise_hz"] = direction.message_noise_hz
+        law[i]["message_snr_bits"] = direction.message_snr_bits
+    return link, law

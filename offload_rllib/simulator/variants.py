@@ -1,0 +1,27 @@
+"""Two variants of the kernels: with everything compiled in, or without what most scenarios do not use.
+
+Even a branch that is never taken costs speed where it stands in the way of the compiler: the code for links that are
+not plain, failures and energy slowed all scenarios by a sixth. The number of dimensions of an array is part of its
+type, so a test of it is decided when a kernel is compiled, and the branch that is not taken leaves no code behind.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import Array
+
+_BASIC_DIMENSIONS = 1
+_FULL_DIMENSIONS = 2
+
+
+def variant(*, full: bool) -> Array:
+    """Return the array without elements that chooses a variant, for `Scenario.variant`."""
+    return np.zeros((0,) * (_FULL_DIMENSIONS if full else _BASIC_DIMENSIONS), np.uint8)
+
+
+@kernel
+def is_full(scenario):
+    """Return whether failures, an account of energy, and links that are not plain are compiled in."""
+    return scenario.variant.ndim == _FULL_DIMENSIONS
