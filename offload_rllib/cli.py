@@ -66,6 +66,7 @@ def train(
     held_out_seed: HeldOutSeedOption = 0,
 ) -> None:
     """Train a policy, then compare it with the heuristics on held-out episodes."""
+    from offload_rllib.experiment.model_card import write_model_card
     from offload_rllib.experiment.run_folder import RunFolder
     from offload_rllib.experiment.training import check
     from offload_rllib.experiment.training import train as train_run
@@ -92,6 +93,7 @@ def train(
         _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
     _evaluate(run.environment, [str(run.path), *HEURISTICS], episodes, held_out_seed, run.path / "evaluation", run.name)
+    _say(f"model card: {write_model_card(run)}")
     _say(f"trained policy: {run.path / 'policy'}")
     _say(f"TensorBoard: tensorboard --logdir {run.path}")
 
@@ -113,6 +115,26 @@ def evaluate(
     if folder.exists():
         raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
     _evaluate(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a checkpoint.")],
+    format_: Annotated[str, typer.Option("--format", help="Of the file; so far: onnx.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default RUN.onnx here. Several policies: one file each.")
+    ] = None,
+) -> None:
+    """Write a trained policy as a file for other programs."""
+    from offload_rllib.experiment.contenders import trained_policy_folder
+    from offload_rllib.policies.export import FORMATS, export_onnx
+    from offload_rllib.policies.saved import load_saved_policy
+
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format '{format_}': accepted: {', '.join(FORMATS)}")
+    policy = load_saved_policy(trained_policy_folder(run))
+    for name, path in export_onnx(policy, output or Path(f"{run.resolve().name}.{format_}")).items():
+        _say(f"policy '{name}': {path}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 # RLlib's modules are torch modules whose declared types do not say so.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalCall=false
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ import torch
 from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 
+from offload_rllib.config import ConfigError
 from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
-from offload_rllib.policies.module import MaskedQ
+from offload_rllib.policies.module import EVERYONE, MaskedActorCritic, MaskedQ
 from offload_rllib.policies.network import INVALID_LOGIT
 
 SIZE = FIRST_ROW + 4 * ROW_SIZE
@@ -83,3 +85,21 @@ def test_runners_get_the_network_without_its_target(batch: dict[str, Any]) -> No
     runner.set_state(state)
     greedy = runner.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
     assert torch.equal(greedy, module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS])
+
+
+def test_an_environment_that_asks_for_several_choices_at_once_is_refused() -> None:
+    spaces = SPACES | {"action_space": gym.spaces.MultiDiscrete([4, 4])}
+    for module in (MaskedQ, MaskedActorCritic):
+        with pytest.raises(ConfigError, match=r"one action at a time.* asks for MultiDiscrete"):
+            module(**spaces, inference_only=False, model_config={"hidden": (8,), "activation": "relu"})
+
+
+def test_the_central_critic_of_a_module_reads_the_observations_of_everyone(batch: dict[str, Any]) -> None:
+    config = {"hidden": (8,), "activation": "tanh", "kind": "pointer"}
+    module = MaskedActorCritic(**SPACES, inference_only=False, model_config=config | {"critic": "central"})
+    everyone = torch.rand(3, 5, SIZE)
+    values = module.compute_values(batch | {EVERYONE: everyone})
+    own = batch[Columns.OBS]["observations"]
+    assert torch.allclose(values, module.critic(own[:, None], everyone)[:, 0])
+    assert values.shape == (3,)
+    assert not torch.allclose(values, module.compute_values(batch | {EVERYONE: -everyone}))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,36 @@ def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path) -> No
         assert (saved(env.observations, env.masks) == expected).all()
     with pytest.raises(ValueError, match=r"takes 50 observations and 3 actions; the environment has 49 and 3"):
         saved(env.observations[..., 1:], env.masks)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_every_policy_of_a_sharing_is_trained_with_its_own_hyperparameters_and_kept(tmp_path: Path) -> None:
+    from offload_rllib.envs.rllib import register_environments
+
+    register_environments()
+    shared = {"mapping": {"even": ["a", "c"], "odd": ["b", "d"]}}
+    content = policy_config().model_dump(mode="json", by_alias=True)
+    content |= {"sharing": shared, "policies": {"odd": {"lr": 1e-12}}, "network": {"kind": "pointer", "hidden": [8]}}
+    config = algorithm_config(load_environment(small_environment()), load_policy_config(content), cpus=2)
+    algorithm = config.build_algo()
+    try:
+        before = algorithm.get_weights()
+        algorithm.train()
+        after = algorithm.get_weights()
+        algorithm.save_checkpoint(str(tmp_path))
+    finally:
+        algorithm.stop()
+    assert set(after) == {"even", "odd"}
+    for name, moves in (("even", True), ("odd", False)):
+        change = max(np.abs(after[name][key] - before[name][key]).max() for key in after[name])
+        assert (change > 1e-4) == moves, (name, change)
+    env = make_env(small_environment(), 4)
+    policy = offload_rllib.load_policy(tmp_path).on(env)
+    assert policy(env.observations, env.masks).shape == (4, 4)
+    described = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    assert described["serves"] == {"even": ["a", "c"], "odd": ["b", "d"]}
+    assert described["policy_of"] == ["even", "odd", "even", "odd"]
+    assert described["network"]["kind"] == "pointer"
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -77,6 +77,9 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
         "summary.csv",
     ]
     assert sorted(path.name for path in (run / "policy").iterdir()) == ["policy.json", "shared.safetensors"]
+    card = (run / "MODEL_CARD.md").read_text()
+    assert record["environment"] in card
+    assert "| ring-quick-1 (sampled) | " in card, "written again after the evaluation"
 
     events = EventAccumulator(str(run / "tune" / "trial"))
     events.Reload()

@@ -39,7 +39,7 @@ class RunFolder:
     """A training run on disk.
 
     Contents: `environment.yaml` and `policy.yaml` (resolved), `run.json` (versions, seed, state), `tune/` (Ray
-    Tune's experiment: checkpoints, TensorBoard logs), `policy/` (the final policy), `evaluation/`.
+    Tune's experiment: checkpoints, TensorBoard logs), `policy/` (the final policy), `evaluation/`, `MODEL_CARD.md`.
     """
 
     path: Path

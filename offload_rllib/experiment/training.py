@@ -23,6 +23,7 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
 
@@ -144,6 +145,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
         return False
     run.keep_final_policy()
     run.record(state="finished", env_steps=steps, seconds=round(float(metrics["time_total_s"]), 1))
+    write_model_card(run)
     return True
 
 

@@ -1,0 +1,45 @@
+"""A run's card says what its policy is, how it did, and how to load it, by code that works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import make_env, small_environment
+from test_policies import PPO, kept
+
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.experiment.contenders import make_contenders
+from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.experiment.model_card import write_model_card
+from offload_rllib.experiment.report import write_report
+from offload_rllib.experiment.run_folder import RunFolder
+
+
+def test_the_card_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = load_environment(small_environment(description="a ring | of four"))
+    run = RunFolder.create("./ring", environment, load_policy_config(PPO | {"training": {"seed": 7}}), "")
+    with pytest.raises(ConfigError, match=r"no policy here"):
+        write_model_card(run)
+    assert not (run.path / "MODEL_CARD.md").exists()
+    kept(run.path / "policy", make_env(small_environment()), "per_node", environment="0123456789ab", env_steps=12_345)
+    text = write_model_card(run).read_text()
+    for part in ("# ring", "`0123456789ab`", "12,345", "| seed | 7 |", "a ring &#124; of four", "numpy 2."):
+        assert part in text, part
+    assert "per_node: `a`, `b`, `c`, `d`, for 4 agents" in text
+    assert "Not evaluated yet" in text
+
+    contenders = make_contenders([str(run.path), "local"])
+    evaluation = evaluate(environment, contenders, episodes=2)
+    write_report(evaluation, "ring", run.path / "evaluation", "")
+    text = write_model_card(run).read_text()
+    assert "Not evaluated yet" not in text
+    for policy in ("ring", "ring (sampled)", "local"):
+        score = evaluation.of(policy, "score_mean_s").mean()
+        assert re.search(rf"\| {re.escape(policy)} \| {score:.2f} ± ", text), policy
+
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code
+    exec(code.group(1), {})  # noqa: S102 - the promise is that this code works
