@@ -42,4 +42,11 @@ class Fixed(Schema):
     """Added to the time of every transfer."""
 
 
-Links = Annotated[Wireless | Fixed, Field(discriminator="kind")]
+class StatedLinks(Schema):
+    """Every link as the topology states it: the Ether scenarios, files with rates, and functions that give them."""
+
+    kind: Literal["topology"]
+    """Chooses this kind."""
+
+
+Links = Annotated[Wireless | Fixed | StatedLinks, Field(discriminator="kind")]

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from offload_rllib.config.links import Fixed, Wireless
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.links import Fixed, StatedLinks, Wireless
 from offload_rllib.scenario.network import Network
 
 
@@ -24,8 +25,21 @@ def wireless_rate_bps(config: Wireless, distance_m: float) -> float:
     return config.bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))
 
 
-def link_rates_and_latencies(config: Wireless | Fixed, network: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Return rate in bit/s and latency in s of each undirected link, in the network's order; both ways are alike."""
+def link_rates_and_latencies(config: Wireless | Fixed | StatedLinks, network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Return rate in bit/s and latency in s of each link, in the network's order.
+
+    Returns:
+        Two arrays [L], both ways alike, or [L, 2], from the smaller index to the larger and back.
+
+    Raises:
+        ConfigError: the topology is to state them, and does not.
+    """
+    if isinstance(config, StatedLinks):
+        if network.rates_bps is None or network.latencies_s is None:
+            raise ConfigError(
+                "links.kind: topology: this topology states no rates of its links; choose kind wireless or fixed"
+            )
+        return np.array(network.rates_bps).reshape(-1, 2), np.array(network.latencies_s).reshape(-1, 2)
     if isinstance(config, Fixed):
         rates = np.full(len(network.links), config.rate_bps)
     else:

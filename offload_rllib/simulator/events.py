@@ -50,8 +50,24 @@ from offload_rllib.simulator.types import (
     TRANSFER,
     TRANSFERRED,
     WAITING,
+    Scenario,
     State,
 )
+
+
+@kernel
+def scenario_of(scenarios, e):
+    """Return the scenario of environment `e` of a batch, sharing memory."""
+    v = min(e, scenarios.node.shape[0] - 1)
+    return Scenario(
+        scenarios.settings[v],
+        scenarios.node[v],
+        scenarios.link[v],
+        scenarios.agent_node,
+        scenarios.destination[v],
+        scenarios.task_type,
+        scenarios.job,
+    )
 
 
 @kernel

@@ -1,0 +1,31 @@
+"""The scenarios of a batch of environments in one struct: one that all share, or one for each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.types import Array, Scenario
+
+# What environments that draw their own network do not share.
+OWN = ("settings", "node", "link", "destination")
+
+
+def stack(scenario: Scenario, count: int) -> Scenario:
+    """Return a batch's scenarios with leading axis `count`, each a copy of `scenario`."""
+    return scenario._replace(**{name: np.repeat(getattr(scenario, name)[np.newaxis], count, axis=0) for name in OWN})
+
+
+def put(scenarios: Scenario, e: int, scenario: Scenario) -> Scenario:
+    """Return a batch's scenarios with that of environment `e` replaced, in place if its links fit.
+
+    Links beyond those of an environment are padding: no node refers to them.
+    """
+    needed, room = len(scenario.link), scenarios.link.shape[1]
+    if needed > room:
+        wider = np.zeros((len(scenarios.link), needed), scenarios.link.dtype)
+        wider[:, :room] = scenarios.link
+        scenarios = scenarios._replace(link=wider)
+    for name in OWN:
+        values: Array = getattr(scenario, name)
+        getattr(scenarios, name)[e, : len(values)] = values
+    return scenarios
