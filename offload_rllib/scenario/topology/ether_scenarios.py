@@ -35,10 +35,10 @@ URBAN_SIZE_SHAPE, URBAN_SIZE_SHIFT = 0.82, 2.02
 # LAN hops: two devices of a box or rack share a switch; others have two switches between them.
 SAME_BOX, SAME_SITE = 2, 4
 CELL_M = 40.0
-RACK_M = 12.0
+RACK_M = 25.0
 EARTH_RADIUS_M = 6.371e6
 FIBRE_M_PER_S = 2.0e8  # two thirds of the speed of light in vacuum
-REGION_M = 3e5  # distance of devices from their region's middle, for the picture
+REGION_M = 6e5  # distance of devices from their region's middle, for the picture
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Sketch:
 
 def _ring_of_sites(count: int, radius_m: float) -> np.ndarray:
     """Return [count, 2] middles of sites around the origin, far enough apart to be told from each other."""
-    radius_m = max(radius_m, 1.5 * CELL_M * count / np.pi)
+    radius_m = max(radius_m, 2 * CELL_M * count / np.pi)
     angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
     return radius_m * np.column_stack([np.cos(angles), np.sin(angles)])
 
@@ -112,7 +112,9 @@ def urban_sensing(config: EtherUrbanSensing, rng: np.random.Generator) -> Networ
         drawn = URBAN_SIZE_SHIFT + rng.lognormal(0, URBAN_SIZE_SHAPE, config.neighbourhoods)
         sizes = tuple(int(size) for size in drawn)
     gateways = []
-    for size, middle in zip(sizes, _ring_of_sites(config.neighbourhoods, 4 * CELL_M), strict=True):
+    # The cloudlet stands in the middle.
+    inner_m = 2 * CELL_M + RACK_M * max(config.racks, config.servers_per_rack) / 2
+    for size, middle in zip(sizes, _ring_of_sites(config.neighbourhoods, inner_m), strict=True):
         places = sketch.around(middle, 4 * size)
         pis = [sketch.add("rpi3", place, client=True) for place in places[: 2 * size]]
         gateway = sketch.add("nuc", middle)
@@ -132,13 +134,14 @@ def industrial_iot(config: EtherIndustrialIoT, rng: np.random.Generator) -> Netw
     """Return premises with sensors, a gateway, an accelerator and a cloudlet of their own, on business links."""
     sketch = _Sketch(config, rng)
     gateways: list[int] = []
-    for middle in _ring_of_sites(config.premises, 4 * CELL_M) * 1.5:
+    apart_m = 2 * CELL_M + RACK_M * max(config.racks, config.servers_per_rack)
+    for middle in _ring_of_sites(config.premises, apart_m):
         places = sketch.around(middle, 4)
         pis = [sketch.add("rpi3", place, client=True) for place in places[:3]]
         gateway = sketch.add("nuc", middle)
         for device in [*pis, sketch.add("tx2", places[3])]:
             sketch.link(device, gateway, INDUSTRIAL_CELL_BPS, LAN.draw_s(rng, SAME_SITE))
-        cloudlet_middle = middle + np.array([2 * CELL_M + RACK_M * config.racks / 2, 0])
+        cloudlet_middle = middle + np.array([2 * CELL_M + RACK_M * (config.racks - 1) / 2, 0])
         for server in sketch.cloudlet(cloudlet_middle, config.racks, config.servers_per_rack):
             sketch.link(gateway, server, INDUSTRIAL_CELL_BPS, LAN.draw_s(rng, SAME_SITE))
         for other in gateways:
