@@ -18,8 +18,10 @@ from rich.table import Table
 from offload_rllib.config.files import written_at_once
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.topology import resamples
 
 COLOURS = mpl.colormaps["tab10"]
+DPI = 150
 MOST_NAMES = 60
 NAME_POINTS = 7
 
@@ -46,8 +48,12 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
             _span([degree[i] for i in members]),
         )
     console.print(nodes)
+    redraws = resamples(scenario.config.topology)
     rates = 1 / scenario.arrays.link["seconds_per_bit"]
-    figures = Table(show_header=False)
+    figures = Table(
+        show_header=False,
+        title="every episode draws its own network; this one is that of the seed" if redraws else None,
+    )
     figures.add_column("what")
     figures.add_column("value", justify="right")
     clients = sum(node.client for node in network.nodes)
@@ -96,7 +102,7 @@ def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     positions, in_metres = layout(network)
     count = len(network.nodes)
     side = 6.5 if count <= 200 else 9.0
-    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.5, side), layout="constrained", dpi=DPI)
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     # The more ink the links need, the fainter they are: their density shows instead of a blot.
@@ -135,7 +141,7 @@ def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     figure.draw_without_rendering()  # places are final, so that names can be measured against each other
     _write_names(axis, [node.name for node in network.nodes], positions)
     with written_at_once(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+        figure.savefig(partial, dpi=DPI, format="png")
 
 
 def _write_names(axis: Axes, names: list[str], positions: np.ndarray) -> None:
@@ -143,7 +149,7 @@ def _write_names(axis: Axes, names: list[str], positions: np.ndarray) -> None:
     if len(names) > MOST_NAMES:
         return
     width, height = 0.62 * NAME_POINTS, 1.2 * NAME_POINTS  # of a letter, about
-    per_pixel = 72 / axis.get_figure(root=True).dpi
+    per_pixel = 72 / DPI
     points = axis.transData.transform(positions) * per_pixel
     frame = axis.get_window_extent()
     left, bottom, right, top = (edge * per_pixel for edge in frame.extents)
