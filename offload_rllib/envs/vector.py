@@ -16,7 +16,7 @@ from offload_rllib.scenario.build import expected_tasks_inside, redrawn
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.simulator import metrics, state
-from offload_rllib.simulator.batch import put, stack
+from offload_rllib.simulator.batch import own_copies, put, shared
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.heuristics import HEURISTICS, decide_all
@@ -109,7 +109,7 @@ class VectorEnv:
         own = num_envs if self._redraws else 1
         self._refuse_too_large()
         self._scenarios = [scenario] * own
-        self._arrays = stack(scenario.arrays, own)
+        self._arrays = own_copies(scenario.arrays, own) if self._redraws else shared(scenario.arrays)
         self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
         self._scales = np.repeat(scaling(scenario.arrays)[np.newaxis], own, axis=0)

@@ -10,8 +10,13 @@ from offload_rllib.simulator.types import Array, Scenario
 OWN = ("settings", "node", "link", "destination")
 
 
-def stack(scenario: Scenario, count: int) -> Scenario:
-    """Return a batch's scenarios with leading axis `count`, each a copy of `scenario`."""
+def shared(scenario: Scenario) -> Scenario:
+    """Return a batch's scenarios where all environments share one: the same memory with a leading axis of 1."""
+    return scenario._replace(**{name: getattr(scenario, name)[np.newaxis] for name in OWN})
+
+
+def own_copies(scenario: Scenario, count: int) -> Scenario:
+    """Return a batch's scenarios where each of `count` environments has its own: copies of `scenario`."""
     return scenario._replace(**{name: np.repeat(getattr(scenario, name)[np.newaxis], count, axis=0) for name in OWN})
 
 

@@ -244,7 +244,7 @@ class Scenario(NamedTuple):
     """What does not change during an episode.
 
     A batch has the same struct with a leading axis V on all but `agent_node`, `task_type` and `job`: V = 1 if all
-    environments share one scenario, V = E if each has its own (`batch.stack`, `events.scenario_of`).
+    environments share one scenario, V = E if each has its own (`batch`, `events.scenario_of`).
     """
 
     settings: Array  # [1] SETTINGS
