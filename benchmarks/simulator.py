@@ -1,4 +1,4 @@
-"""Speed of the simulator: agent decisions per CPU-second, and what one 1,000-node environment costs.
+"""Speed of the simulator: agent decisions per CPU-second, what large networks cost, a reset, and the start-up.
 
 Usage: python benchmarks/simulator.py [--repeats 5]
 
@@ -10,7 +10,10 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
@@ -87,6 +90,51 @@ def run(env: VectorEnv, seed: int) -> dict[str, float]:
     }
 
 
+def timed(action: Callable[[], object]) -> float:
+    """Return the seconds that an action takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def print_sizes(repeats: int, of_batch: float) -> None:
+    """Print what networks of equal degree cost, one environment each, beside 12 nodes in one and in a batch.
+
+    Args:
+        repeats: the networks play in turn, this many times; medians are printed.
+        of_batch: decisions per CPU-second of 12 nodes in a batch.
+    """
+    sizes = (12, 100, 1_000, 10_000)
+    built, builds = [], []
+    for nodes in sizes:
+        content = environment(nx.random_regular_graph(3, nodes, seed=0), features=True)
+        start = time.process_time()
+        env = VectorEnv(build_scenario(load_environment(content)), 1)
+        env.reset(held_out_keys(0, 1))
+        builds.append(time.process_time() - start)
+        built.append(env)
+        run(env, 0)
+    results = [[run(env, 1 + repeat) for env in built] for repeat in range(repeats)]
+    costs = [statistics.median(row[i]["seconds"] / row[i]["decisions"] for row in results) for i in range(len(sizes))]
+    for nodes, env, build_s, cost_s in zip(sizes, built, builds, costs, strict=True):
+        arrays = (*env.state, *env.scenario.arrays, env.observations, env.masks, env.rewards)
+        kilobytes = sum(np.asarray(array).nbytes for array in arrays) / 1024 / nodes
+        print(
+            f"{nodes:,} nodes x 1: build {build_s:.2f} CPU-seconds, {kilobytes:.1f} KB of arrays per node, "
+            f"{1 / cost_s:,.0f} decisions per CPU-second, {cost_s / costs[0]:.2f} times the cost of one at 12 nodes "
+            f"x 1, {cost_s * of_batch:.2f} times that in the batch"
+        )
+
+
+def start_up() -> float:
+    """Return the CPU-seconds that a new process takes to import the package and to build the default environment."""
+    program = "import offload_rllib; offload_rllib.vector_env('ether_12')"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - no input
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -118,21 +166,12 @@ def main() -> None:
             f"{rates[label, 'choices']:,.0f} choices, {rates[label, 'decisions']:,.0f} decisions per CPU-second"
         )
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.process_time()
-    large = VectorEnv(
-        build_scenario(load_environment(environment(nx.random_regular_graph(3, 1000, seed=0), features=True))), 1
-    )
-    large.reset(held_out_keys(0, 1))
-    build_s = time.process_time() - start
-    result = run(large, 1)
-    memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    arrays_mb = sum(np.asarray(array).nbytes for array in large.state) / 2**20
-    print(
-        f"1,000 nodes x 1: build {build_s:.2f} CPU-seconds, {arrays_mb:.1f} MB of arrays "
-        f"({memory_mb:.1f} MB more resident), {result['decisions'] / result['seconds']:,.0f} decisions per "
-        f"CPU-second, {1e3 * result['seconds'] / large.steps_per_episode:.2f} ms a step"
-    )
+    smallest = envs["broadcasts, deadlines"]
+    print_sizes(arguments.repeats, rates["broadcasts, deadlines", "decisions"])
+    keys = held_out_keys(0, arguments.envs)
+    resets = [timed(lambda: smallest.reset(keys)) for _ in range(20)]
+    print(f"reset of {arguments.envs} environments: {1e3 * statistics.median(resets):.2f} ms")
+    print(f"start-up, default environment in a new process: {min(start_up() for _ in range(3)):.2f} CPU-seconds")
     print(f"decisions per CPU-second: {rates['broadcasts, deadlines', 'decisions']:,.0f}")
 
 

@@ -59,6 +59,12 @@ UNITS = {
     "memory_per_task_bytes": "byte/task",
     "megabytes_per_memory_unit": "MB",
     "queue_capacity": "tasks",
+    "mean_degree": "links",
+    "neighbours": "links",
+    "bridges": "links",
+    "links_per_node": "links",
+    "uplinks": "links",
+    "peers": "links",
     "bits_in": "bit",
     "bits_out": "bit",
     "constant": "that of the key",
@@ -86,6 +92,7 @@ SUFFIX_UNITS = {
     "_dbm_per_hz": "dBm/Hz",
     "_dbm": "dBm",
     "_hz": "Hz",
+    "_deg": "degree",
     "_bps": "bit/s",
     "_bits": "bit",
     "_db": "dB",
@@ -95,8 +102,8 @@ SUFFIX_UNITS = {
 }
 NO_UNIT = "-"
 
-# Parts that several keys share are described once, at the end, under these headings.
-SHARED = {"Distribution": "Distributions", "Duration": "Durations"}
+# Parts that several keys share are described once, at the end: model, heading.
+SHARED = {"Distribution": "Distribution", "Duration": "Duration", "DeviceClass": "Device class"}
 
 Node = dict[str, Any]
 
@@ -168,16 +175,20 @@ class Page:
         if "anyOf" in node:
             return " or ".join(self.accepted(option, path) for option in node["anyOf"])
         members = self.members(node)
-        if len(members) == 1 and members[0] in SHARED:
-            return f"[{members[0].lower()}](#{anchor(SHARED[members[0]])})"
         if members:
-            links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
+            links = [self.link(name, path) for name in members]
             if self.values_of(node):
                 return f"mapping from names to {links[0]}"
             return f"list of {links[0]}{self.count(node)}" if "items" in node else " or ".join(links)
         if "const" in node or "enum" in node:
             return ", ".join(f"`{text_of(value)}`" for value in node.get("enum", [node.get("const")]))
         return self.plain(node, path)
+
+    def link(self, name: str, path: str) -> str:
+        """Return a link to a model's table."""
+        if name in SHARED:
+            return f"[{SHARED[name].lower()}](#{anchor(SHARED[name])})"
+        return f"[{self.label(name)}](#{anchor(self.title(name, path))})"
 
     def plain(self, node: Node, path: str) -> str:
         """Return what a key accepts that holds numbers, text, a truth value, nothing, or a list of those."""
@@ -189,7 +200,8 @@ class Page:
         if kind in ("number", "integer"):
             return self.span(node, kind)
         if kind == "object":
-            return f"mapping from names to {self.accepted(self.values_of(node), path)}"
+            values = self.values_of(node)
+            return f"mapping from names to {self.accepted(values, path)}" if values else "mapping"
         if kind == "string":
             empty = ", not empty" if node.get("minLength") else ""
             return f"text matching `{node['pattern']}`" if "pattern" in node else f"text{empty}"
@@ -202,7 +214,8 @@ class Page:
         for key, sign in (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤")):
             if key in node:
                 bounds.append(f"{sign} {number(node[key])}")
-        return " ".join([kind, " and ".join(bounds)]).strip()
+        even = f", a multiple of {node['multipleOf']}" if "multipleOf" in node else ""
+        return " ".join([kind, " and ".join(bounds)]).strip() + even
 
     @staticmethod
     def count(node: Node) -> str:

@@ -74,7 +74,14 @@ class Fixed(LinkProperties):
     """Rate of every link, either way."""
 
 
-Medium = Wireless | Fixed | Fibre
+class StatedLinks(LinkProperties):
+    """Rate and latency as the topology states them: the Ether scenarios, files with rates, and functions of yours."""
+
+    kind: Literal["topology"]
+    """Chooses this kind."""
+
+
+Medium = Wireless | Fixed | Fibre | StatedLinks
 Links = Annotated[Medium, Field(discriminator="kind")]
 
 

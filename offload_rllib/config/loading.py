@@ -160,12 +160,10 @@ def _step(place: Any, part: str, override: str, *, create: bool) -> Any:
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     schema = model.model_json_schema(by_alias=True)
-    # pydantic puts the name of the union member that was tried into the path; it is no key that the user wrote.
-    tags = set(_union_tags(schema))
     lines = []
     for problem in error.errors():
         keys = [str(part) for part in problem["loc"]]
-        path = ".".join(key for key in keys if key not in tags) or "(whole file)"
+        path = ".".join(_written_keys(schema, keys)) or "(whole file)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(schema, keys[:-1]))}")
         elif problem["type"] == "missing":
@@ -177,36 +175,40 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return "\n".join(lines)
 
 
-def _union_tags(schema: Any) -> Iterable[str]:
-    if isinstance(schema, dict):
-        yield from schema.get("discriminator", {}).get("mapping", {})
-        for part in schema.values():
-            yield from _union_tags(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _union_tags(part)
+def _written_keys(schema: dict[str, Any], keys: list[str]) -> list[str]:
+    """Return a path without the names of union members, which pydantic puts in and no user wrote."""
+    written = []
+    here: dict[str, Any] = schema
+    for key in keys:
+        here, is_tag = _advance(schema, here, key)
+        if not is_tag:
+            written.append(key)
+    return written
 
 
 def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
     """Return the keys accepted beside an unknown one, following the path through the schema."""
     here: dict[str, Any] = schema
     for key in keys:
-        here = _resolve(schema, here)
-        options = here.get("oneOf") or here.get("anyOf")
-        mapping = here.get("discriminator", {}).get("mapping", {})
-        if key in mapping:  # pydantic names the union member that was tried
-            here = {"$ref": mapping[key]}
-        elif key.isdigit():
-            here = here.get("items") or {}
-        elif "properties" in here:
-            here = here["properties"].get(key, {})
-        elif options:
-            here = next((o for o in (_resolve(schema, option) for option in options) if "properties" in o), {})
-            here = here.get("properties", {}).get(key, {})
+        here, _ = _advance(schema, here, key)
     here = _resolve(schema, here)
     if "anyOf" in here:
         here = next((o for o in (_resolve(schema, o) for o in here["anyOf"]) if "properties" in o), {})
     return list(here.get("properties", {}))
+
+
+def _advance(schema: dict[str, Any], here: dict[str, Any], key: str) -> tuple[dict[str, Any], bool]:
+    """Return what a part of a path leads to, and whether that part is the name of a union's member."""
+    here = _resolve(schema, here)
+    options = here.get("oneOf") or here.get("anyOf")
+    mapping = here.get("discriminator", {}).get("mapping", {})
+    if key in mapping:
+        return {"$ref": mapping[key]}, True
+    if key.isdigit():
+        return here.get("items") or {}, False
+    if "properties" not in here and options:
+        here = next((o for o in (_resolve(schema, option) for option in options) if "properties" in o), {})
+    return here.get("properties", {}).get(key, {}), False
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from offload_rllib.config.base import Capacity, Count, Finite, Flag, Natural, Positive, Schema
+from offload_rllib.config.base import Finite, Schema
+from offload_rllib.config.devices import Hardware, Name
+from offload_rllib.config.ether import (
+    EtherClusters,
+    EtherIndustrialIoT,
+    EtherInterRegion,
+    EtherJson,
+    EtherUrbanSensing,
+)
+from offload_rllib.config.graphs import (
+    BarabasiAlbert,
+    BridgedClusters,
+    Drawn,
+    Full,
+    Geometric,
+    Grid,
+    RandomGraph,
+    Ring,
+    Tiers,
+    WattsStrogatz,
+)
+
+Path = Annotated[str, Field(min_length=1)]
 
 
-class EtherClusters(Schema):
-    """Edge cells after the Ether urban-sensing scenario, as the PeersimGym paper used it.
-
-    Each cell is one NUC with two TX2 and a number of Raspberry Pi 3; one server serves all cells.
-    """
-
-    kind: Literal["ether_clusters"]
-    """Chooses this kind."""
-    rpi3_per_cluster: tuple[Annotated[int, Field(strict=True, ge=1, le=1000)], ...] = Field(min_length=1, max_length=4)
-    """Raspberry Pis of each cell; one to four cells."""
-    nuc_millicores: Count = 4000
-    """Computing power of a NUC: 4000 in the paper, 32000 in later files of its repository."""
-    instructions_per_second_per_millicore: Positive = 1000.0
-    """Speed of a thousandth of a core; Ether states cores, not clock frequencies, and PeersimGym uses 1000."""
-    memory_per_task_bytes: Positive | None = 32e7
-    """A node's queue holds its memory divided by this many tasks; null: unbounded queues."""
-    seed: Natural = 0
-    """Draws the positions."""
-
-
-class ManualNode(Schema):
+class ManualNode(Hardware):
     """One node of a `manual` topology."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_]+$")]
+    name: Name
     """Unique; the address of its random streams."""
-    instructions_per_second: Positive
-    """Speed of one core."""
-    cores: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
-    """Number of cores."""
-    queue_capacity: Capacity | None = None
-    """Tasks held, waiting and served together; null: unbounded."""
     position_m: tuple[Finite, Finite] = (0.0, 0.0)
     """Coordinates x, y."""
-    client: Flag = False
-    """Whether a client here makes tasks."""
     type: Annotated[str, Field(min_length=1)] = "node"
     """Device type, for display."""
 
@@ -59,4 +53,55 @@ class Manual(Schema):
     """Pairs of node names; every link works both ways."""
 
 
-Topology = Annotated[EtherClusters | Manual, Field(discriminator="kind")]
+class GraphML(Schema):
+    """A network in a GraphML file, with the attributes that `docs/topologies.md` lists."""
+
+    kind: Literal["graphml"]
+    """Chooses this kind."""
+    path: Path
+    """The file; a relative path is looked up here first, then in the folder of the environment presets."""
+
+
+class EdgeList(Schema):
+    """A network in two CSV files, with the columns that `docs/topologies.md` lists."""
+
+    kind: Literal["edge_list"]
+    """Chooses this kind."""
+    nodes_path: Path
+    """The nodes, one a row; a relative path is looked up as `links_path`."""
+    links_path: Path
+    """The links, one a row; a relative path is looked up here first, then in the folder of the environment presets."""
+
+
+class PythonTopology(Drawn):
+    """A network that a function of yours returns. Building the environment runs that code."""
+
+    kind: Literal["python"]
+    """Chooses this kind."""
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`package.module:function`, importable where the environment is built; called with `seed` and the arguments."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for it."""
+
+
+Topology = Annotated[
+    EtherClusters
+    | Manual
+    | Geometric
+    | Tiers
+    | Full
+    | Ring
+    | Grid
+    | RandomGraph
+    | BridgedClusters
+    | BarabasiAlbert
+    | WattsStrogatz
+    | EtherUrbanSensing
+    | EtherIndustrialIoT
+    | EtherInterRegion
+    | EtherJson
+    | GraphML
+    | EdgeList
+    | PythonTopology,
+    Field(discriminator="kind"),
+]

@@ -129,9 +129,10 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         return self._batch.scenario.config
 
     def destinations(self, agent: str) -> list[str]:
-        """Return the node that each valid action of an agent leads to, itself first."""
-        arrays = self._batch.scenario.arrays
-        names = [node.name for node in self._batch.scenario.network.nodes]
+        """Return the node that each valid action of an agent leads to in this episode, itself first."""
+        scenario = self._batch.scenario_of(0)
+        arrays = scenario.arrays
+        names = [node.name for node in scenario.network.nodes]
         row = arrays.destination[self._batch.agents.index(agent)]
         return [agent] + [names[arrays.link[link]["destination"]] for link in row[1:] if link >= 0]
 

@@ -12,9 +12,13 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, load_environmen
 from offload_rllib.envs.observation import observation_size, observe, scaling
 from offload_rllib.envs.reward import PAPER, pay, price_decisions, reward_record
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.scenario.build import expected_tasks_inside
+from offload_rllib.scenario.build import expected_tasks_inside, redrawn
+from offload_rllib.scenario.topology import resamples
+from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.simulator import metrics, state
+from offload_rllib.simulator.batch import own_copies, put, shared
 from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.heuristics import HEURISTICS, decide_all
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.step import ACTIONS_PENDING, NEEDS_ROOM, advance
@@ -37,30 +41,35 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 
 @kernel
 def _step_batch(
-    scenario, batch, reward, decision_rewards, actions, scales, observations, masks, rewards, truncated, first
+    scenarios, batch, reward, decision_rewards, actions, scales, observations, masks, rewards, truncated, first
 ):
     """Step environments from `first` on; return the first one that needs room, or their number."""
     for e in range(first, actions.shape[0]):
+        scenario = scenario_of(scenarios, e)
         environment = environment_of(batch, e)
         if reward[0].name == PAPER and environment.episode[0].stage == ACTIONS_PENDING:
             price_decisions(scenario, environment, reward[0], actions[e], decision_rewards[e])
         if advance(scenario, environment, actions[e]) == NEEDS_ROOM:
             return e
         pay(scenario, environment, reward[0], decision_rewards[e], rewards[e])
-        observe(scenario, environment, scales, observations[e], masks[e])
+        observe(scenario, environment, scales[min(e, scales.shape[0] - 1)], observations[e], masks[e])
         truncated[e] = environment.episode[0].step == environment.bucket.shape[0]
     return actions.shape[0]
 
 
 @kernel
-def _observe_some(scenario, batch, environments, scales, observations, masks):
+def _observe_some(scenarios, batch, environments, scales, observations, masks):
     for i in range(environments.shape[0]):
         e = environments[i]
-        observe(scenario, environment_of(batch, e), scales, observations[e], masks[e])
+        own_scales = scales[min(e, scales.shape[0] - 1)]
+        observe(scenario_of(scenarios, e), environment_of(batch, e), own_scales, observations[e], masks[e])
 
 
 class VectorEnv:
     """E environments of one scenario, stepped together.
+
+    With `topology.resample: episode` each has a network of its own, drawn at its reset; agents, observations and
+    actions have the same sizes in all of them.
 
     The arrays `observations`, `masks` and `rewards` belong to the environment and are overwritten by each step.
 
@@ -97,10 +106,14 @@ class VectorEnv:
         self.observation_size = observation_size(self.num_actions, failures=failures)
         self.steps_per_episode = state.steps_per_episode(scenario.arrays)
         slots = expected_tasks_inside(scenario)
-        self._arrays = scenario.arrays
+        self._redraws = resamples(scenario.config.topology)
+        own = num_envs if self._redraws else 1
+        self._refuse_too_large()
+        self._scenarios = [scenario] * own
+        self._arrays = own_copies(scenario.arrays, own) if self._redraws else shared(scenario.arrays)
         self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
-        self._scales = scaling(scenario.arrays)
+        self._scales = np.repeat(scaling(scenario.arrays)[np.newaxis], own, axis=0)
         self._decision_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
         shape = (num_envs, len(self.agents))
         self.observations = np.zeros((*shape, self.observation_size), np.float32)
@@ -125,6 +138,9 @@ class VectorEnv:
         keys = np.asarray(keys, np.uint64)
         if keys.shape != which.shape:
             raise ConfigError(f"reset needs one key per environment: {len(which)}, got {keys.shape}")
+        if self._redraws:
+            for e, key in zip(which.tolist(), keys.tolist(), strict=True):
+                self._draw_network(e, key)
         state.reset(self._arrays, self._state, which, keys)
         self.rewards[which] = 0.0
         self.truncated[which] = False
@@ -167,9 +183,33 @@ class VectorEnv:
                 done,
             )
             if done < self.num_envs:
-                self._state = state.grow(self._arrays, self._state)
+                self._state = state.grow(self.scenario.arrays, self._state)
         self._an_episode_ended = bool(self.truncated.any())
         return self._an_episode_ended
+
+    def _draw_network(self, e: int, key: int) -> None:
+        """Give environment `e` the network of the episode with a key."""
+        drawn = redrawn(self.scenario, key)
+        self._scenarios[e] = drawn
+        self._arrays = put(self._arrays, e, drawn.arrays)
+        self._scales[e] = scaling(drawn.arrays)
+        self._state = state.fit(drawn.arrays, self._state)
+
+    def _refuse_too_large(self) -> None:
+        """Raise ConfigError if observations, masks and the simulator's state would not fit into memory."""
+        nodes, links, agents = (len(a) for a in (self.scenario.arrays.node, self.scenario.arrays.link, self.agents))
+        per_env = 4 * agents * self.observation_size + agents * self.num_actions + 2048 * nodes + 256 * links
+        memory = physical_memory_bytes()
+        if self.num_envs * per_env > memory:
+            raise ConfigError(
+                f"num_envs: {self.num_envs} environments of {nodes:,} nodes and {self.num_actions:,} actions need "
+                f"about {self.num_envs * per_env / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB; "
+                "take fewer, or bound the actions with decisions.max_destinations"
+            )
+
+    def scenario_of(self, e: int) -> BuiltScenario:
+        """Return the scenario of environment `e`'s episode: its own with `topology.resample: episode`."""
+        return self._scenarios[e if self._redraws else 0]
 
     def _refuse_invalid(self, actions: np.ndarray) -> None:
         inside = (actions >= 0) & (actions < self.num_actions)
@@ -190,7 +230,7 @@ class VectorEnv:
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""
-        return metrics.summary(self._arrays, self._state, e)
+        return metrics.summary(self.scenario_of(e).arrays, self._state, e)
 
     def task_log(self, e: int) -> np.ndarray:
         """Return a copy of the records [tasks made] of environment `e`; tasks still inside have outcome OPEN."""

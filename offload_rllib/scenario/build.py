@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
 from offload_rllib.config.base import Distribution
@@ -14,7 +14,7 @@ from offload_rllib.config.workload import TaskMix, TaskType
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.topology import build_network
+from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
@@ -81,15 +81,20 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_p
     return node
 
 
-def _agent_nodes(network: Network, max_hops: int) -> list[int]:
-    """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to."""
+def _agent_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
+    """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
+
+    Where every episode draws its network, these are all nodes: any may be one of those in some episode.
+    """
+    if resamples(config.topology):
+        return list(range(len(network.nodes)))
     graph = network.graph()
-    clients = {i for i, node in enumerate(network.nodes) if node.client}
-    reached = nx.multi_source_dijkstra_path_length(graph, clients, cutoff=max_hops - 1)
-    return sorted(i for i in reached if graph.degree[i])
+    return [i for i in network.within_hops_of_clients(config.decisions.max_hops - 1) if graph.degree[i]]
 
 
-def _destinations(node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None) -> np.ndarray:
+def _destinations(
+    node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None, padded_to: int
+) -> np.ndarray:
     rows = []
     for n in agents:
         first, degree = int(node[n]["first_link"]), int(node[n]["degree"])
@@ -98,7 +103,7 @@ def _destinations(node: np.ndarray, link: np.ndarray, agents: list[int], limit: 
             fastest = np.lexsort((outgoing, link["seconds_per_bit"][outgoing]))[:limit]
             outgoing = np.sort(outgoing[fastest])
         rows.append(outgoing)
-    width = 1 + max((len(row) for row in rows), default=0)
+    width = 1 + max(padded_to, max((len(row) for row in rows), default=0))
     destination = np.full((len(agents), width), NONE, np.int32)
     for a, row in enumerate(rows):
         destination[a, 1 : 1 + len(row)] = row
@@ -128,7 +133,7 @@ def _task_types(config: EnvironmentConfig) -> np.ndarray:
 def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, load: OfferedLoad) -> np.ndarray:
     deadline = config.workload.deadline_s
     fastest = max(node.speed for node in network.nodes)
-    average = sum(node.speed for node in network.nodes) / len(network.nodes)
+    average = math.fsum(node.speed for node in network.nodes) / len(network.nodes)  # whatever the order of the nodes
     settings = np.zeros(1, SETTINGS)
     record = settings[0]
     record["decision_interval_s"] = config.decisions.interval_s
@@ -154,28 +159,34 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     return settings
 
 
-def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
+def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) -> BuiltScenario:
     """Return the scenario of a configuration.
+
+    Args:
+        config: the environment.
+        episode_key: with `topology.resample: episode`, of the episode whose network to draw; None: the network of the
+            topology's seed alone, of the same nodes and sizes as all others.
 
     Raises:
         ConfigError: the parts do not fit together; the message names them.
     """
-    network = build_network(config.topology)
+    network = build_network(config.topology, episode_key if resamples(config.topology) else None)
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
     if config.workload.deadline_s is None and config.deadlines.expiry == "queued":
         raise ConfigError("deadlines.expiry: queued needs workload.deadline_s")
-    directions = link_directions(config, network)
+    link, link_law = link_arrays(config, network, link_directions(config, network))
     jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
-    load = offered_load(config, network, directions, jobs)
+    load = offered_load(config, network, link, jobs)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
-    link, link_law = link_arrays(config, network, directions)
     node = _nodes(config, network, link, load.rate_per_client)
-    agents = _agent_nodes(network, config.decisions.max_hops)
+    agents = _agent_nodes(config, network)
     if not agents:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
     node["agent"][agents] = np.arange(len(agents))
+    limit = config.decisions.max_destinations
+    padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
     types = _task_types(config)
     sized = jobs if len(jobs) else np.array([[0.0, k.bits_in.mean, k.bits_out.mean] for k in _types(config)])
     unusual = config.failures is not None or config.energy is not None or not link["plain"].all()
@@ -188,11 +199,26 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
         failure_law=failure_laws(config, network),
         power=powers(config, network),
         agent_node=np.array(agents, np.int32),
-        destination=_destinations(node, link, agents, config.decisions.max_destinations),
+        destination=_destinations(node, link, agents, limit, padded_to),
         task_type=types,
         job=jobs,
     )
     return BuiltScenario(config, network, load, arrays, tuple(network.nodes[i].name for i in agents))
+
+
+def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
+    """Return the scenario of an episode that draws its own network.
+
+    Raises:
+        ConfigError: the draw has other nodes (only a function of the user's can do that).
+    """
+    drawn = build_scenario(scenario.config, episode_key)
+    if drawn.agents != scenario.agents:
+        raise ConfigError(
+            "topology.resample: episode: the network of an episode has other nodes than that of the seed alone; the "
+            "names of the nodes and their order must be the same in every episode"
+        )
+    return drawn
 
 
 def _types(config: EnvironmentConfig) -> tuple[TaskType, ...]:

@@ -45,13 +45,15 @@ class Direction:
         return not (drawn or self.loss_probability or self.contention or self.message_noise_hz)
 
 
-def _directions(medium: Medium, network: Network) -> list[Direction]:
+def _directions(medium: Medium, network: Network) -> dict[tuple[int, int], Direction]:
     rates_bps, propagation_s = link_rates_and_latencies(medium, network)
-    directions = []
-    for (a, b), rate_bps, delay_s in zip(network.links, rates_bps, propagation_s, strict=True):
+    directions = {}
+    pairs = [pair for a, b in network.links for pair in ((a, b), (b, a))]
+    both_ways = zip(pairs, rates_bps.ravel().tolist(), propagation_s.ravel().tolist(), strict=True)
+    for (a, b), rate_bps, delay_s in both_ways:
         direction = Direction(
-            rate_bps=float(rate_bps),
-            propagation_s=float(delay_s),
+            rate_bps=rate_bps,
+            propagation_s=delay_s,
             latency=medium.latency_s,
             jitter=medium.jitter_s,
             loss_probability=medium.loss_probability,
@@ -64,7 +66,7 @@ def _directions(medium: Medium, network: Network) -> list[Direction]:
                 message_noise_hz=medium.bandwidth_hz,
                 message_snr_bits=10 ** (received_over_noise_dbhz(medium, distance_m) / 10),
             )
-        directions.append(direction)
+        directions[a, b] = direction
     return directions
 
 
@@ -99,18 +101,12 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
     Raises:
         ConfigError: an override matches no link, or a rate is zero.
     """
-    by_medium = _directions(config.links, network)
-    directions = {}
-    for (a, b), direction in zip(network.links, by_medium, strict=True):
-        directions[a, b] = directions[b, a] = direction
+    directions = _directions(config.links, network)
     for position, override in enumerate(config.link_overrides):
         selected = [pair for pair in directions if _selects(override, network, *pair)]
         if not selected:
             raise ConfigError(f"link_overrides.{position}: {_no_link(override, network)}")
-        media: dict[tuple[int, int], Direction] = {}
-        if override.medium is not None:
-            for (a, b), direction in zip(network.links, _directions(override.medium, network), strict=True):
-                media[a, b] = media[b, a] = direction
+        media = {} if override.medium is None else _directions(override.medium, network)
         for pair in selected:
             directions[pair] = _overridden(directions[pair], override, media.get(pair))
     for (a, b), direction in directions.items():

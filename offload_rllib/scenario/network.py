@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import networkx as nx
 
@@ -36,35 +39,70 @@ class Network:
 
     nodes: tuple[Node, ...]
     links: tuple[tuple[int, int], ...]
+    rates_bps: tuple[tuple[float, float], ...] | None = None
+    """Of each link, from its smaller index to its larger and back; None: the topology states none."""
+    latencies_s: tuple[tuple[float, float], ...] | None = None
+    """As `rates_bps`; None: the topology states none."""
 
     def check(self, where: str) -> Network:
         """Return self if the network can be simulated.
 
         Raises:
-            ConfigError: repeated names, a link to itself or twice, no client, or more than one piece.
+            ConfigError: repeated names, a link to itself, twice, or between nodes that are not there, rates or
+                latencies that cannot be, no client, or more than one piece.
         """
+        if not self.nodes:
+            raise ConfigError(f"{where}: the network has no nodes")
         repeated = [name for name, count in Counter(node.name for node in self.nodes).items() if count > 1]
         if repeated:
             raise ConfigError(f"{where}: node name '{repeated[0]}' is used more than once; names must be unique")
         for a, b in self.links:
             if a == b:
                 raise ConfigError(f"{where}: node '{self.nodes[a].name}' is linked to itself")
+            if not 0 <= a < b < len(self.nodes):
+                raise ConfigError(
+                    f"{where}: the link {(a, b)} must be a pair of indices of nodes, the smaller first, from 0 to "
+                    f"{len(self.nodes) - 1}"
+                )
         double = [pair for pair, count in Counter(self.links).items() if count > 1]
         if double:
             a, b = (self.nodes[i].name for i in double[0])
             raise ConfigError(f"{where}: the link '{a}' - '{b}' is given more than once")
+        self._check_stated(where, "rates_bps", lambda rate: 0 < rate < math.inf, "above 0 and finite")
+        self._check_stated(where, "latencies_s", lambda latency: 0 <= latency < math.inf, "at least 0 and finite")
         if not any(node.client for node in self.nodes):
             raise ConfigError(f"{where}: no node has a client, so no task would ever arrive")
         pieces = list(nx.connected_components(self.graph()))
         if len(pieces) > 1:
             smallest = sorted(self.nodes[i].name for i in min(pieces, key=len))
-            raise ConfigError(
-                f"{where}: the topology is in {len(pieces)} pieces; cut off from the largest: {', '.join(smallest)}"
-            )
+            shown = ", ".join(smallest[:10]) + (", ..." if len(smallest) > 10 else "")
+            raise ConfigError(f"{where}: the topology is in {len(pieces)} pieces; cut off from the largest: {shown}")
         return self
 
+    def _check_stated(self, where: str, what: str, accepted: Callable[[float], bool], said: str) -> None:
+        values = getattr(self, what)
+        if values is None:
+            return
+        if len(values) != len(self.links):
+            raise ConfigError(f"{where}: {what} has {len(values)} entries for {len(self.links)} links")
+        for (a, b), pair in zip(self.links, values, strict=True):
+            if not all(accepted(value) for value in pair):
+                raise ConfigError(
+                    f"{where}: {what} of the link '{self.nodes[a].name}' - '{self.nodes[b].name}' is {pair}; must be "
+                    f"{said}"
+                )
+
+    def within_hops_of_clients(self, hops: int) -> list[int]:
+        """Return the nodes within `hops` links of a node with a client."""
+        clients = {i for i, node in enumerate(self.nodes) if node.client}
+        return sorted(nx.multi_source_dijkstra_path_length(self.graph(), clients, cutoff=hops))
+
     def graph(self) -> nx.Graph:
-        """Return the network as a networkx graph of node indices."""
+        """Return the network as a networkx graph of node indices, made once; not to be changed."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> nx.Graph:
         graph = nx.Graph()
         graph.add_nodes_from(range(len(self.nodes)))
         graph.add_edges_from(self.links)

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from offload_rllib.config.links import Fibre, Fixed, Medium, Wireless
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.links import Fibre, Fixed, Medium, StatedLinks, Wireless
 from offload_rllib.scenario.network import Network
 
 
@@ -34,7 +35,25 @@ def wireless_rate_bps(config: Wireless, distance_m: float) -> float:
 
 
 def link_rates_and_latencies(config: Medium, network: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Return rate in bit/s and propagation delay in s of each undirected link, in the network's order."""
+    """Return rate in bit/s and propagation delay in s of each link, in the network's order.
+
+    Returns:
+        Two arrays [L, 2]: from the smaller index to the larger, and back.
+
+    Raises:
+        ConfigError: the topology is to state them, and does not.
+    """
+    if isinstance(config, StatedLinks):
+        if network.rates_bps is None or network.latencies_s is None:
+            raise ConfigError(
+                "links.kind: topology: this topology states no rates of its links; choose kind wireless, fibre or fixed"
+            )
+        return np.array(network.rates_bps).reshape(-1, 2), np.array(network.latencies_s).reshape(-1, 2)
+    rates_bps, delays_s = _alike_both_ways(config, network)
+    return np.column_stack([rates_bps, rates_bps]), np.column_stack([delays_s, delays_s])
+
+
+def _alike_both_ways(config: Wireless | Fixed | Fibre, network: Network) -> tuple[np.ndarray, np.ndarray]:
     distances_m = [math.dist(network.nodes[a].position_m, network.nodes[b].position_m) for a, b in network.links]
     delays_s = np.zeros(len(distances_m))
     if isinstance(config, Fixed):

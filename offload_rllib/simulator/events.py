@@ -58,9 +58,29 @@ from offload_rllib.simulator.types import (
     TRANSFER,
     TRANSFERRED,
     WAITING,
+    Scenario,
     State,
 )
 from offload_rllib.simulator.variants import is_full
+
+
+@kernel
+def scenario_of(scenarios, e):
+    """Return the scenario of environment `e` of a batch, sharing memory."""
+    v = min(e, scenarios.node.shape[0] - 1)
+    return Scenario(
+        scenarios.variant,
+        scenarios.settings[v],
+        scenarios.node[v],
+        scenarios.link[v],
+        scenarios.link_law[v],
+        scenarios.failure_law[v],
+        scenarios.power[v],
+        scenarios.agent_node,
+        scenarios.destination[v],
+        scenarios.task_type,
+        scenarios.job,
+    )
 
 
 @kernel

@@ -6,6 +6,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.information import estimate, known, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import stream, uniform
@@ -87,9 +88,10 @@ def decide(scenario, environment, heuristic, agent, now_s):
 
 
 @kernel
-def decide_all(scenario, state, heuristic, actions):
+def decide_all(scenarios, state, heuristic, actions):
     """Write the actions of all agents of all environments under a rule into `actions` [E, A] int32."""
     for e in range(state.episode.shape[0]):
+        scenario = scenario_of(scenarios, e)
         environment = environment_of(state, e)
         for agent in range(scenario.agent_node.shape[0]):
             actions[e, agent] = decide(scenario, environment, heuristic, agent, environment.episode[0].now_s)

@@ -8,7 +8,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import next_arrival
+from offload_rllib.simulator.events import next_arrival, scenario_of
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -111,11 +111,39 @@ def grow(scenario: Scenario, state: State) -> State:
     )
 
 
+def fit(scenario: Scenario, state: State) -> State:
+    """Return the same state with room for the links of `scenario` and for the broadcasts that are under way there.
+
+    Call it before the reset of an environment whose network was drawn anew.
+    """
+    links, kept = len(scenario.link), remembered_broadcasts(scenario)
+    if links > state.link.shape[1]:
+        state = state._replace(link=_extended(state.link, links), broadcast_link=_extended(state.broadcast_link, links))
+    have = state.broadcast.shape[2]
+    if kept > have:
+        # The places of broadcasts follow from their numbers modulo the room, so those that are remembered move.
+        state = state._replace(
+            broadcast=_spread(state.broadcast, kept, state.episode["broadcast_round"]),
+            broadcast_link=_spread(state.broadcast_link, kept, state.episode["broadcast_round"]),
+        )
+    return state
+
+
+def _spread(array: np.ndarray, kept: int, rounds: np.ndarray) -> np.ndarray:
+    """Return [E, n, have] records in [E, n, kept] places: those of the rounds up to the present one of each episode."""
+    have = array.shape[2]
+    wider = np.zeros((*array.shape[:2], kept), array.dtype)
+    for e, last in enumerate(rounds.tolist()):
+        for turn in range(max(last - have, 0), last + 1):
+            wider[e, :, turn % kept] = array[e, :, turn % have]
+    return wider
+
+
 def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
     """Start a new episode in some environments.
 
     Args:
-        scenario: what the environments share.
+        scenario: of the batch (see `types.Scenario`).
         state: changed in place.
         environments: [e] int64, which ones.
         keys: [e] uint64, one episode key each (see `streams.episode_key`).
@@ -130,9 +158,10 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
 
 
 @kernel
-def _start(scenario, state, environments, keys):
+def _start(scenarios, state, environments, keys):
     """Set what does not start at zero; schedule every client's first task and every node's first failure."""
     for i in range(environments.shape[0]):
+        scenario = scenario_of(scenarios, environments[i])
         environment = environment_of(state, environments[i])
         environment.episode[0].key = keys[i]
         slots = environment.task.shape[0]

@@ -299,7 +299,11 @@ LOG = _record(
 
 
 class Scenario(NamedTuple):
-    """What does not change during an episode, shared by all environments of a batch."""
+    """What does not change during an episode.
+
+    A batch has the same struct with a leading axis V on all but `agent_node`, `task_type` and `job`: V = 1 if all
+    environments share one scenario, V = E if each has its own (`batch`, `events.scenario_of`).
+    """
 
     variant: Array  # without elements; see `variants`
     settings: Array  # [1] SETTINGS

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.topology import Manual
+from offload_rllib.config.topology import Manual, ManualNode
 from offload_rllib.scenario.network import Network, Node
+
+
+def node_of(node: ManualNode) -> Node:
+    """Return a described node."""
+    return Node(
+        name=node.name,
+        type=node.type,
+        position_m=node.position_m,
+        cores=node.cores,
+        core_speed=node.instructions_per_second,
+        queue_capacity=node.queue_capacity,
+        client=node.client,
+    )
+
+
+def indices_of(names: Iterable[str], index: dict[str, int], where: str) -> list[int]:
+    """Return the indices of named nodes.
+
+    Raises:
+        ConfigError: a node is not there; the message begins with `where`.
+    """
+    found = []
+    for name in names:
+        if name not in index:
+            shown = sorted(index)
+            accepted = ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
+            raise ConfigError(f"{where}: no node is named '{name}'. Accepted: {accepted}.")
+        found.append(index[name])
+    return found
 
 
 def build(config: Manual) -> Network:
@@ -13,26 +44,10 @@ def build(config: Manual) -> Network:
     Raises:
         ConfigError: a link names a node that is not there.
     """
-    nodes = tuple(
-        Node(
-            name=node.name,
-            type=node.type,
-            position_m=node.position_m,
-            cores=node.cores,
-            core_speed=node.instructions_per_second,
-            queue_capacity=node.queue_capacity,
-            client=node.client,
-        )
-        for node in config.nodes
-    )
+    nodes = tuple(node_of(node) for node in config.nodes)
     index = {node.name: i for i, node in enumerate(nodes)}
     links = []
     for position, pair in enumerate(config.links):
-        for name in pair:
-            if name not in index:
-                raise ConfigError(
-                    f"topology.links.{position}: no node is named '{name}'. Accepted: {', '.join(sorted(index))}."
-                )
-        a, b = sorted(index[name] for name in pair)
+        a, b = sorted(indices_of(pair, index, f"topology.links.{position}"))
         links.append((a, b))
     return Network(nodes, tuple(links))

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 
-import networkx as nx
 import numpy as np
 
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import TaskMix
-from offload_rllib.scenario.links import Direction
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.reach import Way, ways_of_clients
+from offload_rllib.scenario.topology import resamples
 
 # Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
 # fixed seed put the offered load within about 1 % for exponential work. Job tables are enumerated.
 DRAWS = 2**16
+
+# Pairs of a client's ways and a job that are looked at; fewer where every episode has a network of its own, so that
+# a reset takes milliseconds.
+PAIRS = 2**24
+PAIRS_PER_EPISODE = 2**18
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,13 @@ def sampled_jobs(config: EnvironmentConfig, table: np.ndarray) -> tuple[np.ndarr
     The job table, or as many draws of every type of the mix, weighted by the type's share.
     """
     jobs = config.workload.jobs
-    if not isinstance(jobs, TaskMix):
-        return table, np.full(len(table), 1 / len(table))
+    if isinstance(jobs, TaskMix):
+        return _sampled_mix(jobs)  # pyright: ignore[reportArgumentType] - frozen models have a hash, undeclared
+    return table, np.full(len(table), 1 / len(table))
+
+
+@lru_cache(maxsize=2)
+def _sampled_mix(jobs: TaskMix) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     total = sum(kind.weight for kind in jobs.types)
     drawn = [
@@ -97,55 +108,56 @@ def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
     return float(weights @ means / weights.sum())
 
 
-def _seconds_per_bit(path: Iterable[Direction]) -> float:
-    return sum(1 / direction.rate_bps for direction in path)
+def feasible_shares(config: EnvironmentConfig, ways: Counter[tuple[Way, ...]], jobs: np.ndarray) -> np.ndarray:
+    """Return the share [J] of clients and deadlines with which each job could meet its deadline on an idle network.
+
+    With many different clients each of them stands for a part of the jobs, so that the pairs stay within bounds.
+    """
+    deadline_s = config.workload.deadline_s
+    if deadline_s is None:
+        return np.ones(len(jobs))
+    pairs = PAIRS_PER_EPISODE if resamples(config.topology) else PAIRS
+    stride = min(math.ceil(len(ways) * len(jobs) / pairs), len(ways))
+    feasible, seen = np.zeros(len(jobs)), np.zeros(len(jobs))
+    for number, (options, clients) in enumerate(sorted(ways.items())):
+        part = slice(number % stride, None, stride)
+        soonest = np.full(len(jobs[part]), np.inf)
+        for way in options:
+            # Written out: a product with a vector would start the threads of a linear algebra library.
+            work, bits_in, bits_out = jobs[part].T
+            soonest = np.minimum(soonest, work * way[0] + bits_in * way[1] + bits_out * way[2] + way[3])
+        feasible[part] += clients * meets_probability(deadline_s, soonest)
+        seen[part] += clients
+    return feasible / seen
 
 
-def offered_load(
-    config: EnvironmentConfig,
-    network: Network,
-    directions: Mapping[tuple[int, int], Direction],
-    table: np.ndarray,
-) -> OfferedLoad:
+def offered_load(config: EnvironmentConfig, network: Network, link: np.ndarray, table: np.ndarray) -> OfferedLoad:
     """Return the load of a scenario.
 
     Args:
         config: the environment.
         network: its network.
-        directions: both directions of every link, by (source, destination).
+        link: [M] LINK, the directed links.
         table: [J, 3] float64 jobs (instructions, bits in, bits out); not read if the jobs are a mix.
 
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
-    graph = network.graph()
-    clients = [i for i, node in enumerate(network.nodes) if node.client]
+    clients = sorted((i for i, node in enumerate(network.nodes) if node.client), key=lambda i: network.nodes[i].name)
     hops = config.decisions.max_hops
     jobs, probability = sampled_jobs(config, table)
     work = mean_work(config, jobs)
-    reached: set[int] = set()
-    feasible = np.zeros(len(jobs))
-    for client in clients:
-        paths: set[tuple[float, float, float, float]] = set()
-        for node, path in nx.single_source_shortest_path(graph, client, cutoff=hops).items():
-            reached.add(node)
-            way = [directions[a, b] for a, b in pairwise(path)]
-            way_back = [directions[b, a] for a, b in pairwise(path)]
-            speed = network.nodes[node].speed if config.service == "pooled" else network.nodes[node].core_speed
-            latency_s = sum(direction.mean_latency_s for direction in way + way_back)
-            paths.add((speed, _seconds_per_bit(way), _seconds_per_bit(way_back), latency_s))
-        if config.workload.deadline_s is not None:
-            fastest = np.full(len(jobs), np.inf)
-            for speed, there, back, latency_s in sorted(paths):
-                transfers_s = latency_s + there * jobs[:, 1] + back * jobs[:, 2]
-                fastest = np.minimum(fastest, jobs[:, 0] / speed + transfers_s)
-            feasible += meets_probability(config.workload.deadline_s, fastest) / len(clients)
-    capacity = sum(network.nodes[i].speed for i in reached)
+    # Exact sums: the load must not depend on the order in which the nodes are listed.
+    capacity = math.fsum(network.nodes[i].speed for i in network.within_hops_of_clients(hops))
     if config.workload.deadline_s is None:
-        feasible[:] = 1.0
-        feasible_work = work
+        feasible, feasible_work = np.ones(len(jobs)), work
     else:
-        feasible_work = float(probability @ (feasible * jobs[:, 0]))
+        pooled = config.service == "pooled"
+        seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
+        bits_in, bits_out = (float((probability * bits).sum()) for bits in (jobs[:, 1], jobs[:, 2]))
+        ways = ways_of_clients(np.array(clients), link, seconds_per_instruction, hops, (bits_in, bits_out))
+        feasible = feasible_shares(config, ways, jobs)
+        feasible_work = float((probability * feasible * jobs[:, 0]).sum())
     rate = config.workload.load.tasks_per_second_per_client
     if rate is None and not feasible_work > 0:
         raise ConfigError(
@@ -162,5 +174,5 @@ def offered_load(
         capacity=capacity,
         mean_work=work,
         mean_feasible_work=feasible_work,
-        feasible_share=float(probability @ feasible),
+        feasible_share=float((probability * feasible).sum()),
     )

@@ -1,0 +1,43 @@
+"""What the nodes of a topology are: one piece of schema that every kind of topology shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from offload_rllib.config.base import Capacity, Flag, Positive, Schema
+
+# Names of nodes are made of types; they are addresses of random streams and parts of keys.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_]+$")]
+# Below 1, so that every node has some speed left.
+Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
+
+
+class Hardware(Schema):
+    """What a node computes with, and whether tasks are made there."""
+
+    instructions_per_second: Positive
+    """Speed of one core."""
+    cores: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
+    """Number of cores."""
+    queue_capacity: Capacity | None = None
+    """Tasks held, waiting and served together; null: unbounded."""
+    client: Flag = False
+    """Whether a client here makes tasks."""
+
+
+class Device(Hardware):
+    """A type of device; its nodes are named type_0, type_1, ..."""
+
+    type: Name
+    """Name of the type."""
+    speed_variation: Variation = 0.0
+    """Each node's speed is drawn uniformly within this share of `instructions_per_second`, either way."""
+
+
+class DeviceClass(Device):
+    """A type of device and its share of the nodes; its nodes are named type_0, type_1, ..."""
+
+    share: Positive = 1.0
+    """Share of the nodes, relative to the other shares; rounded to whole nodes by largest remainders."""

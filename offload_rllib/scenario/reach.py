@@ -1,0 +1,99 @@
+"""What clients can reach within the hop bound, and how soon: the part of the offered load that depends on the network.
+
+Written for networks of 10,000 nodes: all clients at once, and nothing is expanded that could not end up better than
+what a client has already reached.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from offload_rllib.simulator.types import Array
+
+# Of larger networks a part of the clients stands for all: as many as this number of steps from node to node allows.
+STEPS = 2**23
+FEWEST_CLIENTS = 64
+
+# One way to have a task done: seconds per instruction there, seconds per input bit on the way, seconds per output bit
+# on the way back, latency of both.
+Way = tuple[float, float, float, float]
+
+
+def ways_of_clients(
+    clients: Array, link: Array, seconds_per_instruction: Array, max_hops: int, mean_bits: tuple[float, float]
+) -> Counter[tuple[Way, ...]]:
+    """Return the ways that a client has to have a task done, and how many clients have just these.
+
+    For each node in reach the path counts that takes a job of mean size there and back the soonest, among those of at
+    most `max_hops` hops. A way that another one beats or equals in all four numbers is left out.
+
+    Args:
+        clients: [C] nodes with a client.
+        link: [M] LINK, sorted by source.
+        seconds_per_instruction: [N] of a task alone at a node.
+        max_hops: hop bound.
+        mean_bits: input and output bits of a mean job.
+    """
+    nodes = len(seconds_per_instruction)
+    first = np.searchsorted(link["source"], np.arange(nodes + 1))
+    step = np.column_stack(
+        [
+            link["seconds_per_bit"],
+            link["seconds_per_bit"][link["reverse"]],
+            link["latency_s"] + link["latency_s"][link["reverse"]],
+        ]
+    )
+    mean = np.array([*mean_bits, 1.0])
+    clients = _sample(clients, np.diff(first), max_hops)
+    # One row per client and node: the best path found so far. Rows of one client are together.
+    client = np.arange(len(clients))
+    node = clients.copy()
+    cost = np.zeros((len(clients), 3))
+    newest = np.ones(len(clients), bool)
+    quickest = seconds_per_instruction.min()
+    for _hop in range(max_hops):
+        # What a path costs to the quickest node of all bounds what is worth going further.
+        bound = np.full(len(clients), np.inf)
+        at_quickest = seconds_per_instruction[node] == quickest
+        np.minimum.at(bound, client[at_quickest], cost[at_quickest] @ mean)
+        open_rows = np.flatnonzero(newest & (cost @ mean < bound[client]))
+        if len(open_rows) == 0:
+            break
+        degree = np.diff(first)[node[open_rows]]
+        origin = np.repeat(open_rows, degree)
+        offset = np.arange(len(origin)) - np.repeat(np.cumsum(degree) - degree, degree)
+        out = first[node[origin]] + offset
+        client = np.concatenate([client, client[origin]])
+        cost = np.concatenate([cost, cost[origin] + step[out]])
+        newest = np.concatenate([np.zeros(len(node), bool), np.ones(len(out), bool)])
+        node = np.concatenate([node, link["destination"][out]])
+        # Of several paths to a node the cheapest stays; of equals the older one, which is shorter.
+        order = np.lexsort((newest, cost @ mean, node, client))
+        best = np.ones(len(order), bool)
+        best[1:] = (np.diff(client[order]) != 0) | (np.diff(node[order]) != 0)
+        kept = order[best]
+        client, node, cost, newest = client[kept], node[kept], cost[kept], newest[kept]
+    way = np.column_stack([seconds_per_instruction[node], cost])
+    ends = np.searchsorted(client, np.arange(len(clients) + 1))
+    return Counter(_undominated(way[ends[c] : ends[c + 1]], mean) for c in range(len(clients)))
+
+
+def _sample(clients: Array, degree: Array, max_hops: int) -> Array:
+    """Return all clients, or evenly spaced ones if their walks would be too many to follow."""
+    typical = max(float(degree.mean()), 1.0)
+    walks = typical ** min(max_hops, 2)
+    most = int(max(STEPS / walks, FEWEST_CLIENTS))
+    return clients if len(clients) <= most else clients[np.linspace(0, len(clients) - 1, most).astype(int)]
+
+
+def _undominated(ways: Array, mean: Array) -> tuple[Way, ...]:
+    """Return the rows of `ways` [n, 4] that no other row beats or equals in all numbers, in order."""
+    found = []
+    # By what they cost on the way: what comes first, in the node itself, is dominated by nothing that is slower.
+    left = ways[np.lexsort((ways[:, 0], ways[:, 1:] @ mean))]
+    while len(left):
+        found.append(tuple(left[0].tolist()))
+        left = left[(left < left[0]).any(axis=1)]
+    return tuple(sorted(found))
