@@ -40,8 +40,11 @@ command or a function takes one, it takes a preset's name (the file's name witho
 Rules across keys:
 
 - `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
-- `workload.load` holds either `rho` or `tasks_per_second_per_client`.
-- `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
+- `workload.load` holds either `rho` or `tasks_per_second_per_client`; it is left out with a recording, and may be with
+  a table of rates.
+- `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required else.
+- `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
+- `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
 - DDQN's `learning_starts` is at most half of its `replay_capacity`.
@@ -68,6 +71,11 @@ UNITS = {
     "propagation_m_per_s": "m/s",
     "transmit_j_per_bit": "J/bit",
     "cost": "units of energy",
+    "per_episode": "that of the key",
+    "mean": "that of the key",
+    "low": "that of the key",
+    "high": "that of the key",
+    "values": "that of the key",
     "max_hops": "hops",
     "hidden": "units",
     "env_steps": "environment steps",
@@ -95,8 +103,13 @@ SUFFIX_UNITS = {
 }
 NO_UNIT = "-"
 
-# Parts that several keys share are described once, at the end, under these headings.
-SHARED = {"Distribution": "Distributions", "Duration": "Durations"}
+# Parts that several keys share are described once, at the end: what a key accepts, and the heading.
+SHARED = {
+    "Distribution": ("distribution", "Distributions"),
+    "Duration": ("duration", "Durations"),
+    "PerEpisode": ("range", "Ranges"),
+    "Column": ("column", "Columns"),
+}
 
 Node = dict[str, Any]
 
@@ -154,7 +167,7 @@ class Page:
         """Return the names of the models that a key may hold: none, one, or those of a union."""
         if "$ref" in node:
             return [node["$ref"].rsplit("/", 1)[-1]]
-        options = [node.get("items", {}), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
+        options = [node.get("items"), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
         return [name for option in options if option for name in self.members(option)]
 
     @staticmethod
@@ -165,11 +178,13 @@ class Page:
 
     def accepted(self, node: Node, path: str) -> str:
         """Return what a key accepts."""
-        if "anyOf" in node:
-            return " or ".join(self.accepted(option, path) for option in node["anyOf"])
+        options = node.get("anyOf") or ([] if "discriminator" in node else node.get("oneOf"))
+        if options:
+            return " or ".join(self.accepted(option, path) for option in options)
         members = self.members(node)
         if len(members) == 1 and members[0] in SHARED:
-            return f"[{members[0].lower()}](#{anchor(SHARED[members[0]])})"
+            name, title = SHARED[members[0]]
+            return f"[{name}](#{anchor(title)})"
         if members:
             links = [f"[{self.label(name)}](#{anchor(self.title(name, path))})" for name in members]
             if self.values_of(node):
@@ -285,9 +300,9 @@ def page() -> str:
     environment, policy = Page(EnvironmentConfig), Page(PolicyConfig)
     lines = [HEAD, "## Environment files", ""]
     lines += environment.sections(environment.root, "", 3)
-    for name, heading in SHARED.items():
-        lines += ["", f"### {heading}", "", environment.definition(name)["description"], ""]
-        lines += environment.sections(name, name.lower(), 4)
+    for name, (label, title) in SHARED.items():
+        lines += ["", f"### {title}", "", environment.definition(name)["description"], ""]
+        lines += environment.sections(name, label, 4)
     lines += ["", "## Policy files", ""]
     lines += policy.sections(policy.root, "", 3)
     return "\n".join(lines) + "\n"

