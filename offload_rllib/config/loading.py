@@ -206,22 +206,24 @@ def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
     """Return the keys accepted beside an unknown one, following the path through the schema."""
     here: dict[str, Any] = schema
     for key in keys:
-        here = _resolve(schema, here)
-        options = here.get("oneOf") or here.get("anyOf")
-        mapping = here.get("discriminator", {}).get("mapping", {})
-        if key in mapping:  # pydantic names the union member that was tried
-            here = {"$ref": mapping[key]}
+        here = _mapping_of(schema, here)
+        tried = here.get("discriminator", {}).get("mapping", {})
+        if key in tried:  # pydantic names the union member that was tried
+            here = {"$ref": tried[key]}
         elif key.isdigit():
             here = here.get("items") or {}
-        elif "properties" in here:
-            here = here["properties"].get(key, {})
-        elif options:
-            here = next((o for o in (_resolve(schema, option) for option in options) if "properties" in o), {})
+        else:
             here = here.get("properties", {}).get(key, {})
-    here = _resolve(schema, here)
-    if "anyOf" in here:
-        here = next((o for o in (_resolve(schema, o) for o in here["anyOf"]) if "properties" in o), {})
-    return list(here.get("properties", {}))
+    return list(_mapping_of(schema, here).get("properties", {}))
+
+
+def _mapping_of(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a part of the schema accepts as a mapping or a list, be it the one option beside null or numbers."""
+    node = _resolve(schema, node)
+    if "discriminator" in node:
+        return node
+    options = [_mapping_of(schema, option) for option in (*node.get("anyOf", ()), *node.get("oneOf", ()))]
+    return next((option for option in options if {"properties", "items", "discriminator"} & set(option)), node)
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ TRACE_COLUMNS = (
     "plan_mem",
 )
 GENERATED_COLUMNS = 7
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
     try:
         reader = pyarrow.csv.open_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(column_names=list(TRACE_COLUMNS), block_size=2**24),
+            read_options=pyarrow.csv.ReadOptions(column_names=list(TRACE_COLUMNS), block_size=BLOCK_BYTES),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=["job_name", "status", *numbers],
                 column_types={"job_name": pa.string(), "status": pa.string(), **dict.fromkeys(numbers, pa.float64())},
@@ -155,14 +156,14 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
             )
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{path}: expected {', '.join(TRACE_COLUMNS)}: {' '.join(str(error).split())}") from error
-    jobs = _by_job(pa.concat_tables(blocks))
+    jobs = _by_job(pa.concat_tables(blocks)).sort_by("job")  # grouping promises no order
     if jobs.num_rows == 0:
         raise ConfigError(f"{path}: no task counts: {left_out}")
     return np.column_stack([jobs.column(name).to_numpy() for name in jobs.column_names[1:]]), left_out
 
 
 def _by_job(tasks: pa.Table) -> pa.Table:
-    """Return one row per job, in the order of their first rows; summaries can be summarised again."""
+    """Return one row per job, in any order; summaries can be summarised again."""
     how = {"cpu": "max", "memory": "max", "duration": "sum", "arrival": "min"}
     summed = tasks.group_by("job", use_threads=False).aggregate(list(how.items()))
     return summed.select(["job", *(f"{name}_{function}" for name, function in how.items())]).rename_columns(
