@@ -414,3 +414,37 @@ def test_weights_name_clients() -> None:
     load = {"rho": 1, "client_weights": {"b": 2}}
     with pytest.raises(ConfigError, match=r"client_weights.b: no client's node, .*Accepted: a, c, node"):
         build_scenario(load_environment(with_arrivals({"kind": "constant"}, 100, load)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "zigzag", "diurnal", "uniform", "bursty", "ranges", "pareto"])
+def test_the_work_that_arrives_is_the_load_that_was_asked_for(kind: str) -> None:
+    arrivals = {"diurnal": RATES["diurnal"][0], "uniform": {"kind": "uniform", "slot_s": 20}, "bursty": BURSTY}
+    arrivals |= {name: RATES[name][0] for name in ("linear", "zigzag")}
+    environment = with_arrivals(arrivals.get(kind, {"kind": "constant"}), 2000, {"rho": 0.8})
+    workload = environment["workload"]
+    if kind == "ranges":
+        workload["load"] = {"rho": {"per_episode": [0.4, 1.2]}}
+        workload["jobs"]["types"][0]["instructions"] = {"exponential": {"per_episode": [4e5, 2e6]}}
+    elif kind == "pareto":
+        workload["jobs"]["types"] = [{"instructions": {"pareto": {"low": 1e5, "high": 1e8, "shape": 1.5}}}]
+        workload["load"]["client_weights"] = {"a": 3}
+    for node in environment["topology"]["nodes"]:
+        node["queue_capacity"] = 1  # what becomes of the tasks does not matter here
+    env = make_env(environment, 60, log=True)
+    load = env.scenario.load
+    assert load.rho == pytest.approx(0.8)
+    while not env.step(env.heuristic_actions("local")):
+        pass
+    offered = np.array([env.task_log(e)["work"].sum() for e in range(60)]) / 2000 / load.capacity
+    check(offered, 0.8, width=0.2 if kind == "ranges" else 0.03)
+
+
+def test_feasible_work_of_types_with_deadlines_of_their_own() -> None:
+    environment = with_arrivals({"kind": "constant"}, 1000, {"rho": 0.5})
+    # On d, the fastest, a task takes 1 s: in time for the second type alone. The third has no deadline.
+    types = [{"instructions": 4e6, "deadline_s": 0.5}, {"instructions": 4e6, "deadline_s": 2}, {"instructions": 8e6}]
+    environment["workload"]["jobs"]["types"] = types
+    load = build_scenario(load_environment(environment)).load
+    assert load.mean_feasible_work == pytest.approx((4e6 + 8e6) / 3)
+    assert load.feasible_share == pytest.approx(2 / 3)
+    assert load.rate_per_client * 2 * load.mean_feasible_work / 8e6 == pytest.approx(0.5)
