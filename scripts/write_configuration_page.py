@@ -40,8 +40,11 @@ command or a function takes one, it takes a preset's name (the file's name witho
 Rules across keys:
 
 - `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
-- `workload.load` holds either `rho` or `tasks_per_second_per_client`.
-- `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
+- `workload.load` holds either `rho` or `tasks_per_second_per_client`; it is left out with a recording, and may be with
+  a table of rates.
+- `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required else.
+- `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
+- `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
 - DDQN's `learning_starts` is at most half of its `replay_capacity`.
@@ -74,6 +77,11 @@ UNITS = {
     "propagation_m_per_s": "m/s",
     "transmit_j_per_bit": "J/bit",
     "cost": "units of energy",
+    "per_episode": "that of the key",
+    "mean": "that of the key",
+    "low": "that of the key",
+    "high": "that of the key",
+    "values": "that of the key",
     "max_hops": "hops",
     "hidden": "units",
     "env_steps": "environment steps",
@@ -103,7 +111,13 @@ SUFFIX_UNITS = {
 NO_UNIT = "-"
 
 # Parts that several keys share are described once, at the end: model, heading.
-SHARED = {"Distribution": "Distribution", "Duration": "Duration", "DeviceClass": "Device class"}
+SHARED = {
+    "Distribution": "Distribution",
+    "Duration": "Duration",
+    "PerEpisode": "Range",
+    "Column": "Column",
+    "DeviceClass": "Device class",
+}
 
 Node = dict[str, Any]
 
@@ -161,7 +175,7 @@ class Page:
         """Return the names of the models that a key may hold: none, one, or those of a union."""
         if "$ref" in node:
             return [node["$ref"].rsplit("/", 1)[-1]]
-        options = [node.get("items", {}), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
+        options = [node.get("items"), self.values_of(node), *node.get("oneOf", []), *node.get("anyOf", [])]
         return [name for option in options if option for name in self.members(option)]
 
     @staticmethod
@@ -172,8 +186,9 @@ class Page:
 
     def accepted(self, node: Node, path: str) -> str:
         """Return what a key accepts."""
-        if "anyOf" in node:
-            return " or ".join(self.accepted(option, path) for option in node["anyOf"])
+        options = node.get("anyOf") or ([] if "discriminator" in node else node.get("oneOf"))
+        if options:
+            return " or ".join(self.accepted(option, path) for option in options)
         members = self.members(node)
         if members:
             links = [self.link(name, path) for name in members]
@@ -298,9 +313,9 @@ def page() -> str:
     environment, policy = Page(EnvironmentConfig), Page(PolicyConfig)
     lines = [HEAD, "## Environment files", ""]
     lines += environment.sections(environment.root, "", 3)
-    for name, heading in SHARED.items():
-        lines += ["", f"### {heading}", "", environment.definition(name)["description"], ""]
-        lines += environment.sections(name, name.lower(), 4)
+    for name, title in SHARED.items():
+        lines += ["", f"### {title}", "", environment.definition(name)["description"], ""]
+        lines += environment.sections(name, title.lower(), 4)
     lines += ["", "## Policy files", ""]
     lines += policy.sections(policy.root, "", 3)
     return "\n".join(lines) + "\n"

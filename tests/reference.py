@@ -23,9 +23,12 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 import simpy
+from reference_arrivals import Recorded, arrival_times, per_episode, recorded_rows
+from scipy import stats
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
+from offload_rllib.config.arrivals import Replay
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.duration import Duration
 from offload_rllib.config.energy import PowerDraw
@@ -176,6 +179,7 @@ class _Reference:
     def __init__(self, config: EnvironmentConfig, key: int, actions: np.ndarray):
         assert isinstance(config.topology, Manual)
         self.config = config
+        self.key = np.uint64(key)
         self.actions = actions
         self.clock = _Clock()
         self.tasks: list[_Task] = []
@@ -188,14 +192,18 @@ class _Reference:
         graph = nx.Graph(list(self.links))
         clients = {i for i, node in enumerate(config.topology.nodes) if node.client}
         # Hops from the nearest client: a task that reaches a node later than that has no more hops left.
-        distance = nx.multi_source_dijkstra_path_length(graph, clients)
+        entries = set(clients)
+        if isinstance(config.workload.arrivals, Replay):
+            names = [node.name for node in config.topology.nodes]
+            rows = [row for i in clients for row in recorded_rows(config, np.uint64(key), names[i])]
+            entries = {names.index(row.node) for row in rows}
+        distance = nx.multi_source_dijkstra_path_length(graph, entries)
         self.nodes = [
             self._node(described, np.uint64(key), sorted(graph[i]), decides=distance[i] < config.decisions.max_hops)
             for i, described in enumerate(config.topology.nodes)
         ]
         self.agents = [i for i, node in enumerate(self.nodes) if node.decides]
-        for i in sorted(clients):
-            self.clock.process(self._client(i))
+        self._clients(sorted(clients))
         self.clock.process(self._agents())
         if config.failures is not None:
             for i in range(len(self.nodes)):
@@ -279,13 +287,30 @@ class _Reference:
     def _uniform(self, node: _Node | _Link, purpose: int, index: int) -> float:
         return float(streams.uniform(np.uint64(streams.stream(node.key, purpose)), index))
 
-    def _sample(self, distribution: Distribution, node: _Node, purpose: int, index: int) -> float:
+    def _sample(self, distribution: Distribution, node: _Node, index: int, quantity: int, kind: int = 0) -> float:
+        """Draw a quantity (0 work, 1 bits in, 2 bits out, 3 deadline) of a task of some type, by its quantile."""
+        purpose = (streams.WORK, streams.BITS_IN, streams.BITS_OUT, streams.DEADLINE)[quantity]
         u = self._uniform(node, purpose, index)
+        first = 3 * (4 * kind + quantity)
+        given = [
+            per_episode(value, self.key, streams.PARAMETER, first + i)
+            for i, value in enumerate(distribution.parameters)
+        ]
         if distribution.exponential is not None:
-            return float(streams.sample(streams.EXPONENTIAL, distribution.exponential, 0.0, u))
+            return -given[0] * math.log(1 - u)
         if distribution.uniform is not None:
-            return float(streams.sample(streams.UNIFORM, *distribution.uniform, u))
-        return float(distribution.constant or 0.0)
+            return given[0] + (given[1] - given[0]) * u
+        if distribution.lognormal is not None:
+            sigma = math.sqrt(math.log(1 + given[1] ** 2))
+            return float(stats.lognorm.ppf(u, sigma, scale=given[0] * math.exp(-(sigma**2) / 2)))
+        if distribution.pareto is not None:
+            low, high, shape = given
+            return float(stats.truncpareto.ppf(u, shape, high / low, scale=low))
+        if distribution.choice is not None:
+            values = distribution.choice.values
+            total = list(accumulate(distribution.choice.weights or (1.0,) * len(values)))
+            return values[bisect_right([weight / total[-1] for weight in total], u)]
+        return given[0]
 
     def _duration_s(self, duration: Duration, stream: _Node | _Link, purpose: int, index: int) -> float:
         u = self._uniform(stream, purpose, index)
@@ -320,43 +345,62 @@ class _Reference:
             node.up.change(1)
             index += 1
 
-    def _client(self, n: int) -> Life:
-        """Make tasks at node `n` in a Poisson process."""
-        rate = self.config.workload.load.tasks_per_second_per_client
-        assert rate is not None
-        node = self.nodes[n]
-        index = 0
-        while True:
-            gap_s = (
-                streams.sample(streams.EXPONENTIAL, 1.0, 0.0, self._uniform(node, streams.ARRIVAL_GAP, index)) / rate
-            )
-            yield _Moment(self.clock, gap_s, ARRIVAL, n)
-            self._make_task(n, index)
-            index += 1
+    def _clients(self, clients: list[int]) -> None:
+        """Let all clients make their tasks."""
+        workload = self.config.workload
+        names = [node.described.name for node in self.nodes]
+        weights = workload.load.client_weights if workload.load is not None else {}
+        weight = {n: weights.get(names[n], weights.get(self.nodes[n].described.type, 1.0)) for n in clients}
+        mean = sum(weight.values()) / len(weight)
+        for n in clients:
+            if isinstance(workload.arrivals, Replay):
+                rows = recorded_rows(self.config, self.key, names[n])
+                for index, row in enumerate(rows):
+                    self.clock.process(self._arrival(n, index, row.time_s, row))
+            else:
+                times = arrival_times(self.config, self.key, self.nodes[n].key, weight[n] / mean)
+                for index, time_s in enumerate(times):
+                    self.clock.process(self._arrival(n, index, time_s, None))
 
-    def _make_task(self, n: int, index: int) -> None:
+    def _arrival(self, n: int, index: int, time_s: float, row: Recorded | None) -> Life:
+        yield _Moment(self.clock, time_s, ARRIVAL, n, index)
+        self._make_task(n, index, row)
+
+    def _make_task(self, n: int, index: int, row: Recorded | None) -> None:
         jobs, deadline_s = self.config.workload.jobs, self.config.workload.deadline_s
-        assert isinstance(jobs, TaskMix)
         node = self.nodes[n]
-        total = list(accumulate(kind.weight for kind in jobs.types))
-        shares = [weight / total[-1] for weight in total]
-        kind = jobs.types[bisect_right(shares, self._uniform(node, streams.TASK_TYPE, index))]
+        which = 0
+        if isinstance(jobs, TaskMix):
+            total = list(accumulate(kind.weight for kind in jobs.types))
+            shares = [weight / total[-1] for weight in total]
+            which = bisect_right(shares, self._uniform(node, streams.TASK_TYPE, index))
+            kind = jobs.types[which]
+            deadline_s = kind.deadline_s or deadline_s
+            work = self._sample(kind.instructions, node, index, 0, which) * kind.cycles_per_instruction
+            bits_in, bits_out = (
+                self._sample(size, node, index, 1 + i, which) for i, size in enumerate((kind.bits_in, kind.bits_out))
+            )
+        else:
+            assert row is not None
+            assert row.work is not None
+            work, bits_in, bits_out = row.work, row.bits_in, row.bits_out
+        relative_s = math.inf if deadline_s is None else self._sample(deadline_s, node, index, 3, which)
+        if row is not None and row.deadline_s is not None:
+            relative_s = row.deadline_s
         task = _Task(
             number=len(self.tasks),
             origin=n,
             created_s=self.clock.now,
-            relative_deadline_s=(
-                float("inf") if deadline_s is None else self._sample(deadline_s, node, streams.DEADLINE, index)
-            ),
-            work=self._sample(kind.instructions, node, streams.WORK, index) * kind.cycles_per_instruction,
-            bits_in=self._sample(kind.bits_in, node, streams.BITS_IN, index),
-            bits_out=self._sample(kind.bits_out, node, streams.BITS_OUT, index),
+            relative_deadline_s=relative_s,
+            work=work,
+            bits_in=bits_in,
+            bits_out=bits_out,
             decision=self.clock.event(),
-            node=n,
+            node=n if row is None else [other.described.name for other in self.nodes].index(row.node),
         )
         self.tasks.append(task)
         task.life = self.clock.process(self._live(task))
-        if deadline_s is not None and self.config.deadlines.expiry != "never":
+        if relative_s < math.inf and self.config.deadlines.expiry != "never":
             self.clock.process(self._watch(task))
 
     def _watch(self, task: _Task) -> Life:
@@ -412,7 +456,7 @@ class _Reference:
 
     def _get_served(self, task: _Task) -> Life:
         """Go from node to node until one of them has served the task."""
-        here: int = task.origin
+        here: int = task.node
         while True:
             try:
                 there = yield from self._visit(task, here)

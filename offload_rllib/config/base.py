@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 LARGEST_CAPACITY = 2**31 - 2
 
@@ -27,33 +39,171 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Distribution(Schema):
-    """A distribution of a positive quantity; in YAML a bare number, or one of the keys below."""
+class PerEpisode(Schema):
+    """A number that is drawn anew for every episode, uniformly from low to high (domain randomisation)."""
 
-    constant: NonNegative | None = None
+    per_episode: tuple[NonNegative, NonNegative]
+    """Low and high end."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PerEpisode:
+        if self.per_episode[0] > self.per_episode[1]:
+            raise ValueError("per_episode needs low <= high")
+        return self
+
+
+def _member(value: Any) -> str:
+    return "(per episode)" if isinstance(value, dict | PerEpisode) else "(number)"
+
+
+def _above_0(value: PerEpisode) -> PerEpisode:
+    if not value.per_episode[0] > 0:
+        raise ValueError("per_episode needs 0 < low here")
+    return value
+
+
+# The tags in brackets are no keys: messages about bad values leave them out.
+PositiveOrRange = Annotated[
+    Annotated[Positive, Tag("(number)")] | Annotated[PerEpisode, AfterValidator(_above_0), Tag("(per episode)")],
+    Discriminator(_member),
+]
+NonNegativeOrRange = Annotated[
+    Annotated[NonNegative, Tag("(number)")] | Annotated[PerEpisode, Tag("(per episode)")], Discriminator(_member)
+]
+
+
+def ends(value: float | PerEpisode) -> tuple[float, float]:
+    """Return the low and the high end of a number, which are one and the same unless it is drawn per episode."""
+    return value.per_episode if isinstance(value, PerEpisode) else (value, value)
+
+
+class Lognormal(Schema):
+    """Lognormal: the exponential of a normally distributed number."""
+
+    mean: PositiveOrRange
+    """Mean."""
+    cv: PositiveOrRange = 1.0
+    """Coefficient of variation: standard deviation over mean."""
+
+
+class Pareto(Schema):
+    """Bounded Pareto: density proportional to x^(-shape - 1) from low to high."""
+
+    low: PositiveOrRange
+    """Smallest value."""
+    high: PositiveOrRange
+    """Largest value."""
+    shape: PositiveOrRange
+    """Tail index; the smaller, the heavier the tail."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Pareto:
+        if not ends(self.low)[1] < ends(self.high)[0]:
+            raise ValueError("pareto needs low < high, also where they are drawn per episode")
+        return self
+
+
+class Choice(Schema):
+    """One of a list of values."""
+
+    values: tuple[NonNegative, ...] = Field(min_length=1)
+    """The values."""
+    weights: tuple[Positive, ...] | None = None
+    """Their relative probabilities, in the same order; null: all alike."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Choice:
+        if self.weights is not None and len(self.weights) != len(self.values):
+            raise ValueError(f"choice needs as many weights as values: {len(self.values)}, not {len(self.weights)}")
+        return self
+
+
+class Distribution(Schema):
+    """A distribution of a positive quantity; in YAML a bare number, or one of the keys below.
+
+    A parameter may be a range `{per_episode: [low, high]}`, from which each episode draws its own.
+    """
+
+    constant: NonNegativeOrRange | None = None
     """Always this value."""
-    exponential: Positive | None = None
+    exponential: PositiveOrRange | None = None
     """Exponential with this mean."""
-    uniform: tuple[NonNegative, NonNegative] | None = None
+    uniform: tuple[NonNegativeOrRange, NonNegativeOrRange] | None = None
     """Uniform from low to high."""
+    lognormal: Lognormal | None = None
+    """Lognormal with this mean and coefficient of variation."""
+    pareto: Pareto | None = None
+    """Bounded Pareto: heavy tail between two bounds."""
+    choice: Choice | None = None
+    """One of the listed values, by weight: an empirical distribution."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
+        if isinstance(value, dict) and list(value) == ["per_episode"]:
+            return {"constant": value}
         return {"constant": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Distribution:
-        given = [key for key in ("constant", "exponential", "uniform") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError("give a number, or exactly one of: constant, exponential, uniform")
-        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
-            raise ValueError("uniform needs low <= high")
+        keys = list(type(self).model_fields)
+        if len([key for key in keys if getattr(self, key) is not None]) != 1:
+            raise ValueError(f"give a number, or exactly one of: {', '.join(keys)}")
+        if self.uniform is not None and ends(self.uniform[0])[1] > ends(self.uniform[1])[0]:
+            raise ValueError("uniform needs low <= high, also where they are drawn per episode")
         return self
 
     @property
-    def mean(self) -> float:
-        """The mean, in the unit of the key that holds the distribution."""
+    def parameters(self) -> tuple[float | PerEpisode, ...]:
+        """The parameters in the order of their keys; none of a `choice`."""
+        if self.lognormal is not None:
+            return self.lognormal.mean, self.lognormal.cv
+        if self.pareto is not None:
+            return self.pareto.low, self.pareto.high, self.pareto.shape
         if self.uniform is not None:
-            return (self.uniform[0] + self.uniform[1]) / 2
-        return self.constant if self.constant is not None else float(self.exponential or 0.0)
+            return self.uniform
+        single = self.constant if self.constant is not None else self.exponential
+        return () if single is None else (single,)
+
+    @property
+    def mean(self) -> float:
+        """The mean, in the unit of the key that holds the distribution; over the episodes where parameters vary."""
+        if self.choice is not None:
+            weights = self.choice.weights or (1.0,) * len(self.choice.values)
+            return math.fsum(w * x for w, x in zip(weights, self.choice.values, strict=True)) / math.fsum(weights)
+        if self.pareto is not None:
+            return _mean_over(_pareto_mean, [ends(value) for value in self.parameters])
+        middle = [math.fsum(ends(value)) / 2 for value in self.parameters]
+        return (middle[0] + middle[1]) / 2 if self.uniform is not None else middle[0]
+
+
+def _pareto_mean(low: float, high: float, shape: float) -> float:
+    # low times the ratio of the integrals over [0, x] of e^(-(shape - 1) t) and e^(-shape t), x = ln(high / low).
+    x = math.log(high / low)
+    whole = -math.expm1(-shape * x) / shape
+    return low * (x if shape == 1 else -math.expm1((1 - shape) * x) / (shape - 1)) / whole
+
+
+def _mean_over(function: Callable[..., float], spans: list[tuple[float, float]], *given: float) -> float:
+    """Return the mean of a function over a box, by Simpson's rule with 20 intervals in each direction."""
+    if len(given) == len(spans):
+        return function(*given)
+    low, high = spans[len(given)]
+    if low == high:
+        return _mean_over(function, spans, *given, low)
+    weights = [1.0, *[4.0, 2.0] * 9, 4.0, 1.0]
+    values = (_mean_over(function, spans, *given, low + (high - low) * i / 20) for i in range(21))
+    return math.fsum(w * value for w, value in zip(weights, values, strict=True)) / 60
+
+
+def _resolved(value: str, info: ValidationInfo) -> str:
+    folder = (info.context or {"folder": "."})["folder"]
+    if folder is None:
+        return value
+    found = Path(folder) / Path(value).expanduser()
+    return str(found.resolve()) if found.is_file() else value
+
+
+# A file beside the YAML file that names it (in the working folder, if a mapping does), made absolute. Presets name
+# files of their own folder, which are found again in another checkout: those stay as given (`loading.find_data`).
+DataFile = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_resolved)]

@@ -63,6 +63,21 @@ def find(kind: str, name: str | Path) -> Path:
     return known[text]
 
 
+def find_data(name: str) -> Path:
+    """Return a data file that a configuration names: as given, or beside the presets of environments.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    beside = preset_folder("envs") / path
+    if path.is_absolute() and path.is_file():
+        return path
+    if not beside.is_file():
+        raise ConfigError(f"{path}: no such file; looked beside the YAML file that names it, and for {beside}")
+    return beside
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with the safe loader.
 
@@ -162,7 +177,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     schema = model.model_json_schema(by_alias=True)
     lines = []
     for problem in error.errors():
-        keys = [str(part) for part in problem["loc"]]
+        keys = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
         path = ".".join(_written_keys(schema, keys)) or "(whole file)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {path}: unknown key.{nearest(keys[-1], _siblings(schema, keys[:-1]))}")
@@ -191,23 +206,26 @@ def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
     here: dict[str, Any] = schema
     for key in keys:
         here, _ = _advance(schema, here, key)
-    here = _resolve(schema, here)
-    if "anyOf" in here:
-        here = next((o for o in (_resolve(schema, o) for o in here["anyOf"]) if "properties" in o), {})
-    return list(here.get("properties", {}))
+    return list(_mapping_of(schema, here).get("properties", {}))
+
+
+def _mapping_of(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a part of the schema accepts as a mapping or a list, be it the one option beside null or numbers."""
+    node = _resolve(schema, node)
+    if "discriminator" in node:
+        return node
+    options = [_mapping_of(schema, option) for option in (*node.get("anyOf", ()), *node.get("oneOf", ()))]
+    return next((option for option in options if {"properties", "items", "discriminator"} & set(option)), node)
 
 
 def _advance(schema: dict[str, Any], here: dict[str, Any], key: str) -> tuple[dict[str, Any], bool]:
     """Return what a part of a path leads to, and whether that part is the name of a union's member."""
-    here = _resolve(schema, here)
-    options = here.get("oneOf") or here.get("anyOf")
+    here = _mapping_of(schema, here)
     mapping = here.get("discriminator", {}).get("mapping", {})
     if key in mapping:
         return {"$ref": mapping[key]}, True
     if key.isdigit():
         return here.get("items") or {}, False
-    if "properties" not in here and options:
-        here = next((o for o in (_resolve(schema, option) for option in options) if "properties" in o), {})
     return here.get("properties", {}).get(key, {}), False
 
 
@@ -217,20 +235,29 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def validated(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
+def validated(
+    model: type[Model], content: Mapping[str, Any], where: str, context: dict[str, Any] | None = None
+) -> Model:
     """Return `content` as a checked `model`.
+
+    Args:
+        model: the schema.
+        content: what was given.
+        where: its name in messages.
+        context: see `config.base.DataFile`.
 
     Raises:
         ConfigError: one line per problem, each with `where`, the key, the value and what is accepted.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=context)
     except ValidationError as error:
         raise ConfigError(_explain(error, model, where)) from error
 
 
 def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:
     overrides = list(overrides)
+    context = None
     if isinstance(source, model):
         if not overrides:
             return source
@@ -240,7 +267,9 @@ def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) 
     else:
         path = find(kind, source)
         content, where = read_yaml(path), str(path)
-    return validated(model, apply_overrides(content, overrides), where)
+        preset = path.resolve().parent == preset_folder(kind).resolve()
+        context = {"folder": None if preset else path.parent}
+    return validated(model, apply_overrides(content, overrides), where, context)
 
 
 def load_environment(

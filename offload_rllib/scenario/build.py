@@ -7,18 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.workload import TaskMix, TaskType
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
-from offload_rllib.scenario.workload.alibaba import job_table
+from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
-from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
+from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
     ENERGY_NONE,
     ENERGY_PEERSIMGYM,
@@ -30,7 +28,6 @@ from offload_rllib.simulator.types import (
     NODE,
     NONE,
     SETTINGS,
-    TASK_TYPE_RECORD,
     TASKS_LOST,
     TASKS_RETURNED,
     UNBOUNDED,
@@ -53,17 +50,13 @@ class BuiltScenario:
     arrays: Scenario
     agents: tuple[str, ...]
     """Names of the nodes that decide, in the order of the arrays."""
+    mean_deadline_s: float | None
+    """Mean relative deadline of the tasks that have one; None if none has."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know of the data, e.g. rows that were left out."""
 
 
-def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, float, float]:
-    if distribution.exponential is not None:
-        return EXPONENTIAL, distribution.exponential * factor, 0.0
-    if distribution.uniform is not None:
-        return UNIFORM, distribution.uniform[0] * factor, distribution.uniform[1] * factor
-    return CONSTANT, (distribution.constant or 0.0) * factor, 0.0
-
-
-def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_per_client: float) -> np.ndarray:
+def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates: np.ndarray) -> np.ndarray:
     node = np.zeros(len(network.nodes), NODE)
     first = np.searchsorted(link["source"], np.arange(len(network.nodes) + 1))
     for i, described in enumerate(network.nodes):
@@ -74,14 +67,14 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_p
         node[i]["speed"] = described.speed
         node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
-        node[i]["arrival_rate"] = rate_per_client if described.client else 0.0
+        node[i]["arrival_rate"] = rates[i]
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
         node[i]["degree"] = first[i + 1] - first[i]
     return node
 
 
-def _agent_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
+def _agent_nodes(config: EnvironmentConfig, network: Network, entries: set[int]) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
     Where every episode draws its network, these are all nodes: any may be one of those in some episode.
@@ -89,7 +82,7 @@ def _agent_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
     if resamples(config.topology):
         return list(range(len(network.nodes)))
     graph = network.graph()
-    return [i for i in network.within_hops_of_clients(config.decisions.max_hops - 1) if graph.degree[i]]
+    return [i for i in network.within_hops(entries, config.decisions.max_hops - 1) if graph.degree[i]]
 
 
 def _destinations(
@@ -110,28 +103,8 @@ def _destinations(
     return destination
 
 
-def _task_types(config: EnvironmentConfig) -> np.ndarray:
-    jobs = config.workload.jobs
-    if not isinstance(jobs, TaskMix):
-        return np.zeros(0, TASK_TYPE_RECORD)
-    weights = np.array([kind.weight for kind in jobs.types])
-    record = np.zeros(len(jobs.types), TASK_TYPE_RECORD)
-    record["cumulative_weight"] = np.cumsum(weights) / weights.sum()
-    record["cumulative_weight"][-1] = 1.0
-    for i, kind in enumerate(jobs.types):
-        for name, distribution, factor in (
-            ("work", kind.instructions, kind.cycles_per_instruction),
-            ("bits_in", kind.bits_in, 1.0),
-            ("bits_out", kind.bits_out, 1.0),
-        ):
-            record[i][f"{name}_kind"], record[i][f"{name}_a"], record[i][f"{name}_b"] = _parameters(
-                distribution, factor
-            )
-    return record
-
-
-def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, load: OfferedLoad) -> np.ndarray:
-    deadline = config.workload.deadline_s
+def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, load: OfferedLoad) -> np.ndarray:
+    deadline_s = arriving.demand.mean_deadline_s
     fastest = max(node.speed for node in network.nodes)
     average = math.fsum(node.speed for node in network.nodes) / len(network.nodes)  # whatever the order of the nodes
     settings = np.zeros(1, SETTINGS)
@@ -146,15 +119,13 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["expiry"] = EXPIRY[config.deadlines.expiry]
     record["failures"] = FAILURES_NONE if config.failures is None else FAILURES[config.failures.tasks]
     record["energy"] = ENERGY_NONE if config.energy is None else ENERGY[config.energy.kind]
-    record["has_deadline"] = deadline is not None
-    if deadline is not None:
-        record["deadline_kind"], record["deadline_a"], record["deadline_b"] = _parameters(deadline)
+    record["has_deadline"] = deadline_s is not None
     # Scales at which an observation shows 0.5. A quarter of the deadline, or four mean services without one,
     # is about the response time at moderate load in the presets.
-    typical_s = deadline.mean / 4 if deadline is not None else 4 * load.mean_work / average
+    typical_s = deadline_s / 4 if deadline_s is not None else 4 * load.mean_work / average
     record["time_scale_s"] = max(typical_s, config.decisions.interval_s)
     record["work_scale"] = max(record["time_scale_s"] * average, 1.0)
-    record["bits_scale"] = max(float(jobs[:, 1:].mean()), 1.0)
+    record["bits_scale"] = max(float(arriving.demand.mean[1:].mean()), 1.0)
     record["max_speed"] = fastest
     return settings
 
@@ -173,26 +144,24 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
     network = build_network(config.topology, episode_key if resamples(config.topology) else None)
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
-    if config.workload.deadline_s is None and config.deadlines.expiry == "queued":
-        raise ConfigError("deadlines.expiry: queued needs workload.deadline_s")
+    if not config.workload.has_deadlines and config.deadlines.expiry == "queued":
+        raise ConfigError("deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows")
     link, link_law = link_arrays(config, network, link_directions(config, network))
-    jobs = np.zeros((0, 3)) if isinstance(config.workload.jobs, TaskMix) else job_table(config.workload.jobs)
-    load = offered_load(config, network, link, jobs)
+    arriving = arriving_tasks(config, network)
+    load = offered_load(config, network, link, arriving.demand, arriving.entries)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
-    node = _nodes(config, network, link, load.rate_per_client)
-    agents = _agent_nodes(config, network)
+    node = _nodes(config, network, link, load.rate_per_client * arriving.entries.client_rate)
+    agents = _agent_nodes(config, network, set(np.flatnonzero(arriving.entries.share).tolist()))
     if not agents:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
     node["agent"][agents] = np.arange(len(agents))
     limit = config.decisions.max_destinations
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
-    types = _task_types(config)
-    sized = jobs if len(jobs) else np.array([[0.0, k.bits_in.mean, k.bits_out.mean] for k in _types(config)])
     unusual = config.failures is not None or config.energy is not None or not link["plain"].all()
     arrays = Scenario(
         variant=variant(full=unusual),
-        settings=_settings(config, network, sized, load),
+        settings=_settings(config, network, arriving, load),
         node=node,
         link=link,
         link_law=link_law,
@@ -200,10 +169,17 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         power=powers(config, network),
         agent_node=np.array(agents, np.int32),
         destination=_destinations(node, link, agents, limit, padded_to),
-        task_type=types,
-        job=jobs,
+        **arriving.arrays(load),
     )
-    return BuiltScenario(config, network, load, arrays, tuple(network.nodes[i].name for i in agents))
+    return BuiltScenario(
+        config=config,
+        network=network,
+        load=load,
+        arrays=arrays,
+        agents=tuple(network.nodes[i].name for i in agents),
+        mean_deadline_s=arriving.demand.mean_deadline_s,
+        notes=arriving.notes,
+    )
 
 
 def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
@@ -221,13 +197,9 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
     return drawn
 
 
-def _types(config: EnvironmentConfig) -> tuple[TaskType, ...]:
-    return config.workload.jobs.types if isinstance(config.workload.jobs, TaskMix) else ()
-
-
 def expected_tasks_inside(scenario: BuiltScenario) -> int:
     """Return a first guess of the tasks inside at once, for the size of the arrays; they grow when it is too low."""
-    deadline = scenario.config.workload.deadline_s
-    stay_s = deadline.mean if deadline is not None else 8 * scenario.load.mean_work / scenario.load.capacity
+    deadline_s = scenario.mean_deadline_s
+    stay_s = deadline_s if deadline_s is not None else 8 * scenario.load.mean_work / scenario.load.capacity
     arriving = scenario.load.rate_per_client * sum(node.client for node in scenario.network.nodes)
     return int(np.clip(arriving * stay_s, 2 * len(scenario.network.nodes), 2**16)) + 16

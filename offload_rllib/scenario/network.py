@@ -92,10 +92,9 @@ class Network:
                     f"{said}"
                 )
 
-    def within_hops_of_clients(self, hops: int) -> list[int]:
-        """Return the nodes within `hops` links of a node with a client."""
-        clients = {i for i, node in enumerate(self.nodes) if node.client}
-        return sorted(nx.multi_source_dijkstra_path_length(self.graph(), clients, cutoff=hops))
+    def within_hops(self, entries: set[int], hops: int) -> list[int]:
+        """Return the nodes within `hops` links of some nodes."""
+        return sorted(nx.multi_source_dijkstra_path_length(self.graph(), entries, cutoff=hops))
 
     def graph(self) -> nx.Graph:
         """Return the network as a networkx graph of node indices, made once; not to be changed."""

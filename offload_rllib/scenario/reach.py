@@ -6,8 +6,6 @@ what a client has already reached.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
 from offload_rllib.simulator.types import Array
@@ -21,16 +19,16 @@ FEWEST_CLIENTS = 64
 Way = tuple[float, float, float, float]
 
 
-def ways_of_clients(
-    clients: Array, link: Array, seconds_per_instruction: Array, max_hops: int, mean_bits: tuple[float, float]
-) -> Counter[tuple[Way, ...]]:
-    """Return the ways that a client has to have a task done, and how many clients have just these.
+def ways_of_entries(
+    entries: Array, link: Array, seconds_per_instruction: Array, max_hops: int, mean_bits: tuple[float, float]
+) -> dict[int, tuple[Way, ...]]:
+    """Return the ways to have a task done that enters at each of some nodes.
 
     For each node in reach the path counts that takes a job of mean size there and back the soonest, among those of at
     most `max_hops` hops. A way that another one beats or equals in all four numbers is left out.
 
     Args:
-        clients: [C] nodes with a client.
+        entries: [C] nodes; of many a part is looked at, and stands for all.
         link: [M] LINK, sorted by source.
         seconds_per_instruction: [N] of a task alone at a node.
         max_hops: hop bound.
@@ -46,7 +44,7 @@ def ways_of_clients(
         ]
     )
     mean = np.array([*mean_bits, 1.0])
-    clients = _sample(clients, np.diff(first), max_hops)
+    clients = _sample(entries, np.diff(first), max_hops)
     # One row per client and node: the best path found so far. Rows of one client are together.
     client = np.arange(len(clients))
     node = clients.copy()
@@ -77,7 +75,7 @@ def ways_of_clients(
         client, node, cost, newest = client[kept], node[kept], cost[kept], newest[kept]
     way = np.column_stack([seconds_per_instruction[node], cost])
     ends = np.searchsorted(client, np.arange(len(clients) + 1))
-    return Counter(_undominated(way[ends[c] : ends[c + 1]], mean) for c in range(len(clients)))
+    return {int(entry): _undominated(way[ends[c] : ends[c + 1]], mean) for c, entry in enumerate(clients)}
 
 
 def _sample(clients: Array, degree: Array, max_hops: int) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from offload_rllib.simulator.types import Array, Scenario
 
 # What environments that draw their own network do not share.
-OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination")
+OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination", "arrivals", "client")
 
 
 def shared(scenario: Scenario) -> Scenario:

@@ -5,11 +5,10 @@ Every function takes the `Scenario` and one environment: a `State` without its l
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from offload_rllib.simulator import streams
+from offload_rllib.simulator.arrivals import RECORDING, next_arrival
 from offload_rllib.simulator.failures import fail, repair, send_back
 from offload_rllib.simulator.heap import (
     KIND_SHIFT,
@@ -23,7 +22,7 @@ from offload_rllib.simulator.heap import (
 )
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
-from offload_rllib.simulator.streams import sample, stream, uniform
+from offload_rllib.simulator.streams import quantile, stream, uniform
 from offload_rllib.simulator.tasks import (
     append_held,
     append_queued,
@@ -36,6 +35,9 @@ from offload_rllib.simulator.tasks import (
 )
 from offload_rllib.simulator.types import (
     ARRIVAL,
+    BITS_IN,
+    BITS_OUT,
+    DEADLINE,
     EXPIRE,
     EXPIRED,
     EXPIRY_ABORT,
@@ -58,6 +60,7 @@ from offload_rllib.simulator.types import (
     TRANSFER,
     TRANSFERRED,
     WAITING,
+    WORK,
     Scenario,
     State,
 )
@@ -78,7 +81,16 @@ def scenario_of(scenarios, e):
         scenarios.power[v],
         scenarios.agent_node,
         scenarios.destination[v],
-        scenarios.task_type,
+        scenarios.arrivals[v],
+        scenarios.client[v],
+        scenarios.recording,
+        scenarios.rate_piece,
+        scenarios.burst_state,
+        scenarios.burst_jump,
+        scenarios.type_share,
+        scenarios.distribution,
+        scenarios.distribution_to,
+        scenarios.choice,
         scenarios.job,
     )
 
@@ -90,6 +102,8 @@ def environment(state, e):
         state.episode[e : e + 1],
         state.node[e],
         state.usage[e],
+        state.client[e],
+        state.distribution[min(e, state.distribution.shape[0] - 1)],
         state.link[e],
         state.broadcast_order[e],
         state.broadcast[e],
@@ -302,37 +316,34 @@ def _lose(scenario, environment, slot, now_s):
 
 
 @kernel
-def next_arrival(scenario, environment, n, now_s):
-    """Return when the client at node `n` makes its next task: exponential gaps, a Poisson process."""
-    node = environment.node[n]
-    u = uniform(stream(node.key, streams.ARRIVAL_GAP), node.arrivals)
-    return now_s - math.log(1.0 - u) / scenario.node[n].arrival_rate
+def _draw_type(scenario, environment, n, number):
+    """Return the task type of a client's task number `number`; 0 where there is but one."""
+    types = scenario.type_share.shape[0]
+    if types == 1:
+        return 0
+    which = uniform(stream(environment.node[n].key, streams.TASK_TYPE), number)
+    index = 0
+    while index < types - 1 and which >= scenario.type_share[index]:
+        index += 1
+    return index
 
 
 @kernel
-def _fill(scenario, environment, n, slot, number):
-    """Draw work and sizes of a client's task number `number`."""
+def _fill(scenario, environment, n, slot, number, kind):
+    """Draw work and sizes of a client's task number `number`, of task type `kind`."""
     key = environment.node[n].key
     task = environment.task[slot]
-    which = uniform(stream(key, streams.TASK_TYPE), number)
     jobs = scenario.job.shape[0]
     if jobs > 0:
-        row = np.int64(which * jobs)
+        row = np.int64(uniform(stream(key, streams.TASK_TYPE), number) * jobs)
         task.work = scenario.job[row, 0]
         task.bits_in = scenario.job[row, 1]
         task.bits_out = scenario.job[row, 2]
         return
-    index = 0
-    while which >= scenario.task_type[index].cumulative_weight and index < scenario.task_type.shape[0] - 1:
-        index += 1
-    chosen = scenario.task_type[index]
-    task.work = sample(chosen.work_kind, chosen.work_a, chosen.work_b, uniform(stream(key, streams.WORK), number))
-    task.bits_in = sample(
-        chosen.bits_in_kind, chosen.bits_in_a, chosen.bits_in_b, uniform(stream(key, streams.BITS_IN), number)
-    )
-    task.bits_out = sample(
-        chosen.bits_out_kind, chosen.bits_out_a, chosen.bits_out_b, uniform(stream(key, streams.BITS_OUT), number)
-    )
+    drawn = environment.distribution[kind]
+    task.work = quantile(drawn[WORK], scenario.choice, uniform(stream(key, streams.WORK), number))
+    task.bits_in = quantile(drawn[BITS_IN], scenario.choice, uniform(stream(key, streams.BITS_IN), number))
+    task.bits_out = quantile(drawn[BITS_OUT], scenario.choice, uniform(stream(key, streams.BITS_OUT), number))
 
 
 @kernel
@@ -351,7 +362,17 @@ def _arrive(scenario, environment, n, now_s, end_s):
         replace_first(environment, next_s, event_key(ARRIVAL, n, 0), NONE)
     else:
         pop(environment)
-    _fill(scenario, environment, n, slot, number)
+    entered = n
+    kind = _draw_type(scenario, environment, n, number)
+    arrivals = scenario.arrivals[0]
+    if arrivals.kind == RECORDING:
+        recorded = scenario.recording[environment.client[n].first_row + number]
+        entered = np.int64(recorded.node)
+        task.work = recorded.work
+        task.bits_in = recorded.bits_in
+        task.bits_out = recorded.bits_out
+    if not arrivals.rows_have_sizes:
+        _fill(scenario, environment, n, slot, number, kind)
     task.number = episode.tasks_made
     episode.tasks_made += 1
     task.created_s = now_s
@@ -363,20 +384,24 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task.return_latency_s = 0.0
     task.return_seconds_per_bit = 0.0
     task.origin = n
-    task.node = n
+    task.node = entered
     task.hops = 0
     task.bucket = NONE
     change_unfinished(node, now_s, 1)
     if settings.has_deadline:
-        u = uniform(stream(node.key, streams.DEADLINE), number)
-        task.deadline_s = now_s + sample(settings.deadline_kind, settings.deadline_a, settings.deadline_b, u)
+        if arrivals.rows_have_deadlines:
+            relative_s = scenario.recording[environment.client[n].first_row + number].deadline_s
+        else:
+            u = uniform(stream(node.key, streams.DEADLINE), number)
+            relative_s = quantile(environment.distribution[kind, DEADLINE], scenario.choice, u)
+        task.deadline_s = now_s + relative_s
         if settings.expiry != EXPIRY_NEVER:
             expire_s = task.deadline_s + settings.expiry_grace_s
             if expire_s <= end_s:
                 _schedule_expiry(environment, slot, expire_s)
             else:
                 watch_deadline(environment, slot, expire_s, settings.decision_interval_s)
-    _enter(scenario, environment, n, slot, now_s)
+    _enter(scenario, environment, entered, slot, now_s)
 
 
 @kernel

@@ -80,11 +80,20 @@ OPTIONS: dict[str, Any] = {
 
 def kernel(function: Function) -> Function:
     """Compile `function` with numba, cached on disk, running without the interpreter's lock."""
+    return _compiled(function, OPTIONS)
+
+
+def called_kernel(function: Function) -> Function:
+    """Compile a kernel that is called, not inlined: long code on a rare path, with few and small arguments."""
+    return _compiled(function, OPTIONS | {"forceinline": False})
+
+
+def _compiled(function: Function, options: dict[str, Any]) -> Function:
     before = numba_config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue] - set by numba at import
     # Numba picks the cache folder when it decorates; the user's own setting is put back for other packages.
     numba_config.CACHE_DIR = KERNEL_CACHE  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        compiled = numba.njit(**OPTIONS)(function)
+        compiled = numba.njit(**options)(function)
     finally:
         numba_config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
     return cast("Function", compiled)

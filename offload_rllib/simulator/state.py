@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from offload_rllib.simulator import streams
+from offload_rllib.simulator.arrivals import begin_episode, next_arrival
 from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import next_arrival, scenario_of
+from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -17,6 +18,7 @@ from offload_rllib.simulator.types import (
     ARRIVAL,
     BROADCAST,
     BROADCAST_LINK,
+    CLIENT_STATE,
     EPISODE,
     EVENT,
     FREE,
@@ -63,10 +65,13 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     nodes, links = len(scenario.node), len(scenario.link)
     kept = remembered_broadcasts(scenario)
     hops = int(scenario.settings[0]["max_hops"])
+    varying = bool(scenario.arrivals[0]["parameters_vary"])
     return State(
         episode=np.zeros(num_envs, EPISODE),
         node=np.zeros((num_envs, nodes), NODE_STATE),
         usage=np.zeros((num_envs, nodes), USAGE),
+        client=np.zeros((num_envs, nodes), CLIENT_STATE),
+        distribution=np.repeat(scenario.distribution[None], num_envs if varying else 1, axis=0),
         link=np.zeros((num_envs, links), LINK_STATE),
         broadcast_order=np.zeros((num_envs, nodes), np.int32),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
@@ -148,7 +153,15 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
         environments: [e] int64, which ones.
         keys: [e] uint64, one episode key each (see `streams.episode_key`).
     """
-    for array in (state.episode, state.node, state.usage, state.link, state.metrics, state.histogram):
+    for array in (
+        state.episode,
+        state.node,
+        state.usage,
+        state.client,
+        state.link,
+        state.metrics,
+        state.histogram,
+    ):
         array[environments] = np.zeros((), array.dtype)
     state.bucket[environments] = NONE
     _start(scenario, state, environments, keys)
@@ -179,6 +192,9 @@ def _start(scenarios, state, environments, keys):
             node.phase_s = (
                 uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
             )
+        begin_episode(scenario, environment)
+        for n in range(environment.node.shape[0]):
+            node = environment.node[n]
             if scenario.node[n].arrival_rate > 0.0:
                 time_s = next_arrival(scenario, environment, n, 0.0)
                 if time_s <= scenario.settings[0].horizon_s:

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import called_kernel, kernel
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,6 +27,17 @@ BITS_OUT = 5
 DEADLINE = 6
 BROADCAST_PHASE = 7
 HEURISTIC = 8
+# Of an episode (from its key), or of a client where clients differ.
+RATE_PHASE = 20
+RATE_LEVEL = 21
+BURST_STATE = 22
+BURST_TIME = 23
+# Of an episode.
+RATE_FACTOR = 24
+PARAMETER = 25
+RECORDING_START = 26
+# Of a name alone: which client makes a recorded task.
+RECORDING_ORIGIN = 27
 # Durations may take the next number too.
 FAILURE_GAP = 40
 REPAIR_TIME = 42
@@ -39,6 +50,9 @@ LOSS = 54
 CONSTANT = 0
 EXPONENTIAL = 1
 UNIFORM = 2
+LOGNORMAL = 3
+PARETO = 4
+CHOICE = 5
 
 
 def stable_hash(text: str) -> int:
@@ -89,3 +103,65 @@ def sample(kind, a, b, u):
     if kind == UNIFORM:
         return a + (b - a) * u
     return a
+
+
+@kernel
+def normal_quantile(u):
+    """Return the quantile `u` of the standard normal distribution, for 0 < u < 1.
+
+    A rational approximation good to 4.5e-4 (Abramowitz, Stegun, "Handbook of Mathematical Functions", 26.2.23), and two
+    steps of Halley's method on the distribution function, each of which triples the digits.
+    """
+    p = min(u, 1.0 - u)
+    t = math.sqrt(-2.0 * math.log(p))
+    x = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    for _ in range(2):
+        error = (0.5 * math.erfc(x / math.sqrt(2.0)) - p) * math.sqrt(2.0 * math.pi) * math.exp(0.5 * x * x)
+        x += error / (1.0 - 0.5 * x * error)
+    return x if u > 0.5 else -x
+
+
+@called_kernel
+def _quantile(kind, a, b, c, u):
+    """Return a quantile of the distributions that take longer to compute."""
+    if kind == LOGNORMAL:
+        variance = math.log1p(b * b)
+        return a * math.exp(math.sqrt(variance) * normal_quantile(max(u, 2.0**-54)) - 0.5 * variance)
+    # PARETO. The distribution function is (1 - (a/x)^c) / (1 - (a/b)^c).
+    return a * (1.0 + u * math.expm1(c * math.log(a / b))) ** (-1.0 / c)
+
+
+@kernel
+def quantile(distribution, choices, u):
+    """Return the quantile `u` of a distribution.
+
+    Args:
+        distribution: a DISTRIBUTION record. LOGNORMAL: mean a, coefficient of variation b. PARETO: from a to b with
+            tail index c. CHOICE: rows a to b - 1 of `choices`. The others as in `sample`.
+        choices: [C, 2] values and cumulative shares.
+        u: in [0, 1).
+    """
+    kind = distribution.kind
+    if kind <= UNIFORM:
+        return sample(kind, distribution.a, distribution.b, u)
+    if kind == CHOICE:
+        row = np.int64(distribution.a)
+        last = np.int64(distribution.b) - 1
+        while row < last and u >= choices[row, 1]:
+            row += 1
+        return choices[row, 0]
+    return _quantile(kind, distribution.a, distribution.b, distribution.c, u)
+
+
+@kernel
+def fill_quantiles(distribution, choices, u, values):
+    """Write into `values` [n] the quantiles `u` [n] of the distributions [n]."""
+    for i in range(u.shape[0]):
+        values[i] = quantile(distribution[i], choices, u[i])
+
+
+@kernel
+def fill_uniforms(stream_key, values):
+    """Write the first draws of a stream into `values` [n]."""
+    for i in range(values.shape[0]):
+        values[i] = uniform(stream_key, i)

@@ -167,7 +167,7 @@ def score_of_unfinished(settings, task, age_s):
     Without a deadline it is its age at the end of the episode, as if it had stayed inside.
     """
     relative = task.deadline_s - task.created_s
-    if settings.has_deadline == 0:
+    if task.deadline_s == np.inf:
         return max(settings.horizon_s - task.created_s, age_s)
     return max(relative, age_s)
 

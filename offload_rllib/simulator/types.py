@@ -2,7 +2,8 @@
 
 Sizes: E environments, N nodes, M directed links, A agents, R action rows (self and destinations), T task slots,
 K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins,
-L log rows.
+L log rows, Y task types, C values of empirical distributions, P rows of recordings or of tables of rates, B states of
+a bursty rate.
 All times are absolute seconds since the start of the episode unless a name says otherwise.
 """
 
@@ -83,8 +84,6 @@ SETTINGS = _record(
     score_until_s="f8",
     broadcast_interval_s="f8",  # 0: neighbours know each other's state at once
     expiry_grace_s="f8",
-    deadline_a="f8",
-    deadline_b="f8",
     time_scale_s="f8",  # a response time that an observation shows as 0.5
     work_scale="f8",  # instructions that an observation shows as 0.5
     bits_scale="f8",
@@ -92,8 +91,7 @@ SETTINGS = _record(
     max_hops="i4",
     expiry="i4",
     failures="i4",
-    deadline_kind="i4",
-    has_deadline="i4",
+    has_deadline="i4",  # whether any task has one
     energy="i4",  # which account is kept
 )
 
@@ -102,7 +100,7 @@ NODE = _record(
     core_speed="f8",  # instructions per second of one server
     speed="f8",  # of all servers
     seconds_per_instruction="f8",  # 1 / core_speed
-    arrival_rate="f8",  # tasks per second made by the client here, 0 without one
+    arrival_rate="f8",  # tasks per second made by the client here, mean over time and episodes; 0 without one
     servers="i4",  # tasks served at once
     capacity="i4",  # tasks held, waiting and served together
     agent="i4",  # index of the agent here, or NONE
@@ -148,18 +146,44 @@ POWER = _record(  # of a node: what each kind of use costs; J, or PeersimGym's u
     j_per_broadcast="f8",  # and neighbour
 )
 
-TASK_TYPE_RECORD = _record(
-    cumulative_weight="f8",
-    work_a="f8",
-    work_b="f8",
-    bits_in_a="f8",
-    bits_in_b="f8",
-    bits_out_a="f8",
-    bits_out_b="f8",
-    work_kind="i4",
-    bits_in_kind="i4",
-    bits_out_kind="i4",
+DISTRIBUTION = _record(  # see `streams` for the kinds and what a, b, c mean
+    a="f8",
+    b="f8",
+    c="f8",
+    kind="i4",
 )
+# What is drawn for a task: the second axis of `Scenario.distribution`.
+WORK = 0
+BITS_IN = 1
+BITS_OUT = 2
+DEADLINE = 3  # relative to the creation
+QUANTITIES = 4
+
+ARRIVALS = _record(  # when clients make tasks; see `arrivals` for the kinds
+    low="f8",  # levels, which multiply a client's mean rate
+    high="f8",
+    period_s="f8",
+    phase="f8",  # in periods, 0 to 1
+    rate_from="f8",  # ends of the factor on all rates (on the speed of a recording) that an episode draws
+    rate_to="f8",
+    recording_s="f8",  # length of the recording if an episode starts anywhere in it, 0 if at its beginning
+    kind="i4",
+    heterogeneous="i4",  # each client draws its own phase, levels, or states
+    rows_have_sizes="i4",
+    rows_have_deadlines="i4",
+    parameters_vary="i4",  # episodes draw parameters between `distribution` and `distribution_to`
+)
+CLIENT = _record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
+RECORDED = _record(  # one arrival; sorted by origin, then time
+    time_s="f8",  # since the start of the recording
+    work="f8",
+    bits_in="f8",
+    bits_out="f8",
+    deadline_s="f8",  # relative to the arrival; infinite: none
+    node="i4",  # that the task enters first
+)
+RATE_PIECE = _record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
+BURST_STATE = _record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
 
 EPISODE = _record(
     key="u8",
@@ -184,6 +208,7 @@ EPISODE = _record(
 
 NODE_STATE = _record(
     key="u8",  # of the node's random streams in this episode
+    arrival_rate="f8",  # tasks per second made by the client here, in this episode, at level 1
     queued_work="f8",  # instructions of the waiting tasks
     service_end_sum="f8",  # sum over the served tasks of their end of service
     changed_s="f8",  # when `tasks` changed last
@@ -217,6 +242,17 @@ USAGE = _record(  # of a node
     sent_result_bits="f8",
     failures="i8",
     broadcasts="i8",
+)
+
+CLIENT_STATE = _record(  # of clients whose rate varies: the present piece of the rate, a straight line
+    start_s="f8",
+    end_s="f8",
+    level="f8",  # at start_s
+    slope="f8",  # per second
+    phase="f8",
+    piece="i8",  # its index
+    state="i4",  # of a bursty rate
+    first_row="i4",  # of a recording: the first arrival of this episode
 )
 
 LINK_STATE = _record(
@@ -301,8 +337,8 @@ LOG = _record(
 class Scenario(NamedTuple):
     """What does not change during an episode.
 
-    A batch has the same struct with a leading axis V on all but `agent_node`, `task_type` and `job`: V = 1 if all
-    environments share one scenario, V = E if each has its own (`batch`, `events.scenario_of`).
+    A batch has the same struct with a leading axis V on what depends on the network (`batch.OWN`): V = 1 if all
+    environments share one scenario, V = E if each has its own (`events.scenario_of`).
     """
 
     variant: Array  # without elements; see `variants`
@@ -314,7 +350,16 @@ class Scenario(NamedTuple):
     power: Array  # [N] POWER
     agent_node: Array  # [A] int32
     destination: Array  # [A, R] int32: link of each action; NONE in column 0 (self) and in padding
-    task_type: Array  # [Y] TASK_TYPE_RECORD
+    arrivals: Array  # [1] ARRIVALS
+    client: Array  # [N] CLIENT
+    recording: Array  # [P] RECORDED; empty without a recording
+    rate_piece: Array  # [P] RATE_PIECE, sorted by client, then time; empty without a table of rates
+    burst_state: Array  # [B] BURST_STATE
+    burst_jump: Array  # [B, B] float64: cumulative probabilities of the next state, a row for each state
+    type_share: Array  # [Y] float64: cumulative shares of the task types; 1 type if jobs or recorded sizes are used
+    distribution: Array  # [Y, 4] DISTRIBUTION of each type's WORK, BITS_IN, BITS_OUT, DEADLINE
+    distribution_to: Array  # [Y, 4] DISTRIBUTION: upper ends of the parameters that episodes draw
+    choice: Array  # [C, 2] float64: values of empirical distributions and their cumulative shares
     job: Array  # [J, 3] float64: work, bits in, bits out; drawn uniformly; empty if task types are used
 
 
@@ -328,6 +373,8 @@ class State(NamedTuple):
     episode: Array  # [E] EPISODE
     node: Array  # [E, N] NODE_STATE
     usage: Array  # [E, N] USAGE
+    client: Array  # [E, N] CLIENT_STATE
+    distribution: Array  # [E, Y, 4] DISTRIBUTION of the episode; [1, Y, 4] where episodes do not differ
     link: Array  # [E, M] LINK_STATE
     broadcast_order: Array  # [E, N] int32: nodes by phase
     broadcast: Array  # [E, N, K] BROADCAST

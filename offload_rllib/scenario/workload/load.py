@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from offload_rllib.config.base import Distribution
+from offload_rllib.config.base import PerEpisode, ends
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.workload import TaskMix
+from offload_rllib.config.workload import Load
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.reach import Way, ways_of_clients
+from offload_rllib.scenario.reach import Way, ways_of_entries
 from offload_rllib.scenario.topology import resamples
+from offload_rllib.scenario.workload.demand import Demand, Part
 
-# Work and sizes of a mix are sampled to find which tasks could meet their deadlines; 2^16 draws of each type with a
-# fixed seed put the offered load within about 1 % for exponential work. Job tables are enumerated.
-DRAWS = 2**16
+
+@dataclass(frozen=True)
+class Entries:
+    """Where tasks enter the network, and how many a second."""
+
+    client_rate: np.ndarray
+    """[N] tasks that each node's client makes, relative to the mean of the clients; 0 without a client."""
+    share: np.ndarray
+    """[N] share of the tasks that enter at each node first; that of their client, but for recordings."""
+    rate: float | None
+    """Tasks per second of all clients, if the arrivals themselves say it."""
+
 
 # Pairs of a client's ways and a job that are looked at; fewer where every episode has a network of its own, so that
 # a reset takes milliseconds.
@@ -29,7 +37,7 @@ PAIRS_PER_EPISODE = 2**18
 
 @dataclass(frozen=True)
 class OfferedLoad:
-    """The load of a scenario."""
+    """The load of a scenario: means over an episode, and over episodes where these draw what differs."""
 
     rate_per_client: float
     """Tasks per second."""
@@ -45,128 +53,120 @@ class OfferedLoad:
     """Instructions per task, tasks that could not meet their deadline counted as 0."""
     feasible_share: float
     """Share of the tasks that could meet their deadline if they went to the best node at once."""
+    rate_from: float = 1.0
+    """Ends of the factor on all rates that each episode draws: around 1, which is `rate_per_client`."""
+    rate_to: float = 1.0
 
 
-def draw(distribution: Distribution, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return `count` draws."""
-    if distribution.constant is not None:
-        return np.full(count, distribution.constant)
-    if distribution.exponential is not None:
-        return rng.exponential(distribution.exponential, count)
-    low, high = distribution.uniform or (0.0, 0.0)
-    return rng.uniform(low, high, count)
+def client_weights(load: Load | None, network: Network) -> np.ndarray:
+    """Return the relative rate [N] of each node's client, 0 without one.
 
-
-def meets_probability(deadline_s: Distribution, needed_s: np.ndarray) -> np.ndarray:
-    """Return P(deadline >= needed) for each needed time."""
-    if deadline_s.constant is not None:
-        return (deadline_s.constant >= needed_s).astype(float)
-    if deadline_s.exponential is not None:
-        return np.exp(-needed_s / deadline_s.exponential)
-    low, high = deadline_s.uniform or (0.0, 0.0)
-    if high == low:
-        return (low >= needed_s).astype(float)
-    return np.clip((high - needed_s) / (high - low), 0.0, 1.0)
-
-
-def sampled_jobs(config: EnvironmentConfig, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return jobs [J, 3] float64 (instructions, bits in, bits out) and their probabilities [J].
-
-    The job table, or as many draws of every type of the mix, weighted by the type's share.
+    Raises:
+        ConfigError: a weight is given for a name that is neither a client's node nor a device type of one.
     """
-    jobs = config.workload.jobs
-    if isinstance(jobs, TaskMix):
-        return _sampled_mix(jobs)  # pyright: ignore[reportArgumentType] - frozen models have a hash, undeclared
-    return table, np.full(len(table), 1 / len(table))
+    given = dict(load.client_weights) if load is not None else {}
+    clients = [node for node in network.nodes if node.client]
+    accepted = {node.name for node in clients} | {node.type for node in clients}
+    for name in given:
+        if name not in accepted:
+            raise ConfigError(
+                f"workload.load.client_weights.{name}: no client's node, nor device type of one. Accepted: "
+                f"{', '.join(sorted(accepted))}"
+            )
+    return np.array([given.get(node.name, given.get(node.type, 1.0)) if node.client else 0.0 for node in network.nodes])
 
 
-@lru_cache(maxsize=2)
-def _sampled_mix(jobs: TaskMix) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    total = sum(kind.weight for kind in jobs.types)
-    drawn = [
-        np.column_stack(
-            [
-                draw(kind.instructions, rng, DRAWS) * kind.cycles_per_instruction,
-                draw(kind.bits_in, rng, DRAWS),
-                draw(kind.bits_out, rng, DRAWS),
-            ]
-        )
-        for kind in jobs.types
-    ]
-    shares = np.repeat([kind.weight / total / DRAWS for kind in jobs.types], DRAWS)
-    return np.concatenate(drawn), shares
+def _by_ways(
+    entries: Entries, network: Network, link: np.ndarray, needed: Demand, config: EnvironmentConfig
+) -> dict[int, tuple[Way, ...]]:
+    """Return for each node that tasks enter, or for some that stand for all, the ways to have a task done."""
+    # By name: the load must not depend on the order in which the nodes are listed.
+    nodes = sorted(np.flatnonzero(entries.share).tolist(), key=lambda i: network.nodes[i].name)
+    pooled = config.service == "pooled"
+    seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
+    mean_bits = (float(needed.mean[1]), float(needed.mean[2]))
+    return ways_of_entries(np.array(nodes), link, seconds_per_instruction, config.decisions.max_hops, mean_bits)
 
 
-def mean_work(config: EnvironmentConfig, jobs: np.ndarray) -> float:
-    """Return the mean instructions per task, exact for mixes."""
-    if not isinstance(config.workload.jobs, TaskMix):
-        return float(jobs[:, 0].mean())
-    types = config.workload.jobs.types
-    weights = np.array([kind.weight for kind in types])
-    means = np.array([kind.instructions.mean * kind.cycles_per_instruction for kind in types])
-    return float(weights @ means / weights.sum())
+def _soonest(tasks: np.ndarray, options: tuple[Way, ...]) -> np.ndarray:
+    """Return the time [J] that each task needs if it goes the best way at once, through an idle network."""
+    soonest = np.full(len(tasks), np.inf)
+    work, bits_in, bits_out = tasks.T
+    for way in options:
+        # Written out: a product with a vector would start the threads of a linear algebra library.
+        soonest = np.minimum(soonest, work * way[0] + bits_in * way[1] + bits_out * way[2] + way[3])
+    return soonest
 
 
-def feasible_shares(config: EnvironmentConfig, ways: Counter[tuple[Way, ...]], jobs: np.ndarray) -> np.ndarray:
-    """Return the share [J] of clients and deadlines with which each job could meet its deadline on an idle network.
+def feasible_shares(part: Part, ways: dict[int, tuple[Way, ...]], share: np.ndarray, most_pairs: int) -> np.ndarray:
+    """Return the probability [J] with which each task of a part could meet its deadline on an idle network.
 
-    With many different clients each of them stands for a part of the jobs, so that the pairs stay within bounds.
+    With many different entries each of them stands for a part of the tasks, so that the pairs stay within bounds.
+
+    Args:
+        part: the tasks.
+        ways: of the nodes that tasks enter.
+        share: [N] of the tasks that enter at each node.
+        most_pairs: of ways and tasks to look at.
     """
-    deadline_s = config.workload.deadline_s
-    if deadline_s is None:
-        return np.ones(len(jobs))
-    pairs = PAIRS_PER_EPISODE if resamples(config.topology) else PAIRS
-    stride = min(math.ceil(len(ways) * len(jobs) / pairs), len(ways))
-    feasible, seen = np.zeros(len(jobs)), np.zeros(len(jobs))
-    for number, (options, clients) in enumerate(sorted(ways.items())):
-        part = slice(number % stride, None, stride)
-        soonest = np.full(len(jobs[part]), np.inf)
-        for way in options:
-            # Written out: a product with a vector would start the threads of a linear algebra library.
-            work, bits_in, bits_out = jobs[part].T
-            soonest = np.minimum(soonest, work * way[0] + bits_in * way[1] + bits_out * way[2] + way[3])
-        feasible[part] += clients * meets_probability(deadline_s, soonest)
-        seen[part] += clients
+    count = len(part.tasks)
+    if part.deadline_s is None:
+        return np.ones(count)
+    feasible, seen = np.zeros(count), np.zeros(count)
+    if part.entry is not None:
+        for node, options in ways.items():
+            here = part.entry == node
+            feasible[here] = part.meets(_soonest(part.tasks[here], options), here)
+            seen[here] = 1.0
+        # Entries that were not looked at are taken to be like the others.
+        known = seen > 0
+        feasible[~known] = np.average(feasible[known], weights=part.weights[known])
+        return feasible
+    weights: dict[tuple[Way, ...], float] = {}
+    for node, options in ways.items():
+        weights[options] = weights.get(options, 0.0) + float(share[node])
+    stride = min(math.ceil(len(weights) * count / most_pairs), len(weights))
+    for number, (options, weight) in enumerate(sorted(weights.items())):
+        here = np.zeros(count, bool)
+        here[number % stride :: stride] = True
+        feasible[here] += weight * part.meets(_soonest(part.tasks[here], options), here)
+        seen[here] += weight
     return feasible / seen
 
 
-def offered_load(config: EnvironmentConfig, network: Network, link: np.ndarray, table: np.ndarray) -> OfferedLoad:
+def offered_load(
+    config: EnvironmentConfig, network: Network, link: np.ndarray, needed: Demand, entries: Entries
+) -> OfferedLoad:
     """Return the load of a scenario.
 
     Args:
         config: the environment.
         network: its network.
         link: [M] LINK, the directed links.
-        table: [J, 3] float64 jobs (instructions, bits in, bits out); not read if the jobs are a mix.
+        needed: what tasks need.
+        entries: where they enter.
 
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
-    clients = sorted((i for i, node in enumerate(network.nodes) if node.client), key=lambda i: network.nodes[i].name)
-    hops = config.decisions.max_hops
-    jobs, probability = sampled_jobs(config, table)
-    work = mean_work(config, jobs)
+    reached = network.within_hops(set(np.flatnonzero(entries.share).tolist()), config.decisions.max_hops)
     # Exact sums: the load must not depend on the order in which the nodes are listed.
-    capacity = math.fsum(network.nodes[i].speed for i in network.within_hops_of_clients(hops))
-    if config.workload.deadline_s is None:
-        feasible, feasible_work = np.ones(len(jobs)), work
+    capacity = math.fsum(network.nodes[i].speed for i in reached)
+    work = float(needed.mean[0])
+    if all(part.deadline_s is None for part in needed.parts):
+        ways = {}
     else:
-        pooled = config.service == "pooled"
-        seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
-        bits_in, bits_out = (float((probability * bits).sum()) for bits in (jobs[:, 1], jobs[:, 2]))
-        ways = ways_of_clients(np.array(clients), link, seconds_per_instruction, hops, (bits_in, bits_out))
-        feasible = feasible_shares(config, ways, jobs)
-        feasible_work = float((probability * feasible * jobs[:, 0]).sum())
-    rate = config.workload.load.tasks_per_second_per_client
-    if rate is None and not feasible_work > 0:
-        raise ConfigError(
-            "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate that "
-            "offers this load; give longer deadlines, or tasks_per_second_per_client"
-        )
-    if rate is None:
-        rate = float(config.workload.load.rho or 0.0) * capacity / (len(clients) * feasible_work)
-    arriving = rate * len(clients)
+        ways = _by_ways(entries, network, link, needed, config)
+    most_pairs = PAIRS_PER_EPISODE if resamples(config.topology) else PAIRS
+    feasible = [feasible_shares(part, ways, entries.share, most_pairs) for part in needed.parts]
+    # A ratio to the same sample's work: exact where all tasks are feasible, though tasks are sampled.
+    feasible_work = sum(
+        part.share * float(part.mean[0] * (part.weights * possible * part.tasks[:, 0]).sum() / _mean_work(part))
+        for part, possible in zip(needed.parts, feasible, strict=True)
+    )
+    clients = sum(node.client for node in network.nodes)
+    rate, rate_from, rate_to = _rate(config.workload.load, entries, capacity, feasible_work, clients)
+    arriving = rate * clients
     return OfferedLoad(
         rate_per_client=rate,
         rho=arriving * feasible_work / capacity,
@@ -174,5 +174,36 @@ def offered_load(config: EnvironmentConfig, network: Network, link: np.ndarray, 
         capacity=capacity,
         mean_work=work,
         mean_feasible_work=feasible_work,
-        feasible_share=float((probability * feasible).sum()),
+        feasible_share=sum(
+            part.share * float((part.weights * possible).sum())
+            for part, possible in zip(needed.parts, feasible, strict=True)
+        ),
+        rate_from=rate_from / rate,
+        rate_to=rate_to / rate,
     )
+
+
+def _mean_work(part: Part) -> float:
+    """Return the mean work of the tasks that stand for a part; 1 if none needs any, which is no divisor."""
+    return float((part.weights * part.tasks[:, 0]).sum()) or 1.0
+
+
+def _rate(
+    load: Load | None, entries: Entries, capacity: float, feasible_work: float, clients: int
+) -> tuple[float, float, float]:
+    """Return the mean rate of a client, and the rates at the ends of a range from which episodes draw."""
+    if load is None:
+        rate = float(entries.rate or 0.0) / clients
+        return rate, rate, rate
+    given = load.tasks_per_second_per_client
+    numerator, denominator = 1.0, 1.0
+    if given is None:
+        given = load.rho if load.rho is not None else 0.0
+        if not feasible_work > 0:
+            raise ConfigError(
+                "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate "
+                "that offers this load; give longer deadlines, or tasks_per_second_per_client"
+            )
+        numerator, denominator = capacity, clients * feasible_work
+    low, high = (end * numerator / denominator for end in ends(given))
+    return (0.5 * (low + high) if isinstance(given, PerEpisode) else low), low, high
