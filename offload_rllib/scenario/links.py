@@ -103,6 +103,15 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
     directions = {}
     for (a, b), direction in zip(network.links, by_medium, strict=True):
         directions[a, b] = directions[b, a] = direction
+        if config.cloud is not None and config.cloud.link is not None and network.nodes[b].cloud:
+            directions[a, b] = directions[b, a] = Direction(
+                rate_bps=config.cloud.link.rate_bps,
+                propagation_s=0.0,
+                latency=Duration(constant=config.cloud.link.latency_s),
+                jitter=Duration(constant=0.0),
+                loss_probability=0.0,
+                contention=False,
+            )
     for position, override in enumerate(config.link_overrides):
         selected = [pair for pair in directions if _selects(override, network, *pair)]
         if not selected:

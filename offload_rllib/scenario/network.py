@@ -23,6 +23,8 @@ class Node:
     queue_capacity: int | None
     """Tasks held, waiting and served together; None: unbounded."""
     client: bool
+    cloud: bool = False
+    """Serves each task on one core, never decides, never fails, and stands apart in the offered load."""
 
     @property
     def speed(self) -> float:
@@ -68,4 +70,10 @@ class Network:
         graph = nx.Graph()
         graph.add_nodes_from(range(len(self.nodes)))
         graph.add_edges_from(self.links)
+        return graph
+
+    def graph_without_cloud(self) -> nx.Graph:
+        """Return the graph of the nodes that tasks can pass through: the cloud sends nothing on."""
+        graph = self.graph()
+        graph.remove_nodes_from([i for i, node in enumerate(self.nodes) if node.cloud])
         return graph

@@ -94,10 +94,12 @@ def offered_load(
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
-    graph = network.graph()
+    graph = network.graph_without_cloud()
     reached: set[int] = set()
     feasible = [np.zeros(len(part.tasks)) for part in needed.parts]
     for entry in np.flatnonzero(entries.share):
+        if int(entry) not in graph:
+            continue  # a recording may send tasks to the cloud at once
         paths: set[tuple[float, float, float, float]] = set()
         for node, path in nx.single_source_shortest_path(graph, int(entry), cutoff=config.decisions.max_hops).items():
             reached.add(node)
