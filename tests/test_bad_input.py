@@ -105,7 +105,7 @@ def test_impossible_nodes() -> None:
 
 def test_files_that_are_missing_or_no_mappings(tmp_path: Path) -> None:
     refused(tmp_path / "missing.yaml", [], r"missing.yaml: no such file")
-    refused("ether_11", [], r"'ether_11' is not a preset of envs/.*Did you mean 'ether_\d\d'\? Accepted: ether_12, ")
+    refused("ether_11", [], r"'ether_11' is not a preset of envs/.*Did you mean 'ether_\d\d'\? Accepted: .*ether_12, ")
     for content, message in (
         ("- 1\n- 2\n", r"must be a mapping"),
         ("a: [1\n", r"not valid YAML"),
