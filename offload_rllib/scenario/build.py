@@ -168,7 +168,13 @@ def build_scenario(config: EnvironmentConfig) -> BuiltScenario:
     if not agents:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
     node["agent"][agents] = np.arange(len(agents))
-    unusual = config.failures is not None or config.energy is not None or not link["plain"].all()
+    unusual = (
+        config.failures is not None
+        or config.energy is not None
+        or config.decisions.offer != "arrival"
+        or not link["plain"].all()
+        or not (node["queue"] == FIFO).all()
+    )
     arrays = Scenario(
         variant=variant(full=unusual),
         settings=_settings(config, network, arriving, load),

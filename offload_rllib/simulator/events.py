@@ -31,7 +31,6 @@ from offload_rllib.simulator.tasks import (
     release,
     remove_held,
     watch_deadline,
-    withdraw,
 )
 from offload_rllib.simulator.types import (
     ARRIVAL,
@@ -135,10 +134,8 @@ def _leave_service(scenario, environment, n, slot, now_s):
     change_tasks(node, scenario.node[n].capacity, now_s, -1)
     head = node.queue_head
     if head != NONE:
-        dequeue_first(environment, node, scenario.node[n].queue)
+        dequeue_first(scenario, environment, n)
         waiting = environment.task[head]
-        if waiting.undecided:
-            withdraw(environment.task, node, head)
         waiting.waiting_s += now_s - waiting.since_s
         _start_service(scenario, environment, n, head, now_s)
 
@@ -153,7 +150,7 @@ def keep(scenario, environment, n, slot, now_s):
     else:
         task.stage = WAITING
         task.since_s = now_s
-        enqueue(environment, node, scenario.node[n].queue, slot)
+        enqueue(scenario, environment, n, slot)
 
 
 @kernel
@@ -176,13 +173,13 @@ def _enter(scenario, environment, n, slot, now_s):
         return
     change_tasks(node, here.capacity, now_s, 1)
     to_decide = here.agent != NONE and task.hops < settings.max_hops
-    if to_decide and settings.offer == OFFER_ARRIVAL:
+    if to_decide and (not is_full(scenario) or settings.offer == OFFER_ARRIVAL):
         task.stage = HELD
         task.since_s = now_s
         append_held(environment, node, slot)
     else:
         keep(scenario, environment, n, slot, now_s)
-        if to_decide and task.stage == WAITING:
+        if is_full(scenario) and to_decide and task.stage == WAITING:
             append_held(environment, node, slot)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
-from offload_rllib.simulator.types import NONE, OFFER_ARRIVAL, OFFER_NEWEST
+from offload_rllib.simulator.types import NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import is_full
 
 Integer = int | np.integer  # numba gives the one, its types are the other
@@ -55,7 +55,7 @@ def known_of_self(scenario, environment, n, now_s):
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
     work = backlog(scenario, environment, n, now_s)
-    if scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
+    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
         work = max(work - environment.task[node.held_tail].work, 0.0)  # it waits in the queue
     return Known(np.int64(n), np.int64(others), work, 0.0, np.int64(0), 0.0, alive(scenario, node))
 
@@ -135,7 +135,9 @@ def estimate(scenario, environment, agent, action, known_state, slot):
 def offered(scenario, environment, agent):
     """Return the slot of the task on offer to an agent, or NONE."""
     node = environment.node[scenario.agent_node[agent]]
-    return node.held_head if scenario.settings[0].offer == OFFER_ARRIVAL else node.held_tail
+    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
+        return node.held_tail
+    return node.held_head
 
 
 @kernel

@@ -14,14 +14,17 @@ from __future__ import annotations
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.tasks import withdraw
 from offload_rllib.simulator.types import EDF, FIFO, LIFO, NONE
+from offload_rllib.simulator.variants import is_full
 
 
 @kernel
-def enqueue(environment, node, discipline, slot):
-    """Let a task wait at a node."""
+def enqueue(scenario, environment, n, slot):
+    """Let a task wait at node `n`."""
+    discipline = scenario.node[n].queue
+    node = environment.node[n]
     task = environment.task
     node.queued_work += task[slot].work
-    if discipline != FIFO:
+    if is_full(scenario) and discipline != FIFO:
         _enter_queue(task, node, discipline, slot)
         return
     tail = node.queue_tail
@@ -35,11 +38,15 @@ def enqueue(environment, node, discipline, slot):
 
 
 @kernel
-def dequeue_first(environment, node, discipline):
-    """Take the next task to be served out of a node's queue."""
+def dequeue_first(scenario, environment, n):
+    """Take the next task to be served out of node `n`'s queue."""
+    discipline = scenario.node[n].queue
+    node = environment.node[n]
     task = environment.task
     first = node.queue_head
-    if discipline > LIFO:
+    if is_full(scenario) and task[first].undecided:
+        withdraw(task, node, first)
+    if is_full(scenario) and discipline > LIFO:
         _leave_queue(task, node, discipline, first)
     else:
         after = task[first].next
@@ -52,19 +59,13 @@ def dequeue_first(environment, node, discipline):
 
 
 @kernel
-def dequeue(environment, node, discipline, slot):
-    """Take a waiting task out of its node's queue, from wherever it is."""
-    _leave_queue(environment.task, node, discipline, slot)
-    _forget_work(node, environment.task[slot].work)
-
-
-@kernel
 def leave_queue(scenario, environment, n, slot, now_s):
-    """Take a waiting task out of node `n`'s queue without serving it."""
+    """Take a waiting task out of node `n`'s queue, from wherever it is, without serving it."""
     node = environment.node[n]
     task = environment.task[slot]
-    dequeue(environment, node, scenario.node[n].queue, slot)
-    if task.undecided:
+    _leave_queue(environment.task, node, scenario.node[n].queue, slot)
+    _forget_work(node, task.work)
+    if is_full(scenario) and task.undecided:
         withdraw(environment.task, node, slot)
     task.waiting_s += now_s - task.since_s
 

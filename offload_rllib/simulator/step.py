@@ -8,6 +8,7 @@ from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
 from offload_rllib.simulator.tasks import change_unfinished, close_episode, remove_held
 from offload_rllib.simulator.types import HELD, NONE
+from offload_rllib.simulator.variants import is_full
 
 ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
@@ -31,7 +32,7 @@ def apply_action(scenario, environment, agent, action):
     task = environment.task[slot]
     node.choices += 1
     environment.episode[0].choices += 1
-    if task.stage == HELD:
+    if not is_full(scenario) or task.stage == HELD:
         remove_held(environment, node, slot)
         task.holding_s += now_s - task.since_s
         if action == 0:
