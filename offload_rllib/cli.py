@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -185,6 +186,34 @@ def bench(
         if part not in PARTS:
             raise ConfigError(f"'{part}' is not a part of the benchmark.{nearest(part, PARTS)}")
     measure(console, parts or list(PARTS), repeats)
+
+
+@app.command("import-peersim")
+def import_peersim(
+    file: Annotated[Path, typer.Argument(help="PeersimGym's configuration: JSON, a Python dictionary, or its file.")],
+    out: Annotated[Path | None, typer.Option(help="The YAML to write; by default FILE's name here, as .yaml.")] = None,
+    as_coded: Annotated[
+        bool, typer.Option("--as-coded", help="Also serve and offer the newest task first, as its code does.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+) -> None:
+    """Turn a configuration of PeersimGym into an environment, and say what became of each key."""
+    from offload_rllib.scenario.peersim_import import import_peersim as convert
+    from offload_rllib.scenario.peersim_import import write_imported
+
+    path = out or Path(f"{file.stem}.yaml")
+    imported = convert(file, path.stem, as_coded=as_coded)
+    written = write_imported(imported, path, force=force)
+    for fate in dict.fromkeys(note.fate for note in imported.notes):
+        listing = Table(title=fate, title_justify="left")
+        for column in ("key", "value", "here"):
+            listing.add_column(column, overflow="fold")
+        for note in imported.notes:
+            if note.fate == fate:
+                listing.add_row(escape(note.key), escape(note.value), escape(note.why))
+        console.print(listing)
+    for name in written:
+        _say(f"written: {name}")
 
 
 def _say(line: str) -> None:

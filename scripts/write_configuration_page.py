@@ -44,6 +44,7 @@ Rules across keys:
   a table of rates.
 - `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required else.
 - `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
+- `queue: edf` and `cloud.queue: edf` need deadlines.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
@@ -83,6 +84,7 @@ UNITS = {
     "high": "that of the key",
     "values": "that of the key",
     "max_hops": "hops",
+    "vms": "machines",
     "hidden": "units",
     "env_steps": "environment steps",
     "batch_env_steps": "environment steps",

@@ -30,6 +30,7 @@ from simpy.events import NORMAL, EventPriority
 
 from offload_rllib.config.arrivals import Replay
 from offload_rllib.config.base import Distribution
+from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.duration import Duration
 from offload_rllib.config.energy import PowerDraw
 from offload_rllib.config.environment import EnvironmentConfig
@@ -140,7 +141,8 @@ class _Moment(simpy.Timeout):
 class _Node:
     described: ManualNode
     core_speed: float
-    servers: simpy.Resource
+    servers: int
+    discipline: str
     neighbours: list[int]  # where the agent can send tasks, in the order of its actions
     decides: bool
     key: np.uint64
@@ -150,8 +152,31 @@ class _Node:
     sending_bps: _Meter
     down: bool = False
     result_bits: float = 0.0  # given to links
+    serving: int = 0
     inside: list[_Task] = field(default_factory=list)  # held, waiting and served
-    held: list[_Task] = field(default_factory=list)
+    held: list[_Task] = field(default_factory=list)  # what the agent has to decide, in order of entry
+    queue: list[_Task] = field(default_factory=list)  # in order of entry
+
+    def leave_queue(self, task: _Task) -> None:
+        """Let a task wait no longer."""
+        self.queue.remove(task)
+        if task in self.held:
+            self.held.remove(task)
+
+    def free_server(self) -> None:
+        """Give the server that became idle to the next waiting task."""
+        self.serving -= 1
+        if not self.queue:
+            return
+        if self.discipline == "edf":
+            chosen = min(self.queue, key=lambda task: (task.created_s + task.relative_deadline_s, task.number))
+        elif self.discipline == "sjf":
+            chosen = min(self.queue, key=lambda task: (task.work, task.number))
+        else:
+            chosen = self.queue[0 if self.discipline == "fifo" else -1]
+        self.leave_queue(chosen)
+        self.serving += 1
+        chosen.decision.succeed(None)
 
 
 @dataclass(eq=False)
@@ -183,13 +208,19 @@ class _Reference:
         self.actions = actions
         self.clock = _Clock()
         self.tasks: list[_Task] = []
-        self.names = [node.name for node in config.topology.nodes]
+        described = list(config.topology.nodes)
+        pairs = list(config.topology.links)
+        if config.cloud is not None:
+            described.append(described_cloud(config.cloud))
+            pairs += [(name, "cloud") for name in config.cloud.access.nodes or [node.name for node in described[:-1]]]
+        self.names = [node.name for node in described]
         self.links = {
             (self.names.index(a), self.names.index(b)): self._link(np.uint64(key), a, b)
-            for pair in config.topology.links
+            for pair in pairs
             for a, b in (pair, pair[::-1])
         }
         graph = nx.Graph(list(self.links))
+        graph.add_nodes_from(range(len(described)))
         clients = {i for i, node in enumerate(config.topology.nodes) if node.client}
         # Hops from the nearest client: a task that reaches a node later than that has no more hops left.
         entries = set(clients)
@@ -197,16 +228,23 @@ class _Reference:
             names = [node.name for node in config.topology.nodes]
             rows = [row for i in clients for row in recorded_rows(config, np.uint64(key), names[i])]
             entries = {names.index(row.node) for row in rows}
-        distance = nx.multi_source_dijkstra_path_length(graph, entries)
+        # Nothing gets anywhere through the cloud.
+        passable = graph.subgraph(range(len(config.topology.nodes)))
+        distance = nx.multi_source_dijkstra_path_length(passable, entries)
         self.nodes = [
-            self._node(described, np.uint64(key), sorted(graph[i]), decides=distance[i] < config.decisions.max_hops)
-            for i, described in enumerate(config.topology.nodes)
+            self._node(
+                node,
+                np.uint64(key),
+                sorted(graph[i]),
+                decides=distance.get(i, config.decisions.max_hops) < config.decisions.max_hops,
+            )
+            for i, node in enumerate(described)
         ]
         self.agents = [i for i, node in enumerate(self.nodes) if node.decides]
         self._clients(sorted(clients))
         self.clock.process(self._agents())
         if config.failures is not None:
-            for i in range(len(self.nodes)):
+            for i in range(len(config.topology.nodes)):  # the cloud does not fail
                 self.clock.process(self._failures(i))
 
     def _link(self, key: np.uint64, a: str, b: str) -> _Link:
@@ -214,6 +252,12 @@ class _Reference:
         base = self.config.links
         assert isinstance(base, Fixed)
         values: dict[str, Any] = {name: getattr(base, name) for name in LINK_KEYS}
+        cloud = self.config.cloud
+        if cloud is not None and "cloud" in (a, b):
+            assert cloud.link is not None
+            none = Duration(constant=0.0)
+            own = (cloud.link.rate_bps, Duration(constant=cloud.link.latency_s), none, 0.0, "none")
+            values = dict(zip(LINK_KEYS, own, strict=True))
         for override in self.config.link_overrides:
             if override.between == (a, b) or (override.between == (b, a) and not override.one_way):
                 values |= given(override)
@@ -227,11 +271,14 @@ class _Reference:
         )
 
     def _node(self, described: ManualNode, key: np.uint64, neighbours: list[int], *, decides: bool) -> _Node:
-        pooled = self.config.service == "pooled"
+        assert isinstance(self.config.topology, Manual)
+        cloud = self.config.cloud if described not in self.config.topology.nodes else None
+        pooled = self.config.service == "pooled" and cloud is None
         return _Node(
             described=described,
             core_speed=described.instructions_per_second * (described.cores if pooled else 1),
-            servers=simpy.Resource(self.clock, capacity=1 if pooled else described.cores),
+            servers=1 if pooled else described.cores,
+            discipline=self.config.queue if cloud is None else cloud.queue,
             neighbours=neighbours,
             decides=decides,
             up=_Meter(self.clock, 1),
@@ -272,7 +319,7 @@ class _Reference:
             j_per_result_bit = energy.cost / 8e6
         used: dict[str, list[float]] = {"idle": [], "compute": [], "transmit": []}
         for node in self.nodes:
-            server_w = core_w * (node.described.cores if self.config.service == "pooled" else 1)
+            server_w = core_w * node.described.cores / node.servers
             if not isinstance(energy, PowerDraw):
                 server_w = energy.cost * node.core_speed
             used["idle"].append(idle_w * node.up.until(end_s))
@@ -413,7 +460,8 @@ class _Reference:
             task.life.interrupt(EXPIRY)
 
     def _agents(self) -> Life:
-        """Let every agent decide about the head of its held tasks, once in a decision interval."""
+        """Let every agent decide about the task on offer, once in a decision interval."""
+        newest = self.config.decisions.offer == "newest"
         for step, actions in enumerate(self.actions):
             # The difference of successive multiples is exact, so that this comes at exactly `step` intervals.
             yield _Moment(self.clock, step * self.config.decisions.interval_s - self.clock.now, DECISION)
@@ -421,7 +469,11 @@ class _Reference:
                 node = self.nodes[n]
                 if node.held:
                     valid = 1 <= action <= len(node.neighbours)
-                    node.held.pop(0).decision.succeed(node.neighbours[action - 1] if valid else None)
+                    task = node.held.pop(-1 if newest else 0)
+                    if valid and newest:
+                        node.queue.remove(task)
+                    if valid or not newest:
+                        task.decision.succeed(node.neighbours[action - 1] if valid else None)
 
     @contextmanager
     def _stage(self, task: _Task, name: str) -> Iterator[None]:
@@ -518,15 +570,16 @@ class _Reference:
             if self.clock.now >= expires_s:
                 raise _Dropped(EXPIRED)
         node.inside.append(task)
+        to_decide = node.decides and len(task.path) < self.config.decisions.max_hops
+        newest = self.config.decisions.offer == "newest"
         try:
-            if node.decides and len(task.path) < self.config.decisions.max_hops:
+            if to_decide and not newest:
                 destination = yield from self._hold(task, node)
                 if destination is not None:
                     return destination
-            yield from self._serve(task, n)
+            return (yield from self._serve(task, n, offer=to_decide and newest))
         finally:
             node.inside.remove(task)
-        return None
 
     def _hold(self, task: _Task, node: _Node) -> Generator[simpy.Event, Any, int | None]:
         task.decision = self.clock.event()
@@ -538,13 +591,38 @@ class _Reference:
                 node.held.remove(task)
                 raise
 
-    def _serve(self, task: _Task, n: int) -> Life:
+    def _serve(self, task: _Task, n: int, *, offer: bool) -> Generator[simpy.Event, Any, int | None]:
+        """Wait for a server and be served; a task that was on offer meanwhile may be sent on: return where to."""
         node = self.nodes[n]
-        with node.servers.request() as server:
+        if node.serving < node.servers:
+            node.serving += 1
+        else:
+            task.decision = self.clock.event()
+            node.queue.append(task)
+            if offer:
+                node.held.append(task)
             with self._stage(task, "waiting"):
-                yield server
+                try:
+                    destination = yield task.decision
+                except simpy.Interrupt:
+                    if task in node.queue:
+                        node.leave_queue(task)
+                    else:
+                        node.free_server()  # a failure has just freed it for this task, and takes this task too
+                    raise
+            if destination is not None:
+                return destination
+        try:
             with self._stage(task, "service"), node.busy.raised(1):
                 yield _Moment(self.clock, task.work / node.core_speed, SERVICE_END, n, task.number)
+        finally:
+            node.free_server()
+        return None
+
+
+def described_cloud(cloud: Cloud) -> ManualNode:
+    """Return the cloud as if it were a node of a manual topology."""
+    return ManualNode(name="cloud", instructions_per_second=cloud.instructions_per_second, cores=cloud.vms)
 
 
 LINK_KEYS = ("rate_bps", "latency_s", "jitter_s", "loss_probability", "contention")

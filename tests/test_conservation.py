@@ -8,7 +8,7 @@ from conftest import make_env, random_actions, small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload_rllib.simulator.types import FINISHED, FREE, OPEN
+from offload_rllib.simulator.types import FINISHED, FREE, HELD, OPEN, SERVED, WAITING
 
 EXPIRIES = ("abort", "queued", "never")
 
@@ -37,6 +37,15 @@ def environments(draw: st.DrawFn) -> dict:
     """Draw variations of the small network."""
     environment = small_environment()
     environment["deadlines"] = {"expiry": draw(st.sampled_from(EXPIRIES))}
+    environment["queue"] = draw(st.sampled_from(["fifo", "lifo", "edf", "sjf"]))
+    if draw(st.booleans()):
+        environment["cloud"] = {
+            "vms": draw(st.integers(1, 3)),
+            "instructions_per_second": 5e5,
+            "queue": draw(st.sampled_from(["fifo", "sjf"])),
+            "access": draw(st.sampled_from(["all", {"nodes": ["a", "b"]}])),
+            "link": {"rate_bps": 1e6, "latency_s": 0.1},
+        }
     environment["service"] = draw(st.sampled_from(["pooled", "parallel"]))
     environment["workload"]["load"] = {"tasks_per_second_per_client": draw(st.floats(0.1, 4))}
     environment["links"]["latency_s"] = draw(st.sampled_from([0.0, 0.01, 0.7]))
@@ -44,6 +53,7 @@ def environments(draw: st.DrawFn) -> dict:
         "interval_s": draw(st.sampled_from([0.5, 1, 4])),
         "max_hops": draw(st.integers(1, 4)),
         "max_destinations": draw(st.sampled_from([None, 1])),
+        "offer": draw(st.sampled_from(["arrival", "newest"])),
     }
     environment["information"] = {"kind": draw(st.sampled_from(["broadcast", "fresh"])), "interval_s": 0.3}
     environment |= draw(unusual())
@@ -68,9 +78,16 @@ def test_tasks_are_conserved_after_every_step(environment: dict, seed: int) -> N
             assert episode["tasks_made"] == episode["finished"] + dropped + inside
             assert env.state.task.shape[1] == episode["free_slots"] + inside
             assert env.state.node[e]["own_unfinished"].sum() == inside
-            nodes = env.state.node[e]
-            held = np.isin(env.state.task[e]["stage"], [1, 2, 3])
-            assert nodes["tasks"].sum() == held.sum()
+            nodes, tasks = env.state.node[e], env.state.task[e]
+            assert nodes["tasks"].sum() == np.isin(tasks["stage"], [HELD, WAITING, SERVED]).sum()
+            assert nodes["busy"].sum() == (tasks["stage"] == SERVED).sum()
+            undecided = tasks[(tasks["stage"] != FREE) & (tasks["undecided"] == 1)]
+            assert nodes["held"].sum() == len(undecided)
+            newest = env.scenario.config.decisions.offer == "newest"
+            assert (undecided["stage"] == (WAITING if newest else HELD)).all()
+            waiting = tasks[tasks["stage"] == WAITING]
+            work = np.bincount(waiting["node"], waiting["work"], len(nodes))
+            assert nodes["queued_work"] == pytest.approx(work, rel=1e-9, abs=1e-3)
             assert (nodes["tasks"] <= env.scenario.arrays.node["capacity"]).all()
             assert (nodes["busy"] <= env.scenario.arrays.node["servers"]).all()
             assert not nodes["tasks"][nodes["down"] == 1].any()

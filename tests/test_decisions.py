@@ -79,7 +79,7 @@ def test_decided_tasks_go_in_order_of_arrival_one_per_decision() -> None:
             slot = int(env.state.node[0, n]["held_head"])
             while slot >= 0:
                 order.append(float(stages[slot]["created_s"]))
-                slot = int(stages[slot]["next"])
+                slot = int(stages[slot]["held_next"])
             assert order == sorted(order)
             assert len(order) == len(waiting)
         assert (env.state.node[0]["held"] >= before - 1).all()

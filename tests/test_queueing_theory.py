@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import make_env
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.simulator.types import NONE
+from offload_rllib.simulator.types import FINISHED, NONE
 
 REPLICATIONS = 40
 
 
-def single_queue(service: str, cores: int, rate: float, work: dict | float) -> VectorEnv:
+def single_queue(
+    service: str,
+    cores: int,
+    rate: float,
+    work: dict | float,
+    *,
+    horizon_s: float = 200_000,
+    capacity: int | None = None,
+    log: bool = False,
+    seed: int = 0,
+    **changes: Any,
+) -> VectorEnv:
     """Return replications of one queue whose node has no agent, so that tasks are served at once."""
+    deadline_s = changes.pop("deadline_s", None)
     env = make_env(
         {
-            "horizon_s": 200_000,
+            "horizon_s": horizon_s,
             "warmup_s": 2_000,
             "topology": {
                 "kind": "manual",
                 "nodes": [
-                    {"name": "queue", "instructions_per_second": 1.0, "cores": cores, "client": True},
+                    {
+                        "name": "queue",
+                        "instructions_per_second": 1.0,
+                        "cores": cores,
+                        "client": True,
+                        "queue_capacity": capacity,
+                    },
                     {"name": "other", "instructions_per_second": 1.0},
                 ],
                 "links": [["queue", "other"]],
@@ -32,53 +53,237 @@ def single_queue(service: str, cores: int, rate: float, work: dict | float) -> V
             "workload": {
                 "jobs": {"kind": "mix", "types": [{"instructions": work}]},
                 "load": {"tasks_per_second_per_client": rate},
+                "deadline_s": deadline_s,
             },
             "decisions": {"interval_s": 2_000},
-        },
+        }
+        | changes,
         REPLICATIONS,
+        log=log,
     )
     env.scenario.arrays.node["agent"] = NONE
-    env.reset(held_out_keys(0, REPLICATIONS))
+    env.reset(held_out_keys(seed, REPLICATIONS))
     while not env.step(np.zeros(env.rewards.shape)):
         pass
     return env
 
 
-def check(values: np.ndarray, theory: float) -> None:
+def figures(env: VectorEnv, name: str) -> np.ndarray:
+    """Return one figure of every replication."""
+    return np.array([env.episode_metrics(e)[name] for e in range(env.num_envs)])
+
+
+def check(values: np.ndarray, theory: float, width: float = 0.01) -> None:
     """Assert that theory lies in the 99 % interval of the replications' mean, and that the interval is narrow."""
     half = stats.sem(values) * stats.t.ppf(0.995, len(values) - 1)
-    assert half < 0.01 * theory
-    assert abs(values.mean() - theory) < half
+    assert half < width * abs(theory), f"half-width {half / theory:.2%}"
+    assert abs(values.mean() - theory) < half, f"{values.mean():.6g} +- {half:.2g}, theory {theory:.6g}"
 
 
 def test_mean_response_of_m_m_1() -> None:
     rho = 0.7
     env = single_queue("pooled", 1, rho, {"exponential": 1.0})
-    responses = np.array([env.episode_metrics(e)["response_mean_s"] for e in range(REPLICATIONS)])
-    check(responses, 1 / (1 - rho))
+    check(figures(env, "response_mean_s"), 1 / (1 - rho))
 
 
 def test_percentiles_of_m_m_1_within_one_percent() -> None:
     rho = 0.5
     env = single_queue("pooled", 1, rho, {"exponential": 1.0})
     for name, share in (("score_p50_s", 0.5), ("score_p95_s", 0.95), ("score_p99_s", 0.99)):
-        values = np.array([env.episode_metrics(e)[name] for e in range(REPLICATIONS)])
         # The response time of M/M/1 is exponential with rate mu - lambda.
-        assert values.mean() == pytest.approx(-np.log(1 - share) / (1 - rho), rel=0.01)
+        assert figures(env, name).mean() == pytest.approx(-np.log(1 - share) / (1 - rho), rel=0.01)
 
 
 def test_mean_response_of_m_d_1() -> None:
     rho = 0.6
     env = single_queue("pooled", 1, rho, 1.0)
-    responses = np.array([env.episode_metrics(e)["response_mean_s"] for e in range(REPLICATIONS)])
-    check(responses, 1 + rho / (2 * (1 - rho)))
+    check(figures(env, "response_mean_s"), 1 + rho / (2 * (1 - rho)))
 
 
 def test_mean_response_of_m_m_2() -> None:
     rho = 0.6  # of each of two servers: E[T] = 1 / (1 - rho^2) mean services
     env = single_queue("parallel", 2, 2 * rho, {"exponential": 1.0})
-    responses = np.array([env.episode_metrics(e)["response_mean_s"] for e in range(REPLICATIONS)])
-    check(responses, 1 / (1 - rho**2))
+    check(figures(env, "response_mean_s"), 1 / (1 - rho**2))
+
+
+@pytest.mark.parametrize("servers", [3, 5])
+def test_mean_wait_of_m_m_c_is_erlangs(servers: int) -> None:
+    """Erlang's C formula: A. K. Erlang, "Solution of some problems in the theory of probabilities", 1917."""
+    offered = 0.75 * servers
+    terms = [offered**n / math.factorial(n) for n in range(servers)]
+    all_busy = offered**servers / math.factorial(servers) * servers / (servers - offered)
+    probability_of_waiting = all_busy / (sum(terms) + all_busy)
+    env = single_queue("parallel", servers, offered, {"exponential": 1.0}, horizon_s=300_000)
+    check(figures(env, "waiting_mean_s"), probability_of_waiting / (servers - offered))
+    check(figures(env, "response_mean_s"), 1 + probability_of_waiting / (servers - offered))
+
+
+def test_mean_response_of_m_g_1_is_pollaczek_and_khinchines() -> None:
+    """E[W] = lambda E[S^2] / (2 (1 - rho)), here for uniform service: F. Pollaczek, 1930; A. Khinchine, 1932."""
+    low, high, rate = 0.2, 1.8, 0.65
+    env = single_queue("pooled", 1, rate, {"uniform": [low, high]})
+    second_moment = (low**2 + low * high + high**2) / 3
+    mean = (low + high) / 2
+    check(figures(env, "response_mean_s"), mean + rate * second_moment / (2 * (1 - rate * mean)))
+
+
+@pytest.mark.parametrize(("rho", "capacity"), [(0.9, 3), (1.5, 5)])
+def test_loss_of_m_m_1_k(rho: float, capacity: int) -> None:
+    """P(loss) = (1 - rho) rho^K / (1 - rho^(K + 1)), K tasks in the node, the one in service among them."""
+    env = single_queue("pooled", 1, rho, {"exponential": 1.0}, horizon_s=50_000, capacity=capacity)
+    check(figures(env, "dropped_queue_full_share"), (1 - rho) * rho**capacity / (1 - rho ** (capacity + 1)))
+    weights = rho ** np.arange(capacity + 1)
+    loss = weights[-1] / weights.sum()
+    in_node = np.arange(capacity + 1) @ weights / weights.sum()
+    check(figures(env, "response_mean_s"), in_node / (rho * (1 - loss)))  # Little's law
+    check(figures(env, "overload"), loss)  # arrivals see time averages
+
+
+@pytest.mark.parametrize("expiry", ["queued", "abort"])
+def test_loss_of_m_m_1_with_exponential_patience(expiry: str) -> None:
+    """A birth-death process whose tasks leave at rate theta each, while waiting or anywhere.
+
+    C. Palm, "Research on telephone traffic carried by full availability groups", Tele 1, 1957 (the model Erlang-A).
+    """
+    rate, theta = 0.9, 0.2
+    env = single_queue(
+        "pooled",
+        1,
+        rate,
+        {"exponential": 1.0},
+        horizon_s=50_000,
+        deadline_s={"exponential": 1 / theta},
+        deadlines={"expiry": expiry},
+    )
+    tasks = np.arange(1, 200)
+    impatient = tasks - 1 if expiry == "queued" else tasks
+    weights = np.concatenate([[1.0], np.cumprod(rate / (1.0 + theta * impatient))])
+    served = 1 - weights[0] / weights.sum()  # service has rate 1
+    check(figures(env, "dropped_expired_share"), 1 - served / rate)
+
+
+def test_loss_of_m_m_1_with_constant_patience() -> None:
+    """Tasks that wait D leave: the density of the offered wait is lambda p0 exp(-(mu - lambda) x) up to D, then falls
+    as exp(-mu x). D. Y. Barrer, "Queuing with impatient customers and ordered service", Operations Research 5, 1957.
+    """
+    rate, patience_s = 0.85, 2.5
+    env = single_queue(
+        "pooled",
+        1,
+        rate,
+        {"exponential": 1.0},
+        horizon_s=50_000,
+        deadline_s=patience_s,
+        deadlines={"expiry": "queued"},
+    )
+    decay = math.exp(-(1 - rate) * patience_s)
+    idle = 1 / (1 + rate * (1 - decay) / (1 - rate) + rate * decay)
+    check(figures(env, "dropped_expired_share"), rate * idle * decay)
+
+
+def squared_waits(queue: str, rho: float, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and mean square of the wait in each replication; the same workload for every discipline."""
+    sums = np.zeros((3, REPLICATIONS))
+    for seed in range(batches):
+        env = single_queue("pooled", 1, rho, {"exponential": 1.0}, horizon_s=40_000, queue=queue, log=True, seed=seed)
+        for e in range(REPLICATIONS):
+            log = env.task_log(e)
+            waits = log["waiting_s"][(log["outcome"] == FINISHED) & (log["created_s"] > 2_000)]
+            sums[:, e] += len(waits), waits.sum(), (waits**2).sum()
+    return sums[1] / sums[0], sums[2] / sums[0]
+
+
+def test_last_come_first_served_has_the_same_mean_wait_and_a_larger_variance() -> None:
+    """E[W^2] of LIFO is that of FIFO / (1 - rho), M/G/1 without preemption.
+
+    L. Takacs, "Delay distributions for one line with Poisson input, general holding times, and various orders of
+    service", Bell System Technical Journal 42, 1963.
+    """
+    rho = 0.3
+    mean, squares = {}, {}
+    for queue in ("fifo", "lifo"):
+        mean[queue], squares[queue] = squared_waits(queue, rho, 5)
+    of_fifo = 2 * rho / (1 - rho) ** 2
+    check(mean["fifo"], rho / (1 - rho))
+    check(mean["lifo"], rho / (1 - rho))
+    # Squares spread more widely than waits.
+    check(squares["fifo"], of_fifo, width=0.03)
+    check(squares["lifo"], of_fifo / (1 - rho), width=0.05)
+
+
+def test_mean_wait_of_shortest_job_first() -> None:
+    """E[W] = (lambda E[S^2] / 2) E[(1 - rho(S))^-2], rho(x) the load of jobs up to x; without preemption.
+
+    T. E. Phipps, "Machine repair as a priority waiting-line problem", Operations Research 4, 1956.
+    """
+    rate = 0.7
+    env = single_queue("pooled", 1, rate, {"exponential": 1.0}, queue="sjf", horizon_s=300_000)
+
+    def integrand(x: float) -> float:
+        shorter = rate * (1 - math.exp(-x) * (1 + x))
+        return math.exp(-x) / (1 - shorter) ** 2
+
+    factor, _ = integrate.quad(integrand, 0, math.inf)
+    check(figures(env, "waiting_mean_s"), rate * factor)
+
+
+def test_an_open_jackson_network() -> None:
+    """Nodes that send tasks on with fixed probabilities are independent M/M/1 queues.
+
+    J. R. Jackson, "Networks of waiting lines", Operations Research 5, 1957. Here a task is routed at once, up to
+    `max_hops` times, and served where it stays; Poisson streams split and merged at random are Poisson streams. Agents
+    decide so often that holding times hardly matter; they are left out.
+    """
+    routing = np.array([[0.4, 0.3, 0.3], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6]])
+    rate, hops, replications = 0.4, 2, 400
+    env = make_env(
+        {
+            "horizon_s": 2_000,
+            "warmup_s": 60,
+            "drain_s": 30,
+            "topology": {
+                "kind": "manual",
+                "nodes": [{"name": name, "instructions_per_second": 1.0, "client": True} for name in "abc"],
+                "links": [["a", "b"], ["b", "c"], ["a", "c"]],
+            },
+            "links": {"kind": "fixed", "rate_bps": 1e9},
+            "workload": {
+                "jobs": {"kind": "mix", "types": [{"instructions": {"exponential": 1.0}}]},
+                "load": {"tasks_per_second_per_client": rate},
+            },
+            "decisions": {"interval_s": 0.05, "max_hops": hops},
+            "information": {"kind": "fresh"},
+        },
+        replications,
+    )
+    rng = np.random.default_rng(0)
+    # Action k of a node is its k-th neighbour by index; action 0 keeps the task.
+    choices = [[i, *(j for j in range(3) if j != i)] for i in range(3)]
+    shares = np.array([np.cumsum(routing[i][choices[i]]) for i in range(3)])
+    busy = np.zeros((replications, 3))
+    both, samples = np.zeros(replications), 0
+    done = False
+    while not done:
+        done = env.step((rng.random((replications, 3, 1)) > shares).sum(axis=2))
+        if env.state.episode["step"][0] % 20 == 0 and env.state.episode["step"][0] > 1200:
+            idle = env.state.node["busy"] == 0
+            busy += ~idle
+            both += (~idle).all(axis=1)
+            samples += 1
+    entering = np.full(3, rate)
+    served = np.zeros(3)
+    for _ in range(hops):
+        served += entering * routing.diagonal()
+        entering = entering @ (routing - np.diag(routing.diagonal()))
+    served += entering
+    assert served.sum() == pytest.approx(3 * rate)
+    stay = figures(env, "waiting_mean_s") + figures(env, "service_mean_s")
+    check(stay, float((served / (1 - served)).sum() / served.sum()))
+    # Product form: the nodes are busy independently of each other. (Seen at decisions alone, just before tasks move on,
+    # each is busy a little less often than its load.)
+    alone = (busy / samples).mean(axis=0)
+    assert alone == pytest.approx(served, rel=0.03)
+    check(both / samples, float(alone.prod()), width=0.02)
 
 
 def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:

@@ -190,6 +190,16 @@ def cases(draw: st.DrawFn) -> Case:
             unusual["failures"] = failures(rng, interval_s, exact=exact)
         if rng.random() < 0.5:
             unusual["energy"] = account(rng)
+    disciplines = ["fifo", "lifo", "sjf", *(["edf"] if has_deadline else [])]
+    cloud = None
+    if rng.random() < 0.4:
+        cloud = {
+            "vms": rng.randint(1, 3),
+            "instructions_per_second": 32.0 if exact else rng.uniform(10.0, 100.0),
+            "queue": rng.choice(disciplines),
+            "access": rng.choice(["all", {"nodes": ["node_0"]}]),
+            "link": {"rate_bps": 512.0, "latency_s": interval_s * rng.choice([0.0, 0.25, 1.0])},
+        }
     return Case(
         environment={
             "horizon_s": interval_s * steps,
@@ -204,9 +214,15 @@ def cases(draw: st.DrawFn) -> Case:
                 "latency_s": interval_s * latency,
             },
             "service": service,
+            "queue": rng.choice(disciplines),
+            "cloud": cloud,
             "workload": workload,
             "deadlines": {"expiry": expiry, "grace_s": grace_s},
-            "decisions": {"interval_s": interval_s, "max_hops": max_hops},
+            "decisions": {
+                "interval_s": interval_s,
+                "max_hops": max_hops,
+                "offer": rng.choice(["arrival", "arrival", "newest"]),
+            },
             # Broadcasts cost PeersimGym's energy, and the reference has none.
             "information": {"kind": "fresh", "message_bits": rng.choice([0.0, 32.0])},
             **unusual,
@@ -221,7 +237,9 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
     seen: Counter[int] = Counter()
     hops: Counter[int] = Counter()
 
-    @settings(max_examples=70, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    features: Counter[tuple[str, bool]] = Counter()
+
+    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(cases())
     def compare(case: Case) -> None:
         env = VectorEnv(build_scenario(load_environment(case.environment)), 1, log=True)
@@ -236,6 +254,10 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
         response_s = finished["ended_s"] - finished["created_s"]
         parts_s = sum(finished[part] for part in PARTS)
         assert (np.abs(response_s - parts_s) <= 1e-9 * np.maximum(1.0, finished["ended_s"])).all()
+        config = env.scenario.config
+        waited = int((log["waiting_s"] > 0).sum())
+        features[config.queue, config.decisions.offer == "newest"] += waited
+        features["cloud", True] += int((log["node"] == len(case.environment["topology"]["nodes"])).sum())
         seen.update(log["outcome"].tolist())
         hops.update(finished["hops"].tolist())
 
@@ -243,6 +265,8 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
     # Agreement says nothing about what never happened.
     assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED, LOST, NODE_FAILED)) >= 50, seen
     assert min(hops[n] for n in range(4)) >= 50, hops
+    waited_in = [features[queue, newest] for queue in ("fifo", "lifo", "edf", "sjf") for newest in (False, True)]
+    assert min(*waited_in, features["cloud", True]) >= 100, features
 
 
 def line(names: str, **changes: Any) -> dict[str, Any]:

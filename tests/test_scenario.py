@@ -143,7 +143,7 @@ def test_a_broken_row_of_the_trace_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(name for name in presets("envs") if load_environment(name).workload.load))
 def test_rho_is_the_load_that_was_asked_for(name: str) -> None:
     for rho in (0.3, 1.2):
-        load = build_scenario(load_environment(name, [f"workload.load.rho={rho}"])).load
+        load = build_scenario(load_environment(name, [f"workload.load={{rho: {rho}}}"])).load
         assert load.rho == pytest.approx(rho)
         assert load.rho_of_all_tasks >= load.rho * (1 - 1e-12)
         clients = sum(node.client for node in build_scenario(load_environment(name)).network.nodes)

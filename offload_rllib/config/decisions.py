@@ -14,6 +14,9 @@ class Decisions(Schema):
 
     interval_s: Positive = 1.0
     """Time between two decisions of every agent."""
+    offer: Literal["arrival", "newest"] = "arrival"
+    """arrival: a task that enters is held, unserved, until it is decided, oldest first; newest: tasks wait in the
+    queue and are served meanwhile, and the newest waiting task is on offer."""
     max_hops: Annotated[int, Field(strict=True, ge=1, le=16)] = 2
     """A task that has travelled this often stays where it is."""
     max_destinations: Count | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from offload_rllib.config.base import NonNegative, Positive, Schema
+from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.decisions import Decisions, Information, Reward
 from offload_rllib.config.energy import Energy
 from offload_rllib.config.failures import Failures
@@ -39,6 +40,11 @@ class EnvironmentConfig(Schema):
     """What is different on some of them."""
     service: Literal["pooled", "parallel"] = "pooled"
     """pooled: all cores of a node on one task at a time; parallel: one task per core."""
+    queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
+    """Order in which a node serves its waiting tasks: first in first out, last in first out, earliest deadline first,
+    shortest job first. Tasks in service are not interrupted."""
+    cloud: Cloud | None = None
+    """A data centre behind the network."""
     workload: Workload
     """What arrives."""
     deadlines: Deadlines = Deadlines()

@@ -71,7 +71,7 @@ def find_data(name: str) -> Path:
     """
     path = Path(name)
     beside = preset_folder("envs") / path
-    if path.is_absolute() and path.is_file():
+    if path.is_file():
         return path
     if not beside.is_file():
         raise ConfigError(f"{path}: no such file; looked beside the YAML file that names it, and for {beside}")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from offload_rllib.simulator.events import backlog
-from offload_rllib.simulator.information import is_valid, offered
+from offload_rllib.simulator.information import is_valid, known_of_self, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE, UNBOUNDED, Array
 
@@ -69,7 +69,7 @@ def paper_reward(scenario, environment, reward, agent, action):
     task = environment.task[slot]
     i = scenario.agent_node[agent]
     own_speed = scenario.node[i].speed
-    wait_s = backlog(scenario, environment, i, now_s) / own_speed
+    wait_s = known_of_self(scenario, environment, i, now_s).work / own_speed
     a = i
     communication_s = 0.0
     if action > 0:

@@ -9,6 +9,7 @@ import numpy as np
 
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
@@ -18,6 +19,7 @@ from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
+    EDF,
     ENERGY_NONE,
     ENERGY_PEERSIMGYM,
     ENERGY_POWER,
@@ -25,9 +27,14 @@ from offload_rllib.simulator.types import (
     EXPIRY_NEVER,
     EXPIRY_QUEUED,
     FAILURES_NONE,
+    FIFO,
+    LIFO,
     NODE,
     NONE,
+    OFFER_ARRIVAL,
+    OFFER_NEWEST,
     SETTINGS,
+    SJF,
     TASKS_LOST,
     TASKS_RETURNED,
     UNBOUNDED,
@@ -35,6 +42,8 @@ from offload_rllib.simulator.types import (
 )
 from offload_rllib.simulator.variants import variant
 
+QUEUE = {"fifo": FIFO, "lifo": LIFO, "edf": EDF, "sjf": SJF}
+OFFER = {"arrival": OFFER_ARRIVAL, "newest": OFFER_NEWEST}
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
 ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}
 FAILURES = {"lost": TASKS_LOST, "returned": TASKS_RETURNED}
@@ -60,13 +69,14 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
     node = np.zeros(len(network.nodes), NODE)
     first = np.searchsorted(link["source"], np.arange(len(network.nodes) + 1))
     for i, described in enumerate(network.nodes):
-        pooled = config.service == "pooled"
+        pooled = config.service == "pooled" and not described.cloud
         node[i]["name_hash"] = stable_hash(described.name)
         node[i]["core_speed"] = described.speed if pooled else described.core_speed
         node[i]["servers"] = 1 if pooled else described.cores
         node[i]["speed"] = described.speed
         node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
+        node[i]["queue"] = QUEUE[config.cloud.queue if config.cloud and described.cloud else config.queue]
         node[i]["arrival_rate"] = rates[i]
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
@@ -77,10 +87,10 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
 def _agent_nodes(config: EnvironmentConfig, network: Network, entries: set[int]) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
-    Where every episode draws its network, these are all nodes: any may be one of those in some episode.
+    Where every episode draws its network, these are all nodes but the cloud: any may be one of those in some episode.
     """
     if resamples(config.topology):
-        return list(range(len(network.nodes)))
+        return [i for i, node in enumerate(network.nodes) if not node.cloud]
     graph = network.graph()
     return [i for i in network.within_hops(entries, config.decisions.max_hops - 1) if graph.degree[i]]
 
@@ -106,7 +116,8 @@ def _destinations(
 def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, load: OfferedLoad) -> np.ndarray:
     deadline_s = arriving.demand.mean_deadline_s
     fastest = max(node.speed for node in network.nodes)
-    average = math.fsum(node.speed for node in network.nodes) / len(network.nodes)  # whatever the order of the nodes
+    at_the_edge = [node.speed for node in network.nodes if not node.cloud]
+    average = math.fsum(at_the_edge) / len(at_the_edge)  # whatever the order of the nodes
     settings = np.zeros(1, SETTINGS)
     record = settings[0]
     record["decision_interval_s"] = config.decisions.interval_s
@@ -115,6 +126,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["score_until_s"] = config.horizon_s - config.drain_s
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
     record["expiry_grace_s"] = config.deadlines.grace_s
+    record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
     record["failures"] = FAILURES_NONE if config.failures is None else FAILURES[config.failures.tasks]
@@ -141,11 +153,21 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
     Raises:
         ConfigError: the parts do not fit together; the message names them.
     """
-    network = build_network(config.topology, episode_key if resamples(config.topology) else None)
+    made = build_network(config.topology, episode_key if resamples(config.topology) else None)
+    network = with_cloud(config.cloud, made)
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
-    if not config.workload.has_deadlines and config.deadlines.expiry == "queued":
-        raise ConfigError("deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows")
+    if not config.workload.has_deadlines:
+        if config.deadlines.expiry == "queued":
+            raise ConfigError(
+                "deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows"
+            )
+        for key, queue in (("queue", config.queue), ("cloud.queue", config.cloud.queue if config.cloud else "fifo")):
+            if queue == "edf":
+                raise ConfigError(
+                    f"{key}: edf (earliest deadline first) needs workload.deadline_s, or deadlines of types or rows. "
+                    "Accepted without: fifo, lifo, sjf."
+                )
     link, link_law = link_arrays(config, network, link_directions(config, network))
     arriving = arriving_tasks(config, network)
     load = offered_load(config, network, link, arriving.demand, arriving.entries)
@@ -158,7 +180,13 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
     node["agent"][agents] = np.arange(len(agents))
     limit = config.decisions.max_destinations
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
-    unusual = config.failures is not None or config.energy is not None or not link["plain"].all()
+    unusual = (
+        config.failures is not None
+        or config.energy is not None
+        or config.decisions.offer != "arrival"
+        or not link["plain"].all()
+        or not (node["queue"] == FIFO).all()
+    )
     arrays = Scenario(
         variant=variant(full=unusual),
         settings=_settings(config, network, arriving, load),
@@ -193,6 +221,13 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
         raise ConfigError(
             "topology.resample: episode: the network of an episode has other nodes than that of the seed alone; the "
             "names of the nodes and their order must be the same in every episode"
+        )
+    arrays, others = scenario.arrays, drawn.arrays
+    by_client = len(arrays.recording) or len(arrays.rate_piece)
+    if by_client and ((arrays.node["arrival_rate"] > 0) != (others.node["arrival_rate"] > 0)).any():
+        raise ConfigError(
+            "topology.resample: episode: the network of an episode has its clients at other nodes, and the arrivals "
+            "are given for each client (a recording or a table)"
         )
     return drawn
 

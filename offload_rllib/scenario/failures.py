@@ -49,7 +49,7 @@ def failure_laws(config: EnvironmentConfig, network: Network) -> np.ndarray:
     record = np.zeros(len(network.nodes), FAILURE_LAW)
     laws = _by_node(config.failures.laws, network, "failures.laws") if config.failures is not None else []
     for i, law in enumerate(laws):
-        if law is not None:
+        if law is not None and not network.nodes[i].cloud:
             record[i]["fails"] = 1
             write_duration(record[i]["up"], law.time_to_failure_s)
             write_duration(record[i]["down"], law.time_to_repair_s)
@@ -66,7 +66,8 @@ def powers(config: EnvironmentConfig, network: Network) -> np.ndarray:
     if isinstance(config.energy, PowerDraw):
         for i, power in enumerate(_by_node(config.energy.devices, network, "energy.devices")):
             if power is not None:
-                pooled_cores = network.nodes[i].cores if config.service == "pooled" else 1
+                pooled = config.service == "pooled" and not network.nodes[i].cloud
+                pooled_cores = network.nodes[i].cores if pooled else 1
                 record[i]["idle_w"] = power.idle_w
                 record[i]["server_w"] = power.core_busy_w * pooled_cores
                 record[i]["transmit_w"] = power.transmit_w
@@ -74,7 +75,8 @@ def powers(config: EnvironmentConfig, network: Network) -> np.ndarray:
     elif config.energy is not None:
         cost = config.energy.cost
         for i, node in enumerate(network.nodes):
-            record[i]["server_w"] = cost * (node.speed if config.service == "pooled" else node.core_speed)
+            pooled = config.service == "pooled" and not node.cloud
+            record[i]["server_w"] = cost * (node.speed if pooled else node.core_speed)
         record["j_per_result_bit"] = cost / BITS_PER_MEGABYTE
         record["j_per_broadcast"] = cost * config.information.message_bits / BITS_PER_MEGABYTE
     return record

@@ -102,6 +102,17 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
         ConfigError: an override matches no link, or a rate is zero.
     """
     directions = _directions(config.links, network)
+    if config.cloud is not None and config.cloud.link is not None:
+        to_cloud = Direction(
+            rate_bps=config.cloud.link.rate_bps,
+            propagation_s=0.0,
+            latency=Duration(constant=config.cloud.link.latency_s),
+            jitter=Duration(constant=0.0),
+            loss_probability=0.0,
+            contention=False,
+        )
+        ends = [(a, b) for a, b in directions if network.nodes[a].cloud or network.nodes[b].cloud]
+        directions |= dict.fromkeys(ends, to_cloud)
     for position, override in enumerate(config.link_overrides):
         selected = [pair for pair in directions if _selects(override, network, *pair)]
         if not selected:

@@ -26,6 +26,8 @@ class Node:
     queue_capacity: int | None
     """Tasks held, waiting and served together; None: unbounded."""
     client: bool
+    cloud: bool = False
+    """Serves each task on one core, never decides, never fails, and stands apart in the offered load."""
 
     @property
     def speed(self) -> float:
@@ -93,8 +95,9 @@ class Network:
                 )
 
     def within_hops(self, entries: set[int], hops: int) -> list[int]:
-        """Return the nodes within `hops` links of some nodes."""
-        return sorted(nx.multi_source_dijkstra_path_length(self.graph(), entries, cutoff=hops))
+        """Return the nodes within `hops` links of some nodes; the cloud stands apart."""
+        edge = self.graph_without_cloud()
+        return sorted(nx.multi_source_dijkstra_path_length(edge, entries & set(edge), cutoff=hops))
 
     def graph(self) -> nx.Graph:
         """Return the network as a networkx graph of node indices, made once; not to be changed."""
@@ -105,4 +108,13 @@ class Network:
         graph = nx.Graph()
         graph.add_nodes_from(range(len(self.nodes)))
         graph.add_edges_from(self.links)
+        return graph
+
+    def graph_without_cloud(self) -> nx.Graph:
+        """Return the graph of the nodes that tasks can pass through: the cloud sends nothing on."""
+        cloud = [i for i, node in enumerate(self.nodes) if node.cloud]
+        if not cloud:
+            return self.graph()
+        graph = self.graph().copy()
+        graph.remove_nodes_from(cloud)
         return graph

@@ -22,15 +22,14 @@ from offload_rllib.simulator.heap import (
 )
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
+from offload_rllib.simulator.queues import dequeue_first, enqueue, leave_queue
 from offload_rllib.simulator.streams import quantile, stream, uniform
 from offload_rllib.simulator.tasks import (
     append_held,
-    append_queued,
     change_tasks,
     change_unfinished,
     release,
     remove_held,
-    remove_queued,
     watch_deadline,
 )
 from offload_rllib.simulator.types import (
@@ -50,6 +49,7 @@ from offload_rllib.simulator.types import (
     LOST,
     NODE_FAILED,
     NONE,
+    OFFER_ARRIVAL,
     QUEUE_FULL,
     REPAIR,
     RESULT,
@@ -163,7 +163,7 @@ def _leave_service(scenario, environment, n, slot, now_s):
     change_tasks(node, scenario.node[n].capacity, now_s, -1)
     head = node.queue_head
     if head != NONE:
-        remove_queued(environment, node, head)
+        dequeue_first(scenario, environment, n)
         waiting = environment.task[head]
         waiting.waiting_s += now_s - waiting.since_s
         _start_service(scenario, environment, n, head, now_s)
@@ -179,7 +179,7 @@ def keep(scenario, environment, n, slot, now_s):
     else:
         task.stage = WAITING
         task.since_s = now_s
-        append_queued(environment, node, slot)
+        enqueue(scenario, environment, n, slot)
 
 
 @kernel
@@ -201,17 +201,20 @@ def _enter(scenario, environment, n, slot, now_s):
         release(scenario, environment, slot, now_s, EXPIRED)
         return
     change_tasks(node, here.capacity, now_s, 1)
-    if here.agent != NONE and task.hops < settings.max_hops:
+    to_decide = here.agent != NONE and task.hops < settings.max_hops
+    if to_decide and (not is_full(scenario) or settings.offer == OFFER_ARRIVAL):
         task.stage = HELD
         task.since_s = now_s
         append_held(environment, node, slot)
     else:
         keep(scenario, environment, n, slot, now_s)
+        if is_full(scenario) and to_decide and task.stage == WAITING:
+            append_held(environment, node, slot)
 
 
 @kernel
 def send(scenario, environment, n, slot, link_index, now_s):
-    """Send a held task of node `n` over one of its links."""
+    """Send a task that has left the held ones, or the queue, of node `n` over one of its links."""
     settings = scenario.settings[0]
     link = scenario.link[link_index]
     back = scenario.link[link.reverse]
@@ -289,8 +292,7 @@ def _expire(scenario, environment, slot, now_s):
         task.holding_s += now_s - task.since_s
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif task.stage == WAITING:
-        remove_queued(environment, node, slot)
-        task.waiting_s += now_s - task.since_s
+        leave_queue(scenario, environment, n, slot, now_s)
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif settings.expiry != EXPIRY_ABORT:
         return
@@ -386,6 +388,7 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task.origin = n
     task.node = entered
     task.hops = 0
+    task.undecided = 0
     task.bucket = NONE
     change_unfinished(node, now_s, 1)
     if settings.has_deadline:

@@ -12,7 +12,8 @@ from offload_rllib.simulator import streams
 from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.tasks import change_tasks, release, remove_held, remove_queued
+from offload_rllib.simulator.queues import leave_queue
+from offload_rllib.simulator.tasks import change_tasks, release, remove_held
 from offload_rllib.simulator.types import (
     EXPIRY_ABORT,
     FAILURE,
@@ -99,8 +100,7 @@ def fail(scenario, environment, n, now_s):
             remove_held(environment, node, slot)
             task.holding_s += stayed_s
         elif task.stage == WAITING:
-            remove_queued(environment, node, slot)
-            task.waiting_s += stayed_s
+            leave_queue(scenario, environment, n, slot, now_s)
         else:
             node.busy -= 1
             node.busy_seconds += now_s

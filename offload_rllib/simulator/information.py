@@ -15,7 +15,7 @@ import numpy as np
 from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
-from offload_rllib.simulator.types import NONE
+from offload_rllib.simulator.types import NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import is_full
 
 Integer = int | np.integer  # numba gives the one, its types are the other
@@ -55,6 +55,8 @@ def known_of_self(scenario, environment, n, now_s):
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
     work = backlog(scenario, environment, n, now_s)
+    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
+        work = max(work - environment.task[node.held_tail].work, 0.0)  # it waits in the queue
     return Known(np.int64(n), np.int64(others), work, 0.0, np.int64(0), 0.0, alive(scenario, node))
 
 
@@ -132,7 +134,10 @@ def estimate(scenario, environment, agent, action, known_state, slot):
 @kernel
 def offered(scenario, environment, agent):
     """Return the slot of the task on offer to an agent, or NONE."""
-    return environment.node[scenario.agent_node[agent]].held_head
+    node = environment.node[scenario.agent_node[agent]]
+    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
+        return node.held_tail
+    return node.held_head
 
 
 @kernel

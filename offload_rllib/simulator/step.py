@@ -5,8 +5,10 @@ from __future__ import annotations
 from offload_rllib.simulator.events import keep, run_until, schedule_expiries, send
 from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.queues import leave_queue
 from offload_rllib.simulator.tasks import change_unfinished, close_episode, remove_held
-from offload_rllib.simulator.types import NONE
+from offload_rllib.simulator.types import HELD, NONE
+from offload_rllib.simulator.variants import is_full
 
 ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
@@ -30,11 +32,16 @@ def apply_action(scenario, environment, agent, action):
     task = environment.task[slot]
     node.choices += 1
     environment.episode[0].choices += 1
-    remove_held(environment, node, slot)
-    task.holding_s += now_s - task.since_s
-    if action == 0:
-        keep(scenario, environment, n, slot, now_s)
+    if not is_full(scenario) or task.stage == HELD:
+        remove_held(environment, node, slot)
+        task.holding_s += now_s - task.since_s
+        if action == 0:
+            keep(scenario, environment, n, slot, now_s)
+    elif action == 0:
+        remove_held(environment, node, slot)  # it waits on, and is not offered again
     else:
+        leave_queue(scenario, environment, n, slot, now_s)
+    if action > 0:
         send(scenario, environment, n, slot, scenario.destination[agent, action], now_s)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (
     EXPIRED,
     FINISHED,
@@ -53,69 +53,46 @@ def change_unfinished(node, now_s, by):
 
 @kernel
 def append_held(environment, node, slot):
-    """Append a task to those its node holds until they are decided."""
+    """Append a task to those its node's agent has to decide."""
     task = environment.task
     tail = node.held_tail
-    task[slot].previous = tail
-    task[slot].next = NONE
+    task[slot].undecided = 1
+    task[slot].held_previous = tail
+    task[slot].held_next = NONE
     if tail == NONE:
         node.held_head = slot
     else:
-        task[tail].next = slot
+        task[tail].held_next = slot
     node.held_tail = slot
     node.held += 1
 
 
 @kernel
 def remove_held(environment, node, slot):
-    """Remove a task from those its node holds."""
-    task = environment.task
-    before = task[slot].previous
-    after = task[slot].next
+    """Remove a task from those its node's agent has to decide."""
+    _unlink_held(environment.task, node, slot)
+
+
+@called_kernel
+def withdraw(task, node, slot):
+    """Do the same as `remove_held`, called and not inlined: for where it is rare."""
+    _unlink_held(task, node, slot)
+
+
+@kernel
+def _unlink_held(task, node, slot):
+    before = task[slot].held_previous
+    after = task[slot].held_next
+    task[slot].undecided = 0
     if before == NONE:
         node.held_head = after
     else:
-        task[before].next = after
+        task[before].held_next = after
     if after == NONE:
         node.held_tail = before
     else:
-        task[after].previous = before
+        task[after].held_previous = before
     node.held -= 1
-
-
-@kernel
-def append_queued(environment, node, slot):
-    """Append a task to its node's queue."""
-    task = environment.task
-    tail = node.queue_tail
-    task[slot].previous = tail
-    task[slot].next = NONE
-    if tail == NONE:
-        node.queue_head = slot
-    else:
-        task[tail].next = slot
-    node.queue_tail = slot
-    node.queued_work += task[slot].work
-
-
-@kernel
-def remove_queued(environment, node, slot):
-    """Remove a task from its node's queue."""
-    task = environment.task
-    before = task[slot].previous
-    after = task[slot].next
-    if before == NONE:
-        node.queue_head = after
-    else:
-        task[before].next = after
-    if after == NONE:
-        node.queue_tail = before
-    else:
-        task[after].previous = before
-    if node.queue_head == NONE:
-        node.queued_work = 0.0  # no rounding is carried from one busy period to the next
-    else:
-        node.queued_work -= task[slot].work
 
 
 @kernel

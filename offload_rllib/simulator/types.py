@@ -59,6 +59,15 @@ TASKS_RETURNED = 2
 ENERGY_NONE = 0
 ENERGY_POWER = 1
 ENERGY_PEERSIMGYM = 2
+# The order in which a node serves its waiting tasks.
+FIFO = 0
+LIFO = 1
+EDF = 2
+SJF = 3
+
+# Which task an agent decides: the one that entered first, held until then, or the newest that waits.
+OFFER_ARRIVAL = 0
+OFFER_NEWEST = 1
 
 UNBOUNDED = 2**31 - 1
 NONE = -1
@@ -91,6 +100,7 @@ SETTINGS = _record(
     max_hops="i4",
     expiry="i4",
     failures="i4",
+    offer="i4",
     has_deadline="i4",  # whether any task has one
     energy="i4",  # which account is kept
 )
@@ -103,6 +113,7 @@ NODE = _record(
     arrival_rate="f8",  # tasks per second made by the client here, mean over time and episodes; 0 without one
     servers="i4",  # tasks served at once
     capacity="i4",  # tasks held, waiting and served together
+    queue="i4",  # discipline
     agent="i4",  # index of the agent here, or NONE
     first_link="i4",
     degree="i4",
@@ -228,7 +239,7 @@ NODE_STATE = _record(
     tasks="i4",  # held, waiting and served
     busy="i4",
     down="i4",  # 1 while the node has failed
-    held="i4",
+    held="i4",  # tasks to be decided: held ones, or, with `OFFER_NEWEST`, waiting ones
     held_head="i4",
     held_tail="i4",
     queue_head="i4",
@@ -287,8 +298,12 @@ TASK = _record(
     hops="i4",
     hops_left="i4",  # of the result on its way back
     stage="i4",
-    next="i4",
+    undecided="i4",  # 1 while among its node's `held`
+    held_next="i4",
+    held_previous="i4",
+    next="i4",  # links of the queue, see `queues`
     previous="i4",
+    child="i4",
     bucket="i4",
     bucket_next="i4",
     bucket_previous="i4",

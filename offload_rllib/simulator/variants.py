@@ -1,8 +1,9 @@
 """Two variants of the kernels: with everything compiled in, or without what most scenarios do not use.
 
 Even a branch that is never taken costs speed where it stands in the way of the compiler: the code for links that are
-not plain, failures and energy slowed all scenarios by a sixth. The number of dimensions of an array is part of its
-type, so a test of it is decided when a kernel is compiled, and the branch that is not taken leaves no code behind.
+not plain, failures and energy slowed all scenarios by a sixth, other queues by a twentieth. The number of dimensions
+of an array is part of its type, so a test of it is decided when a kernel is compiled, and the branch that is not taken
+leaves no code behind.
 """
 
 from __future__ import annotations
@@ -23,5 +24,5 @@ def variant(*, full: bool) -> Array:
 
 @kernel
 def is_full(scenario):
-    """Return whether failures, an account of energy, and links that are not plain are compiled in."""
+    """Return whether failures, energy, links that are not plain, other queues and other offers are compiled in."""
     return scenario.variant.ndim == _FULL_DIMENSIONS

@@ -76,12 +76,23 @@ def client_weights(load: Load | None, network: Network) -> np.ndarray:
     return np.array([given.get(node.name, given.get(node.type, 1.0)) if node.client else 0.0 for node in network.nodes])
 
 
+def _edge_entries(entries: Entries, network: Network) -> list[int]:
+    """Return the nodes that tasks enter; a recording may send tasks to the cloud at once, which stands apart."""
+    return [i for i in np.flatnonzero(entries.share).tolist() if not network.nodes[i].cloud]
+
+
 def _by_ways(
     entries: Entries, network: Network, link: np.ndarray, needed: Demand, config: EnvironmentConfig
 ) -> dict[int, tuple[Way, ...]]:
     """Return for each node that tasks enter, or for some that stand for all, the ways to have a task done."""
     # By name: the load must not depend on the order in which the nodes are listed.
-    nodes = sorted(np.flatnonzero(entries.share).tolist(), key=lambda i: network.nodes[i].name)
+    nodes = sorted(_edge_entries(entries, network), key=lambda i: network.nodes[i].name)
+    cloud = np.array([node.cloud for node in network.nodes])
+    if cloud.any():
+        kept = ~(cloud[link["source"]] | cloud[link["destination"]])
+        place = np.cumsum(kept) - 1
+        link = link[kept]
+        link["reverse"] = place[link["reverse"]]
     pooled = config.service == "pooled"
     seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
     mean_bits = (float(needed.mean[1]), float(needed.mean[2]))
@@ -149,7 +160,7 @@ def offered_load(
     Raises:
         ConfigError: a rho was asked for, and no task could meet its deadline.
     """
-    reached = network.within_hops(set(np.flatnonzero(entries.share).tolist()), config.decisions.max_hops)
+    reached = network.within_hops(set(_edge_entries(entries, network)), config.decisions.max_hops)
     # Exact sums: the load must not depend on the order in which the nodes are listed.
     capacity = math.fsum(network.nodes[i].speed for i in reached)
     work = float(needed.mean[0])
