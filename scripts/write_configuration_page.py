@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from offload_rllib.config import EnvironmentConfig, PolicyConfig
+from offload_rllib.config.base import FUNCTION_PATH
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -41,6 +42,9 @@ Rules across keys:
 
 - `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
 - `workload.load` holds either `rho` or `tasks_per_second_per_client`.
+- `reward.name: peersimgym` needs `decisions.tasks_per_decision: 1`, and so does training.
+- `reward.shaping.gamma` is the `algorithm.gamma` of the policies that are trained.
+- `agents.others` needs `agents.types` or `agents.nodes`; `agents: all` stands for neither.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs `workload.deadline_s`.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
@@ -75,6 +79,7 @@ UNITS = {
     "transmit_j_per_bit": "J/bit",
     "cost": "units of energy",
     "max_hops": "hops",
+    "tasks_per_decision": "tasks",
     "hidden": "units",
     "env_steps": "environment steps",
     "batch_env_steps": "environment steps",
@@ -203,9 +208,17 @@ class Page:
             values = self.values_of(node)
             return f"mapping from names to {self.accepted(values, path)}" if values else "mapping"
         if kind == "string":
-            empty = ", not empty" if node.get("minLength") else ""
-            return f"text matching `{node['pattern']}`" if "pattern" in node else f"text{empty}"
+            return self.text(node)
         return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
+
+    @staticmethod
+    def text(node: Node) -> str:
+        """Return what a text must be."""
+        if node.get("pattern") == FUNCTION_PATH:
+            return "`package.module:function`"
+        if "pattern" in node:
+            return f"text matching `{node['pattern']}`"
+        return "text, not empty" if node.get("minLength") else "text"
 
     @staticmethod
     def span(node: Node, kind: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.loading import nearest
 from offload_rllib.config.workload import TaskMix, TaskType
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
@@ -18,6 +19,7 @@ from offload_rllib.scenario.topology import build_network, most_neighbours, resa
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
+from offload_rllib.simulator.heuristics import HEURISTICS, is_rule, parse_rule
 from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, UNIFORM, stable_hash
 from offload_rllib.simulator.types import (
     ENERGY_NONE,
@@ -52,7 +54,9 @@ class BuiltScenario:
     load: OfferedLoad
     arrays: Scenario
     agents: tuple[str, ...]
-    """Names of the nodes that decide, in the order of the arrays."""
+    """Names of the nodes that are agents, in the order of the arrays."""
+    others: tuple[str, ...] = ()
+    """Names of the nodes that decide by the rule `agents.others`; they come behind the agents in the arrays."""
 
 
 def _parameters(distribution: Distribution, factor: float = 1.0) -> tuple[int, float, float]:
@@ -81,7 +85,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rate_p
     return node
 
 
-def _agent_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
+def _deciding_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
     Where every episode draws its network, these are all nodes: any may be one of those in some episode.
@@ -90,6 +94,51 @@ def _agent_nodes(config: EnvironmentConfig, network: Network) -> list[int]:
         return list(range(len(network.nodes)))
     graph = network.graph()
     return [i for i in network.within_hops_of_clients(config.decisions.max_hops - 1) if graph.degree[i]]
+
+
+def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[int]) -> tuple[list[int], list[int]]:
+    """Return which of the deciding nodes are agents, and which follow the rule `agents.others`.
+
+    Raises:
+        ConfigError: `agents` names what is not there or has no choice, or a rule that there is not.
+    """
+    chosen = config.agents
+    if chosen.types is not None:
+        types = {network.nodes[i].type for i in deciding}
+        for kind in chosen.types:
+            if kind not in types:
+                raise ConfigError(f"agents.types: no node of type '{kind}' has a choice.{nearest(kind, types)}")
+        agents = [i for i in deciding if network.nodes[i].type in chosen.types]
+    elif chosen.nodes is not None:
+        index = {network.nodes[i].name: i for i in deciding}
+        for name in chosen.nodes:
+            if name not in index:
+                known = any(node.name == name for node in network.nodes)
+                what = "no task reaches it with a hop left" if known else "there is no such node"
+                raise ConfigError(f"agents.nodes: '{name}' cannot be an agent: {what}.{nearest(name, index)}")
+        agents = sorted(index[name] for name in chosen.nodes)
+    else:
+        return deciding, []
+    if is_rule(chosen.others):
+        check_rule(chosen.others, "agents.others")
+    return agents, [i for i in deciding if i not in set(agents)]
+
+
+def check_rule(text: str, where: str) -> None:
+    """Check the name and the parameter of a heuristic.
+
+    Raises:
+        ConfigError: there is no such rule, or it takes no such parameter.
+    """
+    try:
+        parse_rule(text)
+    except KeyError as error:
+        raise ConfigError(
+            f"{where}: '{text}' is not a heuristic, nor a function package.module:function."
+            f"{nearest(text.partition(':')[0], HEURISTICS)}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _destinations(
@@ -130,6 +179,11 @@ def _task_types(config: EnvironmentConfig) -> np.ndarray:
     return record
 
 
+def _mean_bits_in(config: EnvironmentConfig, jobs: np.ndarray) -> float:
+    types = _types(config)
+    return float(np.average(jobs[:, 1], weights=[kind.weight for kind in types] if types else None))
+
+
 def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, load: OfferedLoad) -> np.ndarray:
     deadline = config.workload.deadline_s
     fastest = max(node.speed for node in network.nodes)
@@ -156,6 +210,9 @@ def _settings(config: EnvironmentConfig, network: Network, jobs: np.ndarray, loa
     record["work_scale"] = max(record["time_scale_s"] * average, 1.0)
     record["bits_scale"] = max(float(jobs[:, 1:].mean()), 1.0)
     record["max_speed"] = fastest
+    record["mean_work"] = load.mean_work
+    record["mean_service_s"] = load.mean_work / average
+    record["mean_bits_in"] = _mean_bits_in(config, jobs)
     return settings
 
 
@@ -181,10 +238,17 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
     node = _nodes(config, network, link, load.rate_per_client)
-    agents = _agent_nodes(config, network)
-    if not agents:
+    deciding = _deciding_nodes(config, network)
+    if not deciding:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
-    node["agent"][agents] = np.arange(len(agents))
+    if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "
+            f"(given: {config.decisions.tasks_per_decision})"
+        )
+    agents, others = _split_deciders(config, network, deciding)
+    deciding = agents + others
+    node["agent"][deciding] = np.arange(len(deciding))
     limit = config.decisions.max_destinations
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
     types = _task_types(config)
@@ -198,12 +262,15 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         link_law=link_law,
         failure_law=failure_laws(config, network),
         power=powers(config, network),
-        agent_node=np.array(agents, np.int32),
-        destination=_destinations(node, link, agents, limit, padded_to),
+        agent_node=np.array(deciding, np.int32),
+        destination=_destinations(node, link, deciding, limit, padded_to),
         task_type=types,
         job=jobs,
     )
-    return BuiltScenario(config, network, load, arrays, tuple(network.nodes[i].name for i in agents))
+    names = [node.name for node in network.nodes]
+    return BuiltScenario(
+        config, network, load, arrays, tuple(names[i] for i in agents), tuple(names[i] for i in others)
+    )
 
 
 def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:

@@ -64,6 +64,7 @@ def append_held(environment, node, slot):
         task[tail].next = slot
     node.held_tail = slot
     node.held += 1
+    node.held_work += task[slot].work
 
 
 @kernel
@@ -81,6 +82,10 @@ def remove_held(environment, node, slot):
     else:
         task[after].previous = before
     node.held -= 1
+    if node.held == 0:
+        node.held_work = 0.0  # no rounding is carried from one time to the next
+    else:
+        node.held_work -= task[slot].work
 
 
 @kernel
