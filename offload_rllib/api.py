@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
 from offload_rllib.envs.vector import vector_env
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.saved import SavedPolicy
 
-__all__ = ["load_policy", "parallel_env", "register", "vector_env"]
+__all__ = ["gym_env", "load_policy", "parallel_env", "register", "vector_env"]
 
 
 def register() -> list[str]:
@@ -36,16 +37,25 @@ def load_policy(policy: str | Path) -> SavedPolicy | HeuristicPolicy:
     ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
 
     Args:
-        policy: folder of a run or of a checkpoint, or a heuristic's name.
+        policy: folder of a run or of a checkpoint, or a heuristic: its name, or a function
+            ``package.module:function``.
 
     Raises:
         ConfigError: there is no such heuristic, or no policy in the folder.
     """
+    from offload_rllib.config.base import is_function_path
+    from offload_rllib.envs.extensions import load_function
     from offload_rllib.experiment.contenders import trained_policy_folder
     from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.saved import load_saved_policy
+    from offload_rllib.scenario.build import check_rule
     from offload_rllib.simulator.heuristics import HEURISTICS
 
-    if str(policy) in HEURISTICS:
-        return HeuristicPolicy(str(policy))
+    name = str(policy)
+    if name.partition(":")[0] in HEURISTICS:
+        check_rule(name, "policy")
+        return HeuristicPolicy(name)
+    if is_function_path(name):
+        load_function(name, "policy")
+        return HeuristicPolicy(name)
     return load_saved_policy(trained_policy_folder(Path(policy)))

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
-from offload_rllib.simulator.heuristics import DESCRIPTIONS, HEURISTICS
+from offload_rllib.simulator.heuristics import BASELINES, DESCRIPTIONS
 from offload_rllib.version import __version__
 
 # ray and torch take seconds to import: only the verbs that need them do.
@@ -93,7 +93,7 @@ def train(
     if not finished:
         _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
-    _evaluate(run.environment, [str(run.path), *HEURISTICS], episodes, held_out_seed, run.path / "evaluation", run.name)
+    _evaluate(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
     _say(f"model card: {write_model_card(run)}")
     _say(f"trained policy: {run.path / 'policy'}")
     _say(f"TensorBoard: tensorboard --logdir {run.path}")
@@ -102,7 +102,10 @@ def train(
 @app.command()
 def evaluate(
     env: EnvArgument,
-    policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Heuristics, or folders of runs.")],
+    policies: Annotated[
+        list[str],
+        typer.Argument(metavar="POLICY...", help="Heuristics, functions package.module:function, or folders of runs."),
+    ],
     set_: SetOption = None,
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,

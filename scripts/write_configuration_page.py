@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from offload_rllib.config import EnvironmentConfig, PolicyConfig
+from offload_rllib.config.base import FUNCTION_PATH
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -46,6 +47,9 @@ Rules across keys:
 - `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
 - `queue: edf` and `cloud.queue: edf` need deadlines.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
+- `reward.name: peersimgym` needs `decisions.tasks_per_decision: 1`, and so do training and `decisions.offer: newest`.
+- `reward.shaping.gamma` is the `algorithm.gamma` of the policies that are trained.
+- `agents.others` needs `agents.types` or `agents.nodes`; `agents: all` stands for neither.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
 - DDQN's `learning_starts` is at most half of its `replay_capacity`.
@@ -85,6 +89,7 @@ UNITS = {
     "values": "that of the key",
     "max_hops": "hops",
     "vms": "machines",
+    "tasks_per_decision": "tasks",
     "hidden": "units",
     "env_steps": "environment steps",
     "batch_env_steps": "environment steps",
@@ -220,9 +225,17 @@ class Page:
             values = self.values_of(node)
             return f"mapping from names to {self.accepted(values, path)}" if values else "mapping"
         if kind == "string":
-            empty = ", not empty" if node.get("minLength") else ""
-            return f"text matching `{node['pattern']}`" if "pattern" in node else f"text{empty}"
+            return self.text(node)
         return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
+
+    @staticmethod
+    def text(node: Node) -> str:
+        """Return what a text must be."""
+        if node.get("pattern") == FUNCTION_PATH:
+            return "`package.module:function`"
+        if "pattern" in node:
+            return f"text matching `{node['pattern']}`"
+        return "text, not empty" if node.get("minLength") else "text"
 
     @staticmethod
     def span(node: Node, kind: str) -> str:

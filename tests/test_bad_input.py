@@ -46,7 +46,10 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("decisions.interval_s=0.3", r"horizon_s \(1000\) must be a multiple of decisions.interval_s \(0.3\)"),
         ("warmup_s=900", r"no task would count"),
         ("deadlines.grace_s=5", r"grace_s needs expiry: queued"),
-        ("reward.name=profit", r"reward.name: .*'delay', 'sparse' or 'paper'.*profit"),
+        (
+            "reward.name=profit",
+            r"reward.name: .*'delay', 'sparse', 'paper', 'peersimgym' or package.module:function.*profit",
+        ),
         ("topology.rpi3_per_cluster=[]", r"rpi3_per_cluster: .*at least 1"),
         ("topology.rpi3_per_cluster.7=1", r"'7' must be an index from 0 to 0"),
         ("horizon_s.x=1", r"leads into a int, which has no keys"),

@@ -97,7 +97,7 @@ def test_a_report_holds_every_episode_and_every_difference(tmp_path: Path) -> No
     paths = write_report(evaluation, "local", tmp_path / "report", "title")
     with paths["episodes"].open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * 6
+    assert len(rows) == len(HEURISTICS) * 6
     assert {row["environment"] for row in rows} == {evaluation.environment}
     first = next(row for row in rows if row["policy"] == "random" and row["episode"] == "3")
     assert float(first["score_mean_s"]) == evaluation.of("random", "score_mean_s")[3]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from conftest import make_env, random_actions, small_environment
 
-from offload_rllib.envs.observation import FIRST_ROW, ROW_FEATURES, ROW_SIZE, feature_names
+from offload_rllib.envs.observation import FIRST_ROW, ROW_FEATURES, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.information import known
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import HELD
 
 
 @kernel
@@ -22,6 +23,10 @@ def _known(scenario, state, e, agent, action):
     environment = environment_of(state, e)
     there = known(scenario, environment, agent, action, environment.episode[0].now_s)
     true_work = backlog(scenario, environment, there.node, environment.episode[0].now_s)
+    for slot in range(environment.task.shape[0]):
+        task = environment.task[slot]
+        if task.stage == HELD and task.node == there.node:
+            true_work += task.work
     return there.node, there.tasks, there.work, there.age_s, there.sent_tasks, there.sent_work, true_work
 
 
@@ -78,7 +83,7 @@ def test_fresh_information_is_the_true_state() -> None:
         env.step(random_actions(env, rng))
         for _agent, _action, (node, tasks, work, age, sent, _sent_work, true_work) in neighbours(env):
             assert tasks == env.state.node[0, node]["tasks"]
-            assert work == true_work
+            assert work == pytest.approx(true_work, rel=1e-9, abs=1e-6)
             assert age == 0
             assert sent >= 0
 
@@ -115,7 +120,7 @@ def test_tasks_sent_are_known_until_a_broadcast_counts_them() -> None:
 def test_observations_stay_in_their_range_and_have_names() -> None:
     env = make_env(small_environment(), 4)
     rng = np.random.default_rng(0)
-    names = feature_names(env.num_actions)
+    names = env.layout.names
     assert len(names) == env.observation_size
     assert names[FIRST_ROW + ROW_SIZE] == f"row_1.{ROW_FEATURES[0]}"
     done = False

@@ -21,7 +21,7 @@ import offload_rllib
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, select_rows
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
-from offload_rllib.envs.observation import observation_size
+from offload_rllib.envs.observation import layout_of
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import MaskedActorCritic
@@ -58,7 +58,7 @@ def batch_of(rows: int, seed: int = 0) -> dict[str, Any]:
     masks[: rows // 2, 1:] = 1
     return {
         Columns.OBS: {
-            "observations": torch.from_numpy(rng.uniform(-1, 1, (rows, observation_size(3))).astype(np.float32)),
+            "observations": torch.from_numpy(rng.uniform(-1, 1, (rows, layout_of(3).size)).astype(np.float32)),
             "action_mask": torch.from_numpy(masks),
         },
         Columns.ACTIONS: torch.zeros(rows, dtype=torch.long),

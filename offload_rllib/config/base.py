@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,14 @@ Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+
+# A Python function of the user's: the dotted path of its module, a colon, its name.
+FUNCTION_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+
+
+def is_function_path(text: str) -> bool:
+    """Return whether a text names a Python function, as ``package.module:function``."""
+    return re.fullmatch(FUNCTION_PATH, text) is not None
 
 
 class Schema(BaseModel):

@@ -1,28 +1,75 @@
-"""The schema of `decisions`, `information` and `reward`: who decides what, knowing what, paid for what."""
+"""The schema of `decisions`, `agents`, `information`, `observe` and `reward`: who decides what, for what pay."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from offload_rllib.config.base import Count, Finite, Flag, NonNegative, Positive, Schema
+from offload_rllib.config.base import (
+    FUNCTION_PATH,
+    Count,
+    Finite,
+    Flag,
+    NonNegative,
+    Positive,
+    Schema,
+    Share,
+    is_function_path,
+)
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class Decisions(Schema):
-    """Who decides what, and when."""
+    """What is decided, and when."""
 
     interval_s: Positive = 1.0
     """Time between two decisions of every agent."""
     offer: Literal["arrival", "newest"] = "arrival"
     """arrival: a task that enters is held, unserved, until it is decided, oldest first; newest: tasks wait in the
     queue and are served meanwhile, and the newest waiting task is on offer."""
+    tasks_per_decision: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    """Tasks that an agent decides at a time, those it has held longest."""
     max_hops: Annotated[int, Field(strict=True, ge=1, le=16)] = 2
     """A task that has travelled this often stays where it is."""
     max_destinations: Count | None = None
     """Offer at most this many neighbours, those with the fastest links; null: all."""
     strict: Flag = False
     """Raise on an action that is not valid, instead of treating it as 0 and counting it."""
+
+
+class Agents(Schema):
+    """Who decides: `all`, or those of some device types, or those named; the other nodes follow a rule."""
+
+    types: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Device types whose nodes are agents."""
+    nodes: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Names of the nodes that are agents."""
+    others: Name = "local"
+    """Rule of the nodes that could decide and are not agents: a heuristic, e.g. `shortest_finish` or
+    `soft_finish:0.5`, or a function `package.module:function`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_all(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value != "all":
+                raise ValueError("must be all, or a mapping with types or nodes, and others")
+            return {}
+        return value
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Agents:
+        if self.types is not None and self.nodes is not None:
+            raise ValueError("give types or nodes, not both")
+        for key in ("types", "nodes"):
+            given = getattr(self, key) or ()
+            if len(set(given)) < len(given):
+                raise ValueError(f"{key} names one of them twice")
+        if self.types is None and self.nodes is None and "others" in self.model_fields_set and self.others != "local":
+            raise ValueError("others needs types or nodes: otherwise all nodes with a choice are agents")
+        return self
 
 
 class Information(Schema):
@@ -36,24 +83,101 @@ class Information(Schema):
     """Size of a broadcast; its delay over a link is latency + size / rate."""
 
 
+OBSERVATION_GROUPS = (
+    "queue",
+    "self",
+    "speed",
+    "task",
+    "valid",
+    "timing",
+    "radio",
+    "information",
+    "hops",
+    "failures",
+)
+
+
+def _observe(value: Any) -> Any:
+    accepted = f"full, paper, package.module:function, or a list of {', '.join(OBSERVATION_GROUPS)}"
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"the list is empty; accepted: {accepted}")
+        for group in value:
+            if group not in OBSERVATION_GROUPS:
+                raise ValueError(f"'{group}' is not a group of features; accepted: {accepted}")
+        if len(set(value)) < len(value):
+            raise ValueError("names a group twice")
+        return tuple(value)
+    if isinstance(value, str) and (value in ("full", "paper") or is_function_path(value)):
+        return value
+    raise ValueError(f"must be {accepted}")
+
+
+Observe = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(_observe),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["full", "paper"]},
+                {"type": "string", "pattern": FUNCTION_PATH},
+                {"type": "array", "items": {"enum": list(OBSERVATION_GROUPS)}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class Shaping(Schema):
+    """Potential-based shaping: weight x (gamma x potential after - potential before) on top of the reward."""
+
+    potential: Literal["backlog", "tasks", "unfinished"]
+    """Minus, at the agent's node: the seconds of work there; the tasks there; the unfinished tasks made there."""
+    gamma: Share
+    """Discount; that of the algorithm, or the best policy changes."""
+    weight: Positive = 1.0
+    """Factor on the shaping term."""
+
+
+REWARD_NAMES = ("delay", "sparse", "paper", "peersimgym")
+
+
+def _reward_name(value: str) -> str:
+    if value in REWARD_NAMES or is_function_path(value):
+        return value
+    accepted = ", ".join(f"'{name}'" for name in REWARD_NAMES)
+    raise ValueError(f"must be {accepted} or package.module:function")
+
+
+RewardName = Annotated[
+    str,
+    AfterValidator(_reward_name),
+    WithJsonSchema({"anyOf": [{"enum": list(REWARD_NAMES)}, {"type": "string", "pattern": FUNCTION_PATH}]}),
+]
+
+
 class Reward(Schema):
     """What agents are paid; formulas in `docs/rewards.md`."""
 
-    name: Literal["delay", "sparse", "paper"] = "delay"
-    """The formula."""
+    name: RewardName = "delay"
+    """The formula, or a function."""
     scope: Literal["own", "neighbourhood", "team"] = "neighbourhood"
     """Average over: the agent's node; it and its neighbours; all nodes (sum over nodes / number of agents).
 
     With `own`, agents without a client of their own (relays, servers) are paid nothing for the tasks of others."""
     scale: Positive = 1.0
     """Factor on every reward."""
+    shaping: Shaping | None = None
+    """What is added to speed up learning; null: nothing."""
     utility: Finite = 10.0
-    """`paper` only: r_u."""
+    """`paper` and `peersimgym` only: r_u."""
     waiting_weight: NonNegative = 1.0
-    """`paper` only: chi_wait."""
+    """`paper`: chi_wait; `peersimgym`: cap of the waiting term, as a multiple of r_u."""
     communication_weight: NonNegative = 1.0
-    """`paper` only: chi_comm."""
+    """`paper`: chi_comm; `peersimgym`: cap of the communication term."""
     execution_weight: NonNegative = 1.0
-    """`paper` only: chi_exc."""
+    """`paper`: chi_exc; `peersimgym`: cap of the execution term."""
     overload_weight: NonNegative = 1.0
-    """`paper` only: chi_O."""
+    """`paper` and `peersimgym` only: chi_O."""
+    no_op_reward: Finite = 0.0
+    """`peersimgym` only: paid while the node has no task."""

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from offload_rllib.config.base import NonNegative, Positive, Schema
 from offload_rllib.config.cloud import Cloud
-from offload_rllib.config.decisions import Decisions, Information, Reward
+from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
 from offload_rllib.config.energy import Energy
 from offload_rllib.config.failures import Failures
 from offload_rllib.config.links import LinkOverride, Links
@@ -51,12 +51,17 @@ class EnvironmentConfig(Schema):
     """What happens at a deadline."""
     decisions: Decisions = Decisions()
     """Who decides what, and when."""
+    agents: Agents = Agents()
+    """Who decides; `all`: every node that tasks reach and that has a choice."""
     information: Information = Information()
     """What neighbours know of each other."""
     failures: Failures | None = None
     """Nodes that go down and up again; null: none does."""
     energy: Energy | None = None
     """What nodes draw; null: no account of it."""
+    observe: Observe = "full"
+    """What agents see: everything, PeersimGym's few numbers, groups of features, or a function; see
+    `docs/observation.md`."""
     reward: Reward = Reward()
     """What agents are paid."""
 

@@ -11,19 +11,21 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from offload_rllib.config import EnvironmentConfig
+from offload_rllib.envs.rendering import RENDER_MODES, Renderer
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import training_key, vector_env
 
-Observation = dict[str, np.ndarray]
+Observation = dict[str, Any]
 
 
-class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
+class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     """Nodes of an edge network decide, again and again, where the tasks that reach them are processed.
 
     ## Description
     Clients make tasks at nodes. A task that enters a node with an agent is held, unserved, until the node's next
     decision; then the agent keeps it or sends it to a neighbour, where it may be offered once more until it has made
-    `decisions.max_hops` hops. The result travels back the way the task came. The model is in `docs/simulator.md`.
+    `decisions.max_hops` hops. The result travels back the way the task came. `agents` in the configuration says which
+    nodes are agents; the others follow a rule. The model is in `docs/simulator.md`.
 
     ## Action space
     `Discrete(R)` for every agent, R = 1 + the largest number of destinations of an agent. 0: this node processes the
@@ -69,15 +71,22 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
     | 10 | speed | speed there / fastest node's speed | instructions/s | (0, 1] |
     | 11 | offers_again | 1 if the task would be offered once more there | - | {0, 1} |
 
-    Where nodes fail (`failures`), R numbers `row_k.alive` follow: 1 if the destination of action k was up, as last
-    told (a broadcast that fails to come says that it is down), 0 if not or if there is none; k = 0 is the node itself.
-    A node that is down has nothing on offer.
+    Where nodes fail (`failures`), every row has a 13th number, `row_k.alive`: 1 if the destination of action k was up,
+    as last told (a broadcast that fails to come says that it is down), 0 if not or if there is none; k = 0 is the node
+    itself. A node that is down has nothing on offer.
 
     1 to 6 are 0 with nothing on offer. What is known of a neighbour is its last broadcast that has arrived.
 
+    That is `observe: full`. `paper` and lists of groups show some of these numbers, in the same order, and a function
+    may show others; see `docs/observation.md`. `ObservationLayout` (`vector_env(...).layout`) says what is where.
+
+    With `decisions.tasks_per_decision` k > 1 the action space is `MultiDiscrete([R] * k)`, an action for each of the k
+    tasks held longest; the mask is a tuple of k arrays; and from index 7 on the observation repeats the numbers of a
+    task and its R rows k times, for F = 7 + k (7 + 12 R). An estimate of one task does not count the others on offer.
+
     ## Rewards
-    `reward.name` and `reward.scope` in the configuration: `delay` (default), `sparse`, `paper`; see
-    `docs/rewards.md`.
+    `reward.name` and `reward.scope` in the configuration: `delay` (default), `sparse`, `paper`, `peersimgym` or a
+    function, with `reward.shaping` on top; see `docs/rewards.md`.
 
     ## Starting state
     An empty network at time 0. The phases of the broadcasts and the workload follow from the seed; the workload does
@@ -94,7 +103,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
     # PettingZoo declares it per instance, and gives it per class.
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
         "name": "offload_v0",
-        "render_modes": [],
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 4,
         "is_parallelizable": True,
     }
 
@@ -103,12 +113,14 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         env: str | Path | Mapping[str, Any] | EnvironmentConfig,
         *,
         overrides: Iterable[str] = (),
+        render_mode: str | None = None,
     ) -> None:
         """Build the environment.
 
         Args:
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
+            render_mode: `ansi`, `rgb_array` or None.
 
         Raises:
             ConfigError: what was given cannot be.
@@ -116,7 +128,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         self._batch = vector_env(env, 1, overrides=overrides)
         self._series = (0, 0, 0)
         self._next_episode = 0
-        self.render_mode = None
+        self._renderer = Renderer(self._batch, render_mode)
+        self.render_mode = render_mode
         self.possible_agents = list(self._batch.agents)
         self.agents: list[str] = []
         # One space object for all: the agents' observations have the same layout, so that they can share a policy.
@@ -174,7 +187,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
         return self._observations(), {agent: {} for agent in self.agents}
 
     def step(
-        self, actions: Mapping[str, int]
+        self, actions: Mapping[str, Any]
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Let every agent act; an agent without an action takes 0.
 
@@ -186,7 +199,9 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
             RuntimeError: the episode has ended, or none has begun.
         """
         agents = self.possible_agents
-        chosen = np.array([[actions.get(agent, 0) for agent in agents]], np.int32)
+        chosen = np.zeros((1, *self._batch.masks.shape[1:-1]), np.int32)
+        for i, agent in enumerate(agents):
+            chosen[0, i] = actions.get(agent, 0)
         truncated = self._batch.step(chosen)
         rewards = dict(zip(agents, self._batch.rewards[0].tolist(), strict=True))
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
@@ -205,19 +220,25 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, int]):
     def _observations(self) -> dict[str, Observation]:
         # Copies: the batch overwrites its arrays, and callers keep observations.
         seen, masks = self._batch.observations[0].copy(), self._batch.masks[0].copy()
+        several = self._batch.tasks_per_decision > 1
         return {
-            agent: {"observations": seen[i], "action_mask": masks[i]} for i, agent in enumerate(self.possible_agents)
+            agent: {"observations": seen[i], "action_mask": tuple(masks[i]) if several else masks[i]}
+            for i, agent in enumerate(self.possible_agents)
         }
 
-    def render(self) -> None:
-        """Draw nothing: no render mode is offered."""
+    def render(self) -> Any:
+        """Return a table of the nodes (`ansi`) or a picture [height, width, 3] uint8 of the network (`rgb_array`)."""
+        return self._renderer.render()
 
     def close(self) -> None:
         """Release nothing; for the interface."""
 
 
 def parallel_env(
-    env: str | Path | Mapping[str, Any] | EnvironmentConfig, *, overrides: Iterable[str] = ()
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    *,
+    overrides: Iterable[str] = (),
+    render_mode: str | None = None,
 ) -> OffloadParallelEnv:
     """Return the PettingZoo environment; arguments and errors as `OffloadParallelEnv`."""
-    return OffloadParallelEnv(env, overrides=overrides)
+    return OffloadParallelEnv(env, overrides=overrides, render_mode=render_mode)

@@ -9,15 +9,19 @@ from offload_rllib.envs.vector import VectorEnv
 
 
 def observation_space(batch: VectorEnv) -> spaces.Dict:
-    """Return `Dict(observations [F] float32 in [-1, 1], action_mask [R] int8)`."""
+    """Return `Dict(observations [F] float32, action_mask [R] int8)`; with k > 1 the mask is a tuple of k such."""
+    low, high = batch.observation_bounds
+    mask = spaces.Box(0, 1, (batch.num_actions,), np.int8)
+    tasks = batch.tasks_per_decision
     return spaces.Dict(
         {
-            "observations": spaces.Box(-1.0, 1.0, (batch.observation_size,), np.float32),
-            "action_mask": spaces.Box(0, 1, (batch.num_actions,), np.int8),
+            "observations": spaces.Box(low, high, (batch.observation_size,), np.float32),
+            "action_mask": mask if tasks == 1 else spaces.Tuple([mask] * tasks),
         }
     )
 
 
-def action_space(batch: VectorEnv) -> spaces.Discrete:
-    """Return `Discrete(R)`."""
-    return spaces.Discrete(batch.num_actions)
+def action_space(batch: VectorEnv) -> spaces.Discrete | spaces.MultiDiscrete:
+    """Return `Discrete(R)`; with k > 1 tasks decided at a time `MultiDiscrete([R] * k)`."""
+    tasks = batch.tasks_per_decision
+    return spaces.Discrete(batch.num_actions) if tasks == 1 else spaces.MultiDiscrete([batch.num_actions] * tasks)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
-from offload_rllib.envs.observation import observation_size, observe, scaling
-from offload_rllib.envs.reward import PAPER, pay, price_decisions, reward_record
+from offload_rllib.config.base import is_function_path
+from offload_rllib.envs.extensions import AgentView, checked, load_function
+from offload_rllib.envs.layout import ObservationLayout, features_of, layout_of
+from offload_rllib.envs.observation import observe, scaling
+from offload_rllib.envs.reward import (
+    CUSTOM,
+    NO_POTENTIAL,
+    PAPER,
+    PEERSIMGYM,
+    account_step,
+    pay,
+    price_decisions,
+    reward_record,
+    shape,
+)
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.scenario.build import expected_tasks_inside, redrawn
+from offload_rllib.scenario.build import check_rule, expected_tasks_inside, redrawn
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.simulator import metrics, state
 from offload_rllib.simulator.batch import own_copies, put, shared
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import scenario_of
-from offload_rllib.simulator.heuristics import HEURISTICS, decide_all
+from offload_rllib.simulator.heuristics import decide_all, is_rule, parse_rule
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.step import ACTIONS_PENDING, NEEDS_ROOM, advance
 from offload_rllib.simulator.streams import episode_key
+from offload_rllib.simulator.types import NONE, Array
 
 # Reserved first part of an episode's address, so that no purpose ever reuses another's episodes.
 TRAINING = 0
@@ -41,28 +55,43 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 
 @kernel
 def _step_batch(
-    scenarios, batch, reward, decision_rewards, actions, scales, observations, masks, rewards, truncated, first
+    scenarios, batch, reward, own, potential, decisions, scales, observations, masks, rewards, truncated, first
 ):
     """Step environments from `first` on; return the first one that needs room, or their number."""
-    for e in range(first, actions.shape[0]):
+    name = reward[0].name
+    for e in range(first, decisions.shape[0]):
         scenario = scenario_of(scenarios, e)
         environment = environment_of(batch, e)
-        if reward[0].name == PAPER and environment.episode[0].stage == ACTIONS_PENDING:
-            price_decisions(scenario, environment, reward[0], actions[e], decision_rewards[e])
-        if advance(scenario, environment, actions[e]) == NEEDS_ROOM:
+        if name in (PAPER, PEERSIMGYM) and environment.episode[0].stage == ACTIONS_PENDING:
+            price_decisions(scenario, environment, reward[0], rewards.shape[1], decisions[e], own[e])
+        if advance(scenario, environment, decisions[e]) == NEEDS_ROOM:
             return e
-        pay(scenario, environment, reward[0], decision_rewards[e], rewards[e])
-        observe(scenario, environment, scales[min(e, scales.shape[0] - 1)], observations[e], masks[e])
+        account_step(environment, reward[0], own[e])
+        if name != CUSTOM:
+            if reward[0].potential != NO_POTENTIAL:
+                shape(scenario, environment, reward[0], own[e], potential[e])
+            pay(scenario, reward[0], own[e], rewards[e])
+        observe(scenario, environment, scales[min(e, scales.shape[0] - 1)], 0, observations[e], masks[e])
         truncated[e] = environment.episode[0].step == environment.bucket.shape[0]
-    return actions.shape[0]
+    return decisions.shape[0]
 
 
 @kernel
-def _observe_some(scenarios, batch, environments, scales, observations, masks):
+def _pay_batch(scenarios, batch, reward, own, potential, rewards):
+    """Pay what a user's function wrote into `own`."""
+    for e in range(rewards.shape[0]):
+        scenario = scenario_of(scenarios, e)
+        if reward[0].potential != NO_POTENTIAL:
+            shape(scenario, environment_of(batch, e), reward[0], own[e], potential[e])
+        pay(scenario, reward[0], own[e], rewards[e])
+
+
+@kernel
+def _observe_some(scenarios, batch, environments, scales, first, observations, masks):
     for i in range(environments.shape[0]):
         e = environments[i]
         own_scales = scales[min(e, scales.shape[0] - 1)]
-        observe(scenario_of(scenarios, e), environment_of(batch, e), own_scales, observations[e], masks[e])
+        observe(scenario_of(scenarios, e), environment_of(batch, e), own_scales, first, observations[e], masks[e])
 
 
 class VectorEnv:
@@ -77,10 +106,12 @@ class VectorEnv:
         agents: names of the A agents.
         num_envs: E.
         num_actions: R; action 0 keeps the task, action k sends it to the k-th destination.
+        tasks_per_decision: k. Where it is 1, masks and actions lack that axis.
+        layout: what is where in an observation.
         observation_size: F.
         steps_per_episode: decisions until truncation.
         observations: [E, A, F] float32, see `OffloadParallelEnv`.
-        masks: [E, A, R] int8, 1 where an action is valid.
+        masks: [E, A, R] int8, or [E, A, k, R]; 1 where an action is valid.
         rewards: [E, A] float32 of the last step.
         truncated: [E] bool, which episodes have ended; those must be reset before the next step.
     """
@@ -94,33 +125,102 @@ class VectorEnv:
             log: keep the fate of every task (`task_log`).
 
         Raises:
-            ConfigError: `num_envs` is less than 1.
+            ConfigError: `num_envs` is less than 1, or a function that the configuration names cannot be used.
         """
         if num_envs < 1:
             raise ConfigError(f"num_envs must be at least 1, is {num_envs}")
+        config, arrays = scenario.config, scenario.arrays
         self.scenario = scenario
         self.agents = scenario.agents
         self.num_envs = num_envs
-        self.num_actions = scenario.arrays.destination.shape[1]
-        failures = scenario.config.failures is not None
-        self.observation_size = observation_size(self.num_actions, failures=failures)
-        self.steps_per_episode = state.steps_per_episode(scenario.arrays)
+        self.tasks_per_decision = config.decisions.tasks_per_decision
+        self.num_actions = arrays.destination.shape[1]
+        self.steps_per_episode = state.steps_per_episode(arrays)
         slots = expected_tasks_inside(scenario)
-        self._redraws = resamples(scenario.config.topology)
+        self._redraws = resamples(config.topology)
         own = num_envs if self._redraws else 1
+        # Where networks are drawn anew, rows are padded to what any of them may need.
+        if not self._redraws:
+            self.num_actions = 1 + int((arrays.destination[: len(self.agents), 1:] != NONE).sum(axis=1).max())
+        self._full_layout = self._layout("full", self.num_actions)
         self._refuse_too_large()
         self._scenarios = [scenario] * own
-        self._arrays = own_copies(scenario.arrays, own) if self._redraws else shared(scenario.arrays)
-        self._state = state.allocate(scenario.arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
-        self._reward = reward_record(scenario.config.reward, scenario.load.mean_work)
-        self._scales = np.repeat(scaling(scenario.arrays)[np.newaxis], own, axis=0)
-        self._decision_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
-        shape = (num_envs, len(self.agents))
-        self.observations = np.zeros((*shape, self.observation_size), np.float32)
-        self.masks = np.zeros((*shape, self.num_actions), np.int8)
-        self.rewards = np.zeros(shape, np.float32)
+        self._arrays = own_copies(arrays, own) if self._redraws else shared(arrays)
+        self._state = state.allocate(arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
+        self._reward = reward_record(config.reward)
+        self._own = np.zeros((num_envs, len(scenario.network.nodes)))
+        self._potential = np.zeros_like(self._own)
+        self._planned = np.zeros((arrays.destination.shape[1], 2))
+        agents = (num_envs, len(self.agents))
+        self._scales = np.repeat(scaling(arrays, self.num_actions, self.tasks_per_decision)[np.newaxis], own, axis=0)
+        self._full = np.zeros((*agents, self._full_layout.size), np.float32)
+        self._masks = np.zeros((*agents, self.tasks_per_decision, self.num_actions), np.int8)
+        self.masks = self._masks[:, :, 0] if self.tasks_per_decision == 1 else self._masks
+        self.rewards = np.zeros(agents, np.float32)
         self.truncated = np.ones(num_envs, np.bool_)  # no episode has begun
         self._an_episode_ended = True
+        self._functions: dict[str, Callable[[AgentView], Any]] = {}
+        if self._reward[0]["name"] == CUSTOM:
+            self._function(config.reward.name, "reward.name")
+        if scenario.others and not is_rule(config.agents.others):
+            self._function(config.agents.others, "agents.others")
+        self.layout, self._columns = self._shown()
+        self.observation_size = self.layout.size
+        self.observations = (
+            self._full if self.layout is self._full_layout else np.zeros((*agents, self.layout.size), np.float32)
+        )
+
+    def _shown(self) -> tuple[ObservationLayout, Array | None]:
+        """Return the layout of what agents are shown, and which columns of the full observation those are."""
+        observe_what = self.scenario.config.observe
+        if observe_what == "full":
+            return self._full_layout, None
+        if isinstance(observe_what, str) and is_function_path(observe_what):
+            self._function(observe_what, "observe")
+            # What the function returns for the start of an episode tells how many numbers there are.
+            every = np.arange(self.num_envs)
+            state.reset(self._arrays, self._state, every, held_out_keys(0, self.num_envs))
+            size = self._observe_by_function(every, None).shape[-1]
+            names = tuple(f"function_{i}" for i in range(size))
+            return ObservationLayout(size, 0, 0, self.num_actions, names, self.tasks_per_decision), None
+        layout = self._layout(observe_what, self.num_actions)
+        index = {name: column for column, name in enumerate(self._full_layout.names)}
+        return layout, np.array([index[name] for name in layout.names])
+
+    def _layout(self, observe_what: str | tuple[str, ...], rows: int) -> ObservationLayout:
+        failures = self.scenario.config.failures is not None
+        features = features_of(observe_what, failures=failures)
+        if not features:
+            raise ConfigError("observe: [failures] shows nothing where no node fails")
+        return layout_of(rows, self.tasks_per_decision, features)
+
+    @property
+    def observation_bounds(self) -> tuple[float, float]:
+        """Lowest and highest number of an observation; a user's function may return any."""
+        by_function = self.layout.row_size == self.layout.task_size == 0
+        return (-np.inf, np.inf) if by_function else (-1.0, 1.0)
+
+    def _function(self, path: str, where: str) -> Callable[[AgentView], Any]:
+        if path not in self._functions:
+            self._functions[path] = load_function(path, where)
+        return self._functions[path]
+
+    def _view(self) -> AgentView:
+        return AgentView(self.agents, self._full, self.masks, self._full_layout, self._arrays, self._state)
+
+    def _observe_by_function(self, which: np.ndarray, size: int | None) -> np.ndarray:
+        _observe_some(self._arrays, self._state, which, self._scales, 0, self._full, self._masks)
+        path = str(self.scenario.config.observe)
+        return checked(self._function(path, "observe")(self._view()), path, (*self.rewards.shape, size), np.floating)
+
+    def _show(self) -> None:
+        """Bring `observations` up to date with the full ones."""
+        if self._columns is not None:
+            np.take(self._full, self._columns, axis=-1, out=self.observations)
+        elif self.observations is not self._full:
+            path = str(self.scenario.config.observe)
+            seen = self._function(path, "observe")(self._view())
+            self.observations[:] = checked(seen, path, self.observations.shape, np.floating)
 
     @property
     def state(self) -> state.State:
@@ -143,47 +243,59 @@ class VectorEnv:
                 self._draw_network(e, key)
         state.reset(self._arrays, self._state, which, keys)
         self.rewards[which] = 0.0
+        self._potential[which] = 0.0  # that of an empty network
         self.truncated[which] = False
         self._an_episode_ended = bool(self.truncated.any())
-        _observe_some(self._arrays, self._state, which, self._scales, self.observations, self.masks)
+        _observe_some(self._arrays, self._state, which, self._scales, 0, self._full, self._masks)
+        self._show()
 
     def step(self, actions: np.ndarray) -> bool:
         """Let every agent act and run one decision interval.
 
         Args:
-            actions: [E, A] integers. One that is not valid acts as 0 and is counted.
+            actions: [E, A] integers, or [E, A, k]. One that is not valid acts as 0 and is counted.
 
         Returns:
             Whether an episode has ended, by truncation: `truncated` says which. They must be reset.
 
         Raises:
             ValueError: wrong shape, or, in a strict environment, an action that is not valid.
+            ConfigError: a user's function returned what does not fit.
             RuntimeError: an episode has ended and was not reset, or there was no reset yet.
         """
         actions = np.ascontiguousarray(actions, np.int32)
-        if actions.shape != self.rewards.shape:
-            raise ValueError(f"actions must have shape {self.rewards.shape} (environments, agents), is {actions.shape}")
+        expected = self.masks.shape[:-1]
+        if actions.shape != expected:
+            axes = "environments, agents" + (", tasks" if self.tasks_per_decision > 1 else "")
+            raise ValueError(f"actions must have shape {expected} ({axes}), is {actions.shape}")
         if self._an_episode_ended:
             raise RuntimeError("an episode has ended, or none has begun; call reset before the next step")
+        decisions = actions.reshape(self._masks.shape[:-1])
         if self.scenario.config.decisions.strict:
-            self._refuse_invalid(actions)
+            self._refuse_invalid(decisions)
+        if self.scenario.others:
+            decisions = np.concatenate([decisions, self._decisions_of_others()], axis=1)
         done = 0
         while done < self.num_envs:
             done = _step_batch(
                 self._arrays,
                 self._state,
                 self._reward,
-                self._decision_rewards,
-                actions,
+                self._own,
+                self._potential,
+                decisions,
                 self._scales,
-                self.observations,
-                self.masks,
+                self._full,
+                self._masks,
                 self.rewards,
                 self.truncated,
                 done,
             )
             if done < self.num_envs:
                 self._state = state.grow(self.scenario.arrays, self._state)
+        if self._reward[0]["name"] == CUSTOM:
+            self._pay_by_function()
+        self._show()
         self._an_episode_ended = bool(self.truncated.any())
         return self._an_episode_ended
 
@@ -192,13 +304,14 @@ class VectorEnv:
         drawn = redrawn(self.scenario, key)
         self._scenarios[e] = drawn
         self._arrays = put(self._arrays, e, drawn.arrays)
-        self._scales[e] = scaling(drawn.arrays)
+        self._scales[e] = scaling(drawn.arrays, self.num_actions, self.tasks_per_decision)
         self._state = state.fit(drawn.arrays, self._state)
 
     def _refuse_too_large(self) -> None:
         """Raise ConfigError if observations, masks and the simulator's state would not fit into memory."""
         nodes, links, agents = (len(a) for a in (self.scenario.arrays.node, self.scenario.arrays.link, self.agents))
-        per_env = 4 * agents * self.observation_size + agents * self.num_actions + 2048 * nodes + 256 * links
+        shown = 4 * self._full_layout.size + self.tasks_per_decision * self.num_actions
+        per_env = agents * shown + 2048 * nodes + 256 * links
         memory = physical_memory_bytes()
         if self.num_envs * per_env > memory:
             raise ConfigError(
@@ -211,22 +324,61 @@ class VectorEnv:
         """Return the scenario of environment `e`'s episode: its own with `topology.resample: episode`."""
         return self._scenarios[e if self._redraws else 0]
 
-    def _refuse_invalid(self, actions: np.ndarray) -> None:
-        inside = (actions >= 0) & (actions < self.num_actions)
-        chosen = np.take_along_axis(self.masks, np.clip(actions, 0, self.num_actions - 1)[..., None], axis=2)[..., 0]
+    def _pay_by_function(self) -> None:
+        path = self.scenario.config.reward.name
+        self._own[:] = checked(self._function(path, "reward.name")(self._view()), path, self._own.shape, np.floating)
+        _pay_batch(self._arrays, self._state, self._reward, self._own, self._potential, self.rewards)
+
+    def _refuse_invalid(self, decisions: np.ndarray) -> None:
+        inside = (decisions >= 0) & (decisions < self.num_actions)
+        clipped = np.clip(decisions, 0, self.num_actions - 1)
+        chosen = np.take_along_axis(self._masks, clipped[..., None], axis=-1)[..., 0]
         invalid = np.argwhere(~(inside & (chosen == 1)))
         if len(invalid):
-            e, a = invalid[0]
+            e, a, k = invalid[0]
             raise ValueError(
-                f"agent '{self.agents[a]}' of environment {e}: action {actions[e, a]} is not valid now; accepted: "
-                f"{np.flatnonzero(self.masks[e, a]).tolist()} (decisions.strict is on)"
+                f"agent '{self.agents[a]}' of environment {e}: action {decisions[e, a, k]} is not valid now; accepted: "
+                f"{np.flatnonzero(self._masks[e, a, k]).tolist()} (decisions.strict is on)"
             )
 
     def heuristic_actions(self, name: str) -> np.ndarray:
-        """Return the actions [E, A] int32 of a heuristic (see `simulator.heuristics`) for the present state."""
-        actions = np.zeros(self.rewards.shape, np.int32)
-        decide_all(self._arrays, self._state, HEURISTICS[name], actions)
+        """Return the actions [E, A] int32, or [E, A, k], of a heuristic for the present state.
+
+        Args:
+            name: a rule of `simulator.heuristics`, with its parameter if need be (``soft_finish:0.5``), or a user's
+                function ``package.module:function``.
+
+        Raises:
+            ConfigError: there is no such rule or function, or the function returned what does not fit.
+        """
+        if is_rule(name):
+            return self._by_rule(name, 0, len(self.agents)).reshape(self.masks.shape[:-1])
+        actions = self._function(name, "heuristic")(self._view())
+        return checked(actions, name, self.masks.shape[:-1], np.integer).astype(np.int32)
+
+    def _by_rule(self, name: str, first: int, nodes: int) -> np.ndarray:
+        """Return the actions [E, nodes, k] int32 of deciding nodes under a rule."""
+        check_rule(name, "heuristic")
+        code, parameter = parse_rule(name)
+        actions = np.zeros((self.num_envs, nodes, self.tasks_per_decision), np.int32)
+        decide_all(self._arrays, self._state, code, parameter, first, self._planned, actions)
         return actions
+
+    def _decisions_of_others(self) -> np.ndarray:
+        """Return the actions [E, D - A, k] int32 of the deciding nodes that are not agents."""
+        name, first, count = self.scenario.config.agents.others, len(self.agents), len(self.scenario.others)
+        if is_rule(name):
+            return self._by_rule(name, first, count)
+        rows, k = self._arrays.destination.shape[2], self.tasks_per_decision
+        layout = self._layout("full", rows)
+        observations = np.zeros((self.num_envs, count, layout.size), np.float32)
+        masks = np.zeros((self.num_envs, count, k, rows), np.int8)
+        scales = np.stack([scaling(scenario.arrays, rows, k) for scenario in self._scenarios])
+        _observe_some(self._arrays, self._state, np.arange(self.num_envs), scales, first, observations, masks)
+        shown = masks[:, :, 0] if k == 1 else masks
+        view = AgentView(self.scenario.others, observations, shown, layout, self._arrays, self._state)
+        actions = checked(self._function(name, "agents.others")(view), name, shown.shape[:-1], np.integer)
+        return actions.astype(np.int32).reshape(self.num_envs, count, k)
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""

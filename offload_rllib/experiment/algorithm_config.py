@@ -20,14 +20,15 @@ from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.algorithms import A2C, DDQN, PPO
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.envs.observation import observation_size
+from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
+from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
 from offload_rllib.rollout.replay import replay_bytes, require_memory
 from offload_rllib.rollout.runner import BatchedEnvRunner
-from offload_rllib.scenario import BuiltScenario, build_scenario
+from offload_rllib.scenario import build_scenario
 
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
@@ -90,19 +91,46 @@ def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
     return config
 
 
-def _require_replay(algorithm: DDQN, scenario: BuiltScenario, policies: int) -> None:
+def _require_replay(algorithm: DDQN, batch: VectorEnv, policies: int) -> None:
     """Refuse replay memories that do not fit, before anything is made of a run."""
-    actions = scenario.arrays.destination.shape[1]
-    prioritised = algorithm.priority_alpha > 0
-    require_memory(
-        policies * replay_bytes(algorithm.replay_capacity, observation_size(actions), actions, prioritised=prioritised)
-    )
+    size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
+    require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
 def _config_of(algorithm: PPO | A2C | DDQN, env_steps: int) -> AlgorithmConfig:
     if isinstance(algorithm, PPO):
         return _ppo(algorithm, env_steps)
     return _a2c(algorithm, env_steps) if isinstance(algorithm, A2C) else _ddqn(algorithm, env_steps)
+
+
+def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: ObservationLayout) -> None:
+    """Find what an algorithm or a network cannot do with an environment.
+
+    Raises:
+        ConfigError: several tasks per decision, shaping with another discount, or a pointer network without rows.
+    """
+    if environment.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            f"decisions.tasks_per_decision: {policy.algorithm.name} decides one task at a time and needs 1 "
+            f"(given: {environment.decisions.tasks_per_decision})"
+        )
+    shaping = environment.reward.shaping
+    if shaping is not None:
+        gammas = {"algorithm.gamma": policy.algorithm.gamma} | {
+            f"policies.{name}.gamma": overrides.given["gamma"]
+            for name, overrides in policy.policies.items()
+            if "gamma" in overrides.given
+        }
+        for key, gamma in gammas.items():
+            if shaping.gamma != gamma:
+                raise ConfigError(
+                    f"reward.shaping.gamma ({shaping.gamma:g}) must equal {key} ({gamma:g}): otherwise shaping changes "
+                    "which policy is best"
+                )
+    if policy.network.kind == "pointer" and layout.row_size == 0:
+        raise ConfigError(
+            f"network.kind: pointer reads one row per destination, and observe: {environment.observe} has none"
+        )
 
 
 def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> AlgorithmConfig:
@@ -116,6 +144,8 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
     """
+    batch = VectorEnv(build_scenario(environment), 1)
+    _check_fit(environment, policy, batch.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
     config = _config_of(algorithm, training.env_steps)
@@ -147,11 +177,10 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         grad_clip=algorithm.grad_clip,
         grad_clip_by="global_norm",
     )
-    scenario = build_scenario(environment)
-    assignment = assign_in(policy.sharing, scenario)
-    model = policy.network.model_dump()
+    assignment = assign_in(policy.sharing, batch.scenario)
+    model = policy.network.model_dump() | {"rows": (batch.layout.first_row, batch.layout.row_size)}
     if isinstance(algorithm, DDQN):
-        _require_replay(algorithm, scenario, len(assignment.policies))
+        _require_replay(algorithm, batch, len(assignment.policies))
         environments = max(training.runners, 1) * training.envs_per_runner
         config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
         decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]

@@ -10,10 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from offload_rllib.config import ConfigError
+from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
+from offload_rllib.envs.extensions import load_function
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
 from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER, SavedPolicy, load_saved_policy
+from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 
@@ -32,7 +35,7 @@ class Contender(Protocol):
 
 @dataclass
 class Heuristic:
-    """A rule of `simulator.heuristics`; its draws follow from the episode's key."""
+    """A rule of `simulator.heuristics`, or a user's function; a rule's draws follow from the episode's key."""
 
     name: str
 
@@ -92,19 +95,27 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
     """Return the policies that names stand for; a trained one twice, greedy and sampled.
 
     Args:
-        names: heuristics, or folders of runs or checkpoints.
+        names: heuristics, functions ``package.module:function``, or folders of runs or checkpoints.
 
     Raises:
         ConfigError: a name is neither.
     """
     contenders: list[Contender] = []
     for name in dict.fromkeys(names):
-        if name in HEURISTICS:
+        if name.partition(":")[0] in HEURISTICS:
+            check_rule(name, "policies")
+            contenders.append(Heuristic(name))
+            continue
+        if is_function_path(name):
+            load_function(name, "policies")
             contenders.append(Heuristic(name))
             continue
         path = Path(name)
         if "/" not in name and not path.exists():
-            raise ConfigError(f"'{name}' is neither a heuristic nor a run folder.{nearest(name, HEURISTICS)}")
+            raise ConfigError(
+                f"'{name}' is neither a heuristic, nor a function package.module:function, nor a run folder."
+                f"{nearest(name, HEURISTICS)}"
+            )
         folder = trained_policy_folder(path)
         label = path.resolve().name
         for suffix, deterministic in (("", True), (" (sampled)", False)):

@@ -7,14 +7,14 @@ from offload_rllib.simulator.types import Array
 
 
 class HeuristicPolicy:
-    """A rule of `simulator.heuristics` as a callable from observations and masks to actions.
+    """A rule of `simulator.heuristics`, or a user's function, as a callable from observations and masks to actions.
 
     Rules compute with SI units from what the nodes know; observations show the same, scaled and rounded, so that a rule
     cannot be computed from them alone. It reads the environment it was fitted to by `on`.
     """
 
     def __init__(self, name: str, env: VectorEnv | None = None) -> None:
-        """Take a key of `HEURISTICS`, and the environment to read."""
+        """Take what `VectorEnv.heuristic_actions` takes, and the environment to read."""
         self.name = name
         self._env = env
 

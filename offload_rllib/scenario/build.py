@@ -9,6 +9,7 @@ import numpy as np
 
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.loading import nearest
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
@@ -17,6 +18,7 @@ from offload_rllib.scenario.topology import build_network, most_neighbours, resa
 from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
+from offload_rllib.simulator.heuristics import HEURISTICS, is_rule, parse_rule
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
     EDF,
@@ -58,9 +60,11 @@ class BuiltScenario:
     load: OfferedLoad
     arrays: Scenario
     agents: tuple[str, ...]
-    """Names of the nodes that decide, in the order of the arrays."""
+    """Names of the nodes that are agents, in the order of the arrays."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
+    others: tuple[str, ...] = ()
+    """Names of the nodes that decide by the rule `agents.others`; they come behind the agents in the arrays."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know of the data, e.g. rows that were left out."""
 
@@ -84,7 +88,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
     return node
 
 
-def _agent_nodes(config: EnvironmentConfig, network: Network, entries: set[int]) -> list[int]:
+def _deciding_nodes(config: EnvironmentConfig, network: Network, entries: set[int]) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
     Where every episode draws its network, these are all nodes but the cloud: any may be one of those in some episode.
@@ -93,6 +97,51 @@ def _agent_nodes(config: EnvironmentConfig, network: Network, entries: set[int])
         return [i for i, node in enumerate(network.nodes) if not node.cloud]
     graph = network.graph()
     return [i for i in network.within_hops(entries, config.decisions.max_hops - 1) if graph.degree[i]]
+
+
+def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[int]) -> tuple[list[int], list[int]]:
+    """Return which of the deciding nodes are agents, and which follow the rule `agents.others`.
+
+    Raises:
+        ConfigError: `agents` names what is not there or has no choice, or a rule that there is not.
+    """
+    chosen = config.agents
+    if chosen.types is not None:
+        types = {network.nodes[i].type for i in deciding}
+        for kind in chosen.types:
+            if kind not in types:
+                raise ConfigError(f"agents.types: no node of type '{kind}' has a choice.{nearest(kind, types)}")
+        agents = [i for i in deciding if network.nodes[i].type in chosen.types]
+    elif chosen.nodes is not None:
+        index = {network.nodes[i].name: i for i in deciding}
+        for name in chosen.nodes:
+            if name not in index:
+                known = any(node.name == name for node in network.nodes)
+                what = "no task reaches it with a hop left" if known else "there is no such node"
+                raise ConfigError(f"agents.nodes: '{name}' cannot be an agent: {what}.{nearest(name, index)}")
+        agents = sorted(index[name] for name in chosen.nodes)
+    else:
+        return deciding, []
+    if is_rule(chosen.others):
+        check_rule(chosen.others, "agents.others")
+    return agents, [i for i in deciding if i not in set(agents)]
+
+
+def check_rule(text: str, where: str) -> None:
+    """Check the name and the parameter of a heuristic.
+
+    Raises:
+        ConfigError: there is no such rule, or it takes no such parameter.
+    """
+    try:
+        parse_rule(text)
+    except KeyError as error:
+        raise ConfigError(
+            f"{where}: '{text}' is not a heuristic, nor a function package.module:function."
+            f"{nearest(text.partition(':')[0], HEURISTICS)}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _destinations(
@@ -139,6 +188,9 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["work_scale"] = max(record["time_scale_s"] * average, 1.0)
     record["bits_scale"] = max(float(arriving.demand.mean[1:].mean()), 1.0)
     record["max_speed"] = fastest
+    record["mean_work"] = load.mean_work
+    record["mean_service_s"] = load.mean_work / average
+    record["mean_bits_in"] = float(arriving.demand.mean[1])
     return settings
 
 
@@ -174,10 +226,22 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
     node = _nodes(config, network, link, load.rate_per_client * arriving.entries.client_rate)
-    agents = _agent_nodes(config, network, set(np.flatnonzero(arriving.entries.share).tolist()))
-    if not agents:
+    deciding = _deciding_nodes(config, network, set(np.flatnonzero(arriving.entries.share).tolist()))
+    if not deciding:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
-    node["agent"][agents] = np.arange(len(agents))
+    if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "
+            f"(given: {config.decisions.tasks_per_decision})"
+        )
+    if config.decisions.offer == "newest" and config.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            "decisions.offer: newest offers one task and needs decisions.tasks_per_decision: 1 "
+            f"(given: {config.decisions.tasks_per_decision})"
+        )
+    agents, others = _split_deciders(config, network, deciding)
+    deciding = agents + others
+    node["agent"][deciding] = np.arange(len(deciding))
     limit = config.decisions.max_destinations
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
     unusual = (
@@ -195,17 +259,19 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         link_law=link_law,
         failure_law=failure_laws(config, network),
         power=powers(config, network),
-        agent_node=np.array(agents, np.int32),
-        destination=_destinations(node, link, agents, limit, padded_to),
+        agent_node=np.array(deciding, np.int32),
+        destination=_destinations(node, link, deciding, limit, padded_to),
         **arriving.arrays(load),
     )
+    names = [node.name for node in network.nodes]
     return BuiltScenario(
         config=config,
         network=network,
         load=load,
         arrays=arrays,
-        agents=tuple(network.nodes[i].name for i in agents),
+        agents=tuple(names[i] for i in agents),
         mean_deadline_s=arriving.demand.mean_deadline_s,
+        others=tuple(names[i] for i in others),
         notes=arriving.notes,
     )
 

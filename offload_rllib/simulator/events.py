@@ -128,6 +128,18 @@ def backlog(scenario, environment, n, now_s):
 
 
 @kernel
+def told_work(scenario, environment, n, now_s):
+    """Return the work in instructions that node `n` tells its neighbours of: its backlog and what it holds.
+
+    Most held tasks will be kept, and all of them are decided before one that a neighbour sends now.
+    """
+    work = backlog(scenario, environment, n, now_s)
+    if is_full(scenario) and scenario.settings[0].offer != OFFER_ARRIVAL:
+        return work  # what is on offer waits in the queue, and is counted there
+    return work + environment.node[n].held_work
+
+
+@kernel
 def _start_service(scenario, environment, n, slot, now_s):
     settings = scenario.settings[0]
     node = environment.node[n]
@@ -441,7 +453,7 @@ def _broadcast(scenario, environment, n, turn, now_s):
         environment.usage[n].broadcasts += 1 - node.down
         message.down = node.down
     message.tasks = node.tasks
-    message.work = backlog(scenario, environment, n, now_s)
+    message.work = told_work(scenario, environment, n, now_s)
     here = scenario.node[n]
     for link in range(here.first_link, here.first_link + here.degree):
         incoming = scenario.link[link].reverse

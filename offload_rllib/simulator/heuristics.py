@@ -1,13 +1,29 @@
-"""Decision rules that need no training. They know what `information` says a node knows, and nothing else."""
+"""Decision rules that need no training. They know what `information` says a node knows, and nothing else.
+
+A rule gives every action a cost and takes the cheapest; equals are decided by lot. All its draws come from the node's
+own stream, addressed by the number of choices the node has had.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import scenario_of
-from offload_rllib.simulator.information import estimate, known, offered
+from offload_rllib.simulator.information import (
+    Known,
+    estimate,
+    expected_wait,
+    fill,
+    known,
+    offered,
+    offered_next,
+    true_state,
+)
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
@@ -18,68 +34,231 @@ RANDOM = 1
 LEAST_QUEUE = 2
 SHORTEST_FINISH = 3
 ALWAYS_SERVER = 4
+ROUND_ROBIN = 5
+LEAST_FILL = 6
+POWER_OF_TWO = 7
+SOFT_FINISH = 8
+KEEP_FIRST = 9
+DEADLINE_FINISH = 10
+SIZE_INTERVAL = 11
+THRESHOLD = 12
+SHORTEST_FINISH_ORACLE = 13
+
+# Sub-streams of a node's stream for heuristics; ties are drawn from the stream itself.
+_NOISE = 1
+_CANDIDATES = 2
+_START = 3
+
+# Temperature of `keep_first` once it does not keep, in mean services.
+SOFT_TEMPERATURE = 0.5
+# Costs more than any finish, and less than no action at all.
+_LATE = 1e300
+
+
+class Rule(NamedTuple):
+    """A decision rule."""
+
+    code: int
+    description: str
+    parameter: float | None = None
+    """Default of the number that may follow the name and a colon; None: the rule takes none."""
+
 
 HEURISTICS = {
-    "local": LOCAL,
-    "random": RANDOM,
-    "least_queue": LEAST_QUEUE,
-    "shortest_finish": SHORTEST_FINISH,
-    "always_server": ALWAYS_SERVER,
+    "local": Rule(LOCAL, "every node processes what reaches it"),
+    "random": Rule(RANDOM, "a valid action, all equally likely"),
+    "round_robin": Rule(ROUND_ROBIN, "the valid actions in turn, from a random first one"),
+    "least_queue": Rule(LEAST_QUEUE, "the fewest tasks, as last told, plus what was sent there since"),
+    "least_fill": Rule(LEAST_FILL, "the smallest filled share of the queue, as last told, plus what was sent since"),
+    "power_of_two": Rule(POWER_OF_TWO, "of two random valid actions, the one with fewer tasks"),
+    "threshold": Rule(THRESHOLD, "keep below so many tasks here; else a random neighbour, if it is below, too", 2.0),
+    "shortest_finish": Rule(
+        SHORTEST_FINISH, "the shortest expected time until the result is back, from what the node knows"
+    ),
+    "soft_finish": Rule(
+        SOFT_FINISH, "drawn by exp(-expected finish / temperature); the temperature in mean services", 0.5
+    ),
+    "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, else as soft_finish", 1.0),
+    "deadline_finish": Rule(DEADLINE_FINISH, "the shortest expected finish in time; keep what can be in time nowhere"),
+    "size_interval": Rule(
+        SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0
+    ),
+    "always_server": Rule(ALWAYS_SERVER, "the fastest node in reach"),
+    "shortest_finish_oracle": Rule(SHORTEST_FINISH_ORACLE, "as shortest_finish, from the true state of the neighbours"),
 }
 
-DESCRIPTIONS = {
-    "local": "every node processes what reaches it",
-    "random": "a valid action, all equally likely",
-    "least_queue": "the fewest tasks, as last told, plus what was sent there since",
-    "shortest_finish": "the shortest expected time until the result is back, from what the node knows",
-    "always_server": "the fastest node in reach",
-}
+DESCRIPTIONS = {name: rule.description for name, rule in HEURISTICS.items()}
+
+# What a trained policy is compared with unless others are named.
+BASELINES = (
+    "local",
+    "random",
+    "round_robin",
+    "least_queue",
+    "power_of_two",
+    "shortest_finish",
+    "deadline_finish",
+    "size_interval",
+    "always_server",
+    "shortest_finish_oracle",
+)
+
+
+def is_rule(text: str) -> bool:
+    """Return whether a text names a rule, or is at least not of the form ``module:function``."""
+    name, _, rest = text.partition(":")
+    return name in HEURISTICS or not rest
+
+
+def parse_rule(text: str) -> tuple[int, float]:
+    """Return the code and the parameter of a rule given as ``name`` or ``name:number``.
+
+    Raises:
+        KeyError: no rule has that name.
+        ValueError: the rule takes no number, or not that one.
+    """
+    name, colon, number = text.partition(":")
+    rule = HEURISTICS[name]
+    if not colon:
+        return rule.code, rule.parameter or 0.0
+    if rule.parameter is None:
+        raise ValueError(f"'{text}': {name} takes no parameter")
+    try:
+        parameter = float(number)
+    except ValueError:
+        parameter = math.nan
+    if not (math.isfinite(parameter) and parameter > 0):
+        raise ValueError(f"'{text}': what follows {name}: must be a number above 0, e.g. {name}:{rule.parameter:g}")
+    return rule.code, parameter
 
 
 @kernel
-def cost(scenario, environment, heuristic, agent, action, slot, now_s):
-    """Return what a rule minimises over the actions; equal costs are decided by lot.
-
-    The rules that know their neighbours send nothing to one that was down as last told.
-    """
-    if heuristic == LOCAL:
-        return 0.0 if action == 0 else 1.0
-    if heuristic == RANDOM:
-        return 0.0
-    there = known(scenario, environment, agent, action, now_s)
-    if is_full(scenario) and not there.alive:
-        return np.inf
-    if heuristic == LEAST_QUEUE:
-        return float(there.tasks + there.sent_tasks)
-    if heuristic == SHORTEST_FINISH:
-        return estimate(scenario, environment, agent, action, there, slot).finish_s
-    return -scenario.node[there.node].speed
+def _options(scenario, agent):
+    """Return the number of an agent's actions that lead somewhere, its own node included."""
+    count = 1
+    for action in range(1, scenario.destination.shape[1]):
+        if scenario.destination[agent, action] != NONE:
+            count += 1
+    return count
 
 
 @kernel
-def decide(scenario, environment, heuristic, agent, now_s):
-    """Return the action of one agent under a rule; 0 if nothing is on offer.
-
-    Ties are broken uniformly by the node's own stream, addressed by the number of choices it has had.
-    """
-    slot = offered(scenario, environment, agent)
-    if slot == NONE:
+def _picked(scenario, environment, rule, parameter, agent, turn, lots, now_s):
+    """Return the action of a rule that does not weigh all actions; NONE of one that does."""
+    if rule == LOCAL:
         return 0
-    n = scenario.agent_node[agent]
-    lots = stream(environment.node[n].key, streams.HEURISTIC)
-    index = environment.node[n].choices * scenario.destination.shape[1]
+    if rule == KEEP_FIRST:
+        own = known(scenario, environment, agent, 0, now_s)
+        mean_service_s = scenario.settings[0].mean_service_s
+        return 0 if expected_wait(scenario, own) < parameter * mean_service_s else NONE
+    options = _options(scenario, agent)
+    if rule == ROUND_ROBIN:
+        return np.int64(uniform(stream(lots, _START), 0) * options + turn) % options
+    if rule == THRESHOLD:
+        if known(scenario, environment, agent, 0, now_s).tasks < parameter or options == 1:
+            return 0
+        action = 1 + np.int64(uniform(stream(lots, _CANDIDATES), turn) * (options - 1))
+        there = known(scenario, environment, agent, action, now_s)
+        return action if there.alive and there.tasks + there.sent_tasks < parameter else 0
+    return NONE
+
+
+@kernel
+def _is_candidate(scenario, agent, action, turn, lots):
+    """Return whether an action is one of the two that `power_of_two` compares in this turn."""
+    options = _options(scenario, agent)
+    candidates = stream(lots, _CANDIDATES)
+    first = np.int64(uniform(candidates, 2 * turn) * options)
+    second = np.int64(uniform(candidates, 2 * turn + 1) * (options - 1))
+    return action in (first, second + (1 if second >= first else 0))
+
+
+@kernel
+def _kept_off(scenario, environment, parameter, agent, there, slot):
+    """Return whether `size_interval` keeps a task off a destination: it is long, and only some are that fast."""
+    if environment.task[slot].work <= parameter * scenario.settings[0].mean_work:
+        return False
+    fastest = slowest = scenario.node[scenario.agent_node[agent]].speed
+    for action in range(1, scenario.destination.shape[1]):
+        if scenario.destination[agent, action] != NONE:
+            speed = scenario.node[scenario.link[scenario.destination[agent, action]].destination].speed
+            fastest = max(fastest, speed)
+            slowest = min(slowest, speed)
+    return slowest < fastest and scenario.node[there.node].speed == fastest
+
+
+@kernel
+def _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots):
+    """Return what a rule minimises over the actions.
+
+    A draw from the softmax of -finish / temperature is the smallest of finish / temperature minus Gumbel noise.
+    """
+    if rule == RANDOM:
+        return 0.0
+    if is_full(scenario) and not there.alive:
+        return np.inf  # nothing is sent to a node that was down as last told
+    if rule == LEAST_QUEUE:
+        return float(there.tasks + there.sent_tasks)
+    if rule == LEAST_FILL:
+        return fill(there.tasks + there.sent_tasks, scenario.node[there.node].capacity)
+    if rule == POWER_OF_TWO:
+        return float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, lots) else np.inf
+    if rule == ALWAYS_SERVER:
+        return -scenario.node[there.node].speed
+    finish_s = estimate(scenario, environment, agent, action, there, slot).finish_s
+    if rule in (SOFT_FINISH, KEEP_FIRST):
+        temperature_s = (parameter if rule == SOFT_FINISH else SOFT_TEMPERATURE) * scenario.settings[0].mean_service_s
+        u = uniform(stream(lots, _NOISE), turn * scenario.destination.shape[1] + action)
+        return finish_s / temperature_s + math.log(-math.log(u))
+    if rule == DEADLINE_FINISH:
+        left_s = environment.task[slot].deadline_s - environment.episode[0].now_s
+        return finish_s if finish_s <= left_s else (_LATE if action == 0 else np.inf)
+    if rule == SIZE_INTERVAL and _kept_off(scenario, environment, parameter, agent, there, slot):
+        return np.inf
+    return finish_s
+
+
+@kernel
+def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
+    """Return the action of a deciding node for one of its tasks.
+
+    Args:
+        scenario: what the environments share.
+        environment: a `State` without its leading axis.
+        rule: its code.
+        parameter: of the rule.
+        agent: index of the deciding node.
+        slot: of the task.
+        k: its place among those that the node decides now.
+        planned: [R, 2] tasks and work that this step's earlier decisions of this node send to each destination.
+        now_s: time of the decision.
+    """
+    node = environment.node[scenario.agent_node[agent]]
+    turn = node.choices + k  # choices that the node has had before this one
+    lots = stream(node.key, streams.HEURISTIC)
+    picked = _picked(scenario, environment, rule, parameter, agent, turn, lots, now_s)
+    if picked != NONE:
+        return picked
+    index = turn * scenario.destination.shape[1]
     best = 0
     best_cost = np.inf
     ties = 0
     for action in range(scenario.destination.shape[1]):
         if action > 0 and scenario.destination[agent, action] == NONE:
             continue
-        c = cost(scenario, environment, heuristic, agent, action, slot, now_s)
+        if rule == SHORTEST_FINISH_ORACLE:
+            told = true_state(scenario, environment, agent, action, now_s)
+        else:
+            told = known(scenario, environment, agent, action, now_s)
+        sent_tasks = told.sent_tasks + np.int64(planned[action, 0])
+        sent_work = told.sent_work + planned[action, 1]
+        there = Known(told.node, told.tasks, told.work, told.age_s, sent_tasks, sent_work, told.alive)
+        c = _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots)
         if c < best_cost:
             best = action
             best_cost = c
             ties = 1
-        elif c == best_cost:
+        elif c == best_cost and c < np.inf:
             ties += 1
             # Keeping the newcomer with probability 1/ties makes all equals equally likely (reservoir sampling).
             if uniform(lots, index + action) * ties < 1.0:
@@ -88,10 +267,38 @@ def decide(scenario, environment, heuristic, agent, now_s):
 
 
 @kernel
-def decide_all(scenarios, state, heuristic, actions):
-    """Write the actions of all agents of all environments under a rule into `actions` [E, A] int32."""
+def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s, actions):
+    """Write the actions [k] of one deciding node."""
+    planned[:] = 0.0
+    slot = offered(scenario, environment, agent)
+    for k in range(actions.shape[0]):
+        if slot == NONE:
+            actions[k] = 0
+            continue
+        action = _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
+        actions[k] = action
+        # A node's own count of tasks includes those it holds.
+        planned[action, 0] += 1.0 if action > 0 else 0.0
+        planned[action, 1] += environment.task[slot].work
+        slot = offered_next(environment, slot)
+
+
+@kernel
+def decide_all(scenarios, state, rule, parameter, first, planned, actions):
+    """Write the actions of deciding nodes of all environments under a rule; 0 where nothing is on offer.
+
+    Args:
+        scenarios: of the batch (`simulator.batch`).
+        state: of the batch.
+        rule: its code.
+        parameter: of the rule.
+        first: index of the first node, among the deciding ones.
+        planned: [R, 2] float64, scratch.
+        actions: [E, nodes, k] int32, overwritten.
+    """
     for e in range(state.episode.shape[0]):
         scenario = scenario_of(scenarios, e)
         environment = environment_of(state, e)
-        for agent in range(scenario.agent_node.shape[0]):
-            actions[e, agent] = decide(scenario, environment, heuristic, agent, environment.episode[0].now_s)
+        now_s = environment.episode[0].now_s
+        for i in range(actions.shape[1]):
+            _decide_tasks(scenario, environment, rule, parameter, first + i, planned, now_s, actions[e, i])

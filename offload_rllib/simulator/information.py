@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offload_rllib.simulator.events import backlog
+from offload_rllib.simulator.events import backlog, told_work
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
-from offload_rllib.simulator.types import NONE, OFFER_NEWEST
+from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
 from offload_rllib.simulator.variants import is_full
 
 Integer = int | np.integer  # numba gives the one, its types are the other
@@ -26,7 +26,7 @@ class Known(NamedTuple):
 
     node: Integer  # index of the destination
     tasks: Integer  # held, waiting and served there, as last told
-    work: float  # instructions waiting and in service there, as last told
+    work: float  # instructions held, waiting and in service there, as last told; of itself without those held
     age_s: float  # of that information
     sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
@@ -51,7 +51,10 @@ def alive(scenario, record):
 
 @kernel
 def known_of_self(scenario, environment, n, now_s):
-    """Return what node `n` knows of itself; the task on offer is not counted among its tasks."""
+    """Return what node `n` knows of itself.
+
+    The task on offer is not counted among its tasks. The work of held tasks is not counted: they are decided later.
+    """
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
     work = backlog(scenario, environment, n, now_s)
@@ -71,7 +74,7 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
         pending = sent.sent - sent.arrived
         work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
         there = environment.node[n]
-        told = backlog(scenario, environment, n, now_s)
+        told = told_work(scenario, environment, n, now_s)
         return Known(n, np.int64(there.tasks), told, 0.0, pending, work, alive(scenario, there))
     phase_s = environment.node[n].phase_s
     delay_s = scenario.link[link.reverse].broadcast_delay_s
@@ -97,6 +100,37 @@ def known(scenario, environment, agent, action, now_s):
     if action == 0:
         return known_of_self(scenario, environment, scenario.agent_node[agent], now_s)
     return known_of_neighbour(scenario, environment, scenario.destination[agent, action], now_s)
+
+
+@kernel
+def true_state(scenario, environment, agent, action, now_s):
+    """Return what a node would know if it knew everything: for rules that say oracle, and for nothing else.
+
+    Work that is held there, or on its way there from any node, is counted; at the agent's own node the held tasks are
+    not, for they are decided after the one on offer.
+    """
+    if action == 0:
+        return known_of_self(scenario, environment, scenario.agent_node[agent], now_s)
+    n = np.int64(scenario.link[scenario.destination[agent, action]].destination)
+    work = told_work(scenario, environment, n, now_s)
+    sent = np.int64(0)
+    sent_work = 0.0
+    here = scenario.node[n]
+    for link_index in range(here.first_link, here.first_link + here.degree):
+        incoming = environment.link[scenario.link[link_index].reverse]
+        pending = incoming.sent - incoming.arrived
+        sent += pending
+        sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
+    there = environment.node[n]
+    return Known(n, np.int64(there.tasks), work, 0.0, sent, sent_work, alive(scenario, there))
+
+
+@kernel
+def fill(tasks, capacity):
+    """Return the filled share of a queue; of an unbounded one, tasks / (tasks + 4)."""
+    if capacity == UNBOUNDED:
+        return tasks / (tasks + 4.0)
+    return min(tasks / capacity, 1.0)
 
 
 @kernel
@@ -141,10 +175,16 @@ def offered(scenario, environment, agent):
 
 
 @kernel
-def is_valid(scenario, environment, agent, action):
-    """Return whether an action is valid now: 0 always is, a neighbour if it exists and a task is on offer."""
+def offered_next(environment, slot):
+    """Return the slot of the task that is on offer behind another one, or NONE; `slot` may be NONE."""
+    return environment.task[slot].held_next if slot != NONE else slot
+
+
+@kernel
+def is_valid(scenario, agent, action, slot):
+    """Return whether an action is valid for the task in `slot`: 0 always is, a neighbour if it and the task exist."""
     if action == 0:
         return True
     if action < 0 or action >= scenario.destination.shape[1]:
         return False
-    return scenario.destination[agent, action] != NONE and offered(scenario, environment, agent) != NONE
+    return scenario.destination[agent, action] != NONE and slot != NONE

@@ -19,10 +19,10 @@ NEEDS_ROOM = 1
 
 @kernel
 def apply_action(scenario, environment, agent, action):
-    """Let an agent decide the task on offer. An action that is not valid acts as 0 and is counted."""
+    """Let a deciding node decide the task it has held longest. An action that is not valid acts as 0 and is counted."""
     now_s = environment.episode[0].now_s
     slot = offered(scenario, environment, agent)
-    if not is_valid(scenario, environment, agent, action):
+    if not is_valid(scenario, agent, action, slot):
         environment.episode[0].masked_actions += 1
         action = 0
     if slot == NONE:
@@ -65,7 +65,7 @@ def advance(scenario, environment, actions):
     Args:
         scenario: what the environments share.
         environment: a `State` without its leading axis, changed in place.
-        actions: [A] int32.
+        actions: [D, k] int32: of each deciding node, for the tasks it has held longest, in that order.
 
     Returns:
         DONE, or NEEDS_ROOM: the arrays must grow (`state.grow`), then the same call goes on where it stopped.
@@ -76,7 +76,8 @@ def advance(scenario, environment, actions):
     if episode.stage == ACTIONS_PENDING:
         begin_step(environment)
         for agent in range(actions.shape[0]):
-            apply_action(scenario, environment, agent, actions[agent])
+            for turn in range(actions.shape[1]):
+                apply_action(scenario, environment, agent, actions[agent, turn])
         schedule_expiries(scenario, environment)
         episode.stage = EVENTS_RUNNING
     if not run_until(scenario, environment, end_s):

@@ -65,6 +65,7 @@ def append_held(environment, node, slot):
         task[tail].held_next = slot
     node.held_tail = slot
     node.held += 1
+    node.held_work += task[slot].work
 
 
 @kernel
@@ -93,6 +94,10 @@ def _unlink_held(task, node, slot):
     else:
         task[after].held_previous = before
     node.held -= 1
+    if node.held == 0:
+        node.held_work = 0.0  # no rounding is carried from one time to the next
+    else:
+        node.held_work -= task[slot].work
 
 
 @kernel

@@ -1,6 +1,7 @@
 """The types of the simulator: what an array holds, its shape, its units.
 
-Sizes: E environments, N nodes, M directed links, A agents, R action rows (self and destinations), T task slots,
+Sizes: E environments, N nodes, M directed links, A agents, D deciding nodes (the agents first, then those that act by
+a rule), R action rows (self and destinations), k tasks decided at a time, T task slots,
 K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins,
 L log rows, Y task types, C values of empirical distributions, P rows of recordings or of tables of rates, B states of
 a bursty rate.
@@ -97,6 +98,9 @@ SETTINGS = _record(
     work_scale="f8",  # instructions that an observation shows as 0.5
     bits_scale="f8",
     max_speed="f8",  # of one node with all its cores, instructions per second
+    mean_work="f8",  # instructions per task
+    mean_service_s="f8",  # of a mean task at a node of mean speed
+    mean_bits_in="f8",
     max_hops="i4",
     expiry="i4",
     failures="i4",
@@ -114,7 +118,7 @@ NODE = _record(
     servers="i4",  # tasks served at once
     capacity="i4",  # tasks held, waiting and served together
     queue="i4",  # discipline
-    agent="i4",  # index of the agent here, or NONE
+    agent="i4",  # index among the deciding nodes, or NONE
     first_link="i4",
     degree="i4",
 )
@@ -221,6 +225,7 @@ NODE_STATE = _record(
     key="u8",  # of the node's random streams in this episode
     arrival_rate="f8",  # tasks per second made by the client here, in this episode, at level 1
     queued_work="f8",  # instructions of the waiting tasks
+    held_work="f8",  # instructions of the held tasks
     service_end_sum="f8",  # sum over the served tasks of their end of service
     changed_s="f8",  # when `tasks` changed last
     task_seconds="f8",  # integral of `tasks`
@@ -363,8 +368,8 @@ class Scenario(NamedTuple):
     link_law: Array  # [M] LINK_LAW
     failure_law: Array  # [N] FAILURE_LAW
     power: Array  # [N] POWER
-    agent_node: Array  # [A] int32
-    destination: Array  # [A, R] int32: link of each action; NONE in column 0 (self) and in padding
+    agent_node: Array  # [D] int32
+    destination: Array  # [D, R] int32: link of each action; NONE in column 0 (self) and in padding
     arrivals: Array  # [1] ARRIVALS
     client: Array  # [N] CLIENT
     recording: Array  # [P] RECORDED; empty without a recording

@@ -1,0 +1,142 @@
+"""The environment for Gymnasium: one central agent decides for all nodes.
+
+Importing this module registers it as ``offload/Offload-v0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from offload_rllib.config import EnvironmentConfig, load_environment
+from offload_rllib.envs.rendering import RENDER_MODES, Renderer
+from offload_rllib.envs.vector import VectorEnv, training_key
+from offload_rllib.scenario import build_scenario
+
+ENV_ID = "offload/Offload-v0"
+
+Observation = dict[str, np.ndarray]
+
+
+class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
+    """`OffloadParallelEnv` with one agent that sees what all agents see and decides for all of them.
+
+    ## Action space
+    `MultiDiscrete`, A x k numbers from 0 to R - 1: the actions of agent 0 for its k tasks, of agent 1, and so on, in
+    the order of `agents`. As there, an action that is not valid acts as 0 and is counted.
+
+    ## Observation space
+    `Dict(observations=Box((A, F), float32), action_mask=Box(0, 1, (A x k, R), int8))`: the agents' observations and
+    masks, row by row in the same order.
+
+    ## Rewards
+    That of `reward.scope: team`, whatever the configuration says: the sum over nodes of what each is paid, over the
+    number of agents.
+
+    ## Starting state, episode end
+    As there; the episode ends by truncation. `info["episode"]` holds its figures then.
+    """
+
+    # Gymnasium declares it per instance, and gives it per class.
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 4,
+    }
+
+    def __init__(
+        self,
+        env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+        *,
+        overrides: Iterable[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the environment.
+
+        Args:
+            env: a preset's name, a path to a YAML file, a mapping, or a configuration.
+            overrides: ``a.b=value`` texts.
+            render_mode: `ansi`, `rgb_array` or None.
+
+        Raises:
+            ConfigError: what was given cannot be.
+        """
+        config = load_environment(env, [*overrides, "reward.scope=team"])
+        self._batch = VectorEnv(build_scenario(config), 1)
+        self._renderer = Renderer(self._batch, render_mode)
+        self.render_mode = render_mode
+        self._seed = 0
+        self._next_episode = 0
+        agents, rows = len(self._batch.agents), self._batch.num_actions
+        decisions = agents * self._batch.tasks_per_decision
+        low, high = self._batch.observation_bounds
+        self.action_space = spaces.MultiDiscrete(np.full(decisions, rows))
+        self.observation_space = spaces.Dict(
+            {
+                "observations": spaces.Box(low, high, (agents, self._batch.observation_size), np.float32),
+                "action_mask": spaces.Box(0, 1, (decisions, rows), np.int8),
+            }
+        )
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the nodes that the agent decides for."""
+        return self._batch.agents
+
+    @property
+    def config(self) -> EnvironmentConfig:
+        """The resolved configuration."""
+        return self._batch.scenario.config
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. A seed starts its series of episodes; without one the series goes on."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._seed, self._next_episode = seed, 0
+        self._batch.reset(np.array([training_key(self._seed, 0, 0, self._next_episode)], np.uint64))
+        self._next_episode += 1
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Decide for all agents.
+
+        Args:
+            action: [A x k] integers.
+
+        Raises:
+            ValueError: wrong size, or an action that is not valid, in a strict environment.
+            RuntimeError: the episode has ended, or none has begun.
+        """
+        decisions = np.asarray(action)
+        if decisions.shape != self.action_space.shape:
+            raise ValueError(f"an action has shape {self.action_space.shape} (agents x tasks), is {decisions.shape}")
+        truncated = self._batch.step(decisions.reshape(self._batch.masks.shape[:-1]))
+        info = {"episode": self._batch.episode_metrics(0)} if truncated else {}
+        return self._observation(), float(self._batch.rewards[0, 0]), False, truncated, info
+
+    def _observation(self) -> Observation:
+        masks = self._batch.masks[0].reshape(-1, self._batch.num_actions)
+        return {"observations": self._batch.observations[0].copy(), "action_mask": masks.copy()}
+
+    def render(self) -> Any:
+        """Return a table of the nodes (`ansi`) or a picture [height, width, 3] uint8 of the network (`rgb_array`)."""
+        return self._renderer.render()
+
+
+def gym_env(
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    *,
+    overrides: Iterable[str] = (),
+    render_mode: str | None = None,
+) -> OffloadGymEnv:
+    """Return the Gymnasium environment; arguments and errors as `OffloadGymEnv`."""
+    return OffloadGymEnv(env, overrides=overrides, render_mode=render_mode)
+
+
+gymnasium.register(ENV_ID, entry_point="offload_rllib.envs.central:OffloadGymEnv")

@@ -1,0 +1,158 @@
+"""The numbers of an observation: what each means, and where it is.
+
+An observation is made of blocks: one of the agent's node, then, for each task on offer, one of the task followed by
+one row per action. `FEATURES` says what is in them, `ObservationLayout` where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+SELF = "self"
+TASK = "task"
+ROW = "row"
+
+
+class Feature(NamedTuple):
+    """One number of a block."""
+
+    block: str
+    """`SELF`, `TASK` or `ROW`."""
+    name: str
+    group: str
+    """What `observe` selects by."""
+    scale: str
+    """How the raw number is brought to [-1, 1]; see `observation.scaling`."""
+    meaning: str
+    unit: str
+    """Of the raw number."""
+    span: str
+    """Range of the scaled number, as an interval or a set."""
+
+
+FEATURES = (
+    Feature(SELF, "tasks", "queue", "share", "tasks here without the one on offer / capacity", "tasks", "[0, 1]"),
+    Feature(SELF, "held", "self", "2", "tasks held", "tasks", "[0, 1)"),
+    Feature(SELF, "backlog", "self", "time", "work waiting and in service here / speed", "s", "[0, 1)"),
+    Feature(SELF, "own_unfinished", "self", "8", "tasks made here that have not ended", "tasks", "[0, 1)"),
+    Feature(SELF, "speed", "speed", "speed", "speed / fastest node's speed", "instructions/s", "(0, 1]"),
+    Feature(SELF, "client", "self", "share", "1 if a client is here", "-", "{0, 1}"),
+    Feature(SELF, "degree", "self", "4", "neighbours", "nodes", "(0, 1)"),
+    Feature(TASK, "offered", "task", "share", "1 if a task is on offer", "-", "{0, 1}"),
+    Feature(TASK, "work", "task", "work", "instructions", "instructions", "[0, 1)"),
+    Feature(TASK, "bits_in", "task", "bits", "input size", "bit", "[0, 1)"),
+    Feature(TASK, "bits_out", "task", "bits", "output size", "bit", "[0, 1)"),
+    Feature(TASK, "time_left", "task", "time", "time to the deadline", "s", "(-1, 1]"),
+    Feature(TASK, "age", "task", "time", "time since creation", "s", "[0, 1)"),
+    Feature(TASK, "hops", "task", "hops", "hops made / largest number", "-", "[0, 1)"),
+    Feature(ROW, "valid", "valid", "share", "1 if the action is valid", "-", "{0, 1}"),
+    Feature(ROW, "wait", "timing", "time", "time to do the work known and sent there", "s", "[0, 1)"),
+    Feature(ROW, "service", "timing", "time", "time of service there", "s", "[0, 1)"),
+    Feature(ROW, "transfer", "radio", "time", "time to get there", "s", "[0, 1)"),
+    Feature(ROW, "return", "radio", "time", "time of the result to the origin", "s", "[0, 1)"),
+    Feature(ROW, "finish", "timing", "time", "max(transfer, wait) + service + return", "s", "[0, 1)"),
+    Feature(ROW, "slack", "timing", "time", "time to the deadline - finish", "s", "(-1, 1]"),
+    Feature(ROW, "tasks", "queue", "share", "tasks known and sent there / capacity", "tasks", "[0, 1]"),
+    Feature(ROW, "information_age", "information", "time", "age of the last broadcast", "s", "[0, 1)"),
+    Feature(ROW, "sent", "information", "2", "tasks sent there that are not counted yet", "tasks", "[0, 1)"),
+    Feature(ROW, "speed", "speed", "speed", "speed there / fastest node's speed", "instructions/s", "(0, 1]"),
+    Feature(ROW, "offers_again", "hops", "share", "1 if the task would be offered once more there", "-", "{0, 1}"),
+)
+# Last in a row where nodes fail, and nowhere else.
+ALIVE = Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last told", "-", "{0, 1}")
+GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, ALIVE)))
+
+
+# The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last told.
+PAPER_FEATURES = ((SELF, "tasks"), (SELF, "speed"), (ROW, "valid"), (ROW, "tasks"))
+
+
+def available(*, failures: bool) -> tuple[Feature, ...]:
+    """Return all features of an environment, where nodes fail or not."""
+    return (*FEATURES, ALIVE) if failures else FEATURES
+
+
+def features_of(observe: str | tuple[str, ...], *, failures: bool = False) -> tuple[Feature, ...]:
+    """Return the features that the setting `observe` shows: ``full``, ``paper``, or a list of groups."""
+    every = available(failures=failures)
+    if observe == "full":
+        return every
+    if observe == "paper":
+        return tuple(feature for feature in FEATURES if (feature.block, feature.name) in PAPER_FEATURES)
+    return tuple(feature for feature in every if feature.group in observe)
+
+
+def names_of(block: str) -> tuple[str, ...]:
+    """Return the names of a block's features, in order."""
+    return tuple(feature.name for feature in FEATURES if feature.block == block)
+
+
+@dataclass(frozen=True)
+class ObservationLayout:
+    """Where the numbers of an observation are.
+
+    [ self | task, row 0, ..., row R - 1 | task, row 0, ..., row R - 1 | ... ], once per task that is decided at a time.
+    """
+
+    self_size: int
+    task_size: int
+    row_size: int
+    rows: int
+    """R: actions of an agent."""
+    names: tuple[str, ...]
+    """Of all numbers, e.g. ``row_2.finish``; from the second task on ``task_1.work``, ``task_1.row_2.finish``."""
+    tasks: int = 1
+    """k: tasks decided at a time."""
+
+    @property
+    def first_row(self) -> int:
+        """Index of the first number of the first row."""
+        return self.self_size + self.task_size
+
+    @property
+    def size(self) -> int:
+        """F: numbers of an observation."""
+        return self.self_size + self.tasks * (self.task_size + self.rows * self.row_size)
+
+    def position(self, block: str, name: str) -> int:
+        """Return the index of a feature within its block, e.g. ``position("row", "wait")``.
+
+        Raises:
+            ValueError: the block has no such feature.
+        """
+        starts = {SELF: (0, "self."), TASK: (self.self_size, "task."), ROW: (self.first_row, "row_0.")}
+        start, prefix = starts[block]
+        if f"{prefix}{name}" not in self.names:
+            raise ValueError(f"no feature '{name}' of the block {block} is shown; there are: {', '.join(self.names)}")
+        return self.names.index(f"{prefix}{name}") - start
+
+    def split(self, observations: Any) -> tuple[Any, Any, Any]:
+        """Return the blocks of observations [..., F], as views: of numpy arrays and of torch tensors alike.
+
+        Returns:
+            Self [..., self_size], tasks [..., k, task_size], rows [..., k, R, row_size].
+        """
+        lead = tuple(observations.shape[:-1])
+        offers = observations[..., self.self_size :].reshape((*lead, self.tasks, -1))
+        rows = offers[..., self.task_size :].reshape((*lead, self.tasks, self.rows, self.row_size))
+        return observations[..., : self.self_size], offers[..., : self.task_size], rows
+
+
+def layout_of(rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURES) -> ObservationLayout:
+    """Return the layout of observations that hold some features, in the order of `FEATURES`.
+
+    Args:
+        rows: R, actions of an agent.
+        tasks: k, tasks decided at a time.
+        features: which ones.
+    """
+    of_self, of_task, of_row = (
+        [feature.name for feature in features if feature.block == block] for block in (SELF, TASK, ROW)
+    )
+    names = [f"self.{name}" for name in of_self]
+    for k in range(tasks):
+        names += [f"task_{k}.{name}" if k else f"task.{name}" for name in of_task]
+        prefix = f"task_{k}." if k else ""
+        names += [f"{prefix}row_{row}.{name}" for row in range(rows) for name in of_row]
+    return ObservationLayout(len(of_self), len(of_task), len(of_row), rows, tuple(names), tasks)

@@ -1,0 +1,158 @@
+"""What agents see can be chosen, and is described by one layout."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_env, random_actions, small_environment
+from pettingzoo.test import parallel_api_test
+from test_heuristics import example
+
+import offload_rllib
+from offload_rllib.config.decisions import OBSERVATION_GROUPS
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.layout import FEATURES, GROUPS, available, layout_of
+from offload_rllib.envs.parallel import OffloadParallelEnv
+
+PAGE = Path(__file__).parents[1] / "docs" / "observation.md"
+
+
+def test_groups_are_those_of_the_schema_and_each_has_features() -> None:
+    assert set(OBSERVATION_GROUPS) == set(GROUPS)
+
+
+def test_the_specification_says_what_the_layout_says() -> None:
+    table = re.findall(
+        r"^\s*\| (\d+) \| ([\w.]+) \| (.+) \| (.+) \| (.+) \|$", OffloadParallelEnv.__doc__ or "", re.MULTILINE
+    )
+    assert len(table) == len(FEATURES)
+    for (_, name, _, unit, span), feature in zip(table, FEATURES, strict=True):
+        assert (name.rpartition(".")[2], unit, span) == (feature.name, feature.unit, feature.span)
+
+
+def test_the_page_lists_the_features_of_every_group() -> None:
+    table = PAGE.read_text().partition("| group | features |")[2].partition("\n\n")[0]
+    listed = {
+        group: set(names.split(", ")) for group, names in re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    }
+    assert listed == {
+        group: {f"{feature.block}.{feature.name}" for feature in available(failures=True) if feature.group == group}
+        for group in GROUPS
+    }
+
+
+@pytest.mark.parametrize("observe", ["paper", ["queue"], ["task", "timing"], list(GROUPS)])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_what_is_shown_is_part_of_what_there_is(observe: Any, tasks: int) -> None:
+    decisions = {"tasks_per_decision": tasks}
+    full, part = (make_env(small_environment(observe=o, decisions=decisions), 2) for o in ("full", observe))
+    assert part.layout.size == part.observation_size == len(part.layout.names) == part.observations.shape[-1]
+    columns = [full.layout.names.index(name) for name in part.layout.names]
+    assert columns == sorted(columns)
+    assert (part.layout.size == full.layout.size) == (observe == list(GROUPS))
+    rng = np.random.default_rng(0)
+    done = False
+    while not done:
+        assert (part.observations == full.observations[..., columns]).all()
+        assert (part.masks == full.masks).all()
+        actions = rng.integers(0, 3, full.masks.shape[:-1])
+        full.step(actions)
+        done = part.step(actions)
+
+
+def test_the_papers_observation_is_small() -> None:
+    env = make_env(small_environment(observe="paper"))
+    assert env.layout.names == (
+        "self.tasks",
+        "self.speed",
+        *(f"row_{row}.{name}" for row in range(3) for name in ("valid", "tasks")),
+    )
+    face = offload_rllib.parallel_env(small_environment(observe="paper"))
+    assert face.observation_space("a")["observations"].shape == (8,)  # pyright: ignore[reportIndexIssue]
+    parallel_api_test(face, num_cycles=60)
+
+
+def test_a_layout_splits_observations_of_any_shape_into_views_of_its_blocks() -> None:
+    import torch
+
+    layout = layout_of(3, 2)
+    assert (layout.self_size, layout.task_size, layout.row_size, layout.first_row) == (7, 7, 12, 14)
+    numbers = np.arange(4 * 5 * layout.size, dtype=np.float32).reshape(4, 5, layout.size)
+    names = np.array(layout.names)
+    for array in (numbers, torch.from_numpy(numbers)):
+        of_self, tasks, rows = layout.split(array)
+        assert tuple(of_self.shape) == (4, 5, 7)
+        assert tuple(tasks.shape) == (4, 5, 2, 7)
+        assert tuple(rows.shape) == (4, 5, 2, 3, 12)
+        at = list(names).index
+        assert layout.position("row", "finish") == 5
+        assert layout.position("task", "work") == layout.position("self", "held") == 1
+        with pytest.raises(ValueError, match="no feature 'wait' of the block task"):
+            layout.position("task", "wait")
+        assert (rows[..., 1, 2, 5] == array[..., at("task_1.row_2.finish")]).all()
+        assert (rows[..., 0, 1, 0] == array[..., at("row_1.valid")]).all()
+        assert (tasks[..., 1, 1] == array[..., at("task_1.work")]).all()
+
+
+@pytest.fixture
+def observations_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put the example of the page on observations into the working folder."""
+    (tmp_path / "my_observations.py").write_text(example(PAGE, "my_observations.py"))
+    monkeypatch.chdir(tmp_path)
+    return "my_observations:true_tasks"
+
+
+def test_a_users_observation_is_what_agents_see(observations_module: str) -> None:
+    env = make_env(small_environment(observe=observations_module), 2)
+    nodes = len(env.scenario.network.nodes)
+    assert env.observations.shape == (2, 4, nodes)
+    assert env.layout.size == nodes
+    rng = np.random.default_rng(0)
+    done = False
+    while not done:
+        expected = env.state.node["tasks"] / (env.state.node["tasks"] + 4)
+        assert env.observations == pytest.approx(np.broadcast_to(expected[:, None], env.observations.shape))
+        done = env.step(random_actions(env, rng))
+    # Rules see everything nevertheless.
+    env.reset(np.arange(2, dtype=np.uint64))
+    plain = make_env(small_environment(), 2)
+    plain.reset(np.arange(2, dtype=np.uint64))
+    assert (env.heuristic_actions("shortest_finish") == plain.heuristic_actions("shortest_finish")).all()
+    face = offload_rllib.parallel_env(env.scenario.config)
+    parallel_api_test(face, num_cycles=60)
+
+
+@pytest.mark.parametrize(
+    ("observe", "message"),
+    [
+        ("most", r"observe: must be full, paper, package.module:function, or a list of queue, self.*'most'"),
+        ([], r"observe: the list is empty"),
+        (["queue", "radoi"], r"observe: 'radoi' is not a group of features; accepted: .*radio"),
+        (["queue", "queue"], r"observe: names a group twice"),
+        (3, r"observe: must be full, paper"),
+        ("nowhere:function", r"observe: nowhere:function: importing nowhere failed"),
+    ],
+)
+def test_observations_that_cannot_be_are_refused(observe: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        offload_rllib.vector_env(small_environment(observe=observe))
+
+
+def test_what_a_users_observation_returns_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad_observations.py").write_text(
+        "import numpy as np\n"
+        "def flat(view):\n    return np.zeros(3)\n"
+        "def words(view):\n    return np.full((1, 4, 2), 'x')\n"
+        "def later(view):\n    return np.zeros((1, 4, 2 + int(view.state.episode[0]['step'])))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("flat", "words"):
+        with pytest.raises(ConfigError, match=rf"bad_observations:{name} must return numbers of shape \(1, 4, any\)"):
+            make_env(small_environment(observe=f"bad_observations:{name}"))
+    env = make_env(small_environment(observe="bad_observations:later"))
+    with pytest.raises(ConfigError, match=r"bad_observations:later must return numbers of shape \(1, 4, 2\)"):
+        env.step(np.zeros(env.rewards.shape))
