@@ -82,7 +82,7 @@ class OnPolicyLearner(DirectLearner):
         super().build()
         threads = self.config.learner_config_dict.get(TORCH_THREADS)
         if threads is not None:
-            # While the learner works its runners wait, so that it may use their cores.
+            # Threads of one process wait for each other by spinning: on a busy machine two are far slower than one.
             torch.set_num_threads(threads)
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
 

@@ -91,6 +91,8 @@ class Training(Schema):
     """batched: all environments of a runner as one array program; stock: RLlib's own, two hundred times slower."""
     envs_per_runner: Count = 16
     """Environments that each runner steps."""
+    learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
+    """Threads of the learner; more than one pays for large networks on an idle machine, and stalls on a busy one."""
     checkpoint_every: Count = 1
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2

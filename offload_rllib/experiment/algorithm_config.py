@@ -186,10 +186,10 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
         model |= {"dueling": algorithm.dueling, "epsilon": decay}
     else:
-        config.training(
+        config.learners(
             learner_config_dict={
                 IDLE_PER_CHOICE: algorithm.idle_per_choice,
-                TORCH_THREADS: max(1, int(trainer_cpus + training.runners * runner_cpus)),
+                TORCH_THREADS: training.learner_threads,
             }
         )
         model["critic"] = algorithm.critic

@@ -53,6 +53,7 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
     Raises:
         ConfigError: environment and policy cannot be trained here.
     """
+    quieten()
     try:
         algorithm_config(environment, policy, cpus=available_cpus()).validate()
     except ConfigError:
