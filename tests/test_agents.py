@@ -86,7 +86,7 @@ def held_slots(env: VectorEnv, e: int, n: int) -> list[int]:
     slots, slot = [], int(env.state.node[e, n]["held_head"])
     while slot >= 0:
         slots.append(slot)
-        slot = int(env.state.task[e][slot]["next"])
+        slot = int(env.state.task[e][slot]["held_next"])
     return slots
 
 
