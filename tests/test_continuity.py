@@ -28,7 +28,6 @@ from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.policies.sharing import SHARED
-from offload_rllib.rollout.fragment import Fragment
 
 BATCH = 160
 STEPS = 10 * BATCH
@@ -153,7 +152,7 @@ def test_a_runner_that_is_started_again_in_a_run_plays_no_episode_twice() -> Non
 class Poison(OffloadCallback):
     """Gives the learner a reward that is not a number, from the third batch on."""
 
-    def on_sample_end(self, *, env_runner: Any, samples: list[Fragment], **_: Any) -> None:
+    def on_sample_end(self, *, env_runner: Any = None, samples: Any = (), **_: Any) -> None:
         if env_runner.num_env_steps_sampled_lifetime > 2 * BATCH:
             for fragment in samples:
                 fragment.rewards[:] = np.nan
