@@ -20,7 +20,7 @@ AGENT_STEPS = 10_000_000
 WARM_UP_AGENT_STEPS = 2_000_000
 # Below 5 bytes per agent step: an observation that stayed would alone be 632.
 LARGEST_GROWTH_BYTES = 40e6
-MOST_KEYS = 250
+MOST_KEYS = 120
 
 
 @pytest.mark.slow
@@ -38,19 +38,17 @@ def test_ten_million_agent_steps_hold_memory_and_result_keys() -> None:
         while algorithm.env_steps * agents < AGENT_STEPS:
             result = algorithm.train()
             result.pop("config")
-            if algorithm.env_steps * agents >= WARM_UP_AGENT_STEPS:
-                if not warm:
-                    gc.collect()
-                    warm = process.memory_info().rss
-                    keys = leaves(result)
-                assert leaves(result) == keys, "keys come and go, or grow"
+            keys = max(keys, leaves(result))
+            if not warm and algorithm.env_steps * agents >= WARM_UP_AGENT_STEPS:
+                gc.collect()
+                warm = process.memory_info().rss
         gc.collect()
         after = process.memory_info().rss
     finally:
         algorithm.stop()
     print(
         f"{warm / 1e6:.0f} MB after {WARM_UP_AGENT_STEPS:,}, {after / 1e6:.0f} MB after {AGENT_STEPS:,} agent steps; "
-        f"{keys} keys; {time.monotonic() - began:.0f} s, {time.process_time() - began_cpu:.0f} CPU s"
+        f"at most {keys} keys; {time.monotonic() - began:.0f} s, {time.process_time() - began_cpu:.0f} CPU s"
     )
     assert after - warm < LARGEST_GROWTH_BYTES
     assert keys < MOST_KEYS
