@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from offload_rllib.envs.observation import feature_names, scaling
+from offload_rllib.envs.observation import scaling
 from offload_rllib.envs.vector import VectorEnv
 
 # The chain of `three_nodes`, in its decision interval of 0.1 s. Every task takes 1 s on a slow node and 0.25 s on the
@@ -109,9 +109,8 @@ class Reluctant:
 
     def begin(self, env: VectorEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
         """Find where an observation says when a task would finish."""
-        names = feature_names(env.num_actions)
-        self._columns = [names.index(f"row_{row}.finish") for row in range(env.num_actions)]
-        self._scale_s = scaling(env.scenario.arrays)[0, self._columns]
+        self._columns = [env.layout.names.index(f"row_{row}.finish") for row in range(env.num_actions)]
+        self._scale_s = scaling(env.scenario.arrays, env.num_actions)[0, self._columns]
 
     def actions(self, env: VectorEnv) -> np.ndarray:
         """Return actions [E, A]."""
