@@ -285,3 +285,10 @@ def test_policies_are_loaded_and_used_without_ray(tmp_path: Path) -> None:
         "assert not any(name == 'ray' or name.startswith('ray.') for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "ddqn", "paper_a2c", "paper_ddqn"])
+def test_every_preset_fits_the_default_environment(name: str) -> None:
+    from offload_rllib.experiment.training import check
+
+    check(load_environment("ether_12"), load_policy_config(name))
