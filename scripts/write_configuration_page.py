@@ -50,6 +50,8 @@ Rules across keys:
 - `reward.name: peersimgym` needs `decisions.tasks_per_decision: 1`, and so do training and `decisions.offer: newest`.
 - `reward.shaping.gamma` is the `algorithm.gamma` of the policies that are trained.
 - `agents.others` needs `agents.types` or `agents.nodes`; `agents: all` stands for neither.
+- APPO needs at least one of `training.runners`, and its `batch_env_steps` is a multiple of `training.envs_per_runner` x
+  `algorithm.fragment_steps`.
 - `algorithm.batch_env_steps` (DDQN: `algorithm.sample_env_steps`) is a multiple of `training.runners` (at least 1) x
   `training.envs_per_runner`.
 - DDQN's `learning_starts` is at most half of its `replay_capacity`.

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import Count, NonNegative, Positive, Schema, Share
 from offload_rllib.config.ddqn import DDQN
 
@@ -68,4 +69,4 @@ class A2C(OnPolicy):
     """Agent steps per gradient step; null: one step for the whole batch."""
 
 
-Algorithm = Annotated[PPO | A2C | DDQN, Field(discriminator="name")]
+Algorithm = Annotated[PPO | A2C | APPO | DDQN, Field(discriminator="name")]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from offload_rllib.config.algorithms import Algorithm
+from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
 
@@ -127,6 +128,8 @@ class PolicyConfig(Schema):
 
     @model_validator(mode="after")
     def _batch_is_whole_fragments(self) -> PolicyConfig:
+        if isinstance(self.algorithm, APPO):
+            return self
         environments = max(self.training.runners, 1) * self.training.envs_per_runner
         key = "sample_env_steps" if isinstance(self.algorithm, DDQN) else "batch_env_steps"
         env_steps = getattr(self.algorithm, key)
@@ -134,5 +137,19 @@ class PolicyConfig(Schema):
             raise ValueError(
                 f"algorithm.{key} ({env_steps}) must be a multiple of "
                 f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _asynchronous_batch_is_whole_samples(self) -> PolicyConfig:
+        if not isinstance(self.algorithm, APPO):
+            return self
+        if self.training.runners == 0:
+            raise ValueError("training.runners: APPO samples beside learning and needs at least one runner; 0 has none")
+        sample = self.training.envs_per_runner * self.algorithm.fragment_steps
+        if self.algorithm.batch_env_steps % sample:
+            raise ValueError(
+                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
+                f"envs_per_runner x fragment_steps ({sample}): a batch is whole samples"
             )
         return self

@@ -13,19 +13,21 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
 from offload_rllib.algorithms.a2c import A2CConfig
+from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import OWN_SETTINGS, DDQNConfig
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.algorithms import A2C, DDQN, PPO
+from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.callbacks import OffloadCallback
-from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
+from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.replay import replay_bytes, require_memory
 from offload_rllib.rollout.runner import BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
@@ -80,6 +82,24 @@ def _a2c(algorithm: A2C, env_steps: int) -> AlgorithmConfig:
     return config
 
 
+def _appo(algorithm: APPO, env_steps: int) -> AlgorithmConfig:
+    config = OffloadAPPOConfig()
+    config.training(
+        clip_param=algorithm.clip,
+        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
+        vf_loss_coeff=algorithm.vf_loss_coeff,
+        train_batch_size_per_learner=algorithm.batch_env_steps,
+        circular_buffer_num_batches=algorithm.buffer_batches,
+        circular_buffer_iterations_per_batch=algorithm.uses_per_batch,
+        target_update_every=algorithm.target_update_every,
+        target_worker_clipping=algorithm.importance_clip,
+        vtrace_clip_rho_threshold=algorithm.rho_clip,
+        vtrace_clip_pg_rho_threshold=algorithm.pg_rho_clip,
+    )
+    config.reporting(min_sample_timesteps_per_iteration=algorithm.report_env_steps)
+    return config
+
+
 def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
     config = DDQNConfig()
     config.training(
@@ -97,10 +117,16 @@ def _require_replay(algorithm: DDQN, batch: VectorEnv, policies: int) -> None:
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
-def _config_of(algorithm: PPO | A2C | DDQN, env_steps: int) -> AlgorithmConfig:
-    if isinstance(algorithm, PPO):
-        return _ppo(algorithm, env_steps)
-    return _a2c(algorithm, env_steps) if isinstance(algorithm, A2C) else _ddqn(algorithm, env_steps)
+def _config_of(algorithm: PPO | A2C | APPO | DDQN, env_steps: int) -> AlgorithmConfig:
+    match algorithm:
+        case PPO():
+            return _ppo(algorithm, env_steps)
+        case A2C():
+            return _a2c(algorithm, env_steps)
+        case APPO():
+            return _appo(algorithm, env_steps)
+        case DDQN():
+            return _ddqn(algorithm, env_steps)
 
 
 def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: ObservationLayout) -> None:
@@ -179,12 +205,20 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     )
     assignment = assign_in(policy.sharing, batch.scenario)
     model = policy.network.model_dump() | {"rows": (batch.layout.first_row, batch.layout.row_size)}
+    module_class: type = MaskedActorCritic
     if isinstance(algorithm, DDQN):
+        module_class = MaskedQ
         _require_replay(algorithm, batch, len(assignment.policies))
         environments = max(training.runners, 1) * training.envs_per_runner
         config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
         decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
         model |= {"dueling": algorithm.dueling, "epsilon": decay}
+    elif isinstance(algorithm, APPO):
+        module_class = MaskedAPPO
+        config.learners(learner_config_dict={TORCH_THREADS: training.learner_threads})
+        config.env_runners(rollout_fragment_length=algorithm.fragment_steps)
+        if training.env_runner == "batched":
+            config.env_runners(env_runner_cls=EpisodesEnvRunner)
     else:
         config.learners(
             learner_config_dict={
@@ -198,11 +232,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         policy_mapping_fn=PolicyMapping(assignment),
         algorithm_config_overrides_per_module=overrides_per_module(policy, assignment),
     )
-    config.rl_module(
-        rl_module_spec=RLModuleSpec(
-            module_class=MaskedQ if isinstance(algorithm, DDQN) else MaskedActorCritic, model_config=model
-        )
-    )
+    config.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
     config.callbacks(OffloadCallback)
     config.debugging(seed=training.seed, log_level="ERROR")
     return config

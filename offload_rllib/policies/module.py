@@ -15,7 +15,13 @@ from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, QNetAPI, TargetNetworkAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.apis import (
+    TARGET_NETWORK_ACTION_DIST_INPUTS,
+    InferenceOnlyAPI,
+    QNetAPI,
+    TargetNetworkAPI,
+    ValueFunctionAPI,
+)
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
@@ -84,6 +90,27 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
         if isinstance(self.critic, CentralCritic):
             return self.critic(own.unsqueeze(-2), batch[EVERYONE]).squeeze(-1)
         return self.critic(own)
+
+
+class MaskedAPPO(MaskedActorCritic, TargetNetworkAPI, InferenceOnlyAPI):
+    """Actor, critic, and the older actor that APPO measures its steps from; `model_config` as `MaskedActorCritic`."""
+
+    def make_target_networks(self) -> None:
+        """Make `target_actor`, a copy of `actor` that no optimiser moves."""
+        self.target_actor = make_target_network(self.actor)
+
+    def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
+        """Return (network, its target), which the learner keeps in step."""
+        return [(self.actor, self.target_actor)]
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the target's scores [B, R] of ``batch[Columns.OBS]``, under RLlib's key."""
+        seen = batch[Columns.OBS]
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target_actor(seen["observations"], seen["action_mask"])}
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """Runners need the actor alone."""
+        return ["critic", "target_actor"]
 
 
 class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):

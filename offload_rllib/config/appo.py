@@ -1,0 +1,48 @@
+"""The schema of APPO in a policy file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from offload_rllib.config.base import Count, NonNegative, Positive, Schema, Share
+
+
+class APPO(Schema):
+    """Asynchronous PPO (IMPACT; Luo et al., arXiv 1912.00167): runners sample while the learner learns."""
+
+    name: Literal["APPO"]
+    """Chooses this algorithm."""
+    lr: Positive = 3e-4
+    """Step size of Adam."""
+    final_lr: NonNegative | None = None
+    """Step size at the end of training, reached along a line; null: as at the beginning."""
+    gamma: Share = 0.99
+    """Discount per decision interval."""
+    clip: Positive = 0.2
+    """How far the probability ratio to the target network may move before the gradient stops."""
+    entropy_coeff: NonNegative = 0.0
+    """Weight of the entropy in the loss."""
+    final_entropy_coeff: NonNegative | None = None
+    """Weight of the entropy at the end of training, reached along a line; null: as at the beginning."""
+    vf_loss_coeff: NonNegative = 0.5
+    """Weight of the critic's squared error in the loss."""
+    grad_clip: Positive | None = 0.5
+    """Largest global norm of a gradient."""
+    fragment_steps: Count = 100
+    """Steps of each environment in one sample of a runner; runners take new weights between two samples."""
+    batch_env_steps: Count = 800
+    """Environment steps of a batch, which is whole samples; each use of a batch is one gradient step."""
+    uses_per_batch: Count = 2
+    """How often a batch is learned from, unless the buffer overflows first."""
+    buffer_batches: Count = 4
+    """Batches that wait to be learned from, in random order; a new one pushes the oldest out."""
+    target_update_every: Count = 8
+    """Gradient steps of a policy between two moves of its target network."""
+    importance_clip: Positive = 2.0
+    """Largest ratio of the sampling policy to the target network in the loss."""
+    rho_clip: Positive = 1.0
+    """V-trace: largest importance ratio in the critic's targets."""
+    pg_rho_clip: Positive = 1.0
+    """V-trace: largest importance ratio in the advantages."""
+    report_env_steps: Count = 8000
+    """Environment steps between two reports, each with a checkpoint when one is due."""

@@ -1,0 +1,284 @@
+"""APPO samples and learns at the same time; RLlib's learner takes what the batched runner hands over."""
+
+# RLlib's modules and learners are torch modules whose declared types do not say so.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import small_environment
+from ray.rllib.core.columns import Columns
+from test_rollout import SHARING, by_agent, make_runner, runner_config
+from test_runs import finish, start, trained_steps
+
+import offload_rllib
+from offload_rllib.algorithms.appo import APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.vtrace import vtrace
+from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.policies.sharing import SHARED
+from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
+
+
+def appo_config(algorithm: dict[str, Any] | None = None, **training: Any) -> PolicyConfig:
+    """Return a policy that is trained in seconds."""
+    small = {"name": "APPO", "fragment_steps": 20, "batch_env_steps": 80, "report_env_steps": 160}
+    return load_policy_config(
+        {
+            "algorithm": small | (algorithm or {}),
+            "network": {"hidden": [16, 16]},
+            "training": {"runners": 1, "envs_per_runner": 4, "env_steps": 480, "seed": 3} | training,
+        }
+    )
+
+
+def vtrace_by_definition(
+    rewards: list[float], values: list[float], ratios: list[float], gamma: float, rho: float, pg_rho: float
+) -> tuple[list[float], list[float]]:
+    """Return targets and advantages of one piece, as the sum in arXiv 1802.01561, eq. 1; one more value than steps."""
+    steps = len(rewards)
+    targets = []
+    for s in range(steps):
+        total = values[s]
+        for t in range(s, steps):
+            traces = np.prod([min(1.0, ratio) for ratio in ratios[s:t]])
+            delta = min(rho, ratios[t]) * (rewards[t] + gamma * values[t + 1] - values[t])
+            total += gamma ** (t - s) * traces * delta
+        targets.append(total)
+    following = [*targets[1:], values[steps]]
+    advantages = [min(pg_rho, ratios[s]) * (rewards[s] + gamma * following[s] - values[s]) for s in range(steps)]
+    return targets, advantages
+
+
+def test_vtrace_is_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [1, 7, 20, 3]
+    n = sum(lengths) + len(lengths)
+    rewards, values = rng.normal(size=(2, n)).astype(np.float32)
+    ratios = rng.uniform(0.2, 3.0, n).astype(np.float32)
+    ends = np.cumsum([length + 1 for length in lengths]) - 1
+    real = ~np.isin(np.arange(n), ends)
+    targets, advantages = vtrace(rewards, values, ratios, real, gamma=0.9, rho_clip=1.5, pg_rho_clip=2.0)
+    first = 0
+    for end in ends:
+        expected = vtrace_by_definition(
+            rewards[first:end].tolist(), values[first : end + 1].tolist(), ratios[first:end].tolist(), 0.9, 1.5, 2.0
+        )
+        np.testing.assert_allclose(targets[first:end], expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(advantages[first:end], expected[1], rtol=1e-4, atol=1e-5)
+        first = end + 1
+
+
+@pytest.mark.parametrize("sharing", sorted(SHARING))
+def test_episodes_hold_what_fragments_hold(sharing: str) -> None:
+    config = runner_config(sharing)
+    fragments_runner, episodes_runner = make_runner(config), EpisodesEnvRunner(config=config, worker_index=0)
+    episodes_runner.module.set_state(fragments_runner.module.get_state())
+    steps = {}  # of each agent's episode, so far
+    ended = set()
+    compared = 0
+    for length in (15, 25, 50, 3):  # episodes of 40 steps: cut, ended with the sample, begun within it
+        fragments = fragments_runner.sample(num_timesteps=3 * length)
+        episodes = episodes_runner.sample(num_timesteps=3 * length)
+        for episode in episodes:
+            assert episode.t_started == steps.get(episode.id_, 0)
+            assert episode.id_ not in ended
+            steps[episode.id_] = episode.t_started + len(episode)
+            assert not episode.is_terminated
+            assert episode.is_truncated == (steps[episode.id_] == 40)
+            if episode.is_truncated:
+                ended.add(episode.id_)
+            episode.validate()
+        pieces = as_fragments(episodes)
+        for e in range(3):
+            for agent in fragments_runner.env.batch.agents:
+                whole = by_agent(fragments, e, agent)
+                # The pieces of an environment follow each other; which are its own the first observation tells.
+                first = 0
+                while first < length:
+                    piece = next(
+                        part
+                        for part in (by_agent([f], 0, agent) for f in pieces if agent in f.agents)
+                        if np.array_equal(part.observations[0], whole.observations[first])
+                        and np.array_equal(part.rewards, whole.rewards[first : first + len(part.rewards)])
+                    )
+                    here = slice(first, first + len(piece.actions))
+                    np.testing.assert_array_equal(piece.observations[:-1], whole.observations[here])
+                    np.testing.assert_array_equal(piece.masks[:-1], whole.masks[here])
+                    np.testing.assert_array_equal(piece.actions, whole.actions[here])
+                    np.testing.assert_array_equal(piece.log_probabilities, whole.log_probabilities[here])
+                    np.testing.assert_array_equal(piece.truncated, whole.truncated[here])
+                    assert piece.module_id == whole.module_id
+                    last = whole.final_observations if piece.truncated[-1] else whole.observations[here.stop]
+                    np.testing.assert_array_equal(piece.observations[-1].ravel(), last.ravel())
+                    first = here.stop
+                    compared += 1
+    assert len(ended) == 3 * 2 * len(fragments_runner.env.batch.agents)
+    assert compared > 4 * 3 * len(fragments_runner.env.batch.agents)
+
+
+def make_learner(policy: PolicyConfig) -> tuple[APPOLearner, EpisodesEnvRunner]:
+    """Return a learner and a runner with the same weights."""
+    config = algorithm_config(load_environment(small_environment()), policy, cpus=2)
+    runner = EpisodesEnvRunner(config=config, worker_index=1)
+    learner = config.build_learner(env=None, spaces=runner.get_spaces())
+    assert isinstance(learner, APPOLearner)
+    runner.module.set_state(learner.module.get_state(inference_only=True))
+    return learner, runner
+
+
+def batch_of(learner: APPOLearner, runner: EpisodesEnvRunner) -> dict[str, Any]:
+    """Return what RLlib's connectors make of a sample."""
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    batch = learner._make_batch_if_necessary(TrainingData(episodes=runner.sample()))
+    return batch.policy_batches[SHARED]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, runner = make_learner(appo_config())
+    batch = batch_of(learner, runner)
+    rows = batch[Columns.LOSS_MASK]
+    assert rows.sum() == 80 * len(runner.env.batch.agents)
+    assert (~rows).sum() >= 4 * len(runner.env.batch.agents), "behind each piece stands what was seen at its end"
+    module = learner.module[SHARED].unwrapped()
+    idle = batch[Columns.OBS]["action_mask"].sum(-1) < 2
+    assert 0.05 < idle.float().mean() < 0.95
+    gradients = []
+    monkeypatch.setattr(learner, "descend", lambda _module_id, _config, loss: loss.backward())
+    for noise in (0.0, 5.0):
+        batch[Columns.ACTION_LOGP][idle] -= noise
+        module.zero_grad()
+        learner._update({SHARED: batch})
+        gradients.append([parameter.grad.clone() for parameter in module.actor.parameters()])
+        assert all(parameter.grad.abs().sum() > 0 for parameter in module.critic.parameters())
+        assert all(parameter.grad is None for parameter in module.target_actor.parameters())
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients[0])
+    learner.shutdown()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_target_network_follows_when_it_is_due() -> None:
+    learner, runner = make_learner(appo_config({"target_update_every": 3}))
+    module = learner.module[SHARED].unwrapped()
+    batch = batch_of(learner, runner)
+
+    def differs() -> bool:
+        pairs = zip(module.actor.parameters(), module.target_actor.parameters(), strict=True)
+        return any(not torch.equal(first, second) for first, second in pairs)
+
+    seen = []
+    for _ in range(6):
+        learner._update({SHARED: batch})
+        seen.append(differs())
+    assert seen == [True, True, False, True, True, False]
+    assert not any(name.startswith(("critic", "target")) for name in module.get_state(inference_only=True))
+    learner.shutdown()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_learner_that_has_failed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, runner = make_learner(appo_config({"uses_per_batch": 1}))
+    episodes = runner.sample()
+    for parameter in learner.module[SHARED].unwrapped().critic.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    with pytest.raises(LearnerStoppedError, match="'shared': a loss or its gradient is not finite"):
+        learner.update(training_data=_data(episodes), timesteps={})
+    with pytest.raises(LearnerStoppedError):
+        learner.update(training_data=_data(runner.sample()), timesteps={})
+
+
+def _data(episodes: list[Any]) -> Any:
+    from ray.rllib.core.learner.training_data import TrainingData
+
+    return TrainingData(episodes=episodes)
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("env_runner", ["batched", "stock"])
+def test_training_leaves_a_policy_that_goes_on(tmp_path: Path, env_runner: str) -> None:
+    config = algorithm_config(load_environment(small_environment()), appo_config(env_runner=env_runner), cpus=2)
+    algorithm = config.build_algo()
+    try:
+        first = algorithm.train()
+        results = [algorithm.train() for _ in range(2)]
+        figures = results[-1]["learners"][SHARED]
+        assert {
+            "policy_loss",
+            "vf_loss",
+            "entropy",
+            "gradient_norm",
+            "importance_mean",
+            "sampler_kl",
+            "updates",
+        } <= set(figures)
+        assert first["timesteps_total"] >= 160
+        assert results[-1]["timesteps_total"] > results[0]["timesteps_total"]
+        algorithm.save_checkpoint(str(tmp_path))
+        kept = algorithm.learner_group.get_weights()[SHARED] if env_runner == "stock" else None
+        steps = algorithm.env_steps
+    finally:
+        algorithm.stop()
+    saved = offload_rllib.load_policy(tmp_path)
+    assert saved.description.algorithm == "APPO"
+    assert saved.description.env_steps == steps
+    observations = np.zeros((5, saved.description.observation_size), np.float32)
+    masks = np.ones((5, saved.description.actions), np.int8)
+    assert saved(observations, masks, deterministic=True).shape == (5,)
+    if kept is None:
+        again = config.copy().build_algo()
+        try:
+            again.restore_from_path(str(tmp_path))
+            assert again.env_steps == steps
+            assert again.train()["timesteps_total"] > steps
+        finally:
+            again.stop()
+
+
+def test_what_cannot_be_sampled_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training\.runners: APPO samples beside learning"):
+        appo_config(runners=0)
+    with pytest.raises(ConfigError, match=r"batch_env_steps \(80\) must be a multiple of .*\(60\)"):
+        appo_config(envs_per_runner=3)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    (tmp_path / "ring.yaml").write_text(yaml.safe_dump(small_environment()))
+    policy = appo_config({"report_env_steps": 1600}, env_steps=40_000).model_dump(mode="json", by_alias=True)
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(policy))
+    process = start(tmp_path, "train", "ring.yaml", "quick.yaml", "--name", "cut")
+    run = tmp_path / "runs" / "cut"
+    deadline = time.monotonic() + 200
+    while not list(run.glob("tune/trial/checkpoint_*/policy/policy.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C sends
+    output = finish(process, 60)
+    assert process.returncode == 130, output
+    cut_at = trained_steps(run)
+    assert 0 < cut_at[-1] < 40_000
+    resumed = start(tmp_path, "train", "--resume", "runs/cut", "--episodes", "2")
+    output = finish(resumed)
+    assert resumed.returncode == 0, output
+    steps = trained_steps(run)
+    assert steps[: len(cut_at)] == cut_at
+    assert steps == sorted(set(steps)), "no step is counted twice"
+    assert steps[-1] >= 40_000
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
