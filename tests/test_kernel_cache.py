@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import offload_rllib
+from offload_rllib.simulator import jit
 
 PROGRAM = """
 import numpy as np
@@ -60,3 +61,17 @@ def test_a_cache_folder_that_cannot_be_written_is_named_and_done_without(tmp_pat
     assert "Set OFFLOAD_RLLIB_CACHE to a folder that can be written" in result.stderr
     private = Path(re.findall(r"PRIVATE (.*)", result.stdout)[0])
     assert not private.exists(), "the private folder is removed at the end"
+
+
+def test_kernels_outside_the_hashed_folders_call_none_of_other_files_there() -> None:
+    """Numba notices an edit of a kernel's own file, and the hash one of the folders it covers; nothing else."""
+    package = jit.PACKAGE
+    holders = {path for path in package.rglob("*.py") if "@kernel" in path.read_text(encoding="utf-8")}
+    covered = {path for path in holders if path.parent.name in jit.KERNEL_FOLDERS}
+    outside = holders - covered
+    assert outside
+    for path in outside:
+        text = path.read_text(encoding="utf-8")
+        for other in outside - {path}:
+            module = ".".join(other.relative_to(package.parent).with_suffix("").parts)
+            assert module not in text, f"{path} uses {module}, whose kernels the cache does not watch"

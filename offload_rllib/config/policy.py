@@ -89,7 +89,7 @@ class Training(Schema):
     runners: Natural = 2
     """Processes that sample; 0: sample in the trainer's own process."""
     env_runner: Literal["batched", "stock"] = "batched"
-    """batched: all environments of a runner as one array program; stock: RLlib's own, two hundred times slower."""
+    """batched: all environments of a runner as one array program; stock: RLlib's own, over a hundred times slower."""
     envs_per_runner: Count = 16
     """Environments that each runner steps."""
     learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
