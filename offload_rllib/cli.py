@@ -177,7 +177,8 @@ def show(
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PART]...", help="sampling, training, runners; by default all.")
+        list[str] | None,
+        typer.Argument(metavar="[PART]...", help="sampling, training, ddqn, replay, runners; by default all."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; medians are shown.")] = 5,
 ) -> None:

@@ -11,7 +11,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,6 +25,8 @@ from rich.table import Table
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.envs.vector import vector_env
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.bench_dqn import ddqn, replay
+from offload_rllib.experiment.speed import Speed, Work, compared
 from offload_rllib.experiment.training import local_ray, quieten
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import PolicyMapping, assign_in
@@ -36,22 +37,6 @@ ENVIRONMENT = "ether_12"
 # Environments per runner at which RLlib's runner was fastest here.
 STOCK_ENVIRONMENTS = 16
 LARGE_NODES = 1024
-
-Work = Callable[[], int]  # does some work, returns its agent steps
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One line of the table, in agent steps per second."""
-
-    what: str
-    ours: float
-    """Median over the repeats."""
-    stock: float | None
-    """The same of RLlib's own; None where nothing is compared."""
-    ratio: float | None
-    """Median over the repeats of ours / stock, each pair run in turn."""
-    unit: str = "agent steps per CPU-second"
 
 
 def grid_environment(nodes: int) -> dict[str, Any]:
@@ -138,24 +123,6 @@ def _stock_ppo(environment: EnvironmentConfig) -> AlgorithmConfig:
     return config
 
 
-def _cpu_speed(work: Work) -> float:
-    began = time.process_time()
-    steps = work()
-    return steps / (time.process_time() - began)
-
-
-def compared(what: str, ours: Work, stock: Work | None, repeats: int) -> Speed:
-    """Return the speeds of two things run in turn, medians of `repeats`, after one run of each that does not count."""
-    for work in (ours, stock):
-        if work is not None:
-            work()
-    speeds = [(_cpu_speed(ours), _cpu_speed(stock) if stock else math.nan) for _ in range(repeats)]
-    mine, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
-    if stock is None:
-        return Speed(what, mine, None, None)
-    return Speed(what, mine, theirs, statistics.median(a / b for a, b in speeds))
-
-
 def sampling(repeats: int) -> Iterator[Speed]:
     """Yield the speeds of sampling in one process, on one thread."""
     environment = load_environment(ENVIRONMENT)
@@ -228,7 +195,18 @@ def _sample_and_drop(runner: BatchedEnvRunner, num_timesteps: int) -> None:
     runner.sample(num_timesteps=num_timesteps)
 
 
-PARTS: dict[str, Callable[[int], Iterator[Speed]]] = {"sampling": sampling, "training": training, "runners": runners}
+PARTS: dict[str, Callable[[int], Iterator[Speed]]] = {
+    "sampling": sampling,
+    "training": training,
+    "ddqn": ddqn,
+    "replay": replay,
+    "runners": runners,
+}
+
+
+def shown(value: float) -> str:
+    """Return a figure with a sensible number of digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def bench(console: Console, parts: list[str], repeats: int) -> list[Speed]:
@@ -241,13 +219,13 @@ def bench(console: Console, parts: list[str], repeats: int) -> list[Speed]:
             for speed in PARTS[part](repeats):
                 speeds.append(speed)
                 beside = "" if speed.ratio is None else f"; compared with {speed.stock:,.0f}: {speed.ratio:.1f} times"
-                console.print(f"{speed.what}: {speed.ours:,.0f}{beside}", highlight=False)
+                console.print(f"{speed.what}: {shown(speed.ours)}{beside}", highlight=False)
     table = Table(title=f"Speed of this machine: medians of {repeats}, each pair run in turn")
     for name in ("what", "here", "compared with", "ratio", "unit"):
         table.add_column(name, justify="left" if name in ("what", "unit") else "right")
     for speed in speeds:
         stock = "" if speed.stock is None else f"{speed.stock:,.0f}"
         ratio = "" if speed.ratio is None else f"{speed.ratio:.1f}"
-        table.add_row(speed.what, f"{speed.ours:,.0f}", stock, ratio, speed.unit)
+        table.add_row(speed.what, shown(speed.ours), stock, ratio, speed.unit)
     console.print(table)
     return speeds
