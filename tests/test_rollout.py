@@ -20,7 +20,9 @@ from scipy import stats
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
+from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.rollout.acting import draw_uniform
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
@@ -353,3 +355,31 @@ def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> N
         assert losses[0][2] == pytest.approx(losses[1][2], rel=1e-4)
         compared += 1
     assert compared == len(SHARING[sharing][1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_learning_curves_of_both_runners_overlap() -> None:
+    """Mean scores of training episodes, early and late, differ by no more than seeds do."""
+    curves: dict[str, list[list[float]]] = {"batched": [], "stock": []}
+    environment = load_environment(small_environment(reward={"name": "delay", "scope": "team", "scale": 0.1}))
+    for seed in range(4):
+        for kind, of_kind in curves.items():
+            policy = load_policy_config(
+                {
+                    "algorithm": {"name": "PPO", "batch_env_steps": 800, "minibatch_steps": 128, "lr": 2e-3},
+                    "network": {"hidden": [32, 32]},
+                    "training": {"runners": 0, "envs_per_runner": 4, "env_runner": kind, "seed": seed},
+                }
+            )
+            algorithm = algorithm_config(environment, policy, cpus=2).build_algo()
+            try:
+                scores = [algorithm.train()["env_runners"]["offload"]["score_mean_s"] for _ in range(24)]
+            finally:
+                algorithm.stop()
+            of_kind.append(scores)
+    ours, theirs = (np.array(curves[kind]) for kind in ("batched", "stock"))
+    assert ours[:, -6:].mean() < 0.97 * ours[:, :2].mean(), "it learns"
+    for part in (slice(0, 6), slice(6, 12), slice(12, 18), slice(18, 24)):
+        a, b = ours[:, part].mean(1), theirs[:, part].mean(1)
+        assert stats.ttest_ind(a, b).pvalue > 0.005, (part, a, b)
