@@ -17,7 +17,7 @@ from offload_rllib.envs.reward import dense_reward
 from offload_rllib.simulator.types import UNBOUNDED
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
-CASES = Path("/work/shared/peersimgym/dense_reward_cases.json")
+CASES = Path(__file__).parents[2] / "shared" / "peersimgym" / "dense_reward_cases.json"
 
 
 @pytest.mark.skipif(not CASES.is_file(), reason="the recorded rewards of PeersimGym are not on this machine")
