@@ -48,7 +48,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "final_lr": 1e-5,
         "gamma": 0.99,
         "lambda": 0.95,
-        "entropy_coeff": 0.02,  # with less it settles on "always the fast one", which is better at first
+        "entropy_coeff": 0.02,  # runs with less ended at "always the fast one"
         "final_entropy_coeff": 0.0,
         "minibatch_steps": 128,
         "batch_env_steps": 1600,
@@ -58,7 +58,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "final_lr": 1e-5,
         "gamma": 0.98,
         "batch_transitions": 512,
-        # What a task costs others shows within some ten choices; bootstrapping earlier spreads it too slowly.
+        # Runs with 1 ended worse on both networks.
         "n_step": 10,
         "priority_alpha": 0.0,
         "replay_ratio": 8.0,
@@ -73,11 +73,10 @@ ENV_STEPS = {
     "two_nodes": {"PPO": 96_000, "A2C": 192_000, "DDQN": 96_000},
     "three_nodes": {"PPO": 384_000, "A2C": 1_920_000, "DDQN": 1_200_000},
 }
-# Action values are learned in units of the reward, and from small ones faster; advantages are standardised anyway.
-DDQN_SCALE = {"two_nodes": 1.0, "three_nodes": 0.03}
-NOT_CLOSE = (
-    "independent Q-learners of three_nodes stay some 7 % away: each sees half the data, and a teammate that moves"
-)
+# Action values are learned in units of the reward: at scale 1 DDQN stays at "always here" in two_nodes, at 0.03 and 0.1
+# it finds the optimum (seeds 1 to 3 and 1 to 2); advantages are standardised anyway.
+DDQN_SCALE = 0.03
+NOT_CLOSE = "independent Q-learners of three_nodes stay some 7 % away; why is not known"
 
 
 def environment(name: str, *overrides: str) -> EnvironmentConfig:
@@ -137,7 +136,7 @@ def test_learned_policies_come_close_to_the_optimum(
             "training": {"runners": 0, "envs_per_runner": 16, "env_steps": ENV_STEPS[network][algorithm], "seed": 1},
         }
     )
-    scale = [f"reward.scale={DDQN_SCALE[network]}"] if algorithm == "DDQN" else []
+    scale = [f"reward.scale={DDQN_SCALE}"] if algorithm == "DDQN" else []
     learner = algorithm_config(environment(network, *scale), policy, cpus=2).build_algo()
     began = time.process_time()
     try:
