@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_env, small_environment
+from peersimgym import recordings
 from test_heuristics import example
 
 import offload_rllib
@@ -17,7 +18,7 @@ from offload_rllib.envs.reward import dense_reward
 from offload_rllib.simulator.types import UNBOUNDED
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
-CASES = Path(__file__).parents[2] / "shared" / "peersimgym" / "dense_reward_cases.json"
+CASES = (recordings() or Path("absent")) / "dense_reward_cases.json"
 
 
 @pytest.mark.skipif(not CASES.is_file(), reason="the recorded rewards of PeersimGym are not on this machine")

@@ -11,6 +11,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from conftest import small_environment
+from peersimgym import recordings
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.config.links import Wireless
@@ -58,7 +59,7 @@ def test_ether_networks_have_the_degrees_of_the_published_files(name: str) -> No
         "ether_28": "network_3_clusters",
         "ether_31": "network_4_clusters",
     }
-    path = Path(__file__).parents[2] / "shared" / "peersimgym" / "topologies" / f"{files[name]}.json"
+    path = (recordings() or Path("absent")) / "topologies" / f"{files[name]}.json"
     if not path.is_file():
         pytest.skip("the published topology files are not part of the project and are not beside it")
     published = json.loads(path.read_text())

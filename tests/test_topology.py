@@ -18,6 +18,7 @@ import pytest
 from conftest import small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peersimgym import recordings
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
@@ -229,7 +230,7 @@ def test_files_describe_the_same_network() -> None:
 
 
 def test_published_ether_files_can_be_read() -> None:
-    folder = Path(__file__).parents[2] / "shared" / "peersimgym" / "topologies"
+    folder = (recordings() or Path("absent")) / "topologies"
     if not folder.is_dir():
         pytest.skip("the published topology files are not part of the project and are not beside it")
     links = {"one_cluste_8rpi_manual": 21, "network_2_clusters": 34, "network_grid10": 13, "network_random25": 177}

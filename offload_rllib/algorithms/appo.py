@@ -34,7 +34,7 @@ from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
-from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, TORCH_THREADS
+from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, standardised
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.policies.module import MaskedAPPO
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
@@ -107,9 +107,6 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
 
     def build(self) -> None:
         """Make networks, optimisers, buffer and thread."""
-        threads = self.config.learner_config_dict.get(TORCH_THREADS)
-        if threads is not None:
-            torch.set_num_threads(threads)
         self._failure: Exception | None = None
         self._updates: Counter[str] = Counter()
         super().build()
@@ -217,10 +214,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
                 pg_rho_clip=config.vtrace_clip_pg_rho_threshold,
             )
         )
-        advantages = advantages[has_choice]
-        if len(advantages) > 1:
-            spread, mean = torch.std_mean(advantages)
-            advantages = (advantages - mean) / spread.clamp_min(1e-4)
+        advantages = standardised(advantages, has_choice)[has_choice]
         ratio = importance * log_ratio.exp()
         surrogate = torch.min(
             advantages * ratio, advantages * ratio.clamp(1 - config.clip_param, 1 + config.clip_param)

@@ -30,7 +30,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.direct_learner import TORCH_THREADS, DirectLearner
 from offload_rllib.algorithms.double_q import (
     Schedule,
     double_q_targets,
@@ -66,6 +66,8 @@ class DDQNConfig(OffloadConfig):
         self.grad_clip_by = "global_norm"
         self.train_batch_size_per_learner = 256
         self.num_learners = 0
+        # The matrices of one batch are too small to be worth a second thread, which runners would be kept from using.
+        self.learner_config_dict = {TORCH_THREADS: 1}
         self.n_step = 1
         self.sample_env_steps = 320
         self.replay_capacity = 100_000
@@ -140,8 +142,6 @@ class DDQNLearner(DirectLearner):
     def build(self) -> None:
         """Make networks, optimisers and target networks."""
         super().build()
-        # The matrices of one batch are too small to be worth a second thread, which runners would be kept from using.
-        torch.set_num_threads(1)
         self._updates: dict[str, int] = {}
         for module_id, wrapped in self.module.items():
             wrapped.unwrapped().make_target_networks()

@@ -15,6 +15,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor
 
 GRADIENT_NORM = "gradient_norm"
+TORCH_THREADS = "torch_threads"
 
 
 class DivergedError(RuntimeError):
@@ -29,7 +30,11 @@ class DirectLearner(TorchLearner):
     """
 
     def build(self) -> None:
-        """Make networks and optimisers."""
+        """Make networks and optimisers, with as many threads as are asked for."""
+        threads = self.config.learner_config_dict.get(TORCH_THREADS)
+        if threads is not None:
+            # Threads of one process wait for each other by spinning: on a busy machine two are far slower than one.
+            torch.set_num_threads(threads)
         super().build()
         self._noted: dict[str, list[dict[str, Tensor]]] = {}
 

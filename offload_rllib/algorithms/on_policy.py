@@ -42,7 +42,6 @@ from offload_rllib.rollout.fragment import Fragment
 
 HAS_CHOICE = "has_choice"
 IDLE_PER_CHOICE = "idle_per_choice"
-TORCH_THREADS = "torch_threads"
 EXPLAINED_VARIANCE = "vf_explained_var"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
@@ -71,6 +70,14 @@ def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.G
     return rng.permutation(np.concatenate([chosen, rng.choice(idle, count, replace=False)]))
 
 
+def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
+    """Return advantages [N] with mean 0 and spread 1 over the steps with a choice; as they are if only one has one."""
+    if has_choice.sum() < 2:
+        return advantages
+    spread, mean = torch.std_mean(advantages[has_choice])
+    return (advantages - mean) / spread.clamp_min(1e-4)
+
+
 class OnPolicyLearner(DirectLearner):
     """Learns from fragments, whichever runner sampled them, in minibatches of ready tensors.
 
@@ -80,10 +87,6 @@ class OnPolicyLearner(DirectLearner):
     def build(self) -> None:
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
-        threads = self.config.learner_config_dict.get(TORCH_THREADS)
-        if threads is not None:
-            # Threads of one process wait for each other by spinning: on a busy machine two are far slower than one.
-            torch.set_num_threads(threads)
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
 
     def values_of(self, module_id: str, observations: np.ndarray, everyone: np.ndarray | None = None) -> np.ndarray:
@@ -148,10 +151,7 @@ class OnPolicyLearner(DirectLearner):
             for name in pieces[0]
         }
         chosen = columns[HAS_CHOICE]
-        if chosen.sum() > 1:
-            advantages = columns[Postprocessing.ADVANTAGES]
-            spread, mean = torch.std_mean(advantages[chosen])
-            columns[Postprocessing.ADVANTAGES] = (advantages - mean) / spread.clamp_min(1e-4)
+        columns[Postprocessing.ADVANTAGES] = standardised(columns[Postprocessing.ADVANTAGES], chosen)
         columns[Columns.ACTIONS] = columns[Columns.ACTIONS].long()
         columns[Columns.OBS] = {name: columns.pop(name) for name in ("observations", "action_mask")}
         return columns

@@ -15,8 +15,9 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from offload_rllib.algorithms.a2c import A2CConfig
 from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import OWN_SETTINGS, DDQNConfig
+from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
-from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, TORCH_THREADS
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
@@ -206,6 +207,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     assignment = assign_in(policy.sharing, batch.scenario)
     model = policy.network.model_dump() | {"rows": (batch.layout.first_row, batch.layout.row_size)}
     module_class: type = MaskedActorCritic
+    settings: dict[str, Any] = {TORCH_THREADS: training.learner_threads}
     if isinstance(algorithm, DDQN):
         module_class = MaskedQ
         _require_replay(algorithm, batch, len(assignment.policies))
@@ -215,18 +217,13 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         model |= {"dueling": algorithm.dueling, "epsilon": decay}
     elif isinstance(algorithm, APPO):
         module_class = MaskedAPPO
-        config.learners(learner_config_dict={TORCH_THREADS: training.learner_threads})
         config.env_runners(rollout_fragment_length=algorithm.fragment_steps)
         if training.env_runner == "batched":
             config.env_runners(env_runner_cls=EpisodesEnvRunner)
     else:
-        config.learners(
-            learner_config_dict={
-                IDLE_PER_CHOICE: algorithm.idle_per_choice,
-                TORCH_THREADS: training.learner_threads,
-            }
-        )
+        settings[IDLE_PER_CHOICE] = algorithm.idle_per_choice
         model["critic"] = algorithm.critic
+    config.learners(learner_config_dict=settings)
     config.multi_agent(
         policies=set(assignment.policies),
         policy_mapping_fn=PolicyMapping(assignment),
