@@ -383,3 +383,25 @@ def test_learning_curves_of_both_runners_overlap() -> None:
     for part in (slice(0, 6), slice(6, 12), slice(12, 18), slice(18, 24)):
         a, b = ours[:, part].mean(1), theirs[:, part].mean(1)
         assert stats.ttest_ind(a, b).pvalue > 0.005, (part, a, b)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_iteration_without_samples_does_not_end_the_run() -> None:
+    from offload_rllib.experiment.callbacks import OffloadCallback
+
+    policy = load_policy_config(
+        {
+            "algorithm": {"name": "PPO", "batch_env_steps": 160, "minibatch_steps": 64},
+            "network": {"hidden": [16, 16]},
+            "training": {"runners": 0, "envs_per_runner": 4},
+        }
+    )
+    algorithm = algorithm_config(load_environment(small_environment()), policy, cpus=2).build_algo()
+    try:
+        algorithm.train()
+        result: dict[str, Any] = {}  # what RLlib reports when every runner was too slow
+        OffloadCallback().on_train_result(algorithm=algorithm, result=result)
+    finally:
+        algorithm.stop()
+    assert result["timesteps_total"] == 160
+    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 160

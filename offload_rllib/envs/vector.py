@@ -408,3 +408,13 @@ def vector_env(
         ConfigError: what was given cannot be.
     """
     return VectorEnv(build_scenario(load_environment(env, overrides)), num_envs, log=log)
+
+
+def compile_kernels(scenario: BuiltScenario) -> None:
+    """Compile the kernels for a scenario, or load them from the cache, by playing one step.
+
+    In a new checkout that takes a minute, which must not fall into a time for which somebody waits no longer.
+    """
+    env = VectorEnv(scenario, 1)
+    env.reset(held_out_keys(0, 1))
+    env.step(np.zeros(env.masks.shape[:-1], np.int32))

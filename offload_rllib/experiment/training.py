@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from rich.console import Console
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
@@ -105,6 +106,8 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     environment, policy = run.environment, run.policy_config
     quieten()
     experiment = run.path.resolve() / TUNE
+    with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
+        compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
     with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
         config = algorithm_config(environment, policy, cpus=available_cpus())
         if resume:

@@ -36,7 +36,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.envs.vector import VectorEnv, training_key, vector_env
+from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
 from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find_choices, gather
 from offload_rllib.rollout.fragment import Fragment
 
@@ -105,6 +105,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         count = self.config.num_envs_per_env_runner
         self.env = BatchedEnvs(vector_env(source, count, overrides=context.get("overrides", ())))
         self.num_envs = count
+        compile_kernels(self.env.batch.scenario)  # here, for nobody waits long for a sample
         self._root_seed = int(context.get("seed", 0))
         self._first_episode = 0
         self._next_episode = np.zeros(count, np.int64)
