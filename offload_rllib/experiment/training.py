@@ -27,6 +27,7 @@ from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
+from offload_rllib.scenario import build_scenario
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 TRIAL = "trial"
