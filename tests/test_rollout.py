@@ -18,7 +18,9 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from scipy import stats
 
+from offload_rllib.algorithms import offload_algorithm
 from offload_rllib.algorithms.advantages import generalised_advantages
+from offload_rllib.algorithms.offload_algorithm import NoSamplesError
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
@@ -386,9 +388,7 @@ def test_learning_curves_of_both_runners_overlap() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_an_iteration_without_samples_does_not_end_the_run() -> None:
-    from offload_rllib.experiment.callbacks import OffloadCallback
-
+def test_an_iteration_without_samples_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = load_policy_config(
         {
             "algorithm": {"name": "PPO", "batch_env_steps": 160, "minibatch_steps": 64},
@@ -397,11 +397,10 @@ def test_an_iteration_without_samples_does_not_end_the_run() -> None:
         }
     )
     algorithm = algorithm_config(load_environment(small_environment()), policy, cpus=2).build_algo()
+    # What RLlib gives when every runner was too slow.
+    monkeypatch.setattr(offload_algorithm, "synchronous_parallel_sample", lambda **_: ([], []))
     try:
-        algorithm.train()
-        result: dict[str, Any] = {}  # what RLlib reports when every runner was too slow
-        OffloadCallback().on_train_result(algorithm=algorithm, result=result)
+        with pytest.raises(NoSamplesError, match=r"no runner gave samples within 60 s"):
+            algorithm.train()
     finally:
         algorithm.stop()
-    assert result["timesteps_total"] == 160
-    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 160

@@ -41,6 +41,10 @@ from offload_rllib.rollout.runner import BatchedEnvRunner
 FINGERPRINT = "fingerprint"
 
 
+class NoSamplesError(RuntimeError):
+    """No runner gave samples in time."""
+
+
 class OffloadConfig(AlgorithmConfig):
     """RLlib's configuration with this project's runner and module as defaults."""
 
@@ -67,7 +71,11 @@ class OffloadAlgorithm(Algorithm):
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
     def sample(self, env_steps: int) -> list[Fragment]:
-        """Return at least so many environment steps from all runners; none if every runner has failed."""
+        """Return at least so many environment steps from all runners.
+
+        Raises:
+            NoSamplesError: every runner has failed, or is too slow. Going on would report iterations without steps.
+        """
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             sampled, results = synchronous_parallel_sample(
                 worker_set=self.env_runner_group,
@@ -77,6 +85,10 @@ class OffloadAlgorithm(Algorithm):
                 _return_metrics=True,
             )
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        if not sampled:
+            raise NoSamplesError(
+                f"no runner gave samples within {self.config.sample_timeout_s:g} s: all have failed, or are too slow"
+            )
         return as_fragments(sampled)
 
     def learn(self, fragments: list[Fragment], **how: Any) -> None:

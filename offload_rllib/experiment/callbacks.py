@@ -59,10 +59,7 @@ class OffloadCallback(RLlibCallback):
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """Give Tune's TensorBoard logger its x-axis; without it curves are drawn over iterations."""
-        steps = _env_steps(algorithm)
-        result["timesteps_total"] = steps
-        # Without it, in an iteration in which no runner gave samples in time, Tune would end the run.
-        result.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps)
+        result["timesteps_total"] = int(result[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
 
     def on_checkpoint_loaded(self, *, algorithm: Any, **kwargs: Any) -> None:
         """Let the runners of a resumed run begin episodes that it has not had."""
