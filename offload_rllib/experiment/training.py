@@ -24,6 +24,7 @@ from rich.console import Console
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.interruption import interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
@@ -98,7 +99,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
         resume: go on from the last checkpoint.
 
     Returns:
-        Whether the run is finished; False after an interruption (Ctrl-C), with the state saved.
+        Whether the run is finished; False after an interruption (Ctrl-C, SIGTERM), with the state saved.
 
     Raises:
         TrainingError: the trial ended with an error.
@@ -109,7 +110,11 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     experiment = run.path.resolve() / TUNE
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
-    with local_ray(), TrainingProgress(policy.training.env_steps, console) as progress:
+    with (
+        local_ray(),
+        TrainingProgress(policy.training.env_steps, console) as progress,
+        interruptible(console),
+    ):
         config = algorithm_config(environment, policy, cpus=available_cpus())
         if resume:
             if not tune.Tuner.can_restore(experiment):
@@ -137,7 +142,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
                         num_to_keep=policy.training.keep_checkpoints,
                         checkpoint_at_end=True,
                     ),
-                    callbacks=[progress],
+                    callbacks=[progress, *loggers()],
                     verbose=0,
                 ),
             )
@@ -188,6 +193,7 @@ def _last_line(error: Exception | None) -> str:
 def quieten() -> None:
     """Silence what Ray prints about itself; errors of ours are raised and shown."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # `loggers` says which there are
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("ray.rllib", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
