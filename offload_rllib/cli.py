@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from offload_rllib.commands.tune import tune
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import BASELINES, DESCRIPTIONS
@@ -190,6 +191,9 @@ def bench(
         if part not in PARTS:
             raise ConfigError(f"'{part}' is not a part of the benchmark.{nearest(part, PARTS)}")
     measure(console, parts or list(PARTS), repeats)
+
+
+app.command()(tune)
 
 
 @app.command("import-peersim")

@@ -115,9 +115,8 @@ class OffloadAlgorithm(Algorithm):
         """Return what a kept policy's description says of its networks, where it is not the default."""
         return {}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> Any:
-        """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`)."""
-        saved = super().save_checkpoint(checkpoint_dir)
+    def kept_policy(self) -> tuple[PolicyDescription, dict[str, dict[str, torch.Tensor]]]:
+        """Return the present policies as they are kept: their description, and the weights of each by name."""
         module_ids = sorted(self.env_runner_group.local_env_runner.module.keys())
         first = self.get_module(module_ids[0]).unwrapped()
         learned = self.learner_group.get_weights()
@@ -145,5 +144,10 @@ class OffloadAlgorithm(Algorithm):
             policy_of=assignment.policy_of,
             **self.kept_as(config),
         )
-        save_policies(Path(checkpoint_dir) / POLICY_FOLDER, description, weights)
+        return description, weights
+
+    def save_checkpoint(self, checkpoint_dir: str) -> Any:
+        """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`)."""
+        saved = super().save_checkpoint(checkpoint_dir)
+        save_policies(Path(checkpoint_dir) / POLICY_FOLDER, *self.kept_policy())
         return saved

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
+from offload_rllib.config.sweep import SweepConfig
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -141,15 +142,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
             value = _read(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"override '{override}': the value is not valid YAML") from error
-        place: Any = result
-        parts = key.split(".")
-        for part in parts[:-1]:
-            place = _step(place, part, override, create=True)
-        _step(place, parts[-1], override, create=False)
-        if isinstance(place, list):
-            place[int(parts[-1])] = value
-        else:
-            place[parts[-1]] = value
+        _put(result, key, value, f"override '{override}'")
     return result
 
 
@@ -161,16 +154,40 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _step(place: Any, part: str, override: str, *, create: bool) -> Any:
+def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `content` in which the keys `a.b` of `values` have those values.
+
+    Raises:
+        ConfigError: a key leads through something that has no parts.
+    """
+    result = _copied(content)
+    for key, value in values.items():
+        _put(result, key, _copied(value), f"{key}: {value!r}")
+    return result
+
+
+def _put(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+    place: Any = content
+    *parents, last = key.split(".")
+    for part in parents:
+        place = _step(place, part, where, create=True)
+    _step(place, last, where, create=False)
+    if isinstance(place, list):
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _step(place: Any, part: str, where: str, *, create: bool) -> Any:
     if isinstance(place, list):
         if not part.isdecimal() or int(part) >= len(place):
-            raise ConfigError(f"override '{override}': '{part}' must be an index from 0 to {len(place) - 1}")
+            raise ConfigError(f"{where}: '{part}' must be an index from 0 to {len(place) - 1}")
         return place[int(part)]
     if isinstance(place, dict):
         if create and place.get(part) is None:
             place[part] = {}
         return place.get(part)
-    raise ConfigError(f"override '{override}': '{part}' leads into a {type(place).__name__}, which has no keys")
+    raise ConfigError(f"{where}: '{part}' leads into a {type(place).__name__}, which has no keys")
 
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
@@ -292,3 +309,11 @@ def load_policy_config(
 ) -> PolicyConfig:
     """Return a policy's configuration; arguments and errors as `load_environment`."""
     return _load(PolicyConfig, "policies", source, overrides)
+
+
+def load_sweep(source: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = ()) -> SweepConfig:
+    """Return a sweep's configuration, whose environment and policy are still names; see `experiment.sweep_plan`.
+
+    Arguments and errors as `load_environment`.
+    """
+    return _load(SweepConfig, "tune_configs", source, overrides)

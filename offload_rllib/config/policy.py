@@ -13,6 +13,7 @@ from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class Network(Schema):
@@ -98,7 +99,7 @@ class Training(Schema):
     """Iterations between two checkpoints."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that stay on disk."""
-    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
 
 

@@ -50,15 +50,20 @@ def available_cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
 
 
-def check(environment: EnvironmentConfig, policy: PolicyConfig) -> None:
+def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
     """Find what is wrong with a run before anything is made of it.
+
+    Args:
+        environment: what is trained on.
+        policy: how it is trained.
+        cpus: that it may use; None: all.
 
     Raises:
         ConfigError: environment and policy cannot be trained here.
     """
     quieten()
     try:
-        algorithm_config(environment, policy, cpus=available_cpus()).validate()
+        algorithm_config(environment, policy, cpus=cpus or available_cpus()).validate()
     except ConfigError:
         raise
     except ValueError as error:

@@ -1,0 +1,91 @@
+"""`offload-rllib tune`: sweeps of hyperparameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from offload_rllib.config import ConfigError
+from offload_rllib.config.loading import load_sweep
+
+if TYPE_CHECKING:
+    from offload_rllib.experiment.sweep_folder import SweepFolder
+    from offload_rllib.experiment.sweep_trials import TrialOutcome
+
+# ray and torch take seconds to import: only a sweep that is about to run needs them.
+
+
+def tune(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A sweep: a preset of tune_configs/ or a YAML file.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the sweep, e.g. budget.trials=8."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's folder under sweeps/; must not exist.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep's folder.")
+    ] = None,
+) -> None:
+    """Search hyperparameters: many trials, a leaderboard, plots, and the best policy as a file."""
+    from offload_rllib.cli import console
+    from offload_rllib.experiment.sweep import sweep
+    from offload_rllib.experiment.sweep_folder import SweepFolder
+    from offload_rllib.experiment.sweep_plan import check_plan, plan_sweep
+    from offload_rllib.experiment.training import available_cpus, quieten
+
+    quieten()
+    if resume is not None:
+        if config or set_ or name:
+            raise ConfigError("--resume takes everything from the sweep's folder; give no other arguments")
+        folder = SweepFolder.open(resume)
+        if folder.state == "finished":
+            raise ConfigError(f"{folder.path}: this sweep is finished; there is nothing to resume")
+    else:
+        if config is None:
+            raise ConfigError("tune needs CONFIG, e.g.: offload-rllib tune ppo")
+        plan = plan_sweep(load_sweep(config, set_ or ()))
+        with console.status("checking the sweep (a new installation compiles the simulator, for about a minute)"):
+            warnings = check_plan(plan, available_cpus())
+        for line in warnings:
+            _say(console, f"note: {line}")
+        folder = SweepFolder.create(name, plan, Path(config).stem)
+    _say(console, f"sweep folder: {folder.path}")
+    _say(console, f"TensorBoard: tensorboard --logdir {folder.path}")
+    with folder.removed_if_not_begun():
+        finished, outcomes = sweep(folder, console, resume=resume is not None)
+    _report(console, folder, outcomes)
+    if not finished:
+        _say(console, f"interrupted; what was done is saved. Go on with: offload-rllib tune --resume {folder.path}")
+        raise typer.Exit(130)
+
+
+def _report(console: Console, folder: SweepFolder, outcomes: list[TrialOutcome]) -> None:
+    from offload_rllib.experiment.sweep_plots import importances, shares_text
+    from offload_rllib.experiment.sweep_report import BEST_ENVIRONMENT, write_sweep_report
+    from offload_rllib.experiment.sweep_table import trials_table
+    from offload_rllib.experiment.sweep_trials import FAILED, ranked
+
+    plan = folder.plan
+    # Files first: a closed pipe ends the printing, and must not cost the results.
+    paths = write_sweep_report(folder, plan, outcomes)
+    console.print(trials_table(plan, ranked(plan.config.metrics, outcomes), f"{len(outcomes)} trials, best first"))
+    for outcome in outcomes:
+        if outcome.state == FAILED:
+            _say(console, f"{outcome.name} failed: {outcome.problem}")
+    shares = importances(plan, outcomes)
+    if shares:
+        _say(console, f"importance for {plan.config.metrics[0].name}: {shares_text(shares)}")
+    for what, path in paths.items():
+        _say(console, f"{what}: {path}")
+    if "best policy" in paths:
+        environment = folder.path / BEST_ENVIRONMENT if plan.touches_environment else plan.config.environment
+        _say(console, f"train it: offload-rllib train {environment} {paths['best policy']}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,143 @@
+"""A folder in which something long is done: made once, never overwritten, with a record of its state."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from offload_rllib.config import ConfigError
+from offload_rllib.config.files import written_at_once
+from offload_rllib.version import __version__
+
+_PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
+
+
+def next_free(folder: Path, stem: str) -> Path:
+    """Return the first of `stem-1`, `stem-2`, ... that does not exist in a folder."""
+    return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}").exists())
+
+
+def write_yaml(path: Path, content: Mapping[str, Any], comment: str = "") -> None:
+    """Write a mapping in the order of its keys, in one step, below the lines of a comment."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    with written_at_once(path) as partial:
+        partial.write_text(head + yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class RecordedFolder:
+    """A folder with a record: versions, time, state.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    KIND: ClassVar[str]
+    """What messages call it."""
+    PARENT: ClassVar[Path]
+    """Where it lies unless a path is given."""
+    RECORD: ClassVar[str]
+    """Name of the record."""
+    CONTENT: ClassVar[tuple[str, ...]]
+    """The YAML files that say what is to be done; a folder without one of them is none of this kind."""
+
+    path: Path
+
+    @classmethod
+    def new_path(cls, name: str | None, default_name: str) -> Path:
+        """Return the path of a new folder.
+
+        Args:
+            name: of the folder, or a path; None takes `default_name` with the next free number.
+            default_name: used without a name.
+
+        Raises:
+            ConfigError: the name is no folder of its own.
+        """
+        if name is None:
+            return next_free(cls.PARENT, default_name)
+        path = Path(name) if "/" in name else cls.PARENT / name
+        if path.resolve() in (cls.PARENT.resolve(), Path.cwd()):
+            raise ConfigError(f"--name '{name}': names no folder of its own; give a name for it under {cls.PARENT}/")
+        return path
+
+    def make(self, content: Mapping[str, Mapping[str, Any]], **record: Any) -> None:
+        """Make the folder, with YAML files by name and a record.
+
+        Raises:
+            ConfigError: it exists, or cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError as error:
+            raise ConfigError(
+                f"{self.path}: this {self.KIND} folder exists and is not overwritten; choose another --name, "
+                f"or go on with it: --resume {self.path}"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{self.path}: the {self.KIND} folder cannot be made: {error.strerror}") from error
+        try:
+            for name, mapping in content.items():
+                write_yaml(self.path / name, mapping)
+            self.record(
+                version=__version__,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                **record,
+                packages={name: metadata.version(name) for name in _PACKAGES},
+                python=platform.python_version(),
+                platform=platform.platform(),
+                state="created",
+            )
+        except BaseException:
+            shutil.rmtree(self.path)
+            raise
+
+    def require(self) -> None:
+        """Raise ConfigError if there is no such folder, or it is none of this kind."""
+        if not self.path.is_dir():
+            raise ConfigError(f"{self.path}: no such {self.KIND} folder")
+        missing = [name for name in (self.RECORD, *self.CONTENT) if not (self.path / name).is_file()]
+        if missing:
+            raise ConfigError(f"{self.path}: not a {self.KIND} folder: {missing[0]} is missing")
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def record(self, **entries: Any) -> None:
+        """Add entries to the record, in one step."""
+        path = self.path / self.RECORD
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        with written_at_once(path) as partial:
+            partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def state(self) -> str:
+        """``created``, ``training``, ``interrupted``, ``failed`` or ``finished``."""
+        try:
+            return str(json.loads((self.path / self.RECORD).read_text(encoding="utf-8"))["state"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND} ({error})") from error
+
+    @contextmanager
+    def removed_if_not_begun(self) -> Iterator[None]:
+        """Remove the folder if the block fails before work has begun: it would hold nothing, and block its name."""
+        try:
+            yield
+        except BaseException:
+            if self.state == "created":
+                shutil.rmtree(self.path)
+            raise

@@ -1,0 +1,117 @@
+"""A sweep: many trials of one policy, as a Ray Tune experiment."""
+
+# Tune's types are declared more narrowly than they are.
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from offload_rllib.config import ConfigError
+from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.experiment.hparams import HParamsLogger, write_experiment
+from offload_rllib.experiment.run_folder import TUNE
+from offload_rllib.experiment.sweep_folder import SweepFolder
+from offload_rllib.experiment.sweep_plan import SweepPlan
+from offload_rllib.experiment.sweep_search import param_space, scheduler, search_algorithm
+from offload_rllib.experiment.sweep_table import SweepTable
+from offload_rllib.experiment.sweep_trial import ENV_STEPS, SweepTrial, trial_resources
+from offload_rllib.experiment.sweep_trials import RUNNING, WAITING, TrialOutcome
+from offload_rllib.experiment.training import TrainingError, available_cpus, local_ray, quieten
+from offload_rllib.scenario import build_scenario
+
+
+def _trial_name(trial: Trial) -> str:
+    """Return `trial_0001`, ...: Tune's tag of a trial begins with its number, counted from 0 or from 1."""
+    number, _, _ = str(trial.experiment_tag).partition("_")
+    return f"trial_{int(number):04d}"
+
+
+def concurrent_trials(plan: SweepPlan, cpus: float) -> int:
+    """Return how many trials run at the same time."""
+    if plan.config.concurrent_trials is not None:
+        return plan.config.concurrent_trials
+    first = {key: domain.corners[0] for key, domain in plan.config.space.items()}
+    needed = trial_resources(plan, first, cpus).required_resources.get("CPU", 1.0)
+    return max(int(cpus / needed + 1e-9), 1)
+
+
+def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tuple[bool, list[TrialOutcome]]:
+    """Run a sweep, or go on with it.
+
+    Args:
+        folder: its files say what to do.
+        console: where trials are shown.
+        resume: go on with an interrupted sweep: finished trials stay as they are, interrupted ones go on from their
+            last checkpoint, failed ones are not tried again.
+
+    Returns:
+        Whether the sweep is finished (False after an interruption), and what became of its trials.
+
+    Raises:
+        TrainingError: Tune itself failed.
+        ConfigError: there is nothing to resume.
+    """
+    plan = folder.plan
+    quieten()
+    with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
+        compile_kernels(build_scenario(plan.environment))  # once, before every trial would compile them for itself
+    with local_ray(), SweepTable(plan, console) as table:
+        tuner = _tuner(folder, plan, table, resume=resume)
+        folder.record(state="training")
+        try:
+            tuner.fit()
+        except Exception as error:
+            folder.record(state="failed")
+            raise TrainingError(
+                f"the sweep failed: {error}\ngo on with: offload-rllib tune --resume {folder.path}"
+            ) from error
+    finished = not any(outcome.state in (RUNNING, WAITING) for outcome in table.outcomes)
+    folder.record(state="finished" if finished else "interrupted")
+    return finished, table.outcomes
+
+
+def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: bool) -> tune.Tuner:
+    cpus = available_cpus()
+    trainable = tune.with_resources(
+        tune.with_parameters(SweepTrial, plan=plan, cpus=cpus),
+        functools.partial(_resources, plan, cpus),
+    )
+    if resume:
+        if not tune.Tuner.can_restore(folder.experiment):
+            raise ConfigError(f"{folder.path}: nothing to resume: the sweep had not begun; start it anew")
+        return tune.Tuner.restore(str(folder.experiment), trainable=trainable, resume_unfinished=True)
+    write_experiment(folder.path, plan)
+    grid = plan.config.search.kind == "grid"
+    return tune.Tuner(
+        trainable,
+        # Optuna has the space itself.
+        param_space={} if plan.config.search.kind == "optuna" else param_space(plan),
+        tune_config=tune.TuneConfig(
+            num_samples=1 if grid else plan.trials,
+            search_alg=search_algorithm(plan, concurrent_trials(plan, cpus)),
+            scheduler=scheduler(plan),
+            time_budget_s=plan.config.budget.time_s,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=str(folder.path.resolve()),
+            stop={ENV_STEPS: plan.config.budget.env_steps},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=True),
+            callbacks=[table, HParamsLogger(plan)],
+            verbose=0,
+        ),
+    )
+
+
+def _resources(plan: SweepPlan, cpus: float, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    return trial_resources(plan, config, cpus)
