@@ -243,7 +243,11 @@ def _advance(schema: dict[str, Any], here: dict[str, Any], key: str) -> tuple[di
         return {"$ref": mapping[key]}, True
     if key.isdigit():
         return here.get("items") or {}, False
-    return here.get("properties", {}).get(key, {}), False
+    if key in here.get("properties", {}):
+        return here["properties"][key], False
+    # A mapping whose keys are names of the user's.
+    values = [here.get("additionalProperties"), *here.get("patternProperties", {}).values()]
+    return next((value for value in values if isinstance(value, dict)), {}), False
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

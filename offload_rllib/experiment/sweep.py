@@ -37,8 +37,8 @@ def concurrent_trials(plan: SweepPlan, cpus: float) -> int:
     """Return how many trials run at the same time."""
     if plan.config.concurrent_trials is not None:
         return plan.config.concurrent_trials
-    first = {key: domain.corners[0] for key, domain in plan.config.space.items()}
-    needed = trial_resources(plan, first, cpus).required_resources.get("CPU", 1.0)
+    ends = ({key: domain.corners[i] for key, domain in plan.config.space.items()} for i in (0, -1))
+    needed = min(trial_resources(plan, values, cpus).required_resources["CPU"] for values in ends)
     return max(int(cpus / needed + 1e-9), 1)
 
 
@@ -114,4 +114,4 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
 
 
 def _resources(plan: SweepPlan, cpus: float, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    return trial_resources(plan, config, cpus)
+    return trial_resources(plan, plan.decoded(config), cpus)

@@ -38,10 +38,7 @@ def option_of(domain: Domain, token: Token) -> Any:
     """Return the option of a `choice` that a token stands for, or the token itself of a range."""
     if domain.choice is None:
         return token
-    # 1, 1.0 and true are equal, and not the same.
-    return next(
-        option for option in domain.choice if type(token_of(option)) is type(token) and token_of(option) == token
-    )
+    return next(option for option in domain.choice if token_of(option) == token)
 
 
 @dataclass(frozen=True)

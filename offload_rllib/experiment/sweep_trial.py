@@ -44,16 +44,16 @@ def seed_folder(checkpoint: Path, seed: int) -> Path:
     return checkpoint / f"seed_{seed}"
 
 
-def trial_resources(plan: SweepPlan, tokens: Mapping[str, Token], cpus: float) -> tune.PlacementGroupFactory:
+def trial_resources(plan: SweepPlan, values: Mapping[str, Any], cpus: float) -> tune.PlacementGroupFactory:
     """Return what a trial reserves: its own process, and the runners of every training seed.
 
     Args:
         plan: the sweep.
-        tokens: Tune's record of the trial.
+        values: of the space's keys.
         cpus: of the machine.
     """
     try:
-        config = _config(plan, *plan.trial(plan.decoded(tokens)), cpus)
+        config = _config(plan, *plan.trial(values), cpus)
     except ConfigError:
         return tune.PlacementGroupFactory([{"CPU": min(1.0, plan.cpus(cpus))}])  # the trial will say what is wrong
     runners = config.num_env_runners * len(plan.config.seeds)
