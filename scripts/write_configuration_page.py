@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the schema of environment and policy files.
+"""Write docs/configuration.md from the schema of environment, policy and sweep files.
 
 Usage: python scripts/write_configuration_page.py [--check]
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from offload_rllib.config import EnvironmentConfig, PolicyConfig
 from offload_rllib.config.base import FUNCTION_PATH
+from offload_rllib.config.sweep import SweepConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -24,9 +25,10 @@ HEAD = """\
 
 # Configuration
 
-An environment is a YAML file like those in `envs/`; a policy set is a YAML file like those in `policies/`. Wherever a
-command or a function takes one, it takes a preset's name (the file's name without `.yaml`) or a path ending in
-`.yaml` or `.yml`. Presets are looked up in the checkout first, then in the installed package.
+An environment is a YAML file like those in `envs/`; a policy set is a YAML file like those in `policies/`; a sweep is a
+YAML file like those in `tune_configs/`. Wherever a command or a function takes one, it takes a preset's name (the
+file's name without `.yaml`) or a path ending in `.yaml` or `.yml`. Presets are looked up in the checkout first, then in
+the installed package.
 
 - Unknown keys, repeated keys and values of the wrong type are errors. The message names the file, the key, what was
   given and what is accepted.
@@ -175,7 +177,7 @@ def anchor(title: str) -> str:
 class Page:
     """The tables of one root model."""
 
-    def __init__(self, model: type[EnvironmentConfig | PolicyConfig]) -> None:
+    def __init__(self, model: type[EnvironmentConfig | PolicyConfig | SweepConfig]) -> None:
         """Read a model's schema."""
         self.schema: Node = model.model_json_schema(by_alias=True)
         self.root = model.__name__
@@ -216,7 +218,7 @@ class Page:
 
     def plain(self, node: Node, path: str) -> str:
         """Return what a key accepts that holds numbers, text, a truth value, nothing, or a list of those."""
-        kind = node["type"]
+        kind = node.get("type", "anything")
         if kind == "array" and "prefixItems" in node:
             return "[" + ", ".join(self.accepted(item, path) for item in node["prefixItems"]) + "]"
         if kind == "array":
@@ -228,7 +230,7 @@ class Page:
             return f"mapping from names to {self.accepted(values, path)}" if values else "mapping"
         if kind == "string":
             return self.text(node)
-        return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
+        return {"boolean": "`true`, `false`", "null": "`null`", "anything": "any value"}[kind]
 
     @staticmethod
     def text(node: Node) -> str:
@@ -335,6 +337,9 @@ def page() -> str:
         lines += environment.sections(name, title.lower(), 4)
     lines += ["", "## Policy files", ""]
     lines += policy.sections(policy.root, "", 3)
+    sweep = Page(SweepConfig)
+    lines += ["", "## Sweep files", ""]
+    lines += sweep.sections(sweep.root, "", 3)
     return "\n".join(lines) + "\n"
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +101,8 @@ def hparams_tab(path: Path) -> dict[str, dict[str, Any]]:
     events.Reload()
     provider = data_provider.MultiplexerDataProvider(events, str(path))
     backend = backend_context.Context(base_plugin.TBContext(logdir=str(path), data_provider=provider))
-    request = api_pb2.ListSessionGroupsRequest(
+    # Made when imported, from a description of the format: pyright cannot see it.
+    request = api_pb2.ListSessionGroupsRequest(  # pyright: ignore[reportAttributeAccessIssue]
         start_index=0, slice_size=100, allowed_statuses=[0, 1, 2, 3], include_metrics=True
     )
     here = context.RequestContext()
@@ -117,7 +123,7 @@ def hparams_tab(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome], str]:
+def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome], str]:  # noqa: ARG001 - a fixture
     """A grid over environment and policy with two training seeds, in which one learning rate cannot work."""
     plan = plan_of(
         files,
@@ -147,7 +153,7 @@ def test_one_bad_trial_does_not_end_a_sweep(grid: tuple[SweepFolder, list[TrialO
 def test_trials_are_judged_by_the_mean_over_training_seeds_on_the_same_episodes(
     grid: tuple[SweepFolder, list[TrialOutcome], str],
 ) -> None:
-    folder, outcomes, _ = grid
+    folder, _outcomes, _ = grid
     best = rows_of(folder)[0]
     by_seed = [float(best[f"score_mean_s_seed_{seed}"]) for seed in (0, 5)]
     assert by_seed[0] != by_seed[1]
@@ -210,9 +216,8 @@ def test_a_sweep_is_never_overwritten(grid: tuple[SweepFolder, list[TrialOutcome
     assert "this sweep is finished; there is nothing to resume" in str(answer.exception)
 
 
-def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_front(
-    files: Path, ray_session: None
-) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_front(files: Path) -> None:
     plan = plan_of(
         files,
         space={
@@ -336,10 +341,10 @@ def test_equal_seeds_try_equal_values(files: Path, search: str) -> None:
         "policy.network.hidden": [[8], [16, 16]],
     }
 
-    def tried(seed: int) -> list[Mapping[str, Any]]:
+    def tried(seed: int) -> list[Any]:
         plan = plan_of(files, space=space, search={"kind": search, "seed": seed})
         if search == "random":
-            state = np.random.RandomState(seed)  # noqa: NPY002 - what Tune draws with
+            state = np.random.RandomState(seed)
             return [{k: d.sample(random_state=state) for k, d in param_space(plan).items()} for _ in range(40)]
         searcher = search_algorithm(plan, 40)
         return [searcher.suggest(str(i)) for i in range(40)]  # pyright: ignore[reportAttributeAccessIssue]
@@ -407,7 +412,7 @@ class EarlierTrial:
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_schedulers_remember_trials_from_before_an_interruption(tmp_path: Path, kind: str) -> None:
-    judged = {"time_attr": "timesteps_total", "metric": "validation/a", "mode": "min"}
+    judged: dict[str, Any] = {"time_attr": "timesteps_total", "metric": "validation/a", "mode": "min"}
     if kind == "asha":
         scheduler: Any = RestoredASHA(max_t=900, grace_period=100, reduction_factor=3, **judged)
     else:
@@ -427,3 +432,49 @@ def test_results_are_merged_leaf_by_leaf() -> None:
         ]
     )
     assert merged == {"a": 1.5, "b": {"c": 4.0}, "e": 3.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl_c", "killed"])
+def test_a_stopped_sweep_goes_on_without_doubled_rows(files: Path, number: signal.Signals, tmp_path: Path) -> None:
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "offload_rllib", "tune", *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    plan_of(files, budget={"trials": 3, "env_steps": 3200, "report_env_steps": 160})
+    for name in ("ring.yaml", "quick.yaml", "sweep.yaml"):
+        shutil.copy(files / name, tmp_path)
+    process = start("sweep.yaml", "--name", "cut")
+    trials = tmp_path / "sweeps" / "cut" / "tune"
+
+    def steps() -> dict[str, list[int]]:
+        return {
+            path.parent.name: [json.loads(row)["timesteps_total"] for row in path.read_text().splitlines()]
+            for path in sorted(trials.glob("trial_*/result.json"))
+        }
+
+    deadline = time.monotonic() + 300
+    while sum(map(len, steps().values())) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # what a terminal does
+    else:
+        process.kill()
+    output = process.communicate(timeout=120)[0]
+    if number == signal.SIGINT:
+        assert process.returncode == 130, output
+        assert "offload-rllib tune --resume sweeps/cut" in output
+    process = start("--resume", "sweeps/cut")
+    output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    assert list(steps().values()) == [list(range(160, 3201, 160))] * 3
+    with (trials.parent / "leaderboard.csv").open(newline="") as file:
+        assert [row["state"] for row in csv.DictReader(file)] == [FINISHED] * 3

@@ -10,7 +10,9 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
-from tensorboard.compat.proto.event_pb2 import Event
+
+# Made when imported, from a description of the format: pyright cannot see it.
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import summary_v2 as hp  # its `api` imports TensorFlow
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 

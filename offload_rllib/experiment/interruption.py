@@ -28,12 +28,17 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 # Tune's own way to end an experiment and keep its state; it listens to this signal as soon as it runs.
 END_OF_EXPERIMENT = signal.SIGUSR1
-_asked = threading.Event()
+_asked, _ended = threading.Event(), threading.Event()
 
 
-def interruption_asked() -> bool:
-    """Return whether the user, or the machine's scheduler, has asked the present training to stop."""
-    return _asked.is_set()
+def ended_early() -> bool:
+    """Return whether the present or last experiment was ended by a signal; Tune calls its trials complete then."""
+    return _ended.is_set()
+
+
+def _end() -> None:
+    _ended.set()
+    signal.raise_signal(END_OF_EXPERIMENT)
 
 
 @contextmanager
@@ -46,6 +51,7 @@ def interruptible(console: Console) -> Iterator[None]:
         console: where is said that the signal was understood.
     """
     _asked.clear()
+    _ended.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,7 +63,7 @@ def interruptible(console: Console) -> Iterator[None]:
         elif signal.getsignal(END_OF_EXPERIMENT) == signal.SIG_DFL:  # Tune does not run yet, or not any more
             raise KeyboardInterrupt
         else:
-            signal.raise_signal(END_OF_EXPERIMENT)
+            _end()
 
     tune_listens = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -75,13 +81,16 @@ def interruptible(console: Console) -> Iterator[None]:
             os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = tune_listens
 
 
-def loggers() -> list[Callback]:
+def loggers(tensorboard: TBXLoggerCallback | None = None) -> list[Callback]:
     """Return what logs results, in an order that matters: rows are trimmed before the loggers open their files.
 
     Tune's CSV logger is not among them: its columns are those of the first result, and the figures of episodes, which
     come with later ones, would be missing.
+
+    Args:
+        tensorboard: what writes for TensorBoard; None takes Tune's own.
     """
-    return [TrimRepeated(), JsonLoggerCallback(), TBXLoggerCallback(), SaveWhenAsked()]
+    return [TrimRepeated(), JsonLoggerCallback(), tensorboard or TBXLoggerCallback(), SaveWhenAsked()]
 
 
 class SaveWhenAsked(Callback):
@@ -98,7 +107,7 @@ class SaveWhenAsked(Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """End the experiment before its next step if nothing is left to save."""
         if _asked.is_set() and not self._unsaved:
-            signal.raise_signal(END_OF_EXPERIMENT)
+            _end()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Remember that there is something to save, or ask for it."""

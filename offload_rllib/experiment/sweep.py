@@ -16,13 +16,14 @@ from rich.console import Console
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.hparams import HParamsLogger, write_experiment
+from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.run_folder import TUNE
 from offload_rllib.experiment.sweep_folder import SweepFolder
 from offload_rllib.experiment.sweep_plan import SweepPlan
 from offload_rllib.experiment.sweep_search import param_space, scheduler, search_algorithm
 from offload_rllib.experiment.sweep_table import SweepTable
 from offload_rllib.experiment.sweep_trial import ENV_STEPS, SweepTrial, trial_resources
-from offload_rllib.experiment.sweep_trials import RUNNING, WAITING, TrialOutcome
+from offload_rllib.experiment.sweep_trials import TrialOutcome
 from offload_rllib.experiment.training import TrainingError, available_cpus, local_ray, quieten
 from offload_rllib.scenario import build_scenario
 
@@ -62,7 +63,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
     quieten()
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(plan.environment))  # once, before every trial would compile them for itself
-    with local_ray(), SweepTable(plan, console) as table:
+    with local_ray(), SweepTable(plan, console) as table, interruptible(console):
         tuner = _tuner(folder, plan, table, resume=resume)
         folder.record(state="training")
         try:
@@ -72,7 +73,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
             raise TrainingError(
                 f"the sweep failed: {error}\ngo on with: offload-rllib tune --resume {folder.path}"
             ) from error
-    finished = not any(outcome.state in (RUNNING, WAITING) for outcome in table.outcomes)
+    finished = not ended_early()
     folder.record(state="finished" if finished else "interrupted")
     return finished, table.outcomes
 
@@ -107,7 +108,7 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
             storage_path=str(folder.path.resolve()),
             stop={ENV_STEPS: plan.config.budget.env_steps},
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=True),
-            callbacks=[table, HParamsLogger(plan)],
+            callbacks=[table, *loggers(HParamsLogger(plan))],
             verbose=0,
         ),
     )

@@ -188,7 +188,7 @@ def plot_importance(stem: Path, plan: SweepPlan, outcomes: Sequence[TrialOutcome
     columns = min(len(order), 3)
     rows = math.ceil(len(order) / columns)
     figure = Figure(figsize=(3.4 + 3.1 * columns, 0.7 + 2.5 * rows), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, columns])
+    left, right = figure.subfigures(1, 2, width_ratios=[1, columns], squeeze=False)[0]
     bars = left.add_subplot()
     bars.barh(range(len(order)), [shares.get(key, 0.0) for key in order], color="tab:blue")
     bars.set_yticks(range(len(order)), [key.rpartition(".")[2] for key in order], fontsize=8)

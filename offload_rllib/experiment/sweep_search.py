@@ -2,6 +2,7 @@
 
 # Tune's domains, searchers and schedulers are declared by their base types.
 # pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air.constants import EXPR_RESULT_FILE
 from ray.tune.experiment import Trial
-from ray.tune.result import EXPR_RESULT_FILE
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
-from ray.tune.utils.util import flatten_dict
+from ray.tune.utils.util import flatten_dict  # pyright: ignore[reportPrivateImportUsage]
 
 from offload_rllib.config.sweep import Domain
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from offload_rllib.experiment.interruption import ended_early
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_trials import (
     FAILED,
@@ -122,6 +123,8 @@ class SweepTable(Callback):
         self._update(trials)
 
     def _update(self, trials: list[Any], latest: Mapping[Any, dict[str, Any]] = MappingProxyType({})) -> None:
+        if ended_early():  # Tune says of every trial that it is complete; what was seen before is true
+            return
         self.outcomes = [outcome_of(self._plan, trial, latest.get(trial)) for trial in trials]
         order = ranked(self._plan.config.metrics, self.outcomes)
         running_first = sorted(order, key=lambda outcome: outcome.state != RUNNING)

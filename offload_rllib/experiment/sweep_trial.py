@@ -3,6 +3,7 @@
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalOperand=false, reportOptionalCall=false, reportArgumentType=false
 
 from __future__ import annotations
 
