@@ -8,6 +8,7 @@ import numpy as np
 
 from offload_rllib.envs.observation import scaling
 from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.experiment.contenders import Contender
 
 # The chain of `three_nodes`, in its decision interval of 0.1 s. Every task takes 1 s on a slow node and 0.25 s on the
 # fast one. Backlogs of slow nodes count in tenths of a second, the fast one's in twentieths, so that all are whole.
@@ -18,7 +19,7 @@ SLOW_LEVELS, FAST_LEVELS = 41, 81
 OVERFLOW_COST = 100.0
 
 
-class DynamicProgramming:
+class DynamicProgramming(Contender):
     """The best decisions in `three_nodes` for one who sees all three backlogs and decides for both agents at once.
 
     Minimises the mean response time by relative value iteration (Puterman, "Markov decision processes", section
@@ -99,7 +100,7 @@ def _worked_off(level: np.ndarray, per_step: int, levels: int) -> np.ndarray:
     return np.clip(level - per_step, 0, levels - 1)
 
 
-class Reluctant:
+class Reluctant(Contender):
     """Takes the destination that finishes first, a neighbour only if it is so many seconds earlier."""
 
     def __init__(self, margin_s: float) -> None:
@@ -120,7 +121,7 @@ class Reluctant:
         return finish_s.argmin(-1)
 
 
-class Split:
+class Split(Contender):
     """Sends a task with a fixed probability."""
 
     def __init__(self, probability: float) -> None:

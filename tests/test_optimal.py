@@ -24,8 +24,9 @@ from optimum import DynamicProgramming, Reluctant, Split
 
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.comparison import Comparison
 from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import Evaluation, evaluate
+from offload_rllib.experiment.evaluation import evaluate
 
 ENVIRONMENTS = Path(__file__).parent / "environments"
 EPISODES = 100
@@ -84,7 +85,7 @@ def environment(name: str, *overrides: str) -> EnvironmentConfig:
 
 
 @pytest.fixture(scope="module")
-def references() -> dict[str, Evaluation]:
+def references() -> dict[str, Comparison]:
     """Return, for each network, its best policy (the first) and simpler rules, on the held-out episodes."""
     two = [*make_contenders(["shortest_finish", "local", "random"]), *map(Reluctant, (-0.6, -0.3, 0.3, 0.6, 1.0))]
     three = [
@@ -99,12 +100,12 @@ def references() -> dict[str, Evaluation]:
     }
 
 
-def optimum_s(reference: Evaluation) -> float:
+def optimum_s(reference: Comparison) -> float:
     return float(reference.of(reference.policies[0], SCORE).mean())
 
 
 @pytest.mark.slow
-def test_the_optimum_is_no_worse_than_any_simpler_rule(references: dict[str, Evaluation]) -> None:
+def test_the_optimum_is_no_worse_than_any_simpler_rule(references: dict[str, Comparison]) -> None:
     for reference in references.values():
         best = reference.of(reference.policies[0], SCORE)
         for rule in reference.policies[1:]:
@@ -127,7 +128,7 @@ def test_the_optimum_is_no_worse_than_any_simpler_rule(references: dict[str, Eva
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 @pytest.mark.parametrize("network", sorted(ENV_STEPS))
 def test_learned_policies_come_close_to_the_optimum(
-    network: str, algorithm: str, sharing: str, references: dict[str, Evaluation], tmp_path: Path
+    network: str, algorithm: str, sharing: str, references: dict[str, Comparison], tmp_path: Path
 ) -> None:
     policy = load_policy_config(
         {

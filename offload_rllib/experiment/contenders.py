@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,15 +15,25 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.envs.extensions import load_function
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
-from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER, SavedPolicy, load_saved_policy
+from offload_rllib.policies.saved import (
+    DESCRIPTION,
+    POLICY_FOLDER,
+    PolicyDescription,
+    SavedPolicy,
+    load_description,
+    load_saved_policy,
+)
 from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 
 class Contender(Protocol):
-    """A policy under evaluation."""
+    """A policy under evaluation. To play in another process it must be possible to pickle it."""
 
     name: str
+    trained_on: str = ""
+    """Where it was trained: an environment's label or fingerprint; empty if it was not."""
+    training_seed: int | None = None
 
     def begin(self, env: VectorEnv, seed: int) -> None:
         """Prepare for a batch of episodes; `seed` is for the policy's own draws."""
@@ -38,6 +48,8 @@ class Heuristic:
     """A rule of `simulator.heuristics`, or a user's function; a rule's draws follow from the episode's key."""
 
     name: str
+    trained_on: str = field(default="", init=False)
+    training_seed: int | None = field(default=None, init=False)
 
     def begin(self, env: VectorEnv, seed: int) -> None:
         """Nothing to prepare."""
@@ -52,10 +64,17 @@ class Trained:
     """A trained policy, greedy or sampled."""
 
     name: str
-    policy: SavedPolicy
-    deterministic: bool
     source: Path
-    _fitted: SavedPolicy = field(init=False, repr=False)
+    """Folder of the policy."""
+    deterministic: bool
+    trained_on: str = ""
+    training_seed: int | None = None
+    _policy: SavedPolicy | None = field(default=None, init=False, repr=False, compare=False)
+    _fitted: SavedPolicy | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the networks out: whoever plays reads them from the folder."""
+        return self.__dict__ | {"_policy": None, "_fitted": None}
 
     def begin(self, env: VectorEnv, seed: int) -> None:
         """Fit the policy to the environment and seed its draws.
@@ -63,14 +82,21 @@ class Trained:
         Raises:
             ConfigError: the policy does not fit the environment.
         """
+        self._policy = self._policy or load_saved_policy(self.source)
         try:
-            self._fitted = self.policy.on(env)
+            self._fitted = self._policy.on(env)
         except ConfigError as error:
             raise ConfigError(f"{self.source}: {error}") from error
         self._fitted.seed(seed)
 
     def actions(self, env: VectorEnv) -> np.ndarray:
-        """Return the policy's actions."""
+        """Return the policy's actions.
+
+        Raises:
+            RuntimeError: `begin` was not called.
+        """
+        if self._fitted is None:
+            raise RuntimeError("call begin before actions")
         return self._fitted(env.observations, env.masks, deterministic=self.deterministic)
 
 
@@ -91,6 +117,21 @@ def trained_policy_folder(path: Path) -> Path:
     raise ConfigError(f"{path}: neither a run folder nor a checkpoint: it holds no {RECORD} and no {DESCRIPTION}")
 
 
+def is_rule_or_function(name: str, where: str) -> bool:
+    """Return whether a text names a heuristic or a user's function, checked, and not something else.
+
+    Raises:
+        ConfigError: the heuristic does not take that parameter, or the function cannot be used.
+    """
+    if name.partition(":")[0] in HEURISTICS:
+        check_rule(name, where)
+        return True
+    if is_function_path(name):
+        load_function(name, where)
+        return True
+    return False
+
+
 def make_contenders(names: Iterable[str]) -> list[Contender]:
     """Return the policies that names stand for; a trained one twice, greedy and sampled.
 
@@ -102,12 +143,7 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
     """
     contenders: list[Contender] = []
     for name in dict.fromkeys(names):
-        if name.partition(":")[0] in HEURISTICS:
-            check_rule(name, "policies")
-            contenders.append(Heuristic(name))
-            continue
-        if is_function_path(name):
-            load_function(name, "policies")
+        if is_rule_or_function(name, "policies"):
             contenders.append(Heuristic(name))
             continue
         path = Path(name)
@@ -116,8 +152,48 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
                 f"'{name}' is neither a heuristic, nor a function package.module:function, nor a run folder."
                 f"{nearest(name, HEURISTICS)}"
             )
-        folder = trained_policy_folder(path)
-        label = path.resolve().name
-        for suffix, deterministic in (("", True), (" (sampled)", False)):
-            contenders.append(Trained(f"{label}{suffix}", load_saved_policy(folder), deterministic, folder))
+        contenders += trained_contenders(path.resolve().name, [path])
     return contenders
+
+
+def trained_contenders(name: str, folders: Sequence[Path], labels: dict[str, str] | None = None) -> list[Contender]:
+    """Return one policy, trained with one seed or several, as contenders: each seed greedy and sampled.
+
+    Args:
+        name: of the policy.
+        folders: of runs, checkpoints or policies that differ by their training seed.
+        labels: names of environments by fingerprint, for `Contender.trained_on`.
+
+    Raises:
+        ConfigError: a folder holds no policy, or they were not trained alike.
+    """
+    policies = [trained_policy_folder(folder) for folder in folders]
+    descriptions = [load_description(policy) for policy in policies]
+    for folder, description in zip(folders, descriptions, strict=True):
+        _refuse_unlike(folders[0], descriptions[0], folder, description)
+    seeds = [_training_seed(folder) for folder in folders]
+    if len(set(seeds)) < len(seeds) or (None in seeds and len(seeds) > 1):
+        seeds = list(range(len(folders)))  # checkpoints alone do not know their seed
+    contenders: list[Contender] = []
+    for suffix, deterministic in (("", True), (" (sampled)", False)):
+        for policy, description, seed in zip(policies, descriptions, seeds, strict=True):
+            trained_on = (labels or {}).get(description.environment, description.environment)
+            contenders.append(Trained(name + suffix, policy, deterministic, trained_on, seed))
+    return contenders
+
+
+def _training_seed(folder: Path) -> int | None:
+    return RunFolder.open(folder).policy_config.training.seed if (folder / RECORD).is_file() else None
+
+
+def _refuse_unlike(first: Path, one: PolicyDescription, folder: Path, other: PolicyDescription) -> None:
+    for what, mine, theirs in (
+        ("environment (fingerprint)", one.environment, other.environment),
+        ("algorithm", one.algorithm, other.algorithm),
+        ("sharing", one.sharing, other.sharing),
+        ("network", one.network, other.network),
+    ):
+        if mine != theirs:
+            raise ConfigError(
+                f"{first} and {folder} are not one policy with different training seeds: {what} {mine} and {theirs}"
+            )

@@ -2,58 +2,235 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
-from offload_rllib.config.files import written_at_once
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.experiment import comparison
+from offload_rllib.experiment.comparison import Comparison
 from offload_rllib.experiment.contenders import Contender
+from offload_rllib.experiment.task_log import task_table
 from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.types import RESPONSES
 
-# Episodes of one policy are played side by side in batches; more would only cost memory.
+# Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
+# result: networks differ in the last digit with it, so it depends neither on the machine nor on the workers.
 LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures of policies on the same episodes.
+class Place:
+    """An environment in which policies are compared: one point of a sweep.
 
     Attributes:
-        environment: fingerprint of the environment.
-        seed: of the held-out episodes.
-        policies: names, in the order given.
-        metrics: names of the figures (see `simulator.metrics.summary`).
-        values: [policies, episodes, metrics] float64.
-        decision_s: [policies] wall-clock seconds per agent and step spent choosing actions, episodes side by side.
+        environment: label, e.g. the preset's name.
+        config: with the swept values in it.
+        values: the swept values by column.
+        fingerprint: of the configuration.
     """
 
     environment: str
+    config: EnvironmentConfig
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> comparison.Point:
+        """How the place is called in a `Comparison`."""
+        return (self.environment, *self.values.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the environment."""
+        return fingerprint(self.config)
+
+    @property
+    def label(self) -> str:
+        """The environment and the swept values, as text."""
+        return comparison.label_of(self.environment, self.values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One batch of episodes of one policy at one place: the smallest piece of work."""
+
+    place: Place
+    contender: Contender
+    first: int
+    """Index of its first episode."""
+    count: int
+    """How many episodes."""
     seed: int
-    policies: tuple[str, ...]
-    metrics: tuple[str, ...]
-    values: np.ndarray
-    decision_s: np.ndarray
+    """Of the held-out episodes."""
+    log: bool = False
+    """Whether to keep the fate of every task."""
 
-    def of(self, policy: str, metric: str) -> np.ndarray:
-        """Return the values [episodes] of one metric of one policy."""
-        return self.values[self.policies.index(policy), :, self.metrics.index(metric)]
 
-    def write_csv(self, path: Path) -> None:
-        """Write one row per policy and episode, in one step."""
-        with written_at_once(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["environment", "seed", "policy", "episode", *self.metrics])
-            for p, policy in enumerate(self.policies):
-                for episode, row in enumerate(self.values[p]):
-                    writer.writerow([self.environment, self.seed, policy, episode, *map(float, row)])
+@dataclass
+class Played:
+    """What came of a cell."""
+
+    figures: list[dict[str, float]]
+    """Of each episode."""
+    responses: np.ndarray
+    """Finished tasks by bin of their response time, over the episodes."""
+    choices: int
+    """Decisions with a task on offer."""
+    wall_s: float
+    """Wall-clock time spent deciding."""
+    cpu_s: float
+    """CPU time of it."""
+    seconds: float
+    """Wall-clock time in all."""
+    tasks: Any = None
+    """Fate of every task, a pyarrow table, if asked for."""
+
+
+class Player:
+    """Plays cells; keeps the latest environment for the next cell."""
+
+    def __init__(self) -> None:
+        """Begin without an environment."""
+        self._made: tuple[tuple[str, int, bool], VectorEnv] | None = None
+
+    def _environment(self, cell: Cell) -> VectorEnv:
+        wanted = (cell.place.fingerprint, cell.count, cell.log)
+        if self._made is None or self._made[0] != wanted:
+            self._made = None  # before the next one is built: two large networks may not fit side by side
+            self._made = wanted, VectorEnv(build_scenario(cell.place.config), cell.count, log=cell.log)
+        return self._made[1]
+
+    def play(self, cell: Cell) -> Played:
+        """Play a cell's episodes to their end.
+
+        Raises:
+            ConfigError: the policy does not fit the environment.
+        """
+        started = time.perf_counter()
+        env = self._environment(cell)
+        with one_torch_thread():
+            cell.contender.begin(env, cell.seed + cell.first // LARGEST_BATCH)
+            env.reset(held_out_keys(cell.seed, cell.first + cell.count)[cell.first :])
+            wall_s, cpu_s = _decide_to_the_end(env, cell.contender)
+        batch = range(env.num_envs)
+        return Played(
+            [env.episode_metrics(e) for e in batch],
+            env.state.histogram[:, RESPONSES].sum(axis=0, dtype=np.int64),
+            int(env.state.episode["choices"].sum()),
+            wall_s,
+            cpu_s,
+            time.perf_counter() - started,
+            task_table(env, about_episodes(cell)) if cell.log else None,
+        )
+
+
+def _decide_to_the_end(env: VectorEnv, contender: Contender) -> tuple[float, float]:
+    """Play until the episodes end; return wall-clock and CPU seconds spent deciding."""
+    wall_s = cpu_s = 0.0
+    done = False
+    while not done:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        actions = contender.actions(env)
+        wall_s += time.perf_counter() - wall
+        cpu_s += time.thread_time() - cpu
+        done = env.step(actions)
+    return wall_s, cpu_s
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch work on one thread: with several its sums differ in the last digit, and small networks are slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def about_episodes(cell: Cell) -> list[dict[str, Any]]:
+    """Return what the tables say of each episode of a cell beside its figures."""
+    contender = cell.contender
+    return [
+        {
+            comparison.ENVIRONMENT: cell.place.environment,
+            **cell.place.values,
+            comparison.FINGERPRINT: cell.place.fingerprint,
+            comparison.POLICY: contender.name,
+            comparison.TRAINED_ON: contender.trained_on,
+            comparison.TRAINING_SEED: contender.training_seed,
+            comparison.HELD_OUT_SEED: cell.seed,
+            comparison.EPISODE: cell.first + i,
+        }
+        for i in range(cell.count)
+    ]
+
+
+def cells_of(
+    place: Place, contenders: Iterable[Contender], *, episodes: int, seed: int, log: bool = False
+) -> list[Cell]:
+    """Return the cells of policies at a place, in order."""
+    return [
+        Cell(place, contender, first, min(LARGEST_BATCH, episodes - first), seed, log)
+        for contender in contenders
+        for first in range(0, episodes, LARGEST_BATCH)
+    ]
+
+
+def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed: int = 0) -> tuple[str, ...]:
+    """Find what is wrong with an evaluation before anything plays; return the names of the figures.
+
+    Raises:
+        ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
+    """
+    if episodes < 2:
+        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
+    names = [(contender.name, contender.training_seed) for contender in contenders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"policies must have different names; given: {', '.join(name for name, _ in names)}")
+    env = VectorEnv(build_scenario(place.config), 1)
+    for contender in contenders:
+        contender.begin(env, seed)
+    env.reset(held_out_keys(seed, 1))
+    env.step(np.zeros(env.masks.shape[:-1], np.int32))
+    return tuple(env.episode_metrics(0))
+
+
+def assemble(cells: Sequence[Cell], played: Sequence[Played]) -> Comparison:
+    """Return the comparison of cells that have been played."""
+    rows, timings, responses = [], {}, {}
+    for cell, result in zip(cells, played, strict=True):
+        abouts = about_episodes(cell)
+        rows += [about | figures for about, figures in zip(abouts, result.figures, strict=True)]
+        key = (cell.place.key, cell.contender.name)
+        responses[key] = responses.get(key, 0) + result.responses
+        about = {name: value for name, value in abouts[0].items() if name != comparison.EPISODE}
+        costs = timings.setdefault((*key, cell.contender.training_seed), [about, 0, 0.0, 0.0, 0.0])
+        for i, cost in enumerate((result.choices, result.wall_s, result.cpu_s, result.seconds), 1):
+            costs[i] += cost
+    episodes = pd.DataFrame(rows)
+    episodes[comparison.TRAINING_SEED] = episodes[comparison.TRAINING_SEED].astype("Int64")
+    microseconds = [
+        about
+        | {
+            "decisions": choices,
+            "decision_wall_us": 1e6 * wall_s / choices if choices else float("nan"),
+            "decision_cpu_us": 1e6 * cpu_s / choices if choices else float("nan"),
+            "seconds": seconds,
+        }
+        for about, choices, wall_s, cpu_s, seconds in timings.values()
+    ]
+    return Comparison(episodes, pd.DataFrame(microseconds), tuple(cells[0].place.values), responses)
 
 
 def evaluate(
@@ -63,8 +240,9 @@ def evaluate(
     episodes: int = 20,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Evaluation:
-    """Let every policy play the same held-out episodes.
+    label: str = "environment",
+) -> Comparison:
+    """Let every policy play the same held-out episodes of one environment, in this process.
 
     Args:
         config: the environment.
@@ -72,47 +250,13 @@ def evaluate(
         episodes: how many, at least 2.
         seed: of the held-out episodes, which training never uses, whatever its seed.
         progress: where to show it.
+        label: what the environment is called in the results.
 
     Raises:
         ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
     """
-    if episodes < 2:
-        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
-    names = tuple(contender.name for contender in contenders)
-    if len(set(names)) < len(names):
-        raise ConfigError(f"policies must have different names; given: {', '.join(names)}")
-    scenario = build_scenario(config)
-    keys = held_out_keys(seed, episodes)
-    batches = [keys[first : first + LARGEST_BATCH] for first in range(0, episodes, LARGEST_BATCH)]
-    envs = {size: VectorEnv(scenario, size) for size in {len(batch) for batch in batches}}
-    for contender in contenders:
-        contender.begin(envs[len(batches[0])], seed)  # all fit, before any plays
-    values: list[list[dict[str, float]]] = []
-    decision_s = np.zeros(len(contenders))
-    task = progress.add_task("evaluating", total=len(contenders) * len(batches)) if progress else None
-    for p, contender in enumerate(contenders):
-        rows: list[dict[str, float]] = []
-        for b, batch in enumerate(batches):
-            env = envs[len(batch)]
-            contender.begin(env, seed + b)
-            decision_s[p] += _play(env, contender, batch) / (env.steps_per_episode * episodes * len(env.agents))
-            rows += [env.episode_metrics(e) for e in range(env.num_envs)]
-            if progress and task is not None:
-                progress.advance(task)
-        values.append(rows)
-    metrics = tuple(values[0][0])
-    table = np.array([[[row[metric] for metric in metrics] for row in rows] for rows in values])
-    return Evaluation(fingerprint(config), seed, names, metrics, table, decision_s)
-
-
-def _play(env: VectorEnv, contender: Contender, keys: np.ndarray) -> float:
-    """Play one batch of episodes; return the wall-clock seconds spent deciding."""
-    env.reset(keys)
-    deciding_s = 0.0
-    done = False
-    while not done:
-        start = time.perf_counter()
-        actions = contender.actions(env)
-        deciding_s += time.perf_counter() - start
-        done = env.step(actions)
-    return deciding_s
+    place, player = Place(label, config), Player()
+    check(place, contenders, episodes=episodes, seed=seed)
+    cells = cells_of(place, contenders, episodes=episodes, seed=seed)
+    shown = progress.track(cells, description="evaluating") if progress else cells
+    return assemble(cells, [player.play(cell) for cell in shown])

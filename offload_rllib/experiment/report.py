@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
-from offload_rllib.experiment.evaluation import Evaluation
-from offload_rllib.experiment.statistics import Interval, interval, paired_difference
+from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, Comparison
+from offload_rllib.experiment.statistics import Interval, mean_over_seeds_and_episodes, paired_difference
 
 COMPARED = ("score_mean_s", "dropped_share")
 SHOWN = (
@@ -36,12 +34,12 @@ def _range(value: Interval, factor: float) -> str:
     return text if value.excludes_zero else f"({text})"
 
 
-def tables(evaluation: Evaluation, reference: str) -> list[Table]:
+def tables(evaluation: Comparison, reference: str) -> list[Table]:
     """Return a table of means with 95 % intervals, and one of paired differences from a reference policy.
 
     Both fit a terminal of 80 columns. A difference in parentheses is one whose interval includes 0.
     """
-    episodes = evaluation.values.shape[1]
+    episodes = evaluation.episode_count
     means = Table(
         title=f"{episodes} held-out episodes, the same for all policies",
         caption="score: response time; a dropped or unfinished task counts with its deadline or age\n"
@@ -55,12 +53,11 @@ def tables(evaluation: Evaluation, reference: str) -> list[Table]:
         means.add_column(title, justify="right", no_wrap=True)
     for title in ("score, s", "dropped, % points"):
         paired.add_column(title, justify="right", no_wrap=True)
-    for p in np.argsort([evaluation.of(policy, "score_mean_s").mean() for policy in evaluation.policies]):
-        policy = evaluation.policies[p]
+    for policy in sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, "score_mean_s").mean()):
         style = "bold" if policy == reference else ""
         cells = []
         for metric, _, factor in SHOWN:
-            value = interval(evaluation.of(policy, metric))
+            value = mean_over_seeds_and_episodes(evaluation.matrix(policy, metric))
             cells.append(_with_half_width(value, factor) if metric in COMPARED else f"{value.mean * factor:.1f}")
         means.add_row(policy, *cells, style=style)
         if policy != reference:
@@ -74,31 +71,27 @@ def tables(evaluation: Evaluation, reference: str) -> list[Table]:
     return [means, paired] if len(evaluation.policies) > 1 else [means]
 
 
-def difference(evaluation: Evaluation, policy: str, reference: str, metric: str) -> Interval:
+def difference(evaluation: Comparison, policy: str, reference: str, metric: str) -> Interval:
     """Return the paired difference of a metric, policy minus reference."""
-    return paired_difference(evaluation.of(policy, metric), evaluation.of(reference, metric))
+    return paired_difference(evaluation.matrix(policy, metric), evaluation.matrix(reference, metric))
 
 
-def write_summary(evaluation: Evaluation, reference: str, path: Path) -> None:
-    """Write a tidy CSV: one row per policy and metric, with mean, interval, and paired difference.
-
-    `decision_time_us`, a mean alone, is the wall-clock time to choose one agent's action.
-    """
-    header = "environment,seed,episodes,policy,metric,mean,low,high,reference,difference,difference_low,difference_high"
-    with written_at_once(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header.split(","))
-        for policy, decision_s in zip(evaluation.policies, evaluation.decision_s, strict=True):
-            about = (evaluation.environment, evaluation.seed, evaluation.values.shape[1], policy)
-            writer.writerow([*about, "decision_time_us", 1e6 * decision_s, *[""] * 6])
-            for metric in evaluation.metrics:
-                mean = interval(evaluation.of(policy, metric))
-                paired = difference(evaluation, policy, reference, metric)
-                figures = (mean.mean, mean.low, mean.high, reference, paired.mean, paired.low, paired.high)
-                writer.writerow([*about, metric, *figures])
+def write_summary(evaluation: Comparison, reference: str, path: Path) -> None:
+    """Write a tidy CSV: one row per policy and metric, with mean, IQM, intervals, and the paired difference."""
+    means = evaluation.summary(evaluation.metrics)
+    keys = [*evaluation.keys, POLICY, "metric"]
+    if len(evaluation.policies) > 1:
+        paired = evaluation.paired(reference, evaluation.metrics).rename(
+            columns={"low": "difference_low", "high": "difference_high", "method": "difference_method"}
+        )
+        means = means.merge(paired, how="left", on=keys, validate="one_to_one")
+    means.insert(0, "seed", evaluation.seed)
+    means.insert(0, FINGERPRINT, evaluation.environment)
+    with written_at_once(path) as partial:
+        means.to_csv(partial, index=False)
 
 
-def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None:
+def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None:
     """Draw means with 95 % intervals of the main figures, one row per policy, best on top, as a PNG."""
     policies = sorted(evaluation.policies, key=lambda policy: -evaluation.of(policy, "score_mean_s").mean())
     panels = [SHOWN[0], SHOWN[1], SHOWN[2]]
@@ -108,7 +101,7 @@ def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None
     axes: Sequence = figure.subplots(1, len(panels), sharey=True)
     for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
         for row, policy in enumerate(policies):
-            value = interval(evaluation.of(policy, metric))
+            value = mean_over_seeds_and_episodes(evaluation.matrix(policy, metric))
             colour = "tab:orange" if policy in (reference, f"{reference} (sampled)") else "tab:blue"
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
@@ -131,15 +124,18 @@ def plot(evaluation: Evaluation, reference: str, path: Path, title: str) -> None
         figure.savefig(partial, dpi=150, format="png")
 
 
-def write_report(evaluation: Evaluation, reference: str, folder: Path, title: str) -> dict[str, Path]:
-    """Write `episodes.csv`, `summary.csv` and `comparison.png` into a folder; return them by kind."""
+def write_report(evaluation: Comparison, reference: str, folder: Path, title: str) -> dict[str, Path]:
+    """Write `episodes.csv`, `summary.csv`, `timings.csv` and `comparison.png` into a folder; return them by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {
         "episodes": folder / "episodes.csv",
         "summary": folder / "summary.csv",
+        "timings": folder / "timings.csv",
         "plot": folder / "comparison.png",
     }
-    evaluation.write_csv(paths["episodes"])
+    for kind, table in (("episodes", evaluation.episodes), ("timings", evaluation.timings)):
+        with written_at_once(paths[kind]) as partial:
+            table.to_csv(partial, index=False)
     write_summary(evaluation, reference, paths["summary"])
     plot(evaluation, reference, paths["plot"], title)
     return paths

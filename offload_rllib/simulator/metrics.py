@@ -38,13 +38,27 @@ def percentile(counts: np.ndarray, share: float) -> float:
     return float(BIN_MIDDLES[np.searchsorted(cumulative, share * cumulative[-1], side="left")])
 
 
+def jain(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Return Jain's fairness index of the means sums / counts [N], over those that have a count; NaN if none has.
+
+    (sum of x)^2 / (n x sum of x^2): 1 if all are alike, 1 / n if one has it all (R. Jain, D. Chiu, W. Hawe, "A
+    quantitative measure of fairness and discrimination", DEC-TR-301, 1984).
+    """
+    means = sums[counts > 0] / counts[counts > 0]
+    if len(means) == 0:
+        return float("nan")
+    squares = len(means) * float((means**2).sum())
+    return float(means.sum()) ** 2 / squares if squares > 0 else 1.0
+
+
 def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
     """Return the figures of environment `e` at the end of its episode.
 
     Times are in seconds. Tasks count as `score_from_s` and `score_until_s` say. A task that was dropped or is
     unfinished scores its deadline or its age, whichever is more; `response_*` are of finished tasks alone, and NaN
     if there is none. `overload` is the share of time that a node with a bounded queue spends full, averaged over
-    those nodes; `occupancy_tasks` the mean number of tasks at a node.
+    those nodes; `occupancy_tasks` the mean number of tasks at a node. `missed_share` is the share of tasks without a
+    result in time: dropped, late, or unfinished. `fairness` is Jain's index of the clients' mean scores (`jain`).
 
     With failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
     account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
@@ -78,13 +92,16 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
         "score_p95_s": percentile(scores, 0.95),
         "score_p99_s": percentile(scores, 0.99),
         "response_mean_s": float(record["response_sum_s"]) * per_finished,
+        "response_p50_s": percentile(responses, 0.5),
         "response_p95_s": percentile(responses, 0.95),
         "response_p99_s": percentile(responses, 0.99),
         "dropped_share": sum(causes.values()) * per_created,
         **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
         "unfinished_share": int(record["unfinished"]) * per_created,
         "late_share": int(record["late"]) * per_created,
+        "missed_share": (sum(causes.values()) + int(record["late"]) + int(record["unfinished"])) * per_created,
         "offloaded_share": int(record["offloaded"]) * per_created,
+        "fairness": jain(state.node[e]["score_sum_s"], state.node[e]["scored"]),
         "overload": float(full_share.mean()) if bounded.any() else 0.0,
         "occupancy_tasks": float(state.node[e]["task_seconds"].mean()) / now_s,
         "holding_mean_s": float(record["holding_sum_s"]) * per_finished,

@@ -193,6 +193,9 @@ def account(scenario, environment, slot, now_s, outcome):
                 metrics.unfinished += 1
             environment.histogram[UNFINISHED_SCORES, histogram_bin(score)] += np.uint32(1)
         metrics.score_sum_s += score
+        origin = environment.node[task.origin]
+        origin.score_sum_s += score
+        origin.scored += 1
     if environment.log.shape[0] > task.number:
         row = environment.log[task.number]
         row.created_s = task.created_s

@@ -1,0 +1,121 @@
+"""What is compared: the figures of an episode, with the titles, units and directions that tables and plots need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from offload_rllib.config import ConfigError
+from offload_rllib.config.loading import nearest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of an episode (`simulator.metrics.summary`), or of what deciding costs."""
+
+    name: str
+    title: str
+    unit: str = ""
+    """As shown; empty for a number without one."""
+    factor: float = 1.0
+    """From the figure to the unit shown."""
+    lower_is_better: bool = True
+    """Whether less is better; for what is neither good nor bad it only sets the order."""
+
+    @property
+    def label(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+def _share(name: str, title: str) -> Metric:
+    return Metric(name, title, "%", 100.0)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("score_mean_s", "mean score", "s"),
+        Metric("score_p50_s", "median score", "s"),
+        Metric("score_p95_s", "95th percentile of the score", "s"),
+        Metric("score_p99_s", "99th percentile of the score", "s"),
+        Metric("response_mean_s", "mean response time", "s"),
+        Metric("response_p50_s", "median response time", "s"),
+        Metric("response_p95_s", "95th percentile of the response time", "s"),
+        Metric("response_p99_s", "99th percentile of the response time", "s"),
+        _share("dropped_share", "tasks dropped"),
+        _share("dropped_queue_full_share", "dropped: queue full"),
+        _share("dropped_expired_share", "dropped: expired"),
+        _share("dropped_lost_share", "dropped: lost on a link"),
+        _share("dropped_node_failed_share", "dropped: node failed"),
+        _share("missed_share", "deadlines missed"),
+        _share("late_share", "finished late"),
+        _share("unfinished_share", "unfinished at the end"),
+        _share("offloaded_share", "tasks offloaded"),
+        _share("overload", "time that nodes are full"),
+        Metric("occupancy_tasks", "tasks at a node"),
+        Metric("fairness", "fairness among clients (Jain)", lower_is_better=False),
+        Metric("availability", "time that nodes are up", "%", 100.0, lower_is_better=False),
+        Metric("energy_per_task_j", "energy per finished task", "J"),
+        Metric("energy_j", "energy", "J"),
+        Metric("energy_idle_j", "energy: idle", "J"),
+        Metric("energy_compute_j", "energy: computing", "J"),
+        Metric("energy_transmit_j", "energy: sending", "J"),
+        Metric("energy_per_task", "energy per finished task (PeersimGym's unit)"),
+        Metric("energy", "energy (PeersimGym's unit)"),
+        Metric("energy_idle", "energy: idle (PeersimGym's unit)"),
+        Metric("energy_compute", "energy: computing (PeersimGym's unit)"),
+        Metric("energy_transmit", "energy: sending (PeersimGym's unit)"),
+        Metric("holding_mean_s", "held until decided", "s"),
+        Metric("waiting_mean_s", "waiting in queues", "s"),
+        Metric("service_mean_s", "in service", "s"),
+        Metric("transfer_mean_s", "on the way there", "s"),
+        Metric("return_mean_s", "on the way back", "s"),
+        Metric("tasks_created", "tasks created"),
+        Metric("tasks_finished", "tasks finished", lower_is_better=False),
+        Metric("masked_actions", "actions that were not valid"),
+    )
+}
+SCORE = "score_mean_s"
+# What tables and figures show unless metrics are named, as far as an environment has them.
+SHOWN = (
+    SCORE,
+    "score_p50_s",
+    "score_p95_s",
+    "score_p99_s",
+    "response_mean_s",
+    "response_p50_s",
+    "response_p95_s",
+    "response_p99_s",
+    "dropped_share",
+    "dropped_queue_full_share",
+    "dropped_expired_share",
+    "dropped_lost_share",
+    "dropped_node_failed_share",
+    "missed_share",
+    "overload",
+    "offloaded_share",
+    "fairness",
+    "energy_per_task_j",
+    "energy_per_task",
+)
+
+
+def metric_of(name: str) -> Metric:
+    """Return what is known of a figure; of one that is not listed, its name."""
+    return METRICS.get(name) or Metric(name, name)
+
+
+def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:
+    """Return the metrics to show: those named, or the usual ones that are reported.
+
+    Raises:
+        ConfigError: a metric does not exist, or the environments do not report it.
+    """
+    names, reported = tuple(dict.fromkeys(names)), set(reported)
+    for name in names:
+        if name in reported:
+            continue
+        why = "is not reported by these environments" if name in METRICS else "is no metric"
+        raise ConfigError(f"--metric '{name}': {why}.{nearest(name, reported)}")
+    return names or tuple(name for name in SHOWN if name in reported)

@@ -1,0 +1,136 @@
+"""Intervals cover as often as they say, and the robust statistics are those of the literature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from offload_rllib.experiment.statistics import (
+    Interval,
+    interquartile_mean,
+    interval,
+    mean_over_seeds_and_episodes,
+    paired_difference,
+    performance_profile,
+    probability_of_improvement,
+    profile_band,
+)
+
+TRIALS = 400
+
+
+def coverage(find: Callable[..., Interval], truth: float, draw: Callable[[], tuple[np.ndarray, ...]]) -> float:
+    """Return how often an interval holds the truth."""
+    found = [find(*draw()) for _ in range(TRIALS)]
+    return sum(one.low <= truth <= one.high for one in found) / TRIALS
+
+
+@pytest.mark.parametrize("count", [5, 12, 20, 60])
+def test_intervals_cover_the_mean_as_often_as_they_say(count: int) -> None:
+    rng = np.random.default_rng(0)
+    # 95 % stated; the skew of the gamma distribution and the number of trials (1.1 %) leave a few percent.
+    assert 0.92 <= coverage(interval, 4, lambda: (rng.gamma(4, 1, count),)) <= 0.98
+
+
+@pytest.mark.parametrize("count", [5, 12, 20])
+def test_intervals_cover_the_interquartile_mean_as_often_as_they_say(count: int) -> None:
+    rng = np.random.default_rng(0)
+    truth = stats.trim_mean(stats.gamma(4).ppf((np.arange(100_000) + 0.5) / 100_000), 0.25)
+    assert 0.89 <= coverage(interquartile_mean, truth, lambda: (rng.gamma(4, 1, (1, count)),)) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("seeds", "episodes", "of_seeds", "of_episodes", "noise"),
+    [(5, 10, 1, 1, 1), (5, 10, 1, 0, 0.1), (5, 10, 0, 1, 0.1), (5, 10, 0, 0, 1), (5, 40, 0.3, 1, 1), (3, 5, 1, 1, 1)],
+)
+def test_intervals_cover_training_seeds_and_episodes(
+    seeds: int, episodes: int, of_seeds: float, of_episodes: float, noise: float
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def trained() -> np.ndarray:
+        return of_seeds * rng.normal(size=(seeds, 1)) + noise * rng.normal(size=(seeds, episodes))
+
+    def draw() -> tuple[np.ndarray]:
+        return (of_episodes * rng.normal(size=(1, episodes)) + trained(),)
+
+    def draw_pair() -> tuple[np.ndarray, np.ndarray]:
+        shared = 5 * rng.normal(size=(1, episodes))
+        return shared + trained(), shared + 1 + noise * rng.normal(size=(1, episodes))
+
+    # Where nothing but noise varies, the seeds' and the episodes' parts are estimated apart, and cover more.
+    assert 0.92 <= coverage(mean_over_seeds_and_episodes, 0, draw) <= 0.995
+    assert 0.87 <= coverage(interquartile_mean, 0, draw) <= 0.995
+    assert 0.92 <= coverage(paired_difference, -1, draw_pair) <= 0.995
+    truth = stats.norm.cdf(1 / np.sqrt(of_seeds**2 + 2 * noise**2))
+    assert coverage(probability_of_improvement, float(truth), draw_pair) >= 0.92
+
+
+def test_ignoring_the_training_seeds_would_cover_too_little() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw() -> tuple[np.ndarray]:
+        return (rng.normal(size=(5, 1)) + rng.normal(size=(5, 30)),)
+
+    assert coverage(lambda values: interval(values.mean(axis=0)), 0, draw) < 0.6
+    assert coverage(mean_over_seeds_and_episodes, 0, draw) > 0.92
+
+
+def test_small_samples_use_students_t() -> None:
+    values = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    found = interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert [interval(np.random.default_rng(0).normal(size=n)).method for n in (19, 20)] == ["t", "bootstrap"]
+
+
+def test_pairing_removes_what_episodes_share() -> None:
+    rng = np.random.default_rng(0)
+    episodes = rng.normal(100, 30, 12)
+    better = episodes - 2 + rng.normal(0, 0.5, 12)
+    assert paired_difference(better, episodes).excludes_zero
+    assert interval(better).high > interval(episodes).low, "unpaired, the intervals overlap"
+    equal = interval(np.full(30, 0.1) + np.array([0, 1e-17] * 15))
+    assert (equal.low, equal.high) == (equal.mean, equal.mean)
+    assert np.isnan(interval(np.array([np.nan, 1.0])).low)
+
+
+def test_episodes_without_a_value_are_left_out_in_pairs() -> None:
+    values, reference = np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.5, 1.0, np.nan, 2.5])
+    assert paired_difference(values, reference).mean == pytest.approx((0.5 + 1.5) / 2)
+    assert probability_of_improvement(values, reference).mean == 0
+
+
+def test_winning_every_episode_does_not_make_it_certain() -> None:
+    ahead = probability_of_improvement(np.zeros(10), np.ones(10))
+    assert ahead.mean == ahead.high == 1
+    assert 0.5 < ahead.low < 0.8
+    assert probability_of_improvement(np.zeros(10), np.zeros(10)).mean == 0.5
+    assert probability_of_improvement(np.zeros(10), np.ones(10), lower_is_better=False).mean == 0
+
+
+def test_statistics_are_those_of_rliable() -> None:
+    """The numbers were printed by rliable 1.2.0 (arch 7.2.0, pandas 2.3.3, scipy 1.17.1) for these arrays.
+
+    `metrics.aggregate_iqm(x)`, `metrics.probability_of_improvement(x, y)` and
+    `library.create_performance_profile({"x": x, "y": y}, thresholds)`, of R. Agarwal et al. (NeurIPS 2021).
+    """
+    x = np.arange(21).reshape(3, 7) * 37 % 41 / 41.0
+    y = np.arange(28).reshape(4, 7) * 23 % 43 / 43.0
+    y[1, 3], y[2, 5] = x[0, 3], x[2, 5]
+    thresholds = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9]
+    assert interquartile_mean(x).mean == pytest.approx(0.4523281596452328, abs=1e-15)
+    assert interquartile_mean(y).mean == pytest.approx(0.49570537233611545, abs=1e-15)
+    improvement = probability_of_improvement(x, y, lower_is_better=False)
+    assert improvement.mean == pytest.approx(0.4702380952380953, abs=1e-15)
+    for values, expected in (
+        (x, [0.95238095, 0.85714286, 0.66666667, 0.47619048, 0.19047619, 0.0952381]),
+        (y, [0.96428571, 0.85714286, 0.71428571, 0.5, 0.21428571, 0.07142857]),
+    ):
+        np.testing.assert_allclose(performance_profile(values, thresholds), expected, atol=1e-8)
+        low, high = profile_band(values, thresholds)
+        assert (low <= expected).all()
+        assert (high >= expected).all()
