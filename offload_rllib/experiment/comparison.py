@@ -93,7 +93,7 @@ class Comparison:
     @cached_property
     def seed(self) -> int:
         """The seed of the held-out episodes."""
-        return int(np.asarray(self.episodes[HELD_OUT_SEED])[0])
+        return int(np.asarray(self.episodes[HELD_OUT_SEED], np.int64)[0])
 
     @cached_property
     def episode_count(self) -> int:

@@ -69,12 +69,13 @@ class Trained:
     deterministic: bool
     trained_on: str = ""
     training_seed: int | None = None
-    _policy: SavedPolicy | None = field(default=None, init=False, repr=False, compare=False)
+    policy: SavedPolicy | None = field(default=None, repr=False, compare=False)
+    """Read from `source` when it is needed, unless given."""
     _fitted: SavedPolicy | None = field(default=None, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the networks out: whoever plays reads them from the folder."""
-        return self.__dict__ | {"_policy": None, "_fitted": None}
+        return self.__dict__ | {"policy": None, "_fitted": None}
 
     def begin(self, env: VectorEnv, seed: int) -> None:
         """Fit the policy to the environment and seed its draws.
@@ -82,9 +83,9 @@ class Trained:
         Raises:
             ConfigError: the policy does not fit the environment.
         """
-        self._policy = self._policy or load_saved_policy(self.source)
+        self.policy = self.policy or load_saved_policy(self.source)
         try:
-            self._fitted = self._policy.on(env)
+            self._fitted = self.policy.on(env)
         except ConfigError as error:
             raise ConfigError(f"{self.source}: {error}") from error
         self._fitted.seed(seed)

@@ -157,7 +157,7 @@ class SweepTrial(tune.Trainable):
                 )
             network.load_state_dict(weights[name])
         policy = SavedPolicy(description, networks)
-        contender = Trained("policy", policy, validation.play == "greedy", Path(self.logdir))
+        contender = Trained("policy", Path(self.logdir), validation.play == "greedy", policy=policy)
         played = evaluate(self._environment, [contender], episodes=validation.episodes, seed=validation.seed)
         self._cost["validation_s"] += time.perf_counter() - began
         return {metric: float(mean_of_numbers(played.of("policy", metric))) for metric in played.metrics}
