@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from offload_rllib.commands.compare import compare
 from offload_rllib.commands.tune import tune
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
@@ -194,6 +195,7 @@ def bench(
 
 
 app.command()(tune)
+app.command()(compare)
 
 
 @app.command("import-peersim")

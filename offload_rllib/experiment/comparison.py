@@ -93,12 +93,12 @@ class Comparison:
     @cached_property
     def seed(self) -> int:
         """The seed of the held-out episodes."""
-        return int(np.asarray(self.episodes[HELD_OUT_SEED], np.int64)[0])
+        return next(iter(self.episodes[HELD_OUT_SEED].tolist()))
 
     @cached_property
     def episode_count(self) -> int:
         """How many held-out episodes each policy played, with each training seed."""
-        return int(self.episodes[EPISODE].nunique())
+        return len(set(self.episodes[EPISODE]))
 
     def matrix(self, policy: str, metric: str, point: Point | None = None) -> np.ndarray:
         """Return the values [M, N] of a metric: training seeds (1 if not trained) by episodes.

@@ -1,0 +1,147 @@
+"""`offload-rllib compare`: policies, trained and not, over environments and loads, with statistics."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from offload_rllib.config import ConfigError
+
+# ray and torch take seconds to import: only a comparison that is about to run needs them.
+
+
+def compare(
+    policies: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="POLICY...",
+            help="Heuristics, folders of runs, policies to train (presets or YAML files); or one compare.yaml.",
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="ENV", help="Environments; repeat, or separate by commas.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", metavar="KEY=VALUES", help="LOW:HIGH:STEP or V1,V2,..., e.g. rho=0.3:1.2:0.1."),
+    ] = None,
+    train_env: Annotated[
+        list[str] | None,
+        typer.Option("--train-env", metavar="ENV", help="Train there instead; `here`: in each environment itself."),
+    ] = None,
+    train_at_every_point: Annotated[
+        bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the file's own.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trained policy.")] = 5,
+    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same for all policies.")] = 20,
+    held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes.")] = 0,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="What tables and figures show; repeat.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Whom the others are compared with; default: the first.")
+    ] = None,
+    task_log: Annotated[bool, typer.Option("--task-log", help="Keep the fate of every task (Parquet).")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of all environments.")
+    ] = None,
+    set_policy: Annotated[
+        list[str] | None,
+        typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of all policies that are trained."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Tasks that play at the same time; default: the CPUs.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The folder under comparisons/; must not exist.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="COMPARISON", help="Go on with an interrupted comparison's folder.")
+    ] = None,
+) -> None:
+    """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
+    from offload_rllib.cli import console
+    from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
+    from offload_rllib.experiment.compare_plan import check_plan, is_plan, load_plan, plan_of, reference_of
+    from offload_rllib.experiment.compare_report import write_comparison
+    from offload_rllib.experiment.training import quieten
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    quieten()
+    if resume is not None:
+        if policies or env or sweep or train_env or name or metric or reference or set_ or set_policy:
+            raise ConfigError("--resume takes everything from the comparison's folder; give no other arguments")
+        folder = ComparisonFolder.open(resume)
+        if folder.state == "finished":
+            raise ConfigError(f"{folder.path}: this comparison is finished; there is nothing to resume")
+    else:
+        if policies and len(policies) == 1 and is_plan(policies[0]):
+            if env or sweep or train_env or metric or reference or set_ or set_policy:
+                raise ConfigError(f"{policies[0]} says everything; give only --name and --workers beside it")
+            plan = load_plan(policies[0])
+        else:
+            if not policies or not env:
+                raise ConfigError(
+                    "compare needs POLICY... and --env ENV, e.g.: "
+                    "offload-rllib compare local shortest_finish --env ether_12 --sweep rho=0.3:1.2:0.1"
+                )
+            plan = plan_of(
+                policies,
+                _separated(env),
+                training_environments=_separated(train_env),
+                sweep=sweep or (),
+                overrides=set_ or (),
+                policy_overrides=set_policy or (),
+                reference=reference,
+                train_at_every_point=train_at_every_point,
+                training_seeds=seeds,
+                episodes=episodes,
+                held_out_seed=held_out_seed,
+                metrics=tuple(metric or ()),
+                task_log=task_log,
+            )
+        with console.status("checking the comparison (a new installation compiles the simulator, for about a minute)"):
+            check_plan(plan)
+        folder = ComparisonFolder.create(name, plan, shlex.join(["offload-rllib", *sys.argv[1:]]))
+    say(f"comparison folder: {folder.path}")
+    with folder.removed_if_not_begun():
+        comparison = run_comparison(folder, console, workers=workers)
+    if comparison is None:
+        say(f"interrupted; what was done is saved. Go on with: offload-rllib compare --resume {folder.path}")
+        raise typer.Exit(130)
+    # Files first: a closed pipe ends the printing, and must not cost the results.
+    paths = write_comparison(comparison, folder.plan, folder.path)
+    _print(comparison, reference_of(folder.plan))
+    for what, path in paths.items():
+        say(f"{what}: {path}")
+
+
+def _separated(names: list[str] | None) -> list[str]:
+    return [part for name in names or () for part in name.split(",") if part]
+
+
+def _print(comparison: object, reference: str) -> None:
+    """Print the scores of every point, and differences from the reference."""
+    from rich.table import Table
+
+    from offload_rllib.cli import console
+    from offload_rllib.experiment.comparison import Comparison
+    from offload_rllib.experiment.metrics import SCORE
+    from offload_rllib.experiment.tables import differences_table, means_table
+
+    assert isinstance(comparison, Comparison)  # noqa: S101 - its class is not imported above: that would load torch
+    metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
+    for point in comparison.points:
+        frames = [means_table(comparison, point, metrics)]
+        if reference in comparison.played(point) and len(comparison.played(point)) > 1:
+            frames.append(differences_table(comparison, point, reference, metrics))
+        for frame in frames:
+            table = Table(title=comparison.label(point), title_justify="left")
+            for column in frame.columns:
+                table.add_column(str(column), justify="left" if column == "policy" else "right", overflow="fold")
+            for row in frame.itertuples(index=False):
+                table.add_row(*map(str, row))
+            console.print(table)

@@ -1,0 +1,312 @@
+"""What a comparison consists of: environments, swept keys, policies, and where the trained ones are trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.config.base import Count, Natural, Schema
+from offload_rllib.config.loading import nearest, presets, read_yaml
+from offload_rllib.experiment.contenders import Contender, Heuristic, is_rule_or_function, trained_contenders
+from offload_rllib.experiment.evaluation import Place, check
+from offload_rllib.experiment.metrics import METRICS, chosen
+from offload_rllib.experiment.training import check as check_training
+from offload_rllib.simulator.heuristics import HEURISTICS
+
+# Keys that are swept so often that they have a short name.
+SHORT_KEYS = {"rho": "workload.load.rho"}
+HERE = "here"
+
+
+class SweptKey(Schema):
+    """A key of the environments, and the values it is given in turn."""
+
+    column: str
+    """Its name in tables."""
+    key: str
+    """Its path, with dots."""
+    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+    """In the order played."""
+
+
+class ComparisonPlan(Schema):
+    """Everything that a comparison depends on, with nothing left to look up; `compare.yaml` of its folder."""
+
+    kind: Literal["comparison"] = "comparison"
+    """Tells the file from an environment or a policy."""
+    environments: Annotated[dict[str, EnvironmentConfig], Field(min_length=1)]
+    """By label, before the swept keys are set."""
+    training_environments: dict[str, EnvironmentConfig] = Field(default_factory=dict)
+    """Where policies are trained instead; empty: in each environment itself."""
+    sweep: tuple[SweptKey, ...] = ()
+    """Every combination of values is a point of the comparison."""
+    policies: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Heuristics, functions, folders of runs, and names of `trained`, in the order of the tables."""
+    trained: dict[str, PolicyConfig] = Field(default_factory=dict)
+    """Policies to train, by name."""
+    train_at_every_point: bool = False
+    """Whether policies are trained at every swept value; else at the value that the environment's file has."""
+    training_seeds: Count = 5
+    """How many runs of each trained policy: seeds 0, 1, ..."""
+    episodes: Annotated[int, Field(ge=2, strict=True)] = 20
+    """Held-out episodes, the same for all policies."""
+    held_out_seed: Natural = 0
+    """Of the held-out episodes."""
+    metrics: tuple[str, ...] = ()
+    """What tables and figures show; empty: the usual ones."""
+    reference: str
+    """The policy that others are compared with."""
+    task_log: bool = False
+    """Whether to keep the fate of every task."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One policy to be trained in one place with one seed."""
+
+    name: str
+    """Of the policy."""
+    seed: int
+    """Training seed."""
+    place: Place
+    """Where."""
+    config: PolicyConfig
+    """How, with the seed in it."""
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder."""
+        parts = [self.name, self.place.environment, *(f"{k}={v}" for k, v in self.place.values.items())]
+        return "-".join([*parts, f"seed_{self.seed}"]).replace("/", "_")
+
+
+def parse_sweep(text: str) -> SweptKey:
+    """Return a swept key from ``KEY=LOW:HIGH:STEP`` (both ends included) or ``KEY=V1,V2,...``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    key, equals, values = text.partition("=")
+    if not (key and equals and values):
+        raise ConfigError(f"--sweep '{text}': must be KEY=LOW:HIGH:STEP or KEY=V1,V2,..., e.g. rho=0.3:1.2:0.1")
+    path = SHORT_KEYS.get(key, key)
+    if ":" in values:
+        try:
+            low, high, step = map(float, values.split(":"))
+        except ValueError:
+            raise ConfigError(f"--sweep '{text}': {values} is not LOW:HIGH:STEP") from None
+        if not (step > 0 and low <= high and (high - low) / step < 1000):
+            raise ConfigError(f"--sweep '{text}': needs LOW <= HIGH, STEP > 0 and at most 1000 values")
+        numbers = low + step * np.arange(round((high - low) / step + 1e-9) + 1)
+        parsed: list[Any] = [float(f"{number:.10g}") for number in numbers if number <= high + 1e-9 * step]
+    else:
+        parsed = [yaml.safe_load(value) for value in values.split(",")]
+    if any(value in parsed[:i] for i, value in enumerate(parsed)):
+        raise ConfigError(f"--sweep '{text}': a value is given twice")
+    return SweptKey(column=path.rpartition(".")[2], key=path, values=tuple(parsed))
+
+
+def plan_of(
+    policies: Sequence[str],
+    environments: Sequence[str],
+    *,
+    training_environments: Sequence[str] = (),
+    sweep: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    policy_overrides: Sequence[str] = (),
+    reference: str | None = None,
+    **keys: Any,
+) -> ComparisonPlan:
+    """Return a plan from names, as the command line gives them.
+
+    Args:
+        policies: heuristics, functions, run folders, presets of `policies/` or YAML files of policies.
+        environments: presets or YAML files.
+        training_environments: the same, and ``here`` for each of `environments`; empty: as with ``here``.
+        sweep: as for `parse_sweep`.
+        overrides: of all environments.
+        policy_overrides: of all policies that are trained.
+        reference: whom others are compared with; None: the first policy.
+        keys: the other keys of `ComparisonPlan`.
+
+    Raises:
+        ConfigError: a name stands for nothing.
+    """
+    loaded = _environments(environments, overrides)
+    trained = {}
+    names = []
+    for name in dict.fromkeys(policies):
+        kept, config = _policy(name, policy_overrides)
+        names.append(kept)
+        if config is not None:
+            if kept in trained:
+                raise ConfigError(f"two policies are called '{kept}': give their files different names")
+            trained[kept] = config
+    elsewhere = {}
+    for name in training_environments:
+        elsewhere |= loaded if name == HERE else _environments([name], overrides)
+    return ComparisonPlan(
+        environments=loaded,
+        training_environments=elsewhere,
+        sweep=tuple(map(parse_sweep, sweep)),
+        policies=tuple(names),
+        trained=trained,
+        reference=reference or names[0],
+        **keys,
+    )
+
+
+def _environments(names: Sequence[str], overrides: Sequence[str]) -> dict[str, EnvironmentConfig]:
+    labels = [Path(name).stem for name in names]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"two environments are called '{label}': give their files different names")
+    return {label: load_environment(name, overrides) for label, name in zip(labels, names, strict=True)}
+
+
+def _policy(name: str, overrides: Sequence[str]) -> tuple[str, PolicyConfig | None]:
+    """Return a policy's name in the plan, and how it is trained, if it is to be."""
+    if is_rule_or_function(name, "policies"):
+        return name, None
+    if name.endswith((".yaml", ".yml")) or name in presets("policies"):
+        return Path(name).stem, load_policy_config(name, overrides)
+    if Path(name).is_dir():
+        return name, None
+    raise ConfigError(
+        f"'{name}' is neither a heuristic, nor a policy (a preset or a YAML file), nor a run folder."
+        f"{nearest(name, [*HEURISTICS, *presets('policies')])}"
+    )
+
+
+def load_plan(path: str | Path) -> ComparisonPlan:
+    """Return a plan that was written as YAML.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    content = read_yaml(Path(path))
+    try:
+        return ComparisonPlan.model_validate(content)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a comparison: {' '.join(str(error).split())}") from error
+
+
+def is_plan(path: str) -> bool:
+    """Return whether a text is the path of a YAML file that holds a plan."""
+    return (
+        path.endswith((".yaml", ".yml")) and Path(path).is_file() and read_yaml(Path(path)).get("kind") == "comparison"
+    )
+
+
+def places_of(plan: ComparisonPlan, environments: dict[str, EnvironmentConfig] | None = None) -> list[Place]:
+    """Return every environment at every combination of swept values.
+
+    Raises:
+        ConfigError: an environment does not take a swept value.
+    """
+    places = []
+    for label, config in (environments or plan.environments).items():
+        for values in itertools.product(*(swept.values for swept in plan.sweep)):
+            changes = [f"{swept.key}={value}" for swept, value in zip(plan.sweep, values, strict=True)]
+            columns = {swept.column: value for swept, value in zip(plan.sweep, values, strict=True)}
+            places.append(Place(label, load_environment(config, changes) if changes else config, columns))
+    return places
+
+
+def trainings_of(plan: ComparisonPlan) -> list[Training]:
+    """Return what has to be trained, in order."""
+    environments = plan.training_environments or plan.environments
+    if plan.train_at_every_point:
+        places = places_of(plan, environments)
+    else:
+        places = [Place(label, config) for label, config in environments.items()]
+    return [
+        Training(name, seed, place, _seeded(config, seed))
+        for place in places
+        for name, config in plan.trained.items()
+        for seed in range(plan.training_seeds)
+    ]
+
+
+def _seeded(config: PolicyConfig, seed: int) -> PolicyConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
+
+
+def contenders_at(plan: ComparisonPlan, place: Place, runs: dict[str, Path]) -> list[Contender]:
+    """Return who plays at a place, in the order of the plan.
+
+    Args:
+        plan: the comparison.
+        place: where.
+        runs: folder of each training that is done, by `Training.folder`; those of others are left out.
+    """
+    contenders: list[Contender] = []
+    trainings = trainings_of(plan)
+    several = len(plan.training_environments) > 1
+    for name in plan.policies:
+        if name not in plan.trained:
+            if is_rule_or_function(name, "policies"):
+                contenders.append(Heuristic(name))
+            else:
+                contenders += trained_contenders(Path(name).resolve().name, [Path(name)])
+            continue
+        mine = [t for t in trainings if t.name == name and t.folder in runs]
+        if plan.train_at_every_point:
+            mine = [t for t in mine if t.place.values == place.values]
+        if not plan.training_environments:
+            mine = [t for t in mine if t.place.environment == place.environment]
+        for label in dict.fromkeys(t.place.environment for t in mine):
+            group = [t for t in mine if t.place.environment == label]
+            labels = {t.place.fingerprint: label for t in group}
+            called = f"{name} from {label}" if several else name
+            contenders += trained_contenders(called, [runs[t.folder] for t in group], labels)
+    return contenders
+
+
+def check_plan(plan: ComparisonPlan) -> None:
+    """Find what is wrong with a comparison before anything runs.
+
+    Raises:
+        ConfigError: a policy does not fit an environment or cannot be trained there, the reference or a metric does
+            not exist, a swept key has no such value.
+    """
+    names = set()
+    reported: set[str] = set()
+    for place in places_of(plan):
+        contenders = contenders_at(plan, place, {})
+        reported |= set(check(place, contenders, episodes=plan.episodes, seed=plan.held_out_seed))
+        names |= {contender.name for contender in contenders}
+    if plan.trained:
+        several = (
+            [f" from {label}" for label in plan.training_environments] if len(plan.training_environments) > 1 else [""]
+        )
+        names |= {f"{name}{suffix}{how}" for name in plan.trained for suffix in several for how in ("", " (sampled)")}
+        for training in trainings_of(plan):
+            if training.seed == 0:
+                check_training(training.place.config, training.config)
+    for metric in plan.metrics:
+        if metric not in reported:
+            why = "is not reported by these environments" if metric in METRICS else "is no metric"
+            raise ConfigError(f"--metric '{metric}': {why}.{nearest(metric, reported)}")
+    chosen(plan.metrics, reported)
+    reference = reference_of(plan)
+    if reference not in names:
+        raise ConfigError(f"--reference '{plan.reference}': no policy here.{nearest(plan.reference, names)}")
+
+
+def reference_of(plan: ComparisonPlan) -> str:
+    """Return the policy that others are compared with, as tables call it."""
+    path = Path(plan.reference)
+    if plan.reference in plan.policies and plan.reference not in plan.trained and path.is_dir():
+        return path.resolve().name
+    if plan.reference in plan.trained and len(plan.training_environments) > 1:
+        return f"{plan.reference} from {next(iter(plan.training_environments))}"
+    return plan.reference
