@@ -90,7 +90,7 @@ class ComparisonFolder(RecordedFolder):
             ConfigError: an environment means something else in this version than when the comparison was begun.
         """
         plan = load_plan(self.path / PLAN)
-        begun = json.loads((self.path / self.RECORD).read_text(encoding="utf-8"))["environments"]
+        begun = self.entries()["environments"]
         for place in places_of(plan):
             if begun.get(place.label) != place.fingerprint:
                 raise ConfigError(
@@ -98,10 +98,6 @@ class ComparisonFolder(RecordedFolder):
                     f"{begun.get(place.label)} when the comparison was begun: the results do not go into one table"
                 )
         return plan
-
-    def state_record(self) -> dict[str, Any]:
-        """Return versions, command and state."""
-        return json.loads((self.path / self.RECORD).read_text(encoding="utf-8"))
 
 
 def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int | None = None) -> Comparison | None:
@@ -146,7 +142,7 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
         folder.record(state="failed")
         raise
     result = assemble(cells, played)
-    state = folder.state_record()
+    state = folder.entries()
     result.record.update({key: state[key] for key in ("version", "packages", "python", "platform", "command")})
     result.save(folder.path)
     if plan.task_log:

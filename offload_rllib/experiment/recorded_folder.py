@@ -124,13 +124,24 @@ class RecordedFolder:
         with written_at_once(path) as partial:
             partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
 
+    def entries(self) -> dict[str, Any]:
+        """Return the record: versions, time, state, and what was added.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            return dict(json.loads((self.path / self.RECORD).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND} ({error})") from error
+
     @property
     def state(self) -> str:
         """``created``, ``training``, ``interrupted``, ``failed`` or ``finished``."""
-        try:
-            return str(json.loads((self.path / self.RECORD).read_text(encoding="utf-8"))["state"])
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND} ({error})") from error
+        entries = self.entries()
+        if "state" not in entries:
+            raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND}: it has no state")
+        return str(entries["state"])
 
     @contextmanager
     def removed_if_not_begun(self) -> Iterator[None]:

@@ -1,0 +1,142 @@
+"""The project's own results: every algorithm with every kind of sharing against every heuristic, as a docs page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tabulate import tabulate
+
+from offload_rllib.config import load_environment, load_policy_config
+from offload_rllib.config.files import written_at_once
+from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
+from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
+from offload_rllib.experiment.compare_report import FIGURES, write_comparison
+from offload_rllib.experiment.comparison import Comparison
+from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.experiment.tables import differences_table, means_table
+from offload_rllib.simulator.heuristics import HEURISTICS
+
+METRICS = ("score_mean_s", "score_p50_s", "score_p95_s", "dropped_share", "offloaded_share")
+SEEDS, EPISODES = 5, 20
+
+
+@dataclass(frozen=True)
+class Study:
+    """One part of the results.
+
+    Attributes:
+        name: of its folder and figures.
+        title: of its section.
+        environment: a preset.
+        policies: presets of `policies/` that are trained.
+        sharings: each policy is trained with each.
+        overrides: of the environment.
+        changes: of the policies.
+        reference: whom the others are compared with.
+        figure: the metric that is drawn.
+    """
+
+    name: str
+    title: str
+    environment: str
+    policies: tuple[str, ...]
+    sharings: tuple[str, ...] = ("shared",)
+    overrides: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    reference: str = "shortest_finish"
+    figure: str = "score_mean_s"
+
+    def plan(self) -> ComparisonPlan:
+        """Return the comparison that the part consists of.
+
+        Raises:
+            ConfigError: a preset is not there, or does not take a change.
+        """
+        # One process per run: nothing of the result depends on how many CPUs there are.
+        fixed = ("training.runners=0", "training.envs_per_runner=8", *self.changes)
+        trained = {
+            f"{policy}_{sharing}": load_policy_config(policy, [f"sharing={sharing}", *fixed])
+            for policy in self.policies
+            for sharing in self.sharings
+        }
+        return ComparisonPlan(
+            environments={self.environment: load_environment(self.environment, self.overrides)},
+            policies=(*trained, *HEURISTICS),
+            trained=trained,
+            training_seeds=SEEDS,
+            episodes=EPISODES,
+            metrics=METRICS,
+            reference=self.reference,
+        )
+
+
+def run_study(study: Study, folder: Path, console: Console) -> tuple[Comparison, ComparisonPlan, Path] | None:
+    """Run a study in `folder/NAME`, or what is left of it; None after an interruption.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        TrainingError: a training failed.
+    """
+    path = folder / study.name
+    if path.is_dir():
+        kept = ComparisonFolder.open(path)
+    else:
+        plan = study.plan()
+        check_plan(plan)
+        kept = ComparisonFolder.create(str(path), plan, "python scripts/make_results.py")
+    comparison = run_comparison(kept, console)
+    if comparison is None:
+        return None
+    write_comparison(comparison, kept.plan, path)
+    return comparison, kept.plan, path
+
+
+def section(study: Study, comparison: Comparison, plan: ComparisonPlan, path: Path, images: Path) -> list[str]:
+    """Return a study's part of the page, and copy its figure to the page's images."""
+    images.mkdir(parents=True, exist_ok=True)
+    picture = images / f"results_{study.name}.png"
+    shutil.copyfile(path / FIGURES / f"{study.figure}.png", picture)
+    shutil.copyfile(path / "summary.csv", picture.with_suffix(".csv"))
+    (point,) = comparison.points
+    reference = reference_of(plan)
+    seconds = sum(_seconds(run) for run in (path / "runs").iterdir())
+    steps = {config.training.env_steps for config in plan.trained.values()}
+    about = (
+        f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}; "
+        f"{', '.join(f'{count:,}' for count in sorted(steps))} environment steps per run, {plan.training_seeds} "
+        f"training seeds, {plan.episodes} held-out episodes. Training took {seconds / 60:.0f} minutes in all."
+    )
+    lines = [
+        f"## {study.title}",
+        "",
+        about,
+        "",
+        f"![{study.title}](images/{picture.name})",
+        "",
+    ]
+    for table in (
+        means_table(comparison, point, METRICS),
+        differences_table(comparison, point, reference, METRICS[:4]),
+    ):
+        rows: list[dict[str, Any]] = table.to_dict("records")
+        lines += [tabulate(rows, "keys", "github", disable_numparse=True), ""]
+    return lines
+
+
+def _seconds(run: Path) -> float:
+    return float(RunFolder.open(run).entries()["seconds"])
+
+
+def _listed(changes: Sequence[str]) -> str:
+    return f" with {', '.join(f'`{change}`' for change in changes)}" if changes else ""
+
+
+def write_page(path: Path, head: str, sections: Sequence[Sequence[str]]) -> None:
+    """Write the page in one step."""
+    with written_at_once(path) as partial:
+        partial.write_text("\n".join([head, *(line for lines in sections for line in lines)]), encoding="utf-8")
