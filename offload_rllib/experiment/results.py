@@ -16,7 +16,7 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
 from offload_rllib.experiment.compare_report import FIGURES, write_comparison
-from offload_rllib.experiment.comparison import Comparison
+from offload_rllib.experiment.comparison import load_comparison
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.tables import differences_table, means_table
 from offload_rllib.simulator.heuristics import HEURISTICS
@@ -75,8 +75,8 @@ class Study:
         )
 
 
-def run_study(study: Study, folder: Path, console: Console) -> tuple[Comparison, ComparisonPlan, Path] | None:
-    """Run a study in `folder/NAME`, or what is left of it; None after an interruption.
+def run_study(study: Study, folder: Path, console: Console) -> bool:
+    """Run a study in `folder/NAME`, or what is left of it; return whether it is finished, False after an interruption.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -89,15 +89,17 @@ def run_study(study: Study, folder: Path, console: Console) -> tuple[Comparison,
         plan = study.plan()
         check_plan(plan)
         kept = ComparisonFolder.create(str(path), plan, "python scripts/make_results.py")
+    if kept.state == "finished":
+        return True
     comparison = run_comparison(kept, console)
-    if comparison is None:
-        return None
-    write_comparison(comparison, kept.plan, path)
-    return comparison, kept.plan, path
+    if comparison is not None:
+        write_comparison(comparison, kept.plan, path)
+    return comparison is not None
 
 
-def section(study: Study, comparison: Comparison, plan: ComparisonPlan, path: Path, images: Path) -> list[str]:
-    """Return a study's part of the page, and copy its figure to the page's images."""
+def _section(study: Study, path: Path, images: Path) -> list[str]:
+    """Return a finished study's part of the page, and copy its figure to the page's images."""
+    comparison, plan = load_comparison(path), ComparisonFolder.open(path).plan
     images.mkdir(parents=True, exist_ok=True)
     picture = images / f"results_{study.name}.png"
     shutil.copyfile(path / FIGURES / f"{study.figure}.png", picture)
@@ -136,7 +138,12 @@ def _listed(changes: Sequence[str]) -> str:
     return f" with {', '.join(f'`{change}`' for change in changes)}" if changes else ""
 
 
-def write_page(path: Path, head: str, sections: Sequence[Sequence[str]]) -> None:
-    """Write the page in one step."""
+def write_page(path: Path, head: str, studies: Sequence[Study], folder: Path) -> None:
+    """Write a page of the studies that are finished in a folder, in one step, and their figures beside it."""
+    lines = [head]
+    for study in studies:
+        done = folder / study.name
+        if done.is_dir() and ComparisonFolder.open(done).state == "finished":
+            lines += _section(study, done, path.parent / "images")
     with written_at_once(path) as partial:
-        partial.write_text("\n".join([head, *(line for lines in sections for line in lines)]), encoding="utf-8")
+        partial.write_text("\n".join(lines), encoding="utf-8")
