@@ -11,6 +11,7 @@ from offload_rllib.envs.vector import vector_env
 
 if TYPE_CHECKING:
     from offload_rllib.policies.heuristic import HeuristicPolicy
+    from offload_rllib.policies.remote import RemotePolicy
     from offload_rllib.policies.saved import SavedPolicy
 
 __all__ = ["gym_env", "load_policy", "parallel_env", "register", "vector_env"]
@@ -31,22 +32,24 @@ def register() -> list[str]:
     return register_environments()
 
 
-def load_policy(policy: str | Path) -> SavedPolicy | HeuristicPolicy:
+def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
     """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
 
     ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
 
     Args:
-        policy: folder of a run or of a checkpoint, or a heuristic: its name, or a function
-            ``package.module:function``.
+        policy: folder of a run or of a checkpoint; the address of a service, ``http://HOST:PORT``; or a heuristic:
+            its name, or a function ``package.module:function``.
 
     Raises:
         ConfigError: there is no such heuristic, or no policy in the folder.
+        ServiceError: no service answers at the address.
     """
     from offload_rllib.config.base import is_function_path
     from offload_rllib.envs.extensions import load_function
     from offload_rllib.experiment.contenders import trained_policy_folder
     from offload_rllib.policies.heuristic import HeuristicPolicy
+    from offload_rllib.policies.remote import RemotePolicy, is_service
     from offload_rllib.policies.saved import load_saved_policy
     from offload_rllib.scenario.build import check_rule
     from offload_rllib.simulator.heuristics import HEURISTICS
@@ -58,4 +61,6 @@ def load_policy(policy: str | Path) -> SavedPolicy | HeuristicPolicy:
     if is_function_path(name):
         load_function(name, "policy")
         return HeuristicPolicy(name)
+    if is_service(name):
+        return RemotePolicy(name)
     return load_saved_policy(trained_policy_folder(Path(policy)))

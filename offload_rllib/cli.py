@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from offload_rllib.commands.compare import compare
+from offload_rllib.commands.serve import serve
 from offload_rllib.commands.tune import tune
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
@@ -106,7 +107,10 @@ def evaluate(
     env: EnvArgument,
     policies: Annotated[
         list[str],
-        typer.Argument(metavar="POLICY...", help="Heuristics, functions package.module:function, or folders of runs."),
+        typer.Argument(
+            metavar="POLICY...",
+            help="Heuristics, functions package.module:function, folders of runs, or addresses of services.",
+        ),
     ],
     set_: SetOption = None,
     episodes: EpisodesOption = 20,
@@ -226,6 +230,9 @@ def import_peersim(
         _say(f"written: {name}")
 
 
+app.command()(serve)
+
+
 def _say(line: str) -> None:
     """Print a line that a person may copy: unbroken, uncoloured."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -274,7 +281,8 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
-        if type(error).__name__ != "TrainingError":  # its class is not imported here: that would load ray
+        # Their classes are not imported here: that would load ray and torch.
+        if type(error).__name__ not in ("TrainingError", "ServiceError"):
             raise
         _fail(str(error), 1)
 

@@ -190,7 +190,8 @@ def _step(place: Any, part: str, where: str, *, create: bool) -> Any:
     raise ConfigError(f"{where}: '{part}' leads into a {type(place).__name__}, which has no keys")
 
 
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Return one line per problem: `where`, the key, the value and what is accepted."""
     schema = model.model_json_schema(by_alias=True)
     lines = []
     for problem in error.errors():
@@ -273,7 +274,7 @@ def validated(
     try:
         return model.model_validate(content, context=context)
     except ValidationError as error:
-        raise ConfigError(_explain(error, model, where)) from error
+        raise ConfigError(explain(error, model, where)) from error
 
 
 def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:

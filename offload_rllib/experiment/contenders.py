@@ -15,6 +15,7 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.envs.extensions import load_function
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
+from offload_rllib.policies.remote import RemotePolicy, is_service
 from offload_rllib.policies.saved import (
     DESCRIPTION,
     POLICY_FOLDER,
@@ -61,17 +62,17 @@ class Heuristic:
 
 @dataclass
 class Trained:
-    """A trained policy, greedy or sampled."""
+    """A trained policy, greedy or sampled: loaded here, or behind a service."""
 
     name: str
-    source: Path
-    """Folder of the policy."""
+    source: Path | str
+    """Folder of the policy, or the address of a service."""
     deterministic: bool
     trained_on: str = ""
     training_seed: int | None = None
-    policy: SavedPolicy | None = field(default=None, repr=False, compare=False)
+    policy: SavedPolicy | RemotePolicy | None = field(default=None, repr=False, compare=False)
     """Read from `source` when it is needed, unless given."""
-    _fitted: SavedPolicy | None = field(default=None, init=False, repr=False, compare=False)
+    _fitted: SavedPolicy | RemotePolicy | None = field(default=None, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the networks out: whoever plays reads them from the folder."""
@@ -83,7 +84,9 @@ class Trained:
         Raises:
             ConfigError: the policy does not fit the environment.
         """
-        self.policy = self.policy or load_saved_policy(self.source)
+        if self.policy is None:
+            remote = isinstance(self.source, str)
+            self.policy = RemotePolicy(self.source) if remote else load_saved_policy(self.source)
         try:
             self._fitted = self.policy.on(env)
         except ConfigError as error:
@@ -137,15 +140,21 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
     """Return the policies that names stand for; a trained one twice, greedy and sampled.
 
     Args:
-        names: heuristics, functions ``package.module:function``, or folders of runs or checkpoints.
+        names: heuristics, functions ``package.module:function``, folders of runs or checkpoints, or addresses of
+            services (``http://HOST:PORT``).
 
     Raises:
-        ConfigError: a name is neither.
+        ConfigError: a name is none of these.
+        ServiceError: no service answers at an address.
     """
     contenders: list[Contender] = []
     for name in dict.fromkeys(names):
         if is_rule_or_function(name, "policies"):
             contenders.append(Heuristic(name))
+            continue
+        if is_service(name):
+            called = name.partition("://")[2].rstrip("/")
+            contenders += [Trained(called, name, True), Trained(f"{called} (sampled)", name, False)]
             continue
         path = Path(name)
         if "/" not in name and not path.exists():

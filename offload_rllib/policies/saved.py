@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.sharing import Assignment, device_types
@@ -133,13 +136,11 @@ class SavedPolicy:
         self.assignment = assignment or description.assignment
         self.networks = {name: network.eval() for name, network in networks.items()}
         self._order = tuple(self.networks)
-        index = {name: i for i, name in enumerate(self._order)}
-        self._policy_of = np.array([index[name] for name in self.assignment.policy_of], np.int64)
-        self._generator = torch.Generator()
+        self._draws = CallSeeds()
 
     def seed(self, seed: int) -> None:
         """Restart the draws of sampled actions."""
-        self._generator.manual_seed(seed)
+        self._draws.restart(seed)
 
     def for_agents(self, agents: Sequence[str], types: Sequence[str]) -> SavedPolicy:
         """Return these policies for other agents, by the sharing they were trained with.
@@ -164,7 +165,6 @@ class SavedPolicy:
             raise ConfigError(misfit)
         return self.for_agents(env.agents, device_types(env.scenario))
 
-    @torch.inference_mode()
     def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
         """Return actions [..., A] int64. With a single policy the axis of agents may be missing.
 
@@ -183,39 +183,86 @@ class SavedPolicy:
         misfit = self.description.misfit(observations.shape[-1], masks.shape[-1])
         if misfit:
             raise ValueError(misfit)
-        if len(self._order) > 1 and masks.shape[-2:-1] != self._policy_of.shape:
-            raise ValueError(
-                f"these policies are for {len(self._policy_of)} agents, got arrays of shape {observations.shape}; "
-                "`on` fits them to another environment"
-            )
         seen = observations.reshape(-1, observations.shape[-1])
         valid = masks.reshape(-1, masks.shape[-1])
-        actions = valid.argmax(-1)
-        for name, rows in self._choices(valid):
-            logits = self._logits(name, torch.from_numpy(seen[rows]), torch.from_numpy(valid[rows]), deterministic)
-            if not deterministic:
-                # The largest of logits plus Gumbel noise is a draw from their softmax.
-                logits -= torch.empty_like(logits).exponential_(generator=self._generator).log()
-            actions[rows] = logits.argmax(-1).numpy()
-        return actions.reshape(masks.shape[:-1])
+        owners = self.assignment.owners(masks.shape[:-1])
+        draws = None
+        if not deterministic:
+            draws = row_draws(self._draws.next_call(), np.arange(len(valid)))
+        return self.act(seen, valid, owners, draws).reshape(masks.shape[:-1])
 
-    def _choices(self, valid: Array) -> Iterator[tuple[str, Array]]:
-        """Yield policies and the rows [at most CHUNK] of `valid` [N, R] that they decide, N = ... x A."""
-        rows = np.flatnonzero(valid.sum(-1, dtype=np.int32) > 1)
+    @torch.inference_mode()
+    def act(self, observations: Array, masks: Array, owners: Array, draws: Array | None = None) -> Array:
+        """Return actions [N] int64 for rows that may belong to any agents, in any order.
+
+        Args:
+            observations: [N, F] float32.
+            masks: [N, R], 1 where an action is valid.
+            owners: [N] int64, the policy of each row: its place in `description.serves`.
+            draws: [N] float64 in [0, 1), what decides a sampled action; NaN takes the action of the highest score,
+                as no draws do for all rows.
+        """
+        actions = masks.argmax(-1)
+        for name, rows in self._choices(masks, owners):
+            valid = torch.from_numpy(masks[rows])
+            scores = self.networks[name](torch.from_numpy(observations[rows]), valid)
+            chosen = scores.argmax(-1).numpy()
+            if draws is not None:
+                if self.description.output == "values":
+                    scores = epsilon_greedy(scores, valid, self.description.epsilon)
+                chosen = np.where(np.isnan(draws[rows]), chosen, _drawn(scores, draws[rows]))
+            actions[rows] = chosen
+        return actions
+
+    def _choices(self, masks: Array, owners: Array) -> Iterator[tuple[str, Array]]:
+        """Yield policies and the rows [at most CHUNK] of `masks` [N, R] that they decide."""
+        rows = np.flatnonzero(masks.sum(-1, dtype=np.int32) > 1)
         bounds = [0, len(rows)]
         if len(self._order) > 1:
-            policies = self._policy_of[rows % len(self._policy_of)]
+            policies = owners[rows]
             rows = rows[np.argsort(policies, kind="stable")]
             bounds = np.searchsorted(np.sort(policies), np.arange(len(self._order) + 1)).tolist()
         for name, first, last in zip(self._order, bounds, bounds[1:], strict=False):
             for start in range(first, last, CHUNK):
                 yield name, rows[start : min(start + CHUNK, last)]
 
-    def _logits(self, name: str, observations: Tensor, masks: Tensor, deterministic: bool) -> Tensor:
-        scores = self.networks[name](observations, masks)
-        if deterministic or self.description.output == "logits":
-            return scores
-        return epsilon_greedy(scores, masks, self.description.epsilon)
+
+def _drawn(logits: Tensor, draws: Array) -> Array:
+    """Return actions [n] int64 drawn from the softmax of logits [n, R], by inverse transform of draws [n] in [0, 1)."""
+    reached = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
+    # Below the last value whatever the rounding, so that the draw always falls on an action with a probability.
+    thresholds = np.minimum(np.nan_to_num(draws) * reached[:, -1], np.nextafter(reached[:, -1], 0.0))
+    return (reached <= thresholds[:, None]).sum(-1)
+
+
+def packed(folder: Path) -> dict[str, bytes]:
+    """Return the files of saved policies by name, to be taken elsewhere and read there with `unpacked`.
+
+    Raises:
+        ConfigError: the folder holds no policy, or one that cannot be read.
+    """
+    names = [DESCRIPTION, *(f"{name}.safetensors" for name in load_description(folder).serves)]
+    try:
+        return {name: (folder / name).read_bytes() for name in names}
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def unpacked(files: Mapping[str, bytes]) -> SavedPolicy:
+    """Return the policies that `packed` took; errors as `load_saved_policy`."""
+    with tempfile.TemporaryDirectory(prefix="offload-rllib-policy-") as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        return load_saved_policy(Path(folder))
+
+
+def version_of(files: Mapping[str, bytes]) -> str:
+    """Return 12 hexadecimal digits that depend on every byte of saved policies."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
+    return digest.hexdigest()[:12]
 
 
 def load_saved_policy(folder: Path) -> SavedPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,25 @@ class Assignment:
     def indices(self, policy: str) -> Array:
         """Return the indices [a] int64 of the agents that a policy acts for."""
         return np.flatnonzero(np.array(self.policy_of) == policy)
+
+    def owners(self, shape: tuple[int, ...]) -> Array:
+        """Return the policy [N] int64, as its place in `policies`, of every row of an array of shape [..., A].
+
+        Args:
+            shape: [..., A], with N numbers in all; any shape if there is a single policy.
+
+        Raises:
+            ValueError: the last axis is not that of the agents.
+        """
+        if len(self.serves) == 1:
+            return np.zeros(math.prod(shape), np.int64)
+        if shape[-1:] != (len(self.policy_of),):
+            raise ValueError(
+                f"these policies are for {len(self.policy_of)} agents, got arrays of shape {shape}; "
+                "`on` fits them to another environment"
+            )
+        index = {name: i for i, name in enumerate(self.policies)}
+        return np.tile([index[name] for name in self.policy_of], math.prod(shape[:-1]))
 
     def applied_to(self, agents: Sequence[str], device_types: Sequence[str]) -> Assignment:
         """Return the assignment by the same rule of another environment's agents.

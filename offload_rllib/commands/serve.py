@@ -1,0 +1,94 @@
+"""`offload-rllib serve`: a trained policy as a service."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from offload_rllib.config import ConfigError
+
+if TYPE_CHECKING:
+    from offload_rllib.serving.deployment import Listener
+    from offload_rllib.serving.messages import Limits
+
+# Of the extra `serve`; what is there without it has ray.serve, but not what that imports.
+NEEDED = ("starlette", "uvicorn", "fastapi")
+
+
+def serve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, of a checkpoint or of a saved policy.")],
+    host: Annotated[str, typer.Option(help="Interface to listen on; others than this machine reach only 0.0.0.0.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that decide.")] = 1,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 256,
+    max_rows: Annotated[int, typer.Option(min=1, help="Observations in one request.")] = 4096,
+) -> None:
+    """Answer observations with a trained policy's actions, over HTTP, until Ctrl-C."""
+    from offload_rllib.config.base import is_function_path
+    from offload_rllib.experiment.contenders import trained_policy_folder
+    from offload_rllib.policies.saved import load_saved_policy, packed, version_of
+    from offload_rllib.simulator.heuristics import HEURISTICS
+
+    if not Path(run).exists() and (run.partition(":")[0] in HEURISTICS or is_function_path(run)):
+        raise ConfigError(
+            f"'{run}' is a heuristic: it reads the simulator's state, not observations, and cannot be served; "
+            "give the folder of a trained policy"
+        )
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"serve: needs {', '.join(missing)}: pip install 'offload-rllib[serve]'")
+    folder = trained_policy_folder(Path(run))
+    description = load_saved_policy(folder).description  # a folder that cannot be read is found here, not in a replica
+    files = packed(folder)
+
+    from offload_rllib.experiment.training import local_ray, quieten
+    from offload_rllib.serving.deployment import Listener
+    from offload_rllib.serving.messages import Limits
+
+    listener = Listener(host, port, replicas, queue)
+    listener.check_free()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"policy {version_of(files)} from {folder}: {description.algorithm}, {description.sharing}, "
+        f"{description.observation_size} observations, {description.actions} actions"
+    )
+    if not listener.is_loopback:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"warning: listening on {host}: whoever can reach this machine can ask, for there is no authentication; "
+            "put a proxy with TLS and a login before it",
+            style="yellow",
+            markup=False,
+        )
+    quieten()
+    try:
+        with local_ray():
+            # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
+            _serve_until_interrupted(files, listener, Limits(rows=max_rows), console)
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+def _serve_until_interrupted(files: dict[str, bytes], listener: Listener, limits: Limits, console: Console) -> None:
+    from offload_rllib.serving.deployment import served
+
+    status = console.status("starting Ray Serve")
+    with status, served(files, listener, limits):
+        status.stop()
+        console.print(f"listening: {listener.url}/v1/act (health: {listener.url}/health); Ctrl-C stops it")
+        try:
+            threading.Event().wait()
+        finally:
+            # A second Ctrl-C would leave processes behind.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            console.print("stopping")

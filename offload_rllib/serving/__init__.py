@@ -1,0 +1,1 @@
+"""A saved policy as a service: observations in, actions out, over HTTP."""

@@ -1,0 +1,108 @@
+"""The HTTP application of a service, without what runs it: Ray Serve, or any ASGI server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from offload_rllib.policies.saved import SavedPolicy
+from offload_rllib.serving.messages import ActRequest, Limits, RefusedError, Rows, read_request
+from offload_rllib.simulator.types import Array
+from offload_rllib.version import __version__
+
+# Messages repeat what was given, which may be long.
+MOST_CHARACTERS = 500
+
+Act = Callable[[Rows], Awaitable[Array]]
+
+
+def make_app(policy: SavedPolicy, version: str, act: Act, limits: Limits | None = None) -> Starlette:
+    """Return the application.
+
+    Args:
+        policy: what is served.
+        version: of the saved policy, see `policies.saved.version_of`.
+        act: returns the actions [N] of a request; it may wait for others and decide for them together.
+        limits: of a request; the defaults of `Limits` without them.
+
+    Paths:
+        ``POST /v1/act``: an `ActRequest`; answers `actions` [N], `version`, `deterministic` and `seed`.
+        ``GET /v1/policy``: `version`, `description` (`PolicyDescription`), `limits`, `offload_rllib`.
+        ``GET /v1/schema``: the JSON schema of an `ActRequest`.
+        ``GET /health``: `status` and `version`.
+    """
+    limits = limits or Limits()
+    about = {
+        "version": version,
+        "description": policy.description.model_dump(mode="json"),
+        "limits": limits.model_dump(),
+        "offload_rllib": __version__,
+    }
+    schema = ActRequest.model_json_schema()
+
+    async def post_act(request: Request) -> Response:
+        rows = read_request(await _body(request, limits.body_bytes), policy.description, limits)
+        actions = await act(rows)
+        answer = {"actions": actions.tolist(), "version": version}
+        return JSONResponse(answer | {"deterministic": rows.seed is None, "seed": rows.seed})
+
+    async def get_policy(request: Request) -> Response:
+        return JSONResponse(about)
+
+    async def get_schema(request: Request) -> Response:
+        return JSONResponse(schema)
+
+    async def get_health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": version})
+
+    return Starlette(
+        routes=[
+            Route("/v1/act", post_act, methods=["POST"]),
+            Route("/v1/policy", get_policy),
+            Route("/v1/schema", get_schema),
+            Route("/health", get_health),
+        ],
+        exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _failed},
+    )
+
+
+async def _body(request: Request, most_bytes: int) -> bytes:
+    """Return the body of a request, of which no more is kept than is accepted."""
+    too_much = RefusedError(413, f"request: longer than {most_bytes} bytes, which is the most that is accepted")
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > most_bytes:
+        raise too_much
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most_bytes:
+                raise too_much
+    except ClientDisconnect:
+        raise RefusedError(400, "request: ended before its body did") from None
+    return bytes(body)
+
+
+def _error(status: int, reason: str) -> Response:
+    # What was refused may not have been read to its end, so that nothing can follow it on this connection.
+    headers = {"Connection": "close"} if status == 413 else None
+    return JSONResponse({"error": reason[:MOST_CHARACTERS]}, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)  # noqa: S101 - for the type checker
+    return _error(error.status, str(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    return _error(error.status_code, f"{request.method} {request.url.path[:100]}: {error.detail}")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(500, "the service failed to answer; its log says why")

@@ -1,0 +1,149 @@
+"""A saved policy on Ray Serve: replicas, batching, a bounded queue, a listener."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+from starlette.applications import Starlette
+
+from offload_rllib.config import ConfigError
+from offload_rllib.policies.saved import unpacked, version_of
+from offload_rllib.serving.app import make_app
+from offload_rllib.serving.messages import Limits, Rows, act_together
+from offload_rllib.simulator.types import Array
+
+NAME = "offload-rllib"
+# Requests that are decided together. More wait for nobody: what is there is taken.
+MOST_TOGETHER = 64
+REQUEST_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where a service listens, and how much of it there is.
+
+    Attributes:
+        host: address of an interface; loopback unless others are to reach it.
+        port: TCP port.
+        replicas: processes that decide.
+        queue: requests that wait; more are answered 503.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int = 1
+    queue: int = 256
+
+    @property
+    def url(self) -> str:
+        """Address for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of this machine reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def check_free(self) -> None:
+        """Find out whether it can listen there.
+
+        Raises:
+            ConfigError: the host is not one of this machine's, or the port is taken.
+        """
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"--host {self.host} --port {self.port}: cannot listen there: {reason}; choose another"
+            ) from error
+
+
+@serve.deployment(name="policy", max_ongoing_requests=2 * MOST_TOGETHER)
+@serve.ingress()
+class PolicyService:
+    """A replica: loads the policies it is handed, and decides for the requests that wait together."""
+
+    def __init__(self, files: Mapping[str, bytes], limits: Limits) -> None:
+        """Load the policies.
+
+        Args:
+            files: from `policies.saved.packed`; handed over, so that no replica needs the disk they come from.
+            limits: of a request.
+        """
+        torch.set_num_threads(1)  # networks are small; replicas, not threads, use the other cores
+        self.policy = unpacked(files)
+        self.version = version_of(files)
+        self.limits = limits
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Return the application; Ray Serve calls it in the replica."""
+        return make_app(self.policy, self.version, self.act, self.limits)
+
+    @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.0)
+    async def act(self, requests: list[Rows]) -> list[Array]:
+        """Return the actions of requests that wait together."""
+        return act_together(self.policy, requests)
+
+    def check_health(self) -> None:
+        """Decide once; Ray Serve calls it regularly, and restarts a replica in which it raises."""
+        size, actions = self.policy.description.observation_size, self.policy.description.actions
+        self.policy.act(np.zeros((1, size), np.float32), np.ones((1, actions), np.int8), np.zeros(1, np.int64))
+
+
+def quieten_serve() -> None:
+    """Silence what Ray Serve says of itself on the terminal; its own log files keep it."""
+    # Read when Serve's modules are imported in its own processes, which inherit it.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+@contextmanager
+def served(files: Mapping[str, bytes], listener: Listener, limits: Limits) -> Iterator[None]:
+    """Serve saved policies while the block runs, on the Ray that this process has.
+
+    Args:
+        files: from `policies.saved.packed`.
+        listener: where, and how much.
+        limits: of a request.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+    listener.check_free()
+    quieten_serve()
+    quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host=listener.host, port=listener.port, request_timeout_s=REQUEST_TIMEOUT_S),
+        logging_config=quiet,
+    )
+    try:
+        deployment = PolicyService.options(
+            num_replicas=listener.replicas, max_queued_requests=listener.queue, logging_config=quiet
+        )
+        serve.run(deployment.bind(files, limits), name=NAME, route_prefix="/")
+        yield
+    finally:
+        # Not serve.shutdown(): that kills the controller while it answers, of which Ray complains on the terminal.
+        serve.delete(NAME)
