@@ -85,8 +85,8 @@ class Trained:
             ConfigError: the policy does not fit the environment.
         """
         if self.policy is None:
-            remote = isinstance(self.source, str)
-            self.policy = RemotePolicy(self.source) if remote else load_saved_policy(self.source)
+            source = self.source
+            self.policy = RemotePolicy(source) if isinstance(source, str) else load_saved_policy(source)
         try:
             self._fitted = self.policy.on(env)
         except ConfigError as error:
@@ -154,7 +154,8 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
             continue
         if is_service(name):
             called = name.partition("://")[2].rstrip("/")
-            contenders += [Trained(called, name, True), Trained(f"{called} (sampled)", name, False)]
+            contenders.append(Trained(called, name, deterministic=True))
+            contenders.append(Trained(f"{called} (sampled)", name, deterministic=False))
             continue
         path = Path(name)
         if "/" not in name and not path.exists():
