@@ -18,17 +18,15 @@ from offload_rllib.experiment.results import Study, run_study, write_page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 ALGORITHMS = ("ppo", "a2c", "ddqn")
-SHORTER = ("training.env_steps=160000",)
 HERD = ("ppo_herd", "a2c_herd")
 STUDIES = (
-    Study("ether_12", "The paper's network under Alibaba jobs", "ether_12", ALGORITHMS, changes=SHORTER),
+    Study("ether_12", "The paper's network under Alibaba jobs", "ether_12", ALGORITHMS),
     Study(
         "ether_12_sharing",
         "The same with a policy per type of device, and one per node",
         "ether_12",
         ALGORITHMS,
         ("per_device", "per_node"),
-        changes=SHORTER,
     ),
     Study("herd_20", "Twenty equal nodes with old news, rho 0.9", "herd_20", HERD, reference="keep_first"),
     Study(
