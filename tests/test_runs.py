@@ -75,6 +75,7 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
         "comparison.png",
         "episodes.csv",
         "summary.csv",
+        "timings.csv",
     ]
     assert sorted(path.name for path in (run / "policy").iterdir()) == ["policy.json", "shared.safetensors"]
     card = (run / "MODEL_CARD.md").read_text()
