@@ -5,11 +5,11 @@ Every kind but `replay` and `job_times` gives the shape of a rate over time; `wo
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import DataFile, Flag, NonNegative, Positive, PositiveOrRange, Schema
+from offload_rllib.config.base import DataFile, Flag, NonNegative, Positive, PositiveOrRange, Schema, bare_word_is
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1, strict=True)]
@@ -165,10 +165,7 @@ class Column(Schema):
     factor: Positive = 1.0
     """Multiplies what the file says, to bring it to this project's unit (e.g. 8e6 for megabytes to bits)."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
+    _from_name = bare_word_is("column")
 
 
 class Columns(Schema):

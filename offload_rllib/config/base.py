@@ -48,6 +48,16 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def bare_word_is(key: str) -> Any:
+    """Return a validator of a `Schema` with which a bare word in YAML stands for a mapping of this key alone."""
+
+    def read(_model: type[Schema], value: Any) -> Any:
+        return {key: value} if isinstance(value, str) else value
+
+    # Declared for the body of a class, where the type checker sees a method.
+    return model_validator(mode="before")(classmethod(read))  # pyright: ignore[reportArgumentType]
+
+
 class PerEpisode(Schema):
     """A number that is drawn anew for every episode, uniformly from low to high (domain randomisation)."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from offload_rllib.config.base import Count, DataFile, Finite, Natural, Positive, Schema
+from offload_rllib.config.base import Count, DataFile, Finite, Natural, Positive, Schema, bare_word_is
 from offload_rllib.config.policy import Seed
 
 ENVIRONMENT, POLICY = "environment", "policy"
@@ -84,10 +84,7 @@ class Metric(Schema):
     mode: Literal["min", "max"] = "min"
     """Which end is better."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    _from_word = bare_word_is("name")
 
 
 class Search(Schema):
@@ -101,10 +98,7 @@ class Search(Schema):
     startup_trials: Natural = 6
     """With optuna: trials that are drawn at random before it learns from them."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_word(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+    _from_word = bare_word_is("kind")
 
 
 class Scheduler(Schema):
@@ -121,10 +115,7 @@ class Scheduler(Schema):
     min_trials: Count = 3
     """Trials to compare with before any ends; of median."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_word(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+    _from_word = bare_word_is("kind")
 
 
 class Budget(Schema):
