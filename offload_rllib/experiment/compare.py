@@ -71,17 +71,6 @@ class ComparisonFolder(RecordedFolder):
         folder.make({PLAN: plan.model_dump(mode="json", by_alias=True)}, command=command, environments=fingerprints)
         return folder
 
-    @staticmethod
-    def open(path: str | Path) -> ComparisonFolder:
-        """Return an existing comparison.
-
-        Raises:
-            ConfigError: there is no such folder, or it is none.
-        """
-        folder = ComparisonFolder(Path(path))
-        folder.require()
-        return folder
-
     @property
     def plan(self) -> ComparisonPlan:
         """What is to be done.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -104,13 +104,20 @@ class RecordedFolder:
             shutil.rmtree(self.path)
             raise
 
-    def require(self) -> None:
-        """Raise ConfigError if there is no such folder, or it is none of this kind."""
-        if not self.path.is_dir():
-            raise ConfigError(f"{self.path}: no such {self.KIND} folder")
-        missing = [name for name in (self.RECORD, *self.CONTENT) if not (self.path / name).is_file()]
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Return an existing folder.
+
+        Raises:
+            ConfigError: there is no such folder, or it is none of this kind.
+        """
+        folder = cls(Path(path))
+        if not folder.path.is_dir():
+            raise ConfigError(f"{folder.path}: no such {cls.KIND} folder")
+        missing = [name for name in (cls.RECORD, *cls.CONTENT) if not (folder.path / name).is_file()]
         if missing:
-            raise ConfigError(f"{self.path}: not a {self.KIND} folder: {missing[0]} is missing")
+            raise ConfigError(f"{folder.path}: not a {cls.KIND} folder: {missing[0]} is missing")
+        return folder
 
     @property
     def name(self) -> str:

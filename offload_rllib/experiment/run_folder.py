@@ -54,17 +54,6 @@ class RunFolder(RecordedFolder):
         run.make(content, environment=fingerprint(environment))
         return run
 
-    @staticmethod
-    def open(path: str | Path) -> RunFolder:
-        """Return an existing run.
-
-        Raises:
-            ConfigError: there is no such folder, or it is not a run.
-        """
-        run = RunFolder(Path(path))
-        run.require()
-        return run
-
     @property
     def environment(self) -> EnvironmentConfig:
         """The environment it was trained on."""

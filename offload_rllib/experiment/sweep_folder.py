@@ -50,17 +50,6 @@ class SweepFolder(RecordedFolder):
         folder.make(content, environment=fingerprint(plan.environment))
         return folder
 
-    @staticmethod
-    def open(path: str | Path) -> SweepFolder:
-        """Return an existing sweep.
-
-        Raises:
-            ConfigError: there is no such folder, or it is not a sweep.
-        """
-        folder = SweepFolder(Path(path))
-        folder.require()
-        return folder
-
     @property
     def plan(self) -> SweepPlan:
         """What is to be done, from the files of the folder alone."""
