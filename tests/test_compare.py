@@ -20,7 +20,7 @@ from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, parse_sweep, plan_of
-from offload_rllib.experiment.compare_report import write_comparison
+from offload_rllib.experiment.compare_report import finish_comparison
 from offload_rllib.experiment.comparison import Comparison, load_comparison
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
@@ -55,7 +55,7 @@ def run(plan: ComparisonPlan, path: Path, **how: Any) -> Comparison:
     folder = ComparisonFolder.create(str(path), plan, "offload-rllib compare ...")
     comparison = run_comparison(folder, Console(quiet=True), **how)
     assert comparison is not None
-    write_comparison(comparison, plan, path)
+    finish_comparison(folder, comparison, plan)
     return comparison
 
 
@@ -134,8 +134,9 @@ def test_the_task_log_agrees_with_the_figures(heuristics: tuple[Path, Comparison
     assert means.sort_index().to_numpy() == pytest.approx(expected.sort_index().to_numpy(), rel=1e-9)
 
 
-@pytest.mark.usefixtures("ray_session")
-def test_policies_are_trained_with_every_seed_and_compared_with_training_there(files: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(files: Path, ray_session: None) -> tuple[Path, Comparison]:  # noqa: ARG001 - a fixture
+    """A comparison in each of two environments of a policy that was trained in both, with two seeds."""
     environments = [str(files / "ring.yaml"), str(files / "busy.yaml")]
     plan = plan_of(
         [str(files / "quick.yaml"), "local"],
@@ -146,7 +147,13 @@ def test_policies_are_trained_with_every_seed_and_compared_with_training_there(f
         reference="local",
         metrics=("score_mean_s",),
     )
-    comparison = run(plan, files / "trained")
+    return files / "trained", run(plan, files / "trained")
+
+
+def test_policies_are_trained_with_every_seed_and_compared_with_training_there(
+    trained: tuple[Path, Comparison],
+) -> None:
+    folder, comparison = trained
     names = {f"quick from {place}{how}" for place in ("ring", "busy") for how in ("", " (sampled)")}
     assert set(comparison.policies) == names | {"local"}
     assert comparison.matrix("quick from ring", "score_mean_s", ("busy",)).shape == (2, 2)
@@ -155,9 +162,9 @@ def test_policies_are_trained_with_every_seed_and_compared_with_training_there(f
     at_home = table[table["trained_on"] == table["environment"]]
     assert list(at_home["difference"]) == [0.0] * 4
     assert list(at_home["mean"]) == pytest.approx(list(at_home["there"]), rel=1e-12)
-    runs = sorted(path.name for path in (files / "trained" / "runs").iterdir())
+    runs = sorted(path.name for path in (folder / "runs").iterdir())
     assert runs == [f"quick-{place}-seed_{seed}" for place in ("busy", "ring") for seed in (0, 1)]
-    assert "Trained elsewhere" in (files / "trained" / "report.html").read_text()
+    assert "Trained elsewhere" in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -195,10 +202,8 @@ def test_what_cannot_be_is_refused_before_anything_runs(
         check_plan(plan_of(policies, [str(files / "ring.yaml")], **keys))
 
 
-def test_a_policy_that_does_not_fit_is_refused(files: Path, tmp_path: Path) -> None:
-    if not (files / "trained").exists():
-        pytest.skip("needs the runs of the test that trains")
-    run = files / "trained" / "runs" / "quick-ring-seed_0"
+def test_a_policy_that_does_not_fit_is_refused(trained: tuple[Path, Comparison], tmp_path: Path) -> None:
+    run = trained[0] / "runs" / "quick-ring-seed_0"
     with pytest.raises(ConfigError, match=r"takes \d+ observations"):
         check_plan(plan_of([str(run)], ["ether_12"]))
     assert not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ def compare(
     from offload_rllib.cli import console
     from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
     from offload_rllib.experiment.compare_plan import check_plan, is_plan, load_plan, plan_of, reference_of
-    from offload_rllib.experiment.compare_report import write_comparison
+    from offload_rllib.experiment.compare_report import finish_comparison
     from offload_rllib.experiment.training import quieten
 
     def say(line: str) -> None:
@@ -77,6 +77,7 @@ def compare(
         folder = ComparisonFolder.open(resume)
         if folder.state == "finished":
             raise ConfigError(f"{folder.path}: this comparison is finished; there is nothing to resume")
+        plan = folder.plan
     else:
         if policies and len(policies) == 1 and is_plan(policies[0]):
             if env or sweep or train_env or metric or reference or set_ or set_policy:
@@ -113,8 +114,8 @@ def compare(
         say(f"interrupted; what was done is saved. Go on with: offload-rllib compare --resume {folder.path}")
         raise typer.Exit(130)
     # Files first: a closed pipe ends the printing, and must not cost the results.
-    paths = write_comparison(comparison, folder.plan, folder.path)
-    _print(comparison, reference_of(folder.plan))
+    paths = finish_comparison(folder, comparison, plan)
+    _print(comparison, reference_of(plan))
     for what, path in paths.items():
         say(f"{what}: {path}")
 

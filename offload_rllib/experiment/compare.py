@@ -98,7 +98,8 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
         workers: Ray tasks that play at the same time; None: as many as CPUs. The results do not depend on it.
 
     Returns:
-        The results; None after an interruption, with everything finished so far on disk.
+        The results, for `compare_report.finish_comparison`; None after an interruption, with everything finished so far
+        on disk.
 
     Raises:
         TrainingError: a training failed.
@@ -136,14 +137,13 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
     result.save(folder.path)
     if plan.task_log:
         _write_tasks(folder, cells)
-    folder.record(state="finished")
     return result
 
 
-def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> dict[str, Path] | None:
-    """Train what is not trained yet; return the runs by `Training.folder`, None after an interruption."""
+def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> list[tuple[Training, Path]] | None:
+    """Train what is not trained yet; return the trainings with their run folders, None after an interruption."""
     trainings = trainings_of(plan)
-    runs: dict[str, Path] = {}
+    runs: list[tuple[Training, Path]] = []
     for number, training in enumerate(trainings, 1):
         path = folder.path / RUNS / training.folder
         run = _run_folder(path, training)
@@ -155,7 +155,7 @@ def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> 
                 run = _run_folder(path, training)
             if not train(run, console, resume=resume):
                 return None
-        runs[training.folder] = path
+        runs.append((training, path))
     return runs
 
 

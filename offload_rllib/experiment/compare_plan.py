@@ -17,7 +17,7 @@ from offload_rllib.config.base import Count, Natural, Schema
 from offload_rllib.config.loading import nearest, presets, read_yaml
 from offload_rllib.experiment.contenders import Contender, Heuristic, is_rule_or_function, trained_contenders
 from offload_rllib.experiment.evaluation import Place, check
-from offload_rllib.experiment.metrics import METRICS, chosen
+from offload_rllib.experiment.metrics import chosen
 from offload_rllib.experiment.training import check as check_training
 from offload_rllib.simulator.heuristics import HEURISTICS
 
@@ -240,17 +240,20 @@ def _seeded(config: PolicyConfig, seed: int) -> PolicyConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
-def contenders_at(plan: ComparisonPlan, place: Place, runs: dict[str, Path]) -> list[Contender]:
+def trained_name(plan: ComparisonPlan, name: str, label: str) -> str:
+    """Return what tables call a policy that was trained in the environment `label`."""
+    return f"{name} from {label}" if len(plan.training_environments) > 1 else name
+
+
+def contenders_at(plan: ComparisonPlan, place: Place, runs: Sequence[tuple[Training, Path]] = ()) -> list[Contender]:
     """Return who plays at a place, in the order of the plan.
 
     Args:
         plan: the comparison.
         place: where.
-        runs: folder of each training that is done, by `Training.folder`; those of others are left out.
+        runs: the trainings that are done, with their folders; policies of others are left out.
     """
     contenders: list[Contender] = []
-    trainings = trainings_of(plan)
-    several = len(plan.training_environments) > 1
     for name in plan.policies:
         if name not in plan.trained:
             if is_rule_or_function(name, "policies"):
@@ -258,16 +261,16 @@ def contenders_at(plan: ComparisonPlan, place: Place, runs: dict[str, Path]) -> 
             else:
                 contenders += trained_contenders(Path(name).resolve().name, [Path(name)])
             continue
-        mine = [t for t in trainings if t.name == name and t.folder in runs]
+        mine = [(training, folder) for training, folder in runs if training.name == name]
         if plan.train_at_every_point:
-            mine = [t for t in mine if t.place.values == place.values]
+            mine = [(training, folder) for training, folder in mine if training.place.values == place.values]
         if not plan.training_environments:
-            mine = [t for t in mine if t.place.environment == place.environment]
-        for label in dict.fromkeys(t.place.environment for t in mine):
-            group = [t for t in mine if t.place.environment == label]
-            labels = {t.place.fingerprint: label for t in group}
-            called = f"{name} from {label}" if several else name
-            contenders += trained_contenders(called, [runs[t.folder] for t in group], labels)
+            mine = [(training, folder) for training, folder in mine if training.place.environment == place.environment]
+        for label in dict.fromkeys(training.place.environment for training, _ in mine):
+            group = [(training, folder) for training, folder in mine if training.place.environment == label]
+            labels = {training.place.fingerprint: label for training, _ in group}
+            folders = [folder for _, folder in group]
+            contenders += trained_contenders(trained_name(plan, name, label), folders, labels)
     return contenders
 
 
@@ -281,21 +284,14 @@ def check_plan(plan: ComparisonPlan) -> None:
     names = set()
     reported: set[str] = set()
     for place in places_of(plan):
-        contenders = contenders_at(plan, place, {})
+        contenders = contenders_at(plan, place)
         reported |= set(check(place, contenders, episodes=plan.episodes, seed=plan.held_out_seed))
         names |= {contender.name for contender in contenders}
-    if plan.trained:
-        several = (
-            [f" from {label}" for label in plan.training_environments] if len(plan.training_environments) > 1 else [""]
-        )
-        names |= {f"{name}{suffix}{how}" for name in plan.trained for suffix in several for how in ("", " (sampled)")}
-        for training in trainings_of(plan):
-            if training.seed == 0:
-                check_training(training.place.config, training.config)
-    for metric in plan.metrics:
-        if metric not in reported:
-            why = "is not reported by these environments" if metric in METRICS else "is no metric"
-            raise ConfigError(f"--metric '{metric}': {why}.{nearest(metric, reported)}")
+    for training in trainings_of(plan):
+        if training.seed == 0:
+            called = trained_name(plan, training.name, training.place.environment)
+            names |= {called, f"{called} (sampled)"}
+            check_training(training.place.config, training.config)
     chosen(plan.metrics, reported)
     reference = reference_of(plan)
     if reference not in names:
@@ -307,6 +303,6 @@ def reference_of(plan: ComparisonPlan) -> str:
     path = Path(plan.reference)
     if plan.reference in plan.policies and plan.reference not in plan.trained and path.is_dir():
         return path.resolve().name
-    if plan.reference in plan.trained and len(plan.training_environments) > 1:
-        return f"{plan.reference} from {next(iter(plan.training_environments))}"
+    if plan.reference in plan.trained:
+        return trained_name(plan, plan.reference, next(iter(plan.training_environments), ""))
     return plan.reference

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from offload_rllib.config.files import written_at_once
+from offload_rllib.experiment.compare import ComparisonFolder
 from offload_rllib.experiment.compare_plan import ComparisonPlan, reference_of
 from offload_rllib.experiment.comparison import Comparison
 from offload_rllib.experiment.figures import of_metric, of_profiles, of_responses, write_figure
@@ -24,6 +25,13 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left }
 img { max-width: 100% } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
 """
+
+
+def finish_comparison(folder: ComparisonFolder, comparison: Comparison, plan: ComparisonPlan) -> dict[str, Path]:
+    """Write all that a comparison leaves to look at, and only then call it finished; return the files as below."""
+    paths = write_comparison(comparison, plan, folder.path)
+    folder.record(state="finished")
+    return paths
 
 
 def write_comparison(comparison: Comparison, plan: ComparisonPlan, folder: Path) -> dict[str, Path]:

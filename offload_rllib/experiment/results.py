@@ -15,7 +15,7 @@ from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
-from offload_rllib.experiment.compare_report import FIGURES, write_comparison
+from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
 from offload_rllib.experiment.comparison import load_comparison
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.tables import differences_table, means_table
@@ -93,7 +93,7 @@ def run_study(study: Study, folder: Path, console: Console) -> bool:
         return True
     comparison = run_comparison(kept, console)
     if comparison is not None:
-        write_comparison(comparison, kept.plan, path)
+        finish_comparison(kept, comparison, kept.plan)
     return comparison is not None
 
 
