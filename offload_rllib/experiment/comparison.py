@@ -17,6 +17,7 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import nearest
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
 from offload_rllib.experiment.statistics import (
+    Interval,
     interquartile_mean,
     interval,
     mean_over_seeds_and_episodes,
@@ -136,6 +137,26 @@ class Comparison:
     def _columns(self) -> dict[str, np.ndarray]:
         return {metric: self.episodes[metric].to_numpy(np.float64) for metric in self.metrics}
 
+    @cached_property
+    def _intervals(self) -> dict[tuple[Any, ...], Interval]:
+        """Means and differences so far: tables, figures and pages show the same ones, and some take a bootstrap."""
+        return {}
+
+    def mean(self, policy: str, metric: str, point: Point | None = None) -> Interval:
+        """Return the mean over training seeds and episodes with its 95 % interval; arguments as `matrix`."""
+        key = (policy, metric, point)
+        if key not in self._intervals:
+            self._intervals[key] = mean_over_seeds_and_episodes(self.matrix(policy, metric, point))
+        return self._intervals[key]
+
+    def difference(self, policy: str, reference: str, metric: str, point: Point | None = None) -> Interval:
+        """Return the mean of policy minus reference, paired by episode, with its 95 % interval; else as `matrix`."""
+        key = (policy, metric, point, reference)
+        if key not in self._intervals:
+            values, other = (self.matrix(name, metric, point) for name in (policy, reference))
+            self._intervals[key] = paired_difference(values, other)
+        return self._intervals[key]
+
     def of(self, policy: str, metric: str) -> np.ndarray:
         """Return the values [M x N] of a metric of a policy, where there is only one point."""
         return self.matrix(policy, metric).ravel()
@@ -166,7 +187,7 @@ class Comparison:
         for point, policy, about in self._cells():
             for metric in names:
                 values = self.matrix(policy, metric, point)
-                mean, middle = mean_over_seeds_and_episodes(values), interquartile_mean(values)
+                mean, middle = self.mean(policy, metric, point), interquartile_mean(values)
                 rows.append(
                     about
                     | {
@@ -205,7 +226,7 @@ class Comparison:
                 continue
             for metric in names:
                 values, other = (self.matrix(name, metric, point) for name in (policy, reference))
-                difference = paired_difference(values, other)
+                difference = self.difference(policy, reference, metric, point)
                 better = probability_of_improvement(values, other, lower_is_better=metric_of(metric).lower_is_better)
                 base = abs(interval(other.mean(axis=0)).mean)
                 rows.append(

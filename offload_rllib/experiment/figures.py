@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import POLICY, Comparison
 from offload_rllib.experiment.metrics import SCORE, metric_of
-from offload_rllib.experiment.statistics import mean_over_seeds_and_episodes
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 
 FORMATS = ("png", "svg", "pdf")
@@ -24,10 +23,10 @@ MARKERS = "osD^vP*Xh<>"
 FEWEST_FOR_LINES = 3
 
 
-def write_figure(figure: Figure, stem: Path) -> dict[str, Path]:
-    """Write a figure in every format, each in one step; return the paths by format."""
+def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> dict[str, Path]:
+    """Write a figure in some formats, each in one step; return the paths by format."""
     paths = {}
-    for kind in FORMATS:
+    for kind in formats:
         paths[kind] = stem.with_name(f"{stem.name}.{kind}")
         # Without a date the same results give the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -82,7 +81,7 @@ def over_sweep(comparison: Comparison, metric: str) -> Figure:
         points = [point for point in comparison.points if point[0] == environment]
         for policy in comparison.policies:
             places = [point for point in points if policy in comparison.played(point)]
-            values = [mean_over_seeds_and_episodes(comparison.matrix(policy, metric, point)) for point in places]
+            values = [comparison.mean(policy, metric, point) for point in places]
             x = [point[1] for point in places]
             axis.plot(x, [v.mean * about.factor for v in values], label=policy, ms=4, lw=1.5, **look[policy])
             low, high = ([getattr(v, end) * about.factor for v in values] for end in ("low", "high"))
@@ -115,7 +114,7 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
         for row, policy in enumerate(order):
             if policy not in comparison.played(point):
                 continue
-            value = mean_over_seeds_and_episodes(comparison.matrix(policy, metric, point))
+            value = comparison.mean(policy, metric, point)
             colour = look[policy]["color"]
             axis.plot(
                 [value.low * about.factor, value.high * about.factor], [row, row], color=colour, lw=2.5, alpha=0.6

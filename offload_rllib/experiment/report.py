@@ -11,7 +11,7 @@ from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, Comparison
-from offload_rllib.experiment.statistics import Interval, mean_over_seeds_and_episodes, paired_difference
+from offload_rllib.experiment.statistics import Interval
 
 COMPARED = ("score_mean_s", "dropped_share")
 SHOWN = (
@@ -57,23 +57,18 @@ def tables(evaluation: Comparison, reference: str) -> list[Table]:
         style = "bold" if policy == reference else ""
         cells = []
         for metric, _, factor in SHOWN:
-            value = mean_over_seeds_and_episodes(evaluation.matrix(policy, metric))
+            value = evaluation.mean(policy, metric)
             cells.append(_with_half_width(value, factor) if metric in COMPARED else f"{value.mean * factor:.1f}")
         means.add_row(policy, *cells, style=style)
         if policy != reference:
             paired.add_row(
                 policy,
                 *(
-                    _range(difference(evaluation, policy, reference, metric), factor)
+                    _range(evaluation.difference(policy, reference, metric), factor)
                     for metric, factor in zip(COMPARED, (1.0, 100.0), strict=True)
                 ),
             )
     return [means, paired] if len(evaluation.policies) > 1 else [means]
-
-
-def difference(evaluation: Comparison, policy: str, reference: str, metric: str) -> Interval:
-    """Return the paired difference of a metric, policy minus reference."""
-    return paired_difference(evaluation.matrix(policy, metric), evaluation.matrix(reference, metric))
 
 
 def write_summary(evaluation: Comparison, reference: str, path: Path) -> None:
@@ -101,7 +96,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
     axes: Sequence = figure.subplots(1, len(panels), sharey=True)
     for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
         for row, policy in enumerate(policies):
-            value = mean_over_seeds_and_episodes(evaluation.matrix(policy, metric))
+            value = evaluation.mean(policy, metric)
             colour = "tab:orange" if policy in (reference, f"{reference} (sampled)") else "tab:blue"
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)

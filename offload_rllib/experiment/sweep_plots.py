@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from offload_rllib.config.files import written_at_once
 from offload_rllib.config.sweep import Domain, Metric
+from offload_rllib.experiment.figures import write_figure
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_table import shown_value
 from offload_rllib.experiment.sweep_trials import FAILED, FINISHED, TrialOutcome, best_of
@@ -26,15 +25,6 @@ FORMATS = ("png", "svg")
 # With fewer trials than this nothing can be said about importance.
 FEWEST_FOR_IMPORTANCE = 5
 TICKS = 5
-
-
-def save(figure: Figure, stem: Path) -> Path:
-    """Write a figure as PNG and as SVG; return the PNG's path."""
-    FigureCanvasAgg(figure)
-    for kind in FORMATS:
-        with written_at_once(stem.with_suffix(f".{kind}")) as partial:
-            figure.savefig(partial, dpi=150, format=kind)
-    return stem.with_suffix(f".{FORMATS[0]}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ def plot_parallel_coordinates(stem: Path, plan: SweepPlan, outcomes: Sequence[Tr
     plane.legend(loc="upper left", bbox_to_anchor=(0, 1.1), frameon=False, fontsize=8)
     figure.colorbar(colours, ax=plane, label=metrics[0].name, extend="max" if metrics[0].mode == "min" else "min")
     figure.suptitle(title, fontsize=10)
-    return save(figure, stem)
+    return write_figure(figure, stem, FORMATS)["png"]
 
 
 def importances(plan: SweepPlan, outcomes: Sequence[TrialOutcome]) -> dict[str, float]:
@@ -204,7 +194,7 @@ def plot_importance(stem: Path, plan: SweepPlan, outcomes: Sequence[TrialOutcome
     for panel in panels[:, 0]:
         panel.set_ylabel(metric.name, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    return save(figure, stem)
+    return write_figure(figure, stem, FORMATS)["png"]
 
 
 def _slice(

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import POLICY, TRAINED_ON, Comparison, Point
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
-from offload_rllib.experiment.statistics import Interval, mean_over_seeds_and_episodes, paired_difference
+from offload_rllib.experiment.statistics import Interval
 
 
 def number(value: float) -> str:
@@ -43,8 +43,7 @@ def means_table(comparison: Comparison, point: Point, metrics: Sequence[str]) ->
     for policy in played:
         row = {"policy": policy}
         for name in metrics:
-            values = comparison.matrix(policy, name, point)
-            row[metric_of(name).label] = with_half_width(mean_over_seeds_and_episodes(values), metric_of(name).factor)
+            row[metric_of(name).label] = with_half_width(comparison.mean(policy, name, point), metric_of(name).factor)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -57,8 +56,9 @@ def differences_table(comparison: Comparison, point: Point, reference: str, metr
             continue
         row = {"policy": f"{policy} - {reference}"}
         for name in metrics:
-            values, other = (comparison.matrix(which, name, point) for which in (policy, reference))
-            row[metric_of(name).label] = difference_text(paired_difference(values, other), metric_of(name).factor)
+            row[metric_of(name).label] = difference_text(
+                comparison.difference(policy, reference, name, point), metric_of(name).factor
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -78,13 +78,12 @@ def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
                 continue
             base = policy.replace(f" from {origin[policy]}", "")
             twin = policy.replace(f" from {origin[policy]}", f" from {point[0]}")
-            values = comparison.matrix(policy, metric, point)
             row = {"policy": base, "trained_on": origin[policy], **dict(zip(comparison.keys, point, strict=True))}
-            row["mean"] = mean_over_seeds_and_episodes(values).mean
+            row["mean"] = comparison.mean(policy, metric, point).mean
             if twin in comparison.played(point):
-                other = comparison.matrix(twin, metric, point)
-                lost = paired_difference(values, other)
-                row |= {"there": other.mean(), "difference": lost.mean, "low": lost.low, "high": lost.high}
+                lost = comparison.difference(policy, twin, metric, point)
+                there = float(comparison.matrix(twin, metric, point).mean())
+                row |= {"there": there, "difference": lost.mean, "low": lost.low, "high": lost.high}
             rows.append(row)
     return pd.DataFrame(rows)
 
