@@ -14,6 +14,7 @@ from rich.table import Table
 
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.serve import serve
+from offload_rllib.commands.terminal import console, say
 from offload_rllib.commands.tune import tune
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
@@ -28,9 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-if not console.is_terminal:
-    console = Console(width=100)  # a log file has no width; 80 would fold the tables
 
 EnvArgument = Annotated[
     str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")
@@ -88,18 +86,18 @@ def train(
         configured = load_policy_config(policy, set_policy or ())
         check(environment, configured)
         run = RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}")
-    _say(f"run folder: {run.path}")
-    _say(f"TensorBoard: tensorboard --logdir {run.path}")
+    say(f"run folder: {run.path}")
+    say(f"TensorBoard: tensorboard --logdir {run.path}")
 
     with run.removed_if_not_begun():
         finished = train_run(run, console, resume=resume is not None)
     if not finished:
-        _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
+        say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
     _evaluate(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
-    _say(f"model card: {write_model_card(run)}")
-    _say(f"trained policy: {run.path / 'policy'}")
-    _say(f"TensorBoard: tensorboard --logdir {run.path}")
+    say(f"model card: {write_model_card(run)}")
+    say(f"trained policy: {run.path / 'policy'}")
+    say(f"TensorBoard: tensorboard --logdir {run.path}")
 
 
 @app.command()
@@ -144,7 +142,7 @@ def export(
         raise ConfigError(f"--format '{format_}': accepted: {', '.join(FORMATS)}")
     policy = load_saved_policy(trained_policy_folder(run))
     for name, path in export_onnx(policy, output or Path(f"{run.resolve().name}.{format_}")).items():
-        _say(f"policy '{name}': {path}")
+        say(f"policy '{name}': {path}")
 
 
 @app.command()
@@ -177,7 +175,7 @@ def show(
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
     draw(scenario, path, environment.description or Path(env).stem)
-    _say(f"picture: {path}")
+    say(f"picture: {path}")
 
 
 @app.command()
@@ -196,10 +194,6 @@ def bench(
         if part not in PARTS:
             raise ConfigError(f"'{part}' is not a part of the benchmark.{nearest(part, PARTS)}")
     measure(console, parts or list(PARTS), repeats)
-
-
-app.command()(tune)
-app.command()(compare)
 
 
 @app.command("import-peersim")
@@ -227,15 +221,11 @@ def import_peersim(
                 listing.add_row(escape(note.key), escape(note.value), escape(note.why))
         console.print(listing)
     for name in written:
-        _say(f"written: {name}")
+        say(f"written: {name}")
 
 
-app.command()(serve)
-
-
-def _say(line: str) -> None:
-    """Print a line that a person may copy: unbroken, uncoloured."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+for verb in (tune, compare, serve):
+    app.command()(verb)
 
 
 def _evaluate(
@@ -256,7 +246,7 @@ def _evaluate(
     for table in tables(evaluation, reference):
         console.print(table)
     for kind, path in paths.items():
-        _say(f"{kind}: {path}")
+        say(f"{kind}: {path}")
 
 
 def _list(kind: str, descriptions: dict[str, str]) -> None:

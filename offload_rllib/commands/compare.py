@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
+
+if TYPE_CHECKING:
+    from offload_rllib.experiment.comparison import Comparison
 
 # ray and torch take seconds to import: only a comparison that is about to run needs them.
 
@@ -61,14 +65,10 @@ def compare(
     ] = None,
 ) -> None:
     """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
-    from offload_rllib.cli import console
     from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
     from offload_rllib.experiment.compare_plan import check_plan, is_plan, load_plan, plan_of, reference_of
     from offload_rllib.experiment.compare_report import finish_comparison
     from offload_rllib.experiment.training import quieten
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     quieten()
     if resume is not None:
@@ -124,16 +124,13 @@ def _separated(names: list[str] | None) -> list[str]:
     return [part for name in names or () for part in name.split(",") if part]
 
 
-def _print(comparison: object, reference: str) -> None:
+def _print(comparison: Comparison, reference: str) -> None:
     """Print the scores of every point, and differences from the reference."""
     from rich.table import Table
 
-    from offload_rllib.cli import console
-    from offload_rllib.experiment.comparison import Comparison
     from offload_rllib.experiment.metrics import SCORE
     from offload_rllib.experiment.tables import differences_table, means_table
 
-    assert isinstance(comparison, Comparison)  # noqa: S101 - its class is not imported above: that would load torch
     metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
     for point in comparison.points:
         frames = [means_table(comparison, point, metrics)]

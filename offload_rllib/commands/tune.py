@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import load_sweep
 
@@ -32,7 +32,6 @@ def tune(
     ] = None,
 ) -> None:
     """Search hyperparameters: many trials, a leaderboard, plots, and the best policy as a file."""
-    from offload_rllib.cli import console
     from offload_rllib.experiment.sweep import sweep
     from offload_rllib.experiment.sweep_folder import SweepFolder
     from offload_rllib.experiment.sweep_plan import check_plan, plan_sweep
@@ -52,19 +51,19 @@ def tune(
         with console.status("checking the sweep (a new installation compiles the simulator, for about a minute)"):
             warnings = check_plan(plan, available_cpus())
         for line in warnings:
-            _say(console, f"note: {line}")
+            say(f"note: {line}")
         folder = SweepFolder.create(name, plan, Path(config).stem)
-    _say(console, f"sweep folder: {folder.path}")
-    _say(console, f"TensorBoard: tensorboard --logdir {folder.path}")
+    say(f"sweep folder: {folder.path}")
+    say(f"TensorBoard: tensorboard --logdir {folder.path}")
     with folder.removed_if_not_begun():
         finished, outcomes = sweep(folder, console, resume=resume is not None)
-    _report(console, folder, outcomes)
+    _report(folder, outcomes)
     if not finished:
-        _say(console, f"interrupted; what was done is saved. Go on with: offload-rllib tune --resume {folder.path}")
+        say(f"interrupted; what was done is saved. Go on with: offload-rllib tune --resume {folder.path}")
         raise typer.Exit(130)
 
 
-def _report(console: Console, folder: SweepFolder, outcomes: list[TrialOutcome]) -> None:
+def _report(folder: SweepFolder, outcomes: list[TrialOutcome]) -> None:
     from offload_rllib.experiment.sweep_plots import importances, shares_text
     from offload_rllib.experiment.sweep_report import BEST_ENVIRONMENT, write_sweep_report
     from offload_rllib.experiment.sweep_table import trials_table
@@ -76,16 +75,12 @@ def _report(console: Console, folder: SweepFolder, outcomes: list[TrialOutcome])
     console.print(trials_table(plan, ranked(plan.config.metrics, outcomes), f"{len(outcomes)} trials, best first"))
     for outcome in outcomes:
         if outcome.state == FAILED:
-            _say(console, f"{outcome.name} failed: {outcome.problem}")
+            say(f"{outcome.name} failed: {outcome.problem}")
     shares = importances(plan, outcomes)
     if shares:
-        _say(console, f"importance for {plan.config.metrics[0].name}: {shares_text(shares)}")
+        say(f"importance for {plan.config.metrics[0].name}: {shares_text(shares)}")
     for what, path in paths.items():
-        _say(console, f"{what}: {path}")
+        say(f"{what}: {path}")
     if "best policy" in paths:
         environment = folder.path / BEST_ENVIRONMENT if plan.touches_environment else plan.config.environment
-        _say(console, f"train it: offload-rllib train {environment} {paths['best policy']}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(f"train it: offload-rllib train {environment} {paths['best policy']}")

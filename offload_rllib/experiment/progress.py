@@ -7,33 +7,18 @@ import time
 from typing import Any, Self
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
-from ray.tune import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from offload_rllib.experiment.callbacks import PREFIX
+from offload_rllib.experiment.present import PresentCallback
 
 # Without a terminal (a log file, CI) a line now and then says the same.
 LINE_EVERY_S = 15.0
 
 
-_shown: TrainingProgress | None = None
-
-
-def _displayed() -> TrainingProgress | None:
-    return _shown
-
-
-class TrainingProgress(Callback):
-    """Shows environment steps, speed, and the score of the latest training episodes.
-
-    Tune pickles its callbacks with the experiment and brings them back when it is resumed; what comes back is the
-    display of the process that resumes.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a reference to the display that is shown."""
-        return _displayed, ()
+class TrainingProgress(PresentCallback):
+    """Shows environment steps, speed, and the score of the latest training episodes."""
 
     def __init__(self, total_env_steps: int, console: Console) -> None:
         """Show progress towards `total_env_steps` on a console."""
@@ -56,16 +41,13 @@ class TrainingProgress(Callback):
 
     def __enter__(self) -> Self:
         """Start the display."""
-        global _shown  # noqa: PLW0603 - there is one terminal, and unpickling has no other way to reach it
-        _shown = self
         if self._console.is_terminal:
             self._progress.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         """End the display."""
-        global _shown  # noqa: PLW0603 - see `__enter__`
-        _shown = None
+        super().__exit__()
         if self._console.is_terminal:
             self._progress.stop()
 

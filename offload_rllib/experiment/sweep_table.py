@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
-from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from offload_rllib.experiment.interruption import ended_early
+from offload_rllib.experiment.present import PresentCallback
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_trials import (
     FAILED,
@@ -29,12 +29,6 @@ from offload_rllib.experiment.sweep_trials import (
 
 MOST_ROWS = 15
 STYLES = {RUNNING: "bold", FAILED: "red", STOPPED: "dim"}
-
-_shown: SweepTable | None = None
-
-
-def _displayed() -> SweepTable | None:
-    return _shown
 
 
 def shown_value(value: Any) -> str:
@@ -66,19 +60,12 @@ def trials_table(plan: SweepPlan, outcomes: list[TrialOutcome], title: str, most
     return table
 
 
-class SweepTable(Callback):
+class SweepTable(PresentCallback):
     """Shows trials, best first, as results come in.
-
-    Tune pickles its callbacks with the experiment and brings them back when it is resumed; what comes back is the
-    display of the process that resumes.
 
     Attributes:
         outcomes: of all trials, as of the latest event.
     """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a reference to the table that is shown."""
-        return _displayed, ()
 
     def __init__(self, plan: SweepPlan, console: Console) -> None:
         """Show the trials of a plan on a console."""
@@ -90,16 +77,13 @@ class SweepTable(Callback):
 
     def __enter__(self) -> Self:
         """Start the display."""
-        global _shown  # noqa: PLW0603 - there is one terminal, and unpickling has no other way to reach it
-        _shown = self
         if self._console.is_terminal:
             self._live.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         """End the display."""
-        global _shown  # noqa: PLW0603 - see `__enter__`
-        _shown = None
+        super().__exit__()
         self._live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
