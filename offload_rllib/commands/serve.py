@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def serve(
 
     listener = Listener(host, port, replicas, queue)
     listener.check_free()
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(
+    say(
         f"policy {version_of(files)} from {folder}: {description.algorithm}, {description.sharing}, "
         f"{description.observation_size} observations, {description.actions} actions"
     )
@@ -73,22 +73,22 @@ def serve(
             # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)
-            _serve_until_interrupted(files, listener, Limits(rows=max_rows), console)
+            _serve_until_interrupted(files, listener, Limits(rows=max_rows))
     except KeyboardInterrupt:
-        console.print("stopped")
+        say("stopped")
 
 
-def _serve_until_interrupted(files: dict[str, bytes], listener: Listener, limits: Limits, console: Console) -> None:
+def _serve_until_interrupted(files: dict[str, bytes], listener: Listener, limits: Limits) -> None:
     from offload_rllib.serving.deployment import served
 
     status = console.status("starting Ray Serve")
     with status, served(files, listener, limits):
         status.stop()
-        console.print(f"listening: {listener.url}/v1/act (health: {listener.url}/health); Ctrl-C stops it")
+        say(f"listening: {listener.url}/v1/act (health: {listener.url}/health); Ctrl-C stops it")
         try:
             threading.Event().wait()
         finally:
             # A second Ctrl-C would leave processes behind.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            console.print("stopping")
+            say("stopping")

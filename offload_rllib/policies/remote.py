@@ -156,9 +156,7 @@ class RemotePolicy:
 
     def on(self, env: VectorEnv) -> RemotePolicy:
         """Return these policies for the agents of an environment, as `SavedPolicy.on`; the connection is shared."""
-        misfit = self.description.misfit(env.observation_size, env.num_actions)
-        if misfit:
-            raise ConfigError(misfit)
+        self.description.check_fits(env)
         return self.for_agents(env.agents, device_types(env.scenario))
 
     def close(self) -> None:
@@ -178,13 +176,9 @@ class RemotePolicy:
             ValueError: the arrays are not of the policy's sizes.
             ServiceError: the service does not answer, refuses, or has changed its policy.
         """
-        observations, masks = np.asarray(observations, np.float32), np.asarray(masks)
-        misfit = self.description.misfit(observations.shape[-1], masks.shape[-1])
-        if misfit:
-            raise ValueError(misfit)
-        seen = observations.reshape(-1, observations.shape[-1])
-        valid = masks.reshape(-1, masks.shape[-1])
-        owners = self.assignment.owners(masks.shape[:-1])
+        seen, valid = self.description.rows_of(observations, masks)
+        shape = np.shape(masks)[:-1]
+        owners = self.assignment.owners(shape)
         policies = self.assignment.policies
         actions = valid.argmax(-1)
         choices = np.flatnonzero(valid.sum(-1, dtype=np.int32) > 1)
@@ -200,4 +194,4 @@ class RemotePolicy:
             if answer["version"] != self.version:
                 raise ServiceError(f"{self.url}: now serves policy {answer['version']}, not {self.version} any more")
             actions[rows] = answer["actions"]
-        return actions.reshape(masks.shape[:-1])
+        return actions.reshape(shape)

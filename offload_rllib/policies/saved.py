@@ -81,6 +81,24 @@ class PolicyDescription(Schema):
             return QNetwork(*shape, self.rows, dueling=self.dueling)
         return Actor(*shape, self.rows)
 
+    def check_fits(self, env: VectorEnv) -> None:
+        """Raise ConfigError if an environment's observations or actions do not fit the networks."""
+        misfit = self.misfit(env.observation_size, env.num_actions)
+        if misfit:
+            raise ConfigError(misfit)
+
+    def rows_of(self, observations: Array, masks: Array) -> tuple[Array, Array]:
+        """Return observations [..., F] and masks [..., R] as rows: [N, F] float32 and [N, R].
+
+        Raises:
+            ValueError: the arrays are not of the networks' sizes.
+        """
+        observations, masks = np.asarray(observations, np.float32), np.asarray(masks)
+        misfit = self.misfit(observations.shape[-1], masks.shape[-1])
+        if misfit:
+            raise ValueError(misfit)
+        return observations.reshape(-1, observations.shape[-1]), masks.reshape(-1, masks.shape[-1])
+
     def misfit(self, observation_size: int, actions: int) -> str:
         """Return why the networks do not fit an environment with these sizes, or nothing if they do."""
         if self.network.kind == POINTER:
@@ -160,9 +178,7 @@ class SavedPolicy:
         Raises:
             ConfigError: its observations or actions do not fit, or an agent is left without a policy.
         """
-        misfit = self.description.misfit(env.observation_size, env.num_actions)
-        if misfit:
-            raise ConfigError(misfit)
+        self.description.check_fits(env)
         return self.for_agents(env.agents, device_types(env.scenario))
 
     def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
@@ -179,17 +195,13 @@ class SavedPolicy:
         Raises:
             ValueError: the arrays are not of the policy's sizes.
         """
-        observations, masks = np.asarray(observations, np.float32), np.asarray(masks)
-        misfit = self.description.misfit(observations.shape[-1], masks.shape[-1])
-        if misfit:
-            raise ValueError(misfit)
-        seen = observations.reshape(-1, observations.shape[-1])
-        valid = masks.reshape(-1, masks.shape[-1])
-        owners = self.assignment.owners(masks.shape[:-1])
+        seen, valid = self.description.rows_of(observations, masks)
+        shape = np.shape(masks)[:-1]
+        owners = self.assignment.owners(shape)
         draws = None
         if not deterministic:
             draws = row_draws(self._draws.next_call(), np.arange(len(valid)))
-        return self.act(seen, valid, owners, draws).reshape(masks.shape[:-1])
+        return self.act(seen, valid, owners, draws).reshape(shape)
 
     @torch.inference_mode()
     def act(self, observations: Array, masks: Array, owners: Array, draws: Array | None = None) -> Array:
