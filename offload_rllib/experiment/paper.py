@@ -27,6 +27,9 @@ OTHER_RULES = ("power_of_two", "deadline_finish", "size_interval")
 PAPER_LEARNERS = ("DDQN", "A2C", "PPO")
 OURS = "PPO, delay"
 POINTER = "PPO, pointer"
+# Below this nobody scores (`bound`): in C, the setting of about a dozen nodes under loads that can be served.
+BOUND = "bound"
+BOUND_SLOT_S = 4.0
 
 # Seconds that the authors needed for 100 episodes of about 1,000 steps, learners learning on (their repository).
 AUTHORS_S = {
@@ -101,9 +104,9 @@ BUDGETS = {
     ),
     "standard": Budget(
         name="standard",
-        training_episodes=100,
-        long_training_episodes=320,
-        tiers_training_episodes=160,
+        training_episodes=80,
+        long_training_episodes=250,
+        tiers_training_episodes=120,
         seeds=5,
         episodes=100,
         large_episodes=10,
@@ -158,7 +161,7 @@ class Piece:
 
     Attributes:
         name: unique; of the file.
-        label: of the policy in tables; empty for rules.
+        label: of the policy in tables; empty for rules; `BOUND` for the lower bound.
         seed: of the training.
         trained_on: where it learns.
         plays: where it is evaluated.
@@ -258,6 +261,8 @@ def pieces(budget: Budget) -> Iterator[Piece]:
                 continue
             if experiment == "D" and setting.name.startswith("C"):
                 continue
+            if experiment == "C":
+                yield Piece(f"bound-{setting.name}", BOUND, 0, None, (setting,))
             more = () if experiment in "AB" else OTHER_RULES
             yield Piece(f"rules-{setting.name}", "", 0, None, (setting,), (*rules, *more))
 

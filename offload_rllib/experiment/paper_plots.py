@@ -1,4 +1,4 @@
-"""Panels of lines over settings, one line for each policy, with bands for intervals."""
+"""Panels of lines over settings, one line for each policy, with bars for intervals."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from offload_rllib.experiment.statistics import Interval
 
 # Rules in greys and pale colours, learners in strong ones that the colour-blind tell apart (Okabe and Ito).
 STYLES = {
+    "bound": ("black", "-", "_"),
     "local": ("0.55", ":", "v"),
     "random": ("0.55", "--", "s"),
     "least_queue": ("0.35", "-", "^"),
@@ -66,23 +67,24 @@ def draw_panels(
     for axis, (name, lines) in zip(axes.flat, panels, strict=True):
         for line in lines:
             colour, dash, marker = STYLES[line.policy.removesuffix(" (sampled)")]
-            # Hollow markers: lines that coincide stay visible.
-            axis.plot(
+            mean = [value.mean for value in line.values]
+            # Hollow markers: lines that coincide stay visible. Bars, not bands: ten bands hide each other.
+            axis.errorbar(
                 line.x,
-                [value.mean for value in line.values],
+                mean,
+                [[value.mean - value.low for value in line.values], [value.high - value.mean for value in line.values]],
                 color=colour,
                 ls=dash,
                 marker=marker,
                 markerfacecolor="none",
                 markersize=6,
                 lw=1.6,
+                elinewidth=0.8,
+                capsize=2,
                 label=line.policy,
             )
-            low, high = [value.low for value in line.values], [value.high for value in line.values]
-            axis.fill_between(line.x, low, high, color=colour, alpha=0.15, lw=0)
         axis.set_title(name, fontsize=10)
-        axis.set_ylim(bottom=0)
-        # A band of three seeds can be many times as high as everything else.
+        # The interval of three seeds can be many times as high as everything else.
         highest = max((value.mean for line in lines for value in line.values if value.mean == value.mean), default=1.0)
         axis.set_ylim(0, 1.15 * highest if highest > 0 else 1.0)
         if logarithmic:

@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
+    BOUND,
     CELLS,
     LEFT_OUT_RULES,
     OTHER_RULES,
@@ -65,8 +66,8 @@ class Results:
 
     def values(self, setting: str, policy: str, key: str) -> Array:
         """Return a figure's means over episodes, for each training seed; empty if the policy has not played."""
-        runs = self.figures.get(setting, {}).get(policy, {})
-        return pooled(runs.values(), key) if runs else np.array([])
+        runs = [run for run in self.figures.get(setting, {}).get(policy, {}).values() if key in run]
+        return pooled(runs, key)
 
     def reduced(self, setting: str, policy: str, key: str) -> Array:
         """Return the same by the paper's reduction."""
@@ -200,7 +201,7 @@ def _both(learners: Sequence[str]) -> list[str]:
 def _policies(experiment: str) -> list[str]:
     rules = [*PAPER_RULES, *LEFT_OUT_RULES, *OTHER_RULES]
     if experiment == "C":
-        return [*rules, *_both((*PAPER_LEARNERS, POINTER))]
+        return [BOUND, *rules, *_both((*PAPER_LEARNERS, POINTER))]
     there = f"{POINTER}, trained there"
     return [*rules, *_both((POINTER, there) if experiment == "D" else (POINTER,))]
 
@@ -266,7 +267,7 @@ def _write_csv(results: Results, path: Path) -> None:
                 for seed, run in runs.items():
                     for key in run:
                         writer.writerow([setting, policy, seed, key, float(pooled([run], key)[0])])
-                    for _, _, name in PANELS:
+                    for _, _, name in PANELS if policy != BOUND else ():
                         writer.writerow([setting, policy, seed, f"paper_{name}", paper_reduction(run, name)])
 
 
@@ -302,7 +303,7 @@ def _draw(results: Results, folder: Path) -> Iterator[Path]:
                     drawn = _lines_of(results, experiment, rows, lambda s, p, key=ours: results.values(s, p, key))
                     panels.append((title, drawn))
             how = "as the paper's plots reduce them, policies sampled" if kind else "this project's figures, greedy"
-            title = f"Experiment {experiment}, {how} (budget {results.budget.name}; bands: 95 % over training seeds)"
+            title = f"Experiment {experiment}, {how} (budget {results.budget.name}; bars: 95 % over training seeds)"
             yield from draw_panels(panels, X_LABEL[experiment], title, folder / f"{experiment}{kind}")
     for experiment in "CDE":
         if not settings_of(experiment, results.budget):
@@ -312,7 +313,7 @@ def _draw(results: Results, folder: Path) -> Iterator[Path]:
             (title, _lines_of(results, experiment, rows, lambda s, p, k=key: results.values(s, p, k), factor))
             for title, key, factor in SCORES
         ]
-        title = f"Experiment {experiment} (budget {results.budget.name}; bands: 95 % over training seeds)"
+        title = f"Experiment {experiment} (budget {results.budget.name}; bars: 95 % over training seeds)"
         yield from draw_panels(
             panels, X_LABEL[experiment], title, folder / experiment, columns=2, logarithmic=experiment == "E"
         )

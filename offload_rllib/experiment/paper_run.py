@@ -19,9 +19,12 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import written_at_once
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.bound import bounds_of_episodes
 from offload_rllib.experiment.contenders import Contender, make_contenders
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
+    BOUND,
+    BOUND_SLOT_S,
     BUDGETS,
     CELLS,
     LOAD_OF_SIZES,
@@ -43,6 +46,7 @@ POLICIES = "policies"
 TIMES = "times.json"
 AUTHORS_EPISODES = 100
 HELD_OUT_SEED = 0
+WARM_UP_STEPS = 256  # of a training whose speed is measured
 
 
 def train_policy(environment: EnvironmentConfig, policy: PolicyConfig, folder: Path) -> Path:
@@ -83,9 +87,15 @@ def do_piece(piece: Piece, budget: Budget, folder: Path) -> None:
     """Train and play one piece and write its file."""
     quieten()
     torch.set_num_threads(1)
-    players, training_s = _contenders(piece, budget, folder)
     figures: dict[str, dict[str, Figures]] = {}
+    players, training_s = ({}, 0.0) if piece.label == BOUND else _contenders(piece, budget, folder)
     for setting in piece.plays:
+        if piece.label == BOUND:
+            found = bounds_of_episodes(
+                setting.environment(), episodes=budget.episodes, seed=HELD_OUT_SEED, slot_s=BOUND_SLOT_S
+            )
+            figures[setting.name] = {BOUND: {"score_mean_s": [bound.mean_s for bound in found]}}
+            continue
         scenario = build_scenario(setting.environment())
         episodes = budget.large_episodes if setting.large else budget.episodes
         figures[setting.name] = {
@@ -209,13 +219,18 @@ def _nodes_of(piece: Piece) -> int:
 
 
 def _speed(piece: Piece, budget: Budget, least_s: float = 20.0) -> float:
-    """Return environment steps per CPU second of training, without the first iteration, which starts things up."""
+    """Return environment steps per CPU second of training, without the first ones, which start things up."""
     environment, policy = training_configs(
         Piece(piece.name, piece.label, 0, paper_setting(LOAD_OF_SIZES, 12), (), steps=piece.steps), budget
     )
+    if policy.algorithm.name == "DDQN":
+        # Short iterations, and learning from the start: at the published replay ratio an iteration takes minutes.
+        shorter = policy.algorithm.model_copy(update={"batch_env_steps": 64, "learning_starts": 64})
+        policy = policy.model_copy(update={"algorithm": shorter})
     algorithm: Any = algorithm_config(environment, policy, cpus=1).build_algo()
     try:
-        algorithm.train()
+        while algorithm.env_steps < WARM_UP_STEPS:
+            algorithm.train()
         began, first = time.process_time(), algorithm.env_steps
         while time.process_time() - began < least_s:
             algorithm.train()
