@@ -1,14 +1,15 @@
 """What is played to reproduce the PeersimGym paper (arXiv 2403.17637): settings, policies, budgets.
 
-The paper's experiments are A (load) and B (size); C (offered load), D (other networks) and E (large networks) are what
-it left out. `docs/paper.md` says where each number comes from.
+The paper's experiments are A (load) and B (size); C (offered load), D (other networks), E (large networks) and V (what
+its results hang on) are what it left out. `docs/paper.md` says where each number comes from.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from offload_rllib.config import EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
 
@@ -30,6 +31,13 @@ POINTER = "PPO, pointer"
 # Below this nobody scores (`bound`): in C, the setting of about a dozen nodes under loads that can be served.
 BOUND = "bound"
 BOUND_SLOT_S = 4.0
+
+# Of A at 0.5: what its program has, what its text says, and a later edit of its network files.
+VARIANTS = {
+    "as coded: newest first": (),
+    "as printed: first in, first out": ("queue=fifo",),
+    "NUC of 32,000 millicores": ("topology.nuc_millicores=32000",),
+}
 
 # Seconds that the authors needed for 100 episodes of about 1,000 steps, learners learning on (their repository).
 AUTHORS_S = {
@@ -98,7 +106,7 @@ BUDGETS = {
         large_episodes=4,
         loads=(0.01, 0.1, 0.5, 0.9),
         rhos=(0.3, 0.6, 0.8, 1.0, 1.2),
-        trained_there=(19,),
+        trained_there=(),
         growth=(1, 10, 100),
         replay_ratio=4.0,
     ),
@@ -189,8 +197,8 @@ def paper_setting(load: float, nodes: int) -> Setting:
     return Setting(name, "paper_ether_12", overrides)
 
 
-def settings_of(experiment: str, budget: Budget) -> dict[int | float, Setting]:
-    """Return the settings of an experiment by the number on its x-axis."""
+def settings_of(experiment: str, budget: Budget) -> dict[Any, Setting]:
+    """Return the settings of an experiment by the number on its x-axis, or, of V, by what they are."""
     if experiment == "A":
         return {load: paper_setting(load, 12) for load in budget.loads}
     if experiment == "B":
@@ -205,6 +213,13 @@ def settings_of(experiment: str, budget: Budget) -> dict[int | float, Setting]:
         }
     if experiment == "E":
         return {21 * factor: _tiers(factor) for factor in budget.growth}
+    if experiment == "V":
+        base = paper_setting(LOAD_OF_SIZES, 12)
+        chosen = {} if budget.as_published else VARIANTS
+        return {
+            label: replace(base, name=f"V-{number}", overrides=(*base.overrides, *more)) if more else base
+            for number, (label, more) in enumerate(chosen.items())
+        }
     raise ValueError(f"no experiment '{experiment}'")
 
 
@@ -238,6 +253,10 @@ def pieces(budget: Budget) -> Iterator[Piece]:
     for seed in range(budget.seeds):
         for setting in paper.values():
             training += [_training(label, setting, (setting,), seed, steps) for label in learners]
+        varied = [setting for setting in settings_of("V", budget).values() if setting.name not in paper]
+        training += [
+            _training(label, setting, (setting,), seed, steps) for setting in varied for label in PAPER_LEARNERS
+        ]
         rhos = settings_of("C", budget)
         if not rhos:
             continue
@@ -255,15 +274,15 @@ def pieces(budget: Budget) -> Iterator[Piece]:
         training.append(_training(POINTER, tiers[0], tiers, seed, tiers_steps))
     yield from sorted(training, key=lambda piece: -piece.steps * len(CELLS))
     rules = (*PAPER_RULES, *LEFT_OUT_RULES)
-    for experiment in "ABCDE":
+    ruled: set[str] = set()
+    for experiment in "ABCDEV":
         for setting in settings_of(experiment, budget).values():
-            if experiment == "B" and setting.name in paper and setting.name.startswith("A"):
+            if setting.name in ruled:
                 continue
-            if experiment == "D" and setting.name.startswith("C"):
-                continue
+            ruled.add(setting.name)
             if experiment == "C":
                 yield Piece(f"bound-{setting.name}", BOUND, 0, None, (setting,))
-            more = () if experiment in "AB" else OTHER_RULES
+            more = () if experiment in "ABV" else OTHER_RULES
             yield Piece(f"rules-{setting.name}", "", 0, None, (setting,), (*rules, *more))
 
 

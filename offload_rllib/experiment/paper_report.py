@@ -39,6 +39,7 @@ X_LABEL = {
     "C": "offered load rho (ether_12)",
     "D": "nodes (Ether networks, rho 0.8)",
     "E": "nodes (three tiers, rho 0.7)",
+    "V": "variants of A at 0.5",
 }
 SCORES = (
     ("score, mean, s", "score_mean_s", 1.0),
@@ -140,7 +141,7 @@ def _table(
 ) -> Iterator[str]:
     """Yield a Markdown table of one figure: a row for each policy, a column for each setting."""
     settings = settings_of(experiment, results.budget)
-    yield "| | " + " | ".join(f"{x:g}" for x in settings) + " |"
+    yield "| | " + " | ".join(x if isinstance(x, str) else f"{x:g}" for x in settings) + " |"
     yield "|---" + "|---:" * len(settings) + "|"
     get = results.reduced if reduced else results.values
     for policy in policies:
@@ -179,6 +180,13 @@ def _lines(results: Results) -> Iterator[str]:
         yield "### score, mean, s: a dropped or unfinished task counts with its deadline or age"
         yield ""
         yield from _table(results, experiment, rows, "score_mean_s")
+    if settings_of("V", budget):
+        yield f"## {X_LABEL['V']}"
+        yield ""
+        for title, key in (*((title, ours) for title, ours, _ in PANELS[:5]), ("score, mean, s", "score_mean_s")):
+            yield f"### {title}"
+            yield ""
+            yield from _table(results, "V", [*PAPER_RULES, *LEFT_OUT_RULES, *_both(PAPER_LEARNERS)], key)
     for experiment in "CDE":
         if not settings_of(experiment, budget):
             continue
