@@ -190,9 +190,8 @@ def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry
         rest_s = service_s / 2 + back_s - tasks["created_s"][j]
         most = np.minimum(fits / service_s, 1.0) if service_s > 0 else np.ones(len(slot))
         cost_s = (slot + 0.5) * slot_s - excess_s + rest_s
-        yield _Entry(
-            int(j), int(n), slot, service_s, most, cost_s, ready_s + service_s + back_s - tasks["created_s"][j]
-        )
+        least_s = float(ready_s + service_s + back_s - tasks["created_s"][j])
+        yield _Entry(int(j), int(n), slot, service_s, most, cost_s, least_s)
 
 
 def lower_bound(
@@ -333,7 +332,8 @@ def _program(scenario: Scenario, tasks: Array, entries: list[_Entry], slot_s: fl
     return {
         "c": objective,
         # scipy's declared types lack arrays.
+        # scipy's declared types lack arrays.
         "constraints": optimize.LinearConstraint(matrix, low, high),  # pyright: ignore[reportArgumentType]
-        "bounds": optimize.Bounds(np.zeros(variables), upper),
+        "bounds": optimize.Bounds(np.zeros(variables), upper),  # pyright: ignore[reportArgumentType]
         "integrality": integral,
     }
