@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from offload_rllib.commands.bound import bound
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.terminal import console, say
@@ -42,6 +43,8 @@ HeldOutSeedOption = Annotated[
     int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")
 ]
 EVALUATIONS = Path("evaluations")
+
+app.command()(bound)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,7 +12,9 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 import offload_rllib
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.policy import Sharing
 from offload_rllib.envs.vector import VectorEnv, _observe_some
+from offload_rllib.policies.sharing import assign_in
 from offload_rllib.simulator.heuristics import HEURISTICS
 from offload_rllib.simulator.types import HELD
 
@@ -23,6 +25,13 @@ def typed_environment(**changes: Any) -> dict[str, Any]:
     for node, kind in zip(environment["topology"]["nodes"], ("pi", "nuc", "pi", "server"), strict=True):
         node["type"] = kind
     return environment
+
+
+def test_policies_by_device_and_by_node_are_those_of_the_agents_alone() -> None:
+    # The other nodes decide as well, by a rule, and stand behind the agents in the arrays.
+    scenario = make_env(typed_environment(agents={"types": ["server", "nuc"], "others": "random"})).scenario
+    assert assign_in(Sharing(kind="per_device"), scenario).policy_of == ("nuc", "server")
+    assert assign_in(Sharing(kind="per_node"), scenario).policy_of == ("b", "d")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,7 @@ def test_agents_are_those_that_are_named(agents: object, names: tuple[str, ...])
 
 
 @pytest.mark.parametrize("information", ["broadcast", "fresh"])
-@pytest.mark.parametrize("rule", sorted(HEURISTICS))
+@pytest.mark.parametrize("rule", sorted({*HEURISTICS} - {"always_cloud"}))  # which needs a cloud
 def test_the_others_act_by_their_rule_as_agents_would(rule: str, information: str) -> None:
     changes = {"information": {"kind": information}}
     everyone = make_env(small_environment(**changes), 2, log=True)

@@ -15,7 +15,7 @@ from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
 from offload_rllib.experiment.report import tables, write_report
 from offload_rllib.experiment.statistics import paired_difference
-from offload_rllib.simulator.heuristics import HEURISTICS
+from offload_rllib.simulator.heuristics import BASELINES
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 from offload_rllib.simulator.tasks import histogram_bin
 
@@ -65,11 +65,11 @@ def test_histogram_bins_are_narrower_than_a_percent() -> None:
 
 
 def test_a_report_holds_every_episode_and_every_difference(tmp_path: Path) -> None:
-    evaluation = evaluate(load_environment(small_environment()), make_contenders(HEURISTICS), episodes=6)
+    evaluation = evaluate(load_environment(small_environment()), make_contenders(BASELINES), episodes=6)
     paths = write_report(evaluation, "local", tmp_path / "report", "title")
     with paths["episodes"].open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(HEURISTICS) * 6
+    assert len(rows) == len(BASELINES) * 6
     assert {row["fingerprint"] for row in rows} == {evaluation.environment}
     first = next(row for row in rows if row["policy"] == "random" and row["episode"] == "3")
     assert float(first["score_mean_s"]) == evaluation.of("random", "score_mean_s")[3]
@@ -77,7 +77,7 @@ def test_a_report_holds_every_episode_and_every_difference(tmp_path: Path) -> No
         summary = {(row["policy"], row["metric"]): row for row in csv.DictReader(file)}
     expected = paired_difference(evaluation.of("random", "score_mean_s"), evaluation.of("local", "score_mean_s"))
     assert float(summary["random", "score_mean_s"]["difference_low"]) == pytest.approx(expected.low)
-    assert set(evaluation.timings["policy"]) == set(HEURISTICS)
+    assert set(evaluation.timings["policy"]) == set(BASELINES)
     assert (evaluation.timings[["decision_wall_us", "decision_cpu_us"]].to_numpy() > 0).all()
     assert paths["plot"].read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(p.name for p in paths.values())

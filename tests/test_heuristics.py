@@ -19,7 +19,7 @@ from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.heuristics import BASELINES, HEURISTICS
 from offload_rllib.simulator.information import true_state
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import TRANSFERRED
+from offload_rllib.simulator.types import NONE, TRANSFERRED
 
 
 @kernel
@@ -180,6 +180,29 @@ def test_size_interval_keeps_long_tasks_off_the_fastest_node() -> None:
         long_tasks += int(long_one.sum())
         short_on_fastest += int((on_fastest & choice & ~long_one).sum())
     assert min(long_tasks, short_on_fastest) > 50
+
+
+def test_always_cloud_goes_to_the_cloud_or_to_its_gate_and_keeps_elsewhere() -> None:
+    # A ring a - b - c - d, behind d the cloud: a and c reach it through d, and from b it is too far.
+    cloud = {"vms": 2, "instructions_per_second": 1e6, "access": {"nodes": ["d"]}}
+    link = {"rate_bps": 1e6, "latency_s": 0.1}
+    environment = small_environment(cloud=cloud | {"link": link}, horizon_s=120)
+    seen = set()
+    for env, actions, choice in choices_of("always_cloud", environment):
+        to = env.scenario.arrays.destination
+        for e, a in np.argwhere(choice):
+            action = actions[e, a]
+            node = env.scenario.arrays.link[to[a, action]]["destination"] if action else NONE
+            seen.add((env.agents[a], env.scenario.network.nodes[node].name if action else "itself"))
+    assert seen == {("a", "d"), ("b", "itself"), ("c", "d"), ("d", "cloud")}
+
+
+def test_always_cloud_is_refused_where_there_is_no_cloud() -> None:
+    message = r"policies: 'always_cloud' needs a cloud, and this environment has none"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(load_environment(small_environment()), make_contenders(["local", "always_cloud"]), episodes=2)
+    with pytest.raises(ConfigError, match=r"agents.others: 'always_cloud' needs a cloud"):
+        make_env(small_environment(agents={"nodes": ["a"], "others": "always_cloud"}))
 
 
 def play(environment: Any, rule: str, envs: int) -> VectorEnv:

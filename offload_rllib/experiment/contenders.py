@@ -53,7 +53,13 @@ class Heuristic:
     training_seed: int | None = field(default=None, init=False)
 
     def begin(self, env: VectorEnv, seed: int) -> None:
-        """Nothing to prepare."""
+        """Check that the rule makes sense in the environment.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if not is_function_path(self.name):
+            check_rule(self.name, "policies", env.scenario.network)
 
     def actions(self, env: VectorEnv) -> np.ndarray:
         """Return the rule's actions."""

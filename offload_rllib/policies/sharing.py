@@ -140,8 +140,8 @@ def assign_in(sharing: Sharing, scenario: BuiltScenario) -> Assignment:
 
 
 def device_types(scenario: BuiltScenario) -> tuple[str, ...]:
-    """Return the device type [A] of every agent's node."""
-    return tuple(scenario.network.nodes[n].type for n in scenario.arrays.agent_node)
+    """Return the device type [A] of every agent's node; nodes that follow `agents.others` come behind the agents."""
+    return tuple(scenario.network.nodes[n].type for n in scenario.arrays.agent_node[: len(scenario.agents)])
 
 
 def _check_entries(serves: Mapping[str, tuple[str, ...]], agents: Sequence[str], device_types: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from offload_rllib.scenario.topology import build_network, most_neighbours, resa
 from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.simulator.heap import MAX_NODES
-from offload_rllib.simulator.heuristics import HEURISTICS, is_rule, parse_rule
+from offload_rllib.simulator.heuristics import ALWAYS_CLOUD, HEURISTICS, is_rule, parse_rule
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
     EDF,
@@ -81,6 +81,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
         node[i]["queue"] = QUEUE[config.cloud.queue if config.cloud and described.cloud else config.queue]
+        node[i]["cloud"] = described.cloud
         node[i]["arrival_rate"] = rates[i]
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
@@ -123,18 +124,18 @@ def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[
     else:
         return deciding, []
     if is_rule(chosen.others):
-        check_rule(chosen.others, "agents.others")
+        check_rule(chosen.others, "agents.others", network)
     return agents, [i for i in deciding if i not in set(agents)]
 
 
-def check_rule(text: str, where: str) -> None:
-    """Check the name and the parameter of a heuristic.
+def check_rule(text: str, where: str, network: Network | None = None) -> None:
+    """Check the name and the parameter of a heuristic, and that it makes sense in a network.
 
     Raises:
-        ConfigError: there is no such rule, or it takes no such parameter.
+        ConfigError: there is no such rule, it takes no such parameter, or the network lacks the cloud that it needs.
     """
     try:
-        parse_rule(text)
+        code, _ = parse_rule(text)
     except KeyError as error:
         raise ConfigError(
             f"{where}: '{text}' is not a heuristic, nor a function package.module:function."
@@ -142,6 +143,8 @@ def check_rule(text: str, where: str) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+    if code == ALWAYS_CLOUD and network is not None and not any(node.cloud for node in network.nodes):
+        raise ConfigError(f"{where}: '{text}' needs a cloud, and this environment has none (key cloud)")
 
 
 def _destinations(

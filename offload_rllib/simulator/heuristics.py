@@ -43,6 +43,7 @@ DEADLINE_FINISH = 10
 SIZE_INTERVAL = 11
 THRESHOLD = 12
 SHORTEST_FINISH_ORACLE = 13
+ALWAYS_CLOUD = 14
 
 # Sub-streams of a node's stream for heuristics; ties are drawn from the stream itself.
 _NOISE = 1
@@ -84,6 +85,7 @@ HEURISTICS = {
         SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0
     ),
     "always_server": Rule(ALWAYS_SERVER, "the fastest node in reach"),
+    "always_cloud": Rule(ALWAYS_CLOUD, "the cloud, or a node linked to it; else keep"),
     "shortest_finish_oracle": Rule(SHORTEST_FINISH_ORACLE, "as shortest_finish, from the true state of the neighbours"),
 }
 
@@ -188,6 +190,20 @@ def _kept_off(scenario, environment, parameter, agent, there, slot):
 
 
 @kernel
+def _links_from_cloud(scenario, action, n):
+    """Return what `always_cloud` minimises: 0 the cloud, 1 a neighbour that is linked to it, 2 keeping, 3 others."""
+    here = scenario.node[n]
+    if here.cloud:
+        return 0.0
+    if action == 0:
+        return 2.0
+    for link_index in range(here.first_link, here.first_link + here.degree):
+        if scenario.node[scenario.link[link_index].destination].cloud:
+            return 1.0
+    return 3.0
+
+
+@kernel
 def _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots):
     """Return what a rule minimises over the actions.
 
@@ -205,6 +221,8 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
         return float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, lots) else np.inf
     if rule == ALWAYS_SERVER:
         return -scenario.node[there.node].speed
+    if rule == ALWAYS_CLOUD:
+        return _links_from_cloud(scenario, action, there.node)
     finish_s = estimate(scenario, environment, agent, action, there, slot).finish_s
     if rule in (SOFT_FINISH, KEEP_FIRST):
         temperature_s = (parameter if rule == SOFT_FINISH else SOFT_TEMPERATURE) * scenario.settings[0].mean_service_s

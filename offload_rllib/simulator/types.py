@@ -118,6 +118,7 @@ NODE = _record(
     servers="i4",  # tasks served at once
     capacity="i4",  # tasks held, waiting and served together
     queue="i4",  # discipline
+    cloud="i4",  # 1 at the cloud
     agent="i4",  # index among the deciding nodes, or NONE
     first_link="i4",
     degree="i4",

@@ -1,0 +1,96 @@
+"""The verb `bound`: how far policies are from what a scheduler could do who knows the future."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.config.files import written_at_once
+from offload_rllib.simulator.heuristics import BASELINES
+
+SCORE = "score_mean_s"
+
+
+def bound(
+    env: Annotated[str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")],
+    policies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[POLICY]...", help="As in `evaluate`; by default the usual heuristics."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same as those of `evaluate`.")] = 10,
+    held_out_seed: Annotated[int, typer.Option(min=0, help="Of the held-out episodes.")] = 0,
+    slot: Annotated[
+        float | None, typer.Option(help="Seconds of a slot; shorter is tighter and slower. By default horizon / 500.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Every task at one node: a mixed-integer program, tighter and much slower.")
+    ] = False,
+    time_limit: Annotated[float, typer.Option(min=1.0, help="With --whole: seconds for each episode.")] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
+) -> None:
+    """Compare policies with a clairvoyant lower bound on the mean score, episode by episode."""
+    import numpy as np
+
+    from offload_rllib.experiment.bound import bounds_of_episodes
+    from offload_rllib.experiment.contenders import make_contenders
+    from offload_rllib.experiment.evaluation import evaluate
+    from offload_rllib.experiment.run_folder import next_free
+    from offload_rllib.experiment.statistics import interval, paired_difference
+
+    console = Console()
+    environment = load_environment(env, set_ or ())
+    folder = out or next_free(Path("evaluations"), f"{Path(env).stem}-bound")
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
+    contenders = make_contenders(policies or BASELINES)
+    with Progress(console=console, transient=True) as progress:
+        evaluation = evaluate(environment, contenders, episodes=episodes, seed=held_out_seed, progress=progress)
+        found = bounds_of_episodes(
+            environment,
+            episodes=episodes,
+            seed=held_out_seed,
+            slot_s=slot,
+            whole=whole,
+            time_limit_s=time_limit,
+            progress=progress,
+        )
+    bounds = np.array([each.mean_s for each in found])
+    scores = {policy: evaluation.of(policy, SCORE) for policy in evaluation.policies}
+    folder.mkdir(parents=True)
+    with written_at_once(folder / "bound.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["environment", "seed", "episode", "tasks", "slot_s", "proven", "bound_s", *scores])
+        for e, each in enumerate(found):
+            about = (evaluation.environment, held_out_seed, e, each.tasks, each.slot_s, each.proven, each.mean_s)
+            writer.writerow([*about, *(float(values[e]) for values in scores.values())])
+    mean = interval(bounds)
+    half = (mean.high - mean.low) / 2
+    kind = "mixed-integer program" if whole else "linear program"
+    table = Table(
+        title=f"lower bound of the mean score: {mean.mean:.2f} ± {half:.2f} s ({kind}, slots of {found[0].slot_s:g} s)",
+        caption=f"{episodes} held-out episodes; ±, [ ]: 95 % intervals; the optimum lies between bound and best policy",
+    )
+    for column in ("policy", "score, s", "above the bound, s", "times the bound"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for policy in sorted(scores, key=lambda name: scores[name].mean()):
+        gap = paired_difference(scores[policy], bounds)
+        times = scores[policy].mean() / bounds.mean()
+        above = f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
+        table.add_row(policy, f"{scores[policy].mean():.2f}", above, f"{times:.2f}")
+    console.print(table)
+    unproven = sum(not each.proven for each in found)
+    if unproven:
+        console.print(
+            f"the time limit ended {unproven} of {episodes} programs; their bounds hold, and may be less tight"
+        )
+    console.print(f"bounds: {folder / 'bound.csv'}", highlight=False, markup=False, soft_wrap=True)
