@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import load_sweep
 from offload_rllib.config.sweep import Domain, Metric
+from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
 from offload_rllib.experiment.sweep import concurrent_trials, sweep
@@ -36,6 +38,7 @@ from offload_rllib.experiment.sweep_plan import SweepPlan, check_plan, option_of
 from offload_rllib.experiment.sweep_plots import importances
 from offload_rllib.experiment.sweep_report import write_sweep_report
 from offload_rllib.experiment.sweep_search import RestoredASHA, RestoredMedian, param_space, search_algorithm
+from offload_rllib.experiment.sweep_table import trials_table
 from offload_rllib.experiment.sweep_trial import mean_of, trial_resources
 from offload_rllib.experiment.sweep_trials import (
     FAILED,
@@ -432,6 +435,87 @@ def test_results_are_merged_leaf_by_leaf() -> None:
         ]
     )
     assert merged == {"a": 1.5, "b": {"c": 4.0}, "e": 3.0}
+
+
+def test_a_narrow_terminal_shows_values_whole(files: Path) -> None:
+    space = {"policy.algorithm.lr": [0.0006466], "policy.algorithm.minibatch_steps": [64, 128]}
+    values = {"policy.algorithm.lr": 0.0006466, "policy.algorithm.minibatch_steps": 128}
+    trial = TrialOutcome("trial_0001", values, FINISHED, STEPS, {"score_mean_s": 43.98})
+    console = Console(file=io.StringIO(), width=66)
+    console.print(trials_table(plan_of(files, space=space), [trial], "one trial"))
+    shown = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    for text in ("0001", "0.0006466", "128", "43.98", "640", "finished"):
+        assert f" {text} " in shown, shown
+
+
+def test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = "import sys, offload_rllib.experiment.sweep; print({'wandb', 'mlflow'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=200)
+    assert printed.stdout.strip() == "set()"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    tracked = policy_config(tracking=["mlflow"])
+    with pytest.raises(
+        ConfigError, match=r"training.tracking: mlflow is not installed: pip install 'offload-rllib\[mlf"
+    ):
+        check(load_environment(small_environment()), tracked)
+    with pytest.raises(ConfigError, match=r"training.tracking.0: .*'wandb' or 'mlflow'"):
+        policy_config(tracking=["aim"])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_restored_run_goes_on_with_its_own_hyperparameters(tmp_path: Path) -> None:
+    # docs/tune.md tells why there is no population-based training, and says this.
+    def build(lr: float, entropy_coeff: float) -> Any:
+        content = policy_config().model_dump(mode="json", by_alias=True)
+        content["algorithm"] |= {"lr": lr, "entropy_coeff": entropy_coeff}
+        config = algorithm_config(load_environment(small_environment()), load_policy_config(content), cpus=2)
+        return config.build_algo()
+
+    donor = build(1e-3, 0.01)
+    donor.train()
+    donor.save_checkpoint(str(tmp_path))
+    donor.stop()
+    other = build(1e-5, 0.5)
+    other.load_checkpoint(str(tmp_path))
+    used: list[float] = []
+    for _, optimizer in other.learner_group._learner.get_optimizers_for_module("shared"):
+        optimizer.register_step_pre_hook(lambda adam, *_: used.append(adam.param_groups[0]["lr"]))
+    first = other.train()
+    updates = len(used)
+    other.train()
+    other.stop()
+    assert set(used[:updates]) == {1e-3}
+    assert set(used[updates:]) == {1e-5}
+    assert first["learners"]["shared"]["curr_entropy_coeff"] == 0.5
+
+
+@pytest.mark.slow
+def test_trackers_get_results_over_environment_steps(files: Path, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    plan_of(
+        files,
+        fixed={"policy.training.tracking": ["wandb", "mlflow"]},
+        budget={"trials": 1, "env_steps": STEPS, "report_env_steps": 160},
+    )
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    # A Ray of its own: what sends to W&B reads its settings where Ray was started.
+    subprocess.run(
+        [sys.executable, "-m", "offload_rllib", "tune", str(files / "sweep.yaml"), "--name", "tracked"],
+        cwd=tmp_path,
+        env=os.environ | {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": store},
+        check=True,
+        timeout=400,
+    )
+    assert list(tmp_path.glob("sweeps/tracked/tune/trial_*/wandb/offline-run-*/*.wandb"))
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("offload-rllib/tracked")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(tracked.info.run_id, "validation/score_mean_s")
+    assert [point.step for point in history] == [160, 320, 480, 640]
+    assert 1e-4 <= float(tracked.data.params["policy.algorithm.lr"]) <= 1e-2
 
 
 @pytest.mark.slow

@@ -101,6 +101,8 @@ class Training(Schema):
     """Newest checkpoints that stay on disk."""
     seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
+    tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where results also go, beside TensorBoard; each needs the extra of its name (`docs/tensorboard.md`)."""
 
 
 class PolicyConfig(Schema):

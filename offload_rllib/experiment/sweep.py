@@ -24,6 +24,7 @@ from offload_rllib.experiment.sweep_search import param_space, scheduler, search
 from offload_rllib.experiment.sweep_table import SweepTable
 from offload_rllib.experiment.sweep_trial import ENV_STEPS, SweepTrial, trial_resources
 from offload_rllib.experiment.sweep_trials import TrialOutcome
+from offload_rllib.experiment.trackers import trackers
 from offload_rllib.experiment.training import TrainingError, available_cpus, local_ray, quieten
 from offload_rllib.scenario import build_scenario
 
@@ -108,7 +109,11 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
             storage_path=str(folder.path.resolve()),
             stop={ENV_STEPS: plan.config.budget.env_steps},
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=True),
-            callbacks=[table, *loggers(HParamsLogger(plan))],
+            callbacks=[
+                table,
+                *loggers(HParamsLogger(plan)),
+                *trackers(plan.policy.training.tracking, folder.name),
+            ],
             verbose=0,
         ),
     )

@@ -42,9 +42,10 @@ def trials_table(plan: SweepPlan, outcomes: list[TrialOutcome], title: str, most
     table = Table(title=title, title_justify="left")
     table.add_column("trial", no_wrap=True)
     for key in config.space:
-        table.add_column(key.rpartition(".")[2], justify="right", overflow="fold")
+        name = key.rpartition(".")[2]  # folded where the terminal is narrow; values are not
+        table.add_column(name, justify="right", overflow="fold", min_width=_widest(key, outcomes[:most]))
     for metric in config.metrics:
-        table.add_column(metric.name, justify="right")
+        table.add_column(metric.name, justify="right", overflow="fold", min_width=6)
     table.add_column("env steps", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for outcome in outcomes[:most]:
@@ -58,6 +59,10 @@ def trials_table(plan: SweepPlan, outcomes: list[TrialOutcome], title: str, most
             style=STYLES.get(outcome.state, ""),
         )
     return table
+
+
+def _widest(key: str, outcomes: list[TrialOutcome]) -> int:
+    return max((len(shown_value(outcome.values[key])) for outcome in outcomes), default=1)
 
 
 class SweepTable(PresentCallback):

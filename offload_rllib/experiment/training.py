@@ -28,6 +28,7 @@ from offload_rllib.experiment.interruption import interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
 from offload_rllib.experiment.run_folder import TUNE, RunFolder
+from offload_rllib.experiment.trackers import require_trackers, trackers
 from offload_rllib.scenario import build_scenario
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
@@ -62,6 +63,7 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float |
         ConfigError: environment and policy cannot be trained here.
     """
     quieten()
+    require_trackers(policy.training.tracking)
     try:
         algorithm_config(environment, policy, cpus=cpus or available_cpus()).validate()
     except ConfigError:
@@ -147,7 +149,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
                         num_to_keep=policy.training.keep_checkpoints,
                         checkpoint_at_end=True,
                     ),
-                    callbacks=[progress, *loggers()],
+                    callbacks=[progress, *loggers(), *trackers(policy.training.tracking, run.name)],
                     verbose=0,
                 ),
             )
