@@ -81,6 +81,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
         node[i]["queue"] = QUEUE[config.cloud.queue if config.cloud and described.cloud else config.queue]
+        node[i]["works_in_ticks"] = config.tick_s is not None and not described.cloud
         node[i]["arrival_rate"] = rates[i]
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
@@ -175,6 +176,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["score_until_s"] = config.horizon_s - config.drain_s
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
     record["expiry_grace_s"] = config.deadlines.grace_s
+    record["tick_s"] = config.tick_s or 0.0
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
@@ -252,7 +254,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         or not (node["queue"] == FIFO).all()
     )
     arrays = Scenario(
-        variant=variant(full=unusual),
+        variant=variant(full=unusual, ticks=config.tick_s is not None),
         settings=_settings(config, network, arriving, load),
         node=node,
         link=link,
