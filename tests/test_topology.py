@@ -316,6 +316,22 @@ def test_an_episodes_network_is_the_same_in_any_batch() -> None:
         assert play(batch, place) == expected
 
 
+def test_files_of_a_workload_are_not_read_again_for_every_network(tmp_path: Path) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("time_s,level\n0,1\n10,3\n")
+    content = resampled()
+    content["workload"]["arrivals"] = {"kind": "table", "path": str(table)}
+    env = vector_env(content, 2)
+    table.unlink()
+    env.reset(held_out_keys(0, 2))
+    # Each network has its own rates on the one table.
+    rates = {scenario.load.rate_per_client for scenario in map(env.scenario_of, range(2))}
+    assert len(rates) == 2
+    assert all(scenario.load.rho == pytest.approx(0.8) for scenario in map(env.scenario_of, range(2)))
+    play(env, 0)
+    assert env.episode_metrics(1)["tasks_created"] > 0
+
+
 def test_networks_that_need_more_room_do_not_disturb_other_episodes() -> None:
     # Without a bound on latencies the number of remembered broadcasts differs between draws, as links do.
     config = resampled("random", information={"interval_s": 0.25}, links={"kind": "fixed", "rate_bps": 2e3})

@@ -61,6 +61,8 @@ class BuiltScenario:
     arrays: Scenario
     agents: tuple[str, ...]
     """Names of the nodes that are agents, in the order of the arrays."""
+    arriving: Arriving
+    """What arrives. It stays where episodes draw other networks: its files are read once."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
     others: tuple[str, ...] = ()
@@ -196,13 +198,27 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     return settings
 
 
-def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) -> BuiltScenario:
+def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> Arriving:
+    """Return what arrives: as in another episode, if its clients are the same. Links and speeds do not matter to it."""
+
+    def clients(of: Network) -> list[tuple[str, str, bool, bool]]:
+        return [(node.name, node.type, node.client, node.cloud) for node in of.nodes]
+
+    if like is not None and clients(network) == clients(like.network):
+        return like.arriving
+    return arriving_tasks(config, network)
+
+
+def build_scenario(
+    config: EnvironmentConfig, episode_key: int | None = None, like: BuiltScenario | None = None
+) -> BuiltScenario:
     """Return the scenario of a configuration.
 
     Args:
         config: the environment.
         episode_key: with `topology.resample: episode`, of the episode whose network to draw; None: the network of the
             topology's seed alone, of the same nodes and sizes as all others.
+        like: that of another episode, whose workload is taken over if the same clients sit on the same nodes.
 
     Raises:
         ConfigError: the parts do not fit together; the message names them.
@@ -223,7 +239,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
                     "Accepted without: fifo, lifo, sjf."
                 )
     link, link_law = link_arrays(config, network, link_directions(config, network))
-    arriving = arriving_tasks(config, network)
+    arriving = _arriving(config, network, like)
     load = offered_load(config, network, link, arriving.demand, arriving.entries)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
@@ -272,6 +288,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         load=load,
         arrays=arrays,
         agents=tuple(names[i] for i in agents),
+        arriving=arriving,
         mean_deadline_s=arriving.demand.mean_deadline_s,
         others=tuple(names[i] for i in others),
         notes=arriving.notes,
@@ -284,7 +301,7 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
     Raises:
         ConfigError: the draw has other nodes (only a function of the user's can do that).
     """
-    drawn = build_scenario(scenario.config, episode_key)
+    drawn = build_scenario(scenario.config, episode_key, scenario)
     if drawn.agents != scenario.agents:
         raise ConfigError(
             "topology.resample: episode: the network of an episode has other nodes than that of the seed alone; the "
