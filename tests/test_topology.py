@@ -22,6 +22,7 @@ from peersimgym import recordings
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
+from offload_rllib.experiment import topology_view
 from offload_rllib.experiment.topology_view import draw
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.network import Network
@@ -517,3 +518,14 @@ def test_networks_are_drawn_with_and_without_positions(tmp_path: Path, nodes: in
     draw(build_scenario(load_environment(environment(manual))), tmp_path / "tree.png", "tree")
     for name in ("ring", "tree"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_of_a_very_large_network_a_coherent_part_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(drawn("barabasi_albert"))
+    assert topology_view.drawn_part(network) is network
+    monkeypatch.setattr(topology_view, "MOST_DRAWN", 7)
+    part = topology_view.drawn_part(network)
+    assert len(part.nodes) == 7
+    assert nx.is_connected(part.graph())
+    named = {(part.nodes[a].name, part.nodes[b].name) for a, b in part.links}
+    assert named <= {(network.nodes[a].name, network.nodes[b].name) for a, b in network.links}
