@@ -93,10 +93,10 @@ class EnvironmentConfig(Schema):
     def _ticks_fit(self) -> None:
         if self.tick_s is None:
             return
-        if self.horizon_s / self.tick_s > LARGEST_STEPS:
+        count = self.horizon_s / self.tick_s
+        if count > LARGEST_STEPS:
             raise ValueError(
-                f"horizon_s / tick_s is {self.horizon_s / self.tick_s:.3g} ticks per episode; at most {LARGEST_STEPS:,} "
-                "can be simulated"
+                f"horizon_s / tick_s is {count:.3g} ticks per episode; at most {LARGEST_STEPS:,} can be simulated"
             )
         ticks = self.decisions.interval_s / self.tick_s
         if round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-9 * ticks:
