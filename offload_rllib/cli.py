@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from offload_rllib.commands.bound import bound
@@ -172,12 +172,17 @@ def show(
     from offload_rllib.scenario import build_scenario
 
     environment = load_environment(env, set_ or ())
-    scenario = build_scenario(environment)
-    print_numbers(scenario, console)
     path = out or Path(f"{Path(env).stem}.png")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
-    draw(scenario, path, environment.description or Path(env).stem)
+    shown = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*shown, console=console, transient=True) as spinning:  # large networks take minutes
+        step = spinning.add_task("building the network and its load", total=None)
+        scenario = build_scenario(environment)
+        spinning.update(step, visible=False)
+        print_numbers(scenario, console)
+        spinning.add_task("drawing", total=None)
+        draw(scenario, path, environment.description or Path(env).stem)
     say(f"picture: {path}")
 
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,8 @@ class Outcome:
     expired: int
     response_ticks: float
     """Mean of the finished, from the client's sending to the client's receiving."""
+    waited_at_cloud: float
+    """Mean over all tasks of the ticks that they waited for a machine of the cloud."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ class Network:
         ]
 
     def per_layer(self, key: str, n: int) -> float:
-        """Return the value of node `n`'s layer."""
+        """Return the value of node `n`'s layer, or its own if the nodes are configured one by one."""
+        own = {"FREQS": "MANUAL_FREQS", "NO_CORES": "MANUAL_CORES", "Q_MAX": "MANUAL_QMAX"}
+        if self.config.get("MANUAL_CONFIG") == "true" and key in own:
+            return float(self.config[own[key]].split(";")[n])
         return float(self.config[key].split(",")[self.layer[n]])
 
     def delay(self, a: int, b: int, megabytes: float) -> int:
@@ -119,27 +126,34 @@ class Network:
 class Replay:
     """An episode of ours with the tasks of a recording."""
 
+    speed_error: Mapping[int, float] = MappingProxyType({})
+    """What each layer's cores do less than they should, in instructions per tick."""
+    grace_ticks = GRACE_TICKS
+    tick_s: float | None = None
+    link_shift = MIDDLE
+    """What links take less than the original's delay."""
+
     def __init__(self, network: Network, arrivals: list[Arrival], folder: Path) -> None:
         """Build the episode; its arrivals are written to a file in `folder`."""
         self.network = network
         # Tasks that clients send to the cloud's idle worker vanish there without a trace.
         self.arrivals = [task for task in arrivals if task.node != network.cloud]
-        self.shift = network.cycle - 1 + MIDDLE
+        self.shift = self.shift_of(network)
         path = folder / "arrivals.csv"
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["time_s", "origin", "node", "work", "bits_in", "bits_out", "deadline_s"])
-            for task in sorted(self.arrivals, key=lambda task: task.delivered):
+            for entered_s, task in sorted(zip(self.entries(), self.arrivals, strict=True), key=lambda pair: pair[0]):
                 sizes = (task.work, task.megabytes_in * MEGABYTE_BITS, task.megabytes_out * MEGABYTE_BITS)
-                entered = (task.delivered + self.shift, f"n{task.client}", f"n{task.node}")
-                writer.writerow([*entered, *sizes, max(task.deadline - task.delivered, 0)])
+                where = (f"n{task.client}", f"n{task.node}")
+                writer.writerow([entered_s, *where, *sizes, max(task.deadline + self.shift - entered_s, 0)])
         self.env = VectorEnv(build_scenario(load_environment(self._environment(path))), 1, log=True)
         arrays = self.env.scenario.arrays
         bits = max(task.megabytes_in for task in arrivals)
         for link in arrays.link:
             if self._has(int(link["source"])) and self._has(int(link["destination"])):
                 ticks = network.delay(int(link["source"]), int(link["destination"]), bits)
-                link["latency_s"], link["seconds_per_bit"] = ticks - MIDDLE, 0.0
+                link["latency_s"], link["seconds_per_bit"] = ticks - self.link_shift, 0.0
         # Our action that sends from an agent's node to each other node.
         self.action = [
             {int(arrays.link["destination"][link]): a for a, link in enumerate(row) if link >= 0}
@@ -147,6 +161,15 @@ class Replay:
         ]
         self.agent = {int(name[1:]): i for i, name in enumerate(self.env.agents) if name != "spare"}
         self.env.reset(held_out_keys(0, 1))
+
+    @staticmethod
+    def shift_of(network: Network) -> float:
+        """Return how much later than there the same thing happens here."""
+        return network.cycle - 1 + MIDDLE
+
+    def entries(self) -> list[float]:
+        """Return when the tasks enter their first nodes here."""
+        return [task.delivered + self.shift for task in self.arrivals]
 
     def _has(self, n: int) -> bool:
         return n < self.network.count or n == self.network.cloud
@@ -157,7 +180,10 @@ class Replay:
         nodes = [
             {
                 "name": f"n{n}",
-                "instructions_per_second": network.per_layer("FREQS", n) * network.per_layer("NO_CORES", n),
+                "instructions_per_second": math.floor(
+                    network.per_layer("NO_CORES", n)
+                    * (network.per_layer("FREQS", n) - self.speed_error.get(network.layer[n], 0.0))
+                ),
                 "queue_capacity": int(network.per_layer("Q_MAX", n)),
                 "client": n in clients,
             }
@@ -199,9 +225,10 @@ class Replay:
                     },
                 },
             },
-            "deadlines": {"expiry": "queued", "grace_s": GRACE_TICKS},
+            "tick_s": self.tick_s,
+            "deadlines": {"expiry": "queued", "grace_s": self.grace_ticks},
             "decisions": {"interval_s": network.cycle, "offer": "newest", "max_hops": 16},
-            "information": {"kind": "fresh"},
+            "information": {"kind": "broadcast" if self.tick_s else "fresh", "interval_s": self.tick_s or 1.0},
         }
 
     def step(self, choices: dict[int, int]) -> bool:
@@ -233,7 +260,12 @@ class Replay:
             queue_full=int((log["outcome"] == QUEUE_FULL).sum()),
             expired=int((log["outcome"] == EXPIRED).sum()),
             response_ticks=float(np.mean(responses)),
+            waited_at_cloud=self.waited_at_cloud(log),
         )
+
+    def waited_at_cloud(self, log: np.ndarray) -> float:
+        """Return the mean over all tasks of the ticks that they waited for a machine of the cloud."""
+        return float(np.mean(log["waiting_s"] * (log["node"] == self.network.cloud)))
 
 
 def recorded_arrivals(recording: dict[str, Any]) -> list[Arrival]:
@@ -250,44 +282,4 @@ def replay(recording: dict[str, Any], folder: Path) -> Outcome:
     tick = -network.cycle  # of the decision; the first one here has no counterpart
     while not episode.step(decisions.get(tick, {})):
         tick += network.cycle
-    return episode.outcome()
-
-
-def drawn_arrivals(network: Network, rng: np.random.Generator) -> list[Arrival]:
-    """Return tasks by PeersimGym's own rule.
-
-    Each client has a stream of rounded exponential gaps for itself and for each neighbour whose layer gets tasks. Where
-    its own stream is due it sends on that alone (`clientIsSelf`), else on all that are due, each once a tick at most.
-    """
-    config = network.config
-    eligible = {int(layer) for layer in config["layersThatGetTasks"].split(",")}
-    clients = {int(layer) for layer in config["clientLayers"].split(",")}
-    rate = float(config["schedules"].split(";")[0].split(",")[0].split("-")[0]) / network.scale
-    patience = int(config["protocol.clt.minDeadline"]) * network.scale
-    size = float(config["protocol.clt.T"])
-    work = float(config["protocol.clt.I"]) * float(config["protocol.clt.CPI"])
-    tasks = []
-    for client in (n for n in range(network.count) if network.layer[n] in clients):
-        targets = [
-            n for n in [client, *network.neighbours[client]] if n == network.cloud or network.layer[n] in eligible
-        ]
-        delays = [network.delay(client, target, size) for target in targets]
-        due = [round(x) for x in rng.exponential(1 / rate, len(targets))]
-        for tick in range(network.end):
-            streams = [k for k, when in enumerate(due) if when <= tick]
-            if config["clientIsSelf"] == "1" and 0 in streams and targets[0] == client:
-                streams = [0]
-            for k in streams:
-                deadline = tick + int(rng.integers(patience, 2 * patience))
-                tasks.append(Arrival(tick, tick + delays[k], client, targets[k], work, size, size, deadline))
-                due[k] = round(tick + rng.exponential(1 / rate))
-    return [task for task in tasks if task.delivered < network.end]
-
-
-def simulate(config: dict[str, str], seed: int, folder: Path) -> Outcome:
-    """Return the outcome of an episode whose tasks are drawn by PeersimGym's rule and kept where they arrive."""
-    network = Network(config)
-    episode = Replay(network, drawn_arrivals(network, np.random.default_rng(seed)), folder)
-    while not episode.step({}):
-        pass
     return episode.outcome()

@@ -41,7 +41,7 @@ from offload_rllib.simulator import streams
 from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 # Kinds of events, in their order at equal times.
-RESULT, SERVICE_END, LOSS, EXPIRY, FAILURE, REPAIR, TRANSFER, ARRIVAL, DECISION = range(9)
+RESULT, SERVICE_END, LOSS, EXPIRY, FAILURE, REPAIR, TRANSFER, ARRIVAL, TICK, DECISION = range(10)
 
 Life = Generator[simpy.Event, Any, Any]
 
@@ -105,6 +105,7 @@ class _Link:
     channel: simpy.Resource | None  # with contention
     key: np.uint64
     transfers: int = 0
+    free_s: float = 0.0  # where time has ticks: when what was given to it has been sent
 
     @property
     def mean_latency_s(self) -> float:
@@ -156,6 +157,7 @@ class _Node:
     inside: list[_Task] = field(default_factory=list)  # held, waiting and served
     held: list[_Task] = field(default_factory=list)  # what the agent has to decide, in order of entry
     queue: list[_Task] = field(default_factory=list)  # in order of entry
+    current: _Task | None = None  # in service, where nodes work in ticks
 
     def leave_queue(self, task: _Task) -> None:
         """Let a task wait no longer."""
@@ -166,8 +168,12 @@ class _Node:
     def free_server(self) -> None:
         """Give the server that became idle to the next waiting task."""
         self.serving -= 1
-        if not self.queue:
-            return
+        if self.queue:
+            self.serving += 1
+            self.take_next().decision.succeed(None)
+
+    def take_next(self) -> _Task:
+        """Take the next task to be served out of the queue."""
         if self.discipline == "edf":
             chosen = min(self.queue, key=lambda task: (task.created_s + task.relative_deadline_s, task.number))
         elif self.discipline == "sjf":
@@ -175,8 +181,7 @@ class _Node:
         else:
             chosen = self.queue[0 if self.discipline == "fifo" else -1]
         self.leave_queue(chosen)
-        self.serving += 1
-        chosen.decision.succeed(None)
+        return chosen
 
 
 @dataclass(eq=False)
@@ -190,6 +195,7 @@ class _Task:
     bits_out: float
     decision: simpy.Event
     node: int
+    served: simpy.Event
     life: simpy.Process | None = None
     stage: str = ""
     path: list[tuple[int, int]] = field(default_factory=list)
@@ -241,8 +247,12 @@ class _Reference:
             for i, node in enumerate(described)
         ]
         self.agents = [i for i, node in enumerate(self.nodes) if node.decides]
+        # The cloud works at any time.
+        self.in_ticks = range(len(config.topology.nodes) if config.tick_s is not None else 0)
         self._clients(sorted(clients))
         self.clock.process(self._agents())
+        for i in self.in_ticks:
+            self.clock.process(self._works(i))
         if config.failures is not None:
             for i in range(len(config.topology.nodes)):  # the cloud does not fail
                 self.clock.process(self._failures(i))
@@ -392,6 +402,36 @@ class _Reference:
             node.up.change(1)
             index += 1
 
+    def _moment_s(self, tick: int, drawn: float) -> float:
+        """Return when something happens in a tick: before or after the decision, as it has drawn less or more."""
+        assert self.config.tick_s is not None
+        decision = float(streams.uniform(np.uint64(streams.stream(self.key, streams.TICK_DECISION)), tick))
+        share = drawn / decision - 1 if drawn < decision else (drawn - decision) / (1 - decision)
+        return (tick + share / 2) * self.config.tick_s
+
+    def _works(self, n: int) -> Life:
+        """Let node `n` work once in every tick."""
+        assert self.config.tick_s is not None
+        node = self.nodes[n]
+        left = 0.0
+        for tick in range(1, len(self.actions) * 1000):
+            time_s = self._moment_s(tick, self._uniform(node, streams.TICK_WORK, tick))
+            yield _Moment(self.clock, time_s - self.clock.now, TICK, n)
+            budget = node.core_speed * self.config.tick_s
+            while budget > 0 and (node.current or node.queue):
+                if node.current is None:
+                    node.current = node.take_next()
+                    left = node.current.work
+                    node.current.decision.succeed(None)
+                    yield self.clock.timeout(0)  # let it begin
+                done = min(left, budget)
+                left -= done
+                budget -= done
+                node.busy.total += done / node.core_speed
+                if left <= 0:
+                    node.current.served.succeed()
+                    yield self.clock.timeout(0)  # let it leave
+
     def _clients(self, clients: list[int]) -> None:
         """Let all clients make their tasks."""
         workload = self.config.workload
@@ -443,6 +483,7 @@ class _Reference:
             bits_in=bits_in,
             bits_out=bits_out,
             decision=self.clock.event(),
+            served=self.clock.event(),
             node=n if row is None else [other.described.name for other in self.nodes].index(row.node),
         )
         self.tasks.append(task)
@@ -541,18 +582,40 @@ class _Reference:
         link = self.links[sender, receiver]
         number = link.transfers
         link.transfers += 1
-        with ExitStack() as stack:
-            if link.channel is not None:
-                yield stack.enter_context(link.channel.request())
-            stack.enter_context(self.nodes[sender].sending.raised(1))
-            stack.enter_context(self.nodes[sender].sending_bps.raised(link.rate_bps if bits else 0.0))
-            yield self.clock.timeout(bits / link.rate_bps)
+        tick_s = self.config.tick_s
+        wait_s = 0.0
+        if tick_s is None:
+            with ExitStack() as stack:
+                if link.channel is not None:
+                    yield stack.enter_context(link.channel.request())
+                yield from self._send(self.nodes[sender], link, bits, bits / link.rate_bps)
+        else:
+            # When it is sent is known at once, as it may arrive in its tick before all of it would have been sent.
+            begins_s = self.clock.now if link.channel is None else max(self.clock.now, link.free_s)
+            ends_s = begins_s + bits / link.rate_bps
+            late_s = task.created_s + task.relative_deadline_s if self.config.deadlines.expiry == "abort" else math.inf
+            link.free_s = max(begins_s, min(ends_s, late_s))
+            wait_s = ends_s - self.clock.now
+            self.clock.process(self._send(self.nodes[sender], link, bits, link.free_s - begins_s, after_s=begins_s))
         latency_s = self._duration_s(link.latency, link, streams.LATENCY, number)
         latency_s += self._duration_s(link.jitter, link, streams.JITTER, number)
+        if tick_s is not None:
+            ticks = max(1, math.floor((latency_s + wait_s) / tick_s + 0.5))
+            key = streams.stream(self.nodes[task.origin].key, streams.TICK_DELIVERY)
+            turn = len(task.path) if kind == TRANSFER else 32 + task.path.index((receiver, sender))
+            drawn = float(streams.uniform(np.uint64(streams.stream(np.uint64(key), task.number)), turn))
+            tick = math.floor(self.clock.now / tick_s + 0.5) + ticks
+            latency_s = self._moment_s(tick, drawn) - self.clock.now
         lost = self._uniform(link, streams.LOSS, number) < link.loss_probability
         yield _Moment(self.clock, latency_s, LOSS if lost else kind, receiver, task.number)
         if lost:
             raise _Dropped(LOST)
+
+    def _send(self, node: _Node, link: _Link, bits: float, seconds: float, after_s: float = 0.0) -> Life:
+        if after_s > self.clock.now:
+            yield self.clock.timeout(after_s - self.clock.now)
+        with node.sending.raised(1), node.sending_bps.raised(link.rate_bps if bits else 0.0):
+            yield self.clock.timeout(seconds)
 
     def _visit(self, task: _Task, n: int) -> Generator[simpy.Event, Any, int | None]:
         """Stay at node `n` until served there, or until sent on; return where to, or None."""
@@ -594,7 +657,8 @@ class _Reference:
     def _serve(self, task: _Task, n: int, *, offer: bool) -> Generator[simpy.Event, Any, int | None]:
         """Wait for a server and be served; a task that was on offer meanwhile may be sent on: return where to."""
         node = self.nodes[n]
-        if node.serving < node.servers:
+        in_ticks = n in self.in_ticks
+        if node.serving < node.servers and not in_ticks:
             node.serving += 1
         else:
             task.decision = self.clock.event()
@@ -607,11 +671,20 @@ class _Reference:
                 except simpy.Interrupt:
                     if task in node.queue:
                         node.leave_queue(task)
+                    elif in_ticks:
+                        node.current = None
                     else:
                         node.free_server()  # a failure has just freed it for this task, and takes this task too
                     raise
             if destination is not None:
                 return destination
+        if in_ticks:
+            try:
+                with self._stage(task, "service"):
+                    yield task.served
+            finally:
+                node.current = None
+            return None
         try:
             with self._stage(task, "service"), node.busy.raised(1):
                 yield _Moment(self.clock, task.work / node.core_speed, SERVICE_END, n, task.number)

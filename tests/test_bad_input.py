@@ -44,6 +44,8 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("decisions.max_hops=0", r"decisions.max_hops: .*greater than or equal to 1 .*0"),
         ("decisions.max_hops=1.5", r"decisions.max_hops: .*integer.*1.5"),
         ("decisions.interval_s=0.3", r"horizon_s \(1000\) must be a multiple of decisions.interval_s \(0.3\)"),
+        ("tick_s=1e-9", r"horizon_s / tick_s is 1e\+12 ticks per episode; at most 10,000,000"),
+        ("tick_s=0.3", r"decisions.interval_s \(1\) must be a multiple of tick_s \(0.3\)"),
         ("warmup_s=900", r"no task would count"),
         ("deadlines.grace_s=5", r"grace_s needs expiry: queued"),
         (

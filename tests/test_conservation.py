@@ -57,6 +57,9 @@ def environments(draw: st.DrawFn) -> dict:
     }
     environment["information"] = {"kind": draw(st.sampled_from(["broadcast", "fresh"])), "interval_s": 0.3}
     environment |= draw(unusual())
+    if draw(st.sampled_from([False, False, True])):
+        environment |= {"tick_s": 0.25, "service": "pooled"}
+        environment["information"]["interval_s"] = 0.25
     for node in environment["topology"]["nodes"]:
         node["cores"] = draw(st.integers(1, 3))
         node["queue_capacity"] = draw(st.sampled_from([None, 1, 3]))

@@ -1,4 +1,4 @@
-"""Given the same tasks and decisions, the simulator agrees with the real PeersimGym (see docs/peersimgym.md)."""
+"""The simulator agrees with the real PeersimGym (see docs/peersimgym.md)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peersimgym import recordings, replay, simulate
+from peersimgym import recordings, replay
+from peersimgym_ticks import simulate
 
 FOLDER = recordings()
 TRACES = sorted(FOLDER.glob("trace_*.json")) if FOLDER else []
 STATISTICS = FOLDER / "stats.json" if FOLDER else Path("stats.json")
-# One machine there finishes any number of tasks that fit into a tick: beyond its capacity a cloud is not comparable.
-OVER_SERVED_CLOUDS = {"n3_cloud_1vm"}
+CASES = json.loads(STATISTICS.read_text())["cases"] if STATISTICS.is_file() else []
+# A machine of the cloud there finishes any number of tasks that fit into a tick: where the mean task waits for one
+# here, in ticks, the two are not comparable.
+LONGEST_WAIT_AT_CLOUD = 0.25
 RESPONSE_TICKS = 2.5
-SEEDS = 10
+SEEDS = 8
 
 needs_recordings = pytest.mark.skipif(
     FOLDER is None, reason="the recordings of PeersimGym are not part of the project and are not beside it"
@@ -27,9 +30,9 @@ needs_recordings = pytest.mark.skipif(
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_recorded_tasks_under_recorded_decisions(path: Path, tmp_path: Path) -> None:
     recording = json.loads(path.read_text())
-    if recording["name"] in OVER_SERVED_CLOUDS:
-        pytest.skip("its cloud serves more than its machines could")
     theirs, ours = recording["totals"], replay(recording, tmp_path)
+    if ours.waited_at_cloud > LONGEST_WAIT_AT_CLOUD:
+        pytest.skip("its cloud serves more than its machines could")
     few = max(5, 0.01 * theirs["generated"])
     assert abs(ours.finished - theirs["finished"]) <= few
     assert abs(ours.queue_full - theirs["dropped_on_arrival"]) <= few
@@ -37,32 +40,27 @@ def test_recorded_tasks_under_recorded_decisions(path: Path, tmp_path: Path) -> 
     assert abs(ours.response_ticks - theirs["mean_response_ticks"]) <= RESPONSE_TICKS
 
 
-def local_cases() -> list[dict[str, Any]]:
-    """Return the recorded statistics of nodes that keep what they get.
-
-    With the original's random order of a tick's events a decision may come between a task's arrival at an idle node and
-    its first work, so that about half of such tasks are on offer there, and none with a fixed order or here. Under
-    policies that send tasks away, only the recordings with a fixed order can therefore be compared.
-    """
-    if not STATISTICS.is_file():
-        return []
-    return [case for case in json.loads(STATISTICS.read_text())["cases"] if case["policy"] == "local"]
-
-
 @needs_recordings
-@pytest.mark.parametrize("case", local_cases(), ids=lambda case: case["name"])
-def test_statistics_of_nodes_that_keep_their_tasks(case: dict[str, Any], tmp_path: Path) -> None:
-    episodes = [simulate(case["config"], seed, tmp_path) for seed in range(SEEDS)]
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any], tmp_path: Path) -> None:
+    episodes = [simulate(case["config"], case["policy"], seed, tmp_path) for seed in range(SEEDS)]
+    if max(episode.waited_at_cloud for episode in episodes) > LONGEST_WAIT_AT_CLOUD:
+        pytest.skip("its cloud serves more than its machines could")
+    seeds = len(case["per_seed"])
 
-    def check(ours: str, theirs: str, tick_effect: float) -> None:
+    def check(ours: str, theirs: str, less: float, more: float) -> None:
         values = np.array([getattr(episode, ours) for episode in episodes], float)
         summary = case["summary"][theirs]
-        error = np.hypot(values.std(ddof=1) / SEEDS**0.5, summary["sd"] / len(case["per_seed"]) ** 0.5)
-        assert abs(values.mean() - summary["mean"]) <= 3 * error + tick_effect, (values.mean(), summary["mean"], error)
+        # Both have the same spread if they agree, and few seeds tell it badly.
+        pooled = ((SEEDS - 1) * values.var(ddof=1) + (seeds - 1) * summary["sd"] ** 2) / (SEEDS + seeds - 2)
+        error = (pooled * (1 / SEEDS + 1 / seeds)) ** 0.5
+        difference = values.mean() - summary["mean"]
+        assert -3 * error - less <= difference <= 3 * error + more, (values.mean(), summary["mean"], error)
 
-    generated = case["summary"]["generated"]["mean"]
-    # What is in the last two ticks' messages, and the order of a departure and an arrival in one tick at a full node.
-    check("finished", "finished", 2)
-    check("queue_full", "dropped_on_arrival", 0.005 * generated)
-    check("expired", "expired", 0.005 * generated)
-    check("response_ticks", "mean_response_ticks", 1.0)
+    # Tasks that its clients send join the queues of nodes at even ticks only, at most two ticks later than here: last
+    # in is not always first out. The cloud works between ticks here.
+    check("response_ticks", "mean_response_ticks", 2, 1)
+    few = 2 + 0.005 * case["summary"]["generated"]["mean"]
+    check("finished", "finished", few, few)
+    check("queue_full", "dropped_on_arrival", few, few)
+    check("expired", "expired", few, few)

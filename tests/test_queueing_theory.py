@@ -193,7 +193,9 @@ def squared_waits(queue: str, rho: float, batches: int) -> tuple[np.ndarray, np.
     return sums[1] / sums[0], sums[2] / sums[0]
 
 
-def test_last_come_first_served_has_the_same_mean_wait_and_a_larger_variance() -> None:
+# Squares spread more widely than waits.
+@pytest.mark.parametrize(("batches", "width"), [(5, 0.03), pytest.param(30, 0.01, marks=pytest.mark.slow)])
+def test_last_come_first_served_has_the_same_mean_wait_and_a_larger_variance(batches: int, width: float) -> None:
     """E[W^2] of LIFO is that of FIFO / (1 - rho), M/G/1 without preemption.
 
     L. Takacs, "Delay distributions for one line with Poisson input, general holding times, and various orders of
@@ -202,13 +204,12 @@ def test_last_come_first_served_has_the_same_mean_wait_and_a_larger_variance() -
     rho = 0.3
     mean, squares = {}, {}
     for queue in ("fifo", "lifo"):
-        mean[queue], squares[queue] = squared_waits(queue, rho, 5)
+        mean[queue], squares[queue] = squared_waits(queue, rho, batches)
     of_fifo = 2 * rho / (1 - rho) ** 2
     check(mean["fifo"], rho / (1 - rho))
     check(mean["lifo"], rho / (1 - rho))
-    # Squares spread more widely than waits.
-    check(squares["fifo"], of_fifo, width=0.03)
-    check(squares["lifo"], of_fifo / (1 - rho), width=0.05)
+    check(squares["fifo"], of_fifo, width=width)
+    check(squares["lifo"], of_fifo / (1 - rho), width=width)
 
 
 def test_mean_wait_of_shortest_job_first() -> None:
@@ -235,7 +236,7 @@ def test_an_open_jackson_network() -> None:
     decide so often that holding times hardly matter; they are left out.
     """
     routing = np.array([[0.4, 0.3, 0.3], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6]])
-    rate, hops, replications = 0.4, 2, 400
+    rate, hops, replications = 0.4, 2, 720
     env = make_env(
         {
             "horizon_s": 2_000,
@@ -283,7 +284,9 @@ def test_an_open_jackson_network() -> None:
     # each is busy a little less often than its load.)
     alone = (busy / samples).mean(axis=0)
     assert alone == pytest.approx(served, rel=0.03)
-    check(both / samples, float(alone.prod()), width=0.02)
+    # How often all are busy varies with how often each is; that much of it is known (a control variate).
+    product = float(alone.prod())
+    check(both / samples - ((busy / samples - alone) / alone).sum(axis=1) * product, product)
 
 
 def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:

@@ -190,6 +190,7 @@ def cases(draw: st.DrawFn) -> Case:
             unusual["failures"] = failures(rng, interval_s, exact=exact)
         if rng.random() < 0.5:
             unusual["energy"] = account(rng)
+    tick_s = interval_s / rng.choice([1, 2, 4]) if rng.random() < 0.25 else None
     disciplines = ["fifo", "lifo", "sjf", *(["edf"] if has_deadline else [])]
     cloud = None
     if rng.random() < 0.4:
@@ -213,7 +214,8 @@ def cases(draw: st.DrawFn) -> Case:
                 "rate_bps": 256.0 if exact else rng.uniform(64.0, 2048.0),
                 "latency_s": interval_s * latency,
             },
-            "service": service,
+            "service": service if tick_s is None else "pooled",
+            "tick_s": tick_s,
             "queue": rng.choice(disciplines),
             "cloud": cloud,
             "workload": workload,
@@ -257,6 +259,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
         config = env.scenario.config
         waited = int((log["waiting_s"] > 0).sum())
         features[config.queue, config.decisions.offer == "newest"] += waited
+        features["ticks", config.tick_s is not None] += len(finished)
         features["cloud", True] += int((log["node"] == len(case.environment["topology"]["nodes"])).sum())
         seen.update(log["outcome"].tolist())
         hops.update(finished["hops"].tolist())
@@ -266,7 +269,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it() -> None:
     assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED, LOST, NODE_FAILED)) >= 50, seen
     assert min(hops[n] for n in range(4)) >= 50, hops
     waited_in = [features[queue, newest] for queue in ("fifo", "lifo", "edf", "sjf") for newest in (False, True)]
-    assert min(*waited_in, features["cloud", True]) >= 100, features
+    assert min(*waited_in, features["cloud", True], features["ticks", True]) >= 100, features
 
 
 def line(names: str, **changes: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from peersimgym import recordings
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
+from offload_rllib.experiment import topology_view
 from offload_rllib.experiment.topology_view import draw
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.network import Network
@@ -316,6 +317,22 @@ def test_an_episodes_network_is_the_same_in_any_batch() -> None:
         assert play(batch, place) == expected
 
 
+def test_files_of_a_workload_are_not_read_again_for_every_network(tmp_path: Path) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("time_s,level\n0,1\n10,3\n")
+    content = resampled()
+    content["workload"]["arrivals"] = {"kind": "table", "path": str(table)}
+    env = vector_env(content, 2)
+    table.unlink()
+    env.reset(held_out_keys(0, 2))
+    # Each network has its own rates on the one table.
+    rates = {scenario.load.rate_per_client for scenario in map(env.scenario_of, range(2))}
+    assert len(rates) == 2
+    assert all(scenario.load.rho == pytest.approx(0.8) for scenario in map(env.scenario_of, range(2)))
+    play(env, 0)
+    assert env.episode_metrics(1)["tasks_created"] > 0
+
+
 def test_networks_that_need_more_room_do_not_disturb_other_episodes() -> None:
     # Without a bound on latencies the number of remembered broadcasts differs between draws, as links do.
     config = resampled("random", information={"interval_s": 0.25}, links={"kind": "fixed", "rate_bps": 2e3})
@@ -501,3 +518,14 @@ def test_networks_are_drawn_with_and_without_positions(tmp_path: Path, nodes: in
     draw(build_scenario(load_environment(environment(manual))), tmp_path / "tree.png", "tree")
     for name in ("ring", "tree"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_of_a_very_large_network_a_coherent_part_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(drawn("barabasi_albert"))
+    assert topology_view.drawn_part(network) is network
+    monkeypatch.setattr(topology_view, "MOST_DRAWN", 7)
+    part = topology_view.drawn_part(network)
+    assert len(part.nodes) == 7
+    assert nx.is_connected(part.graph())
+    named = {(part.nodes[a].name, part.nodes[b].name) for a, b in part.links}
+    assert named <= {(network.nodes[a].name, network.nodes[b].name) for a, b in network.links}

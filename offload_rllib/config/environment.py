@@ -43,6 +43,10 @@ class EnvironmentConfig(Schema):
     queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
     """Order in which a node serves its waiting tasks: first in first out, last in first out, earliest deadline first,
     shortest job first. Tasks in service are not interrupted."""
+    tick_s: Positive | None = None
+    """null: time is continuous. Else it has ticks of this length, as PeersimGym's: nodes do the work of a tick at one
+    random moment of it, transfers take whole ticks, and the order of what falls into a tick is random; see
+    `docs/peersimgym.md`."""
     cloud: Cloud | None = None
     """A data centre behind the network."""
     workload: Workload
@@ -78,9 +82,31 @@ class EnvironmentConfig(Schema):
                 f"horizon_s / decisions.interval_s is {steps:.3g} decisions per episode; at most {LARGEST_STEPS:,} "
                 "can be simulated"
             )
+        self._ticks_fit()
         if self.warmup_s + self.drain_s >= self.horizon_s:
             raise ValueError(
                 f"warmup_s + drain_s ({self.warmup_s + self.drain_s:g}) must be less than horizon_s "
                 f"({self.horizon_s:g}): no task would count"
             )
         return self
+
+    def _ticks_fit(self) -> None:
+        if self.tick_s is None:
+            return
+        count = self.horizon_s / self.tick_s
+        if count > LARGEST_STEPS:
+            raise ValueError(
+                f"horizon_s / tick_s is {count:.3g} ticks per episode; at most {LARGEST_STEPS:,} can be simulated"
+            )
+        ticks = self.decisions.interval_s / self.tick_s
+        if round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-9 * ticks:
+            raise ValueError(
+                f"decisions.interval_s ({self.decisions.interval_s:g}) must be a multiple of tick_s ({self.tick_s:g})"
+            )
+        if self.service != "pooled":
+            raise ValueError(f"tick_s needs service: pooled (given: {self.service})")
+        if self.information.kind == "broadcast" and self.information.interval_s != self.tick_s:
+            raise ValueError(
+                f"with tick_s nodes broadcast once a tick: information.interval_s ({self.information.interval_s:g}) "
+                f"must be {self.tick_s:g}, or information.kind fresh"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ from offload_rllib.scenario.topology import resamples
 COLOURS = mpl.colormaps["tab10"]
 DPI = 150
 MOST_NAMES = 60
+MOST_DRAWN = 20_000  # beyond that a picture shows nothing more, and takes long
 NAME_POINTS = 7
 
 
@@ -83,6 +85,17 @@ def _span(values: list[float] | list[int]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def drawn_part(network: Network) -> Network:
+    """Return the network; of one that is too large for a picture, the nodes nearest to the first in hops."""
+    if len(network.nodes) <= MOST_DRAWN:
+        return network
+    nearest = (after for _, after in nx.bfs_edges(network.graph(), 0))
+    kept = sorted([0, *islice(nearest, MOST_DRAWN - 1)])
+    place = {i: new for new, i in enumerate(kept)}
+    links = tuple((place[a], place[b]) for a, b in network.links if a in place and b in place)
+    return Network(tuple(network.nodes[i] for i in kept), links)
+
+
 def layout(network: Network) -> tuple[np.ndarray, bool]:
     """Return where to draw each node [N, 2], and whether these are the nodes' own positions in metres.
 
@@ -101,9 +114,12 @@ def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     """Draw the nodes and the links between them, as a PNG.
 
     The area of a node grows with the logarithm of its speed and shrinks where there are many; clients have a dark
-    rim. Names are shown where there is room for them.
+    rim. Names are shown where there is room for them. Of very large networks a part is drawn, and the title says so.
     """
-    network = scenario.network
+    network = drawn_part(scenario.network)
+    if network is not scenario.network:
+        of = f"of {len(scenario.network.nodes):,}"
+        title += f" (the {len(network.nodes):,} nodes nearest to {network.nodes[0].name}, {of})"
     positions, in_metres = layout(network)
     count = len(network.nodes)
     side = 6.5 if count <= 200 else 9.0

@@ -61,6 +61,8 @@ class BuiltScenario:
     arrays: Scenario
     agents: tuple[str, ...]
     """Names of the nodes that are agents, in the order of the arrays."""
+    arriving: Arriving
+    """What arrives. It stays where episodes draw other networks: its files are read once."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
     others: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
         node[i]["queue"] = QUEUE[config.cloud.queue if config.cloud and described.cloud else config.queue]
         node[i]["cloud"] = described.cloud
+        node[i]["works_in_ticks"] = config.tick_s is not None and not described.cloud
         node[i]["arrival_rate"] = rates[i]
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
@@ -178,6 +181,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["score_until_s"] = config.horizon_s - config.drain_s
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
     record["expiry_grace_s"] = config.deadlines.grace_s
+    record["tick_s"] = config.tick_s or 0.0
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
@@ -197,13 +201,27 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     return settings
 
 
-def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) -> BuiltScenario:
+def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> Arriving:
+    """Return what arrives: as in another episode, if its clients are the same. Links and speeds do not matter to it."""
+
+    def clients(of: Network) -> list[tuple[str, str, bool, bool]]:
+        return [(node.name, node.type, node.client, node.cloud) for node in of.nodes]
+
+    if like is not None and clients(network) == clients(like.network):
+        return like.arriving
+    return arriving_tasks(config, network)
+
+
+def build_scenario(
+    config: EnvironmentConfig, episode_key: int | None = None, like: BuiltScenario | None = None
+) -> BuiltScenario:
     """Return the scenario of a configuration.
 
     Args:
         config: the environment.
         episode_key: with `topology.resample: episode`, of the episode whose network to draw; None: the network of the
             topology's seed alone, of the same nodes and sizes as all others.
+        like: that of another episode, whose workload is taken over if the same clients sit on the same nodes.
 
     Raises:
         ConfigError: the parts do not fit together; the message names them.
@@ -224,7 +242,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
                     "Accepted without: fifo, lifo, sjf."
                 )
     link, link_law = link_arrays(config, network, link_directions(config, network))
-    arriving = arriving_tasks(config, network)
+    arriving = _arriving(config, network, like)
     load = offered_load(config, network, link, arriving.demand, arriving.entries)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
@@ -255,7 +273,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         or not (node["queue"] == FIFO).all()
     )
     arrays = Scenario(
-        variant=variant(full=unusual),
+        variant=variant(full=unusual, ticks=config.tick_s is not None),
         settings=_settings(config, network, arriving, load),
         node=node,
         link=link,
@@ -273,6 +291,7 @@ def build_scenario(config: EnvironmentConfig, episode_key: int | None = None) ->
         load=load,
         arrays=arrays,
         agents=tuple(names[i] for i in agents),
+        arriving=arriving,
         mean_deadline_s=arriving.demand.mean_deadline_s,
         others=tuple(names[i] for i in others),
         notes=arriving.notes,
@@ -285,7 +304,7 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
     Raises:
         ConfigError: the draw has other nodes (only a function of the user's can do that).
     """
-    drawn = build_scenario(scenario.config, episode_key)
+    drawn = build_scenario(scenario.config, episode_key, scenario)
     if drawn.agents != scenario.agents:
         raise ConfigError(
             "topology.resample: episode: the network of an episode has other nodes than that of the seed alone; the "

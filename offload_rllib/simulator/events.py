@@ -32,6 +32,7 @@ from offload_rllib.simulator.tasks import (
     remove_held,
     watch_deadline,
 )
+from offload_rllib.simulator.ticks import RESULTS, delivery_moment, work_moment
 from offload_rllib.simulator.types import (
     ARRIVAL,
     BITS_IN,
@@ -57,6 +58,7 @@ from offload_rllib.simulator.types import (
     SENT_BACK,
     SERVED,
     SERVICE_END,
+    TICK,
     TRANSFER,
     TRANSFERRED,
     WAITING,
@@ -64,7 +66,7 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_ticks, is_full
 
 
 @kernel
@@ -121,7 +123,10 @@ def environment(state, e):
 
 @kernel
 def backlog(scenario, environment, n, now_s):
-    """Return the work in instructions that waits or is in service at node `n`, exact at `now_s`."""
+    """Return the work in instructions that waits or is in service at node `n`, exact at `now_s`.
+
+    In ticks the work in service is taken to go on between its moments.
+    """
     node = environment.node[n]
     in_service = (node.service_end_sum - node.busy * now_s) * scenario.node[n].core_speed
     return node.queued_work + max(in_service, 0.0)
@@ -149,6 +154,11 @@ def _start_service(scenario, environment, n, slot, now_s):
     end_s = now_s + task.work / scenario.node[n].core_speed
     task.service_end_s = end_s
     node.busy += 1
+    if has_ticks(scenario) and scenario.node[n].works_in_ticks:
+        node.serving = slot
+        node.work_left = task.work
+        node.service_end_sum = end_s
+        return
     last_s = task.deadline_s if settings.expiry == EXPIRY_ABORT else np.inf
     if is_full(scenario):
         node.busy_seconds -= now_s
@@ -165,7 +175,8 @@ def _leave_service(scenario, environment, n, slot, now_s):
     node = environment.node[n]
     task = environment.task[slot]
     node.busy -= 1
-    if is_full(scenario):
+    in_ticks = has_ticks(scenario) and scenario.node[n].works_in_ticks
+    if is_full(scenario) and not in_ticks:
         node.busy_seconds += now_s
     if node.busy == 0:
         node.service_end_sum = 0.0
@@ -173,12 +184,60 @@ def _leave_service(scenario, environment, n, slot, now_s):
         node.service_end_sum -= task.service_end_s
     task.service_s += now_s - task.since_s
     change_tasks(node, scenario.node[n].capacity, now_s, -1)
-    head = node.queue_head
-    if head != NONE:
-        dequeue_first(scenario, environment, n)
-        waiting = environment.task[head]
-        waiting.waiting_s += now_s - waiting.since_s
-        _start_service(scenario, environment, n, head, now_s)
+    if node.queue_head != NONE and not in_ticks:
+        _serve_next(scenario, environment, n, now_s)
+
+
+@kernel
+def _serve_next(scenario, environment, n, now_s):
+    """Let an idle server of node `n` take the queue's head, which must not be NONE."""
+    head = environment.node[n].queue_head
+    dequeue_first(scenario, environment, n)
+    task = environment.task[head]
+    task.waiting_s += now_s - task.since_s
+    _start_service(scenario, environment, n, head, now_s)
+
+
+@kernel
+def schedule_work(scenario, environment, n, tick):
+    """Let node `n`, which works in ticks, work in tick number `tick`."""
+    node = environment.node[n]
+    node.tick = tick
+    node.tick_work = -1.0
+    time_s = work_moment(scenario, environment, n, tick)
+    if time_s <= scenario.settings[0].horizon_s:
+        push(environment, time_s, event_key(TICK, n, 0), NONE)
+
+
+@kernel
+def _work(scenario, environment, n, now_s):
+    """Let node `n` do the work of a tick: of one task, then of the next, as far as it gets.
+
+    At a task's end the event comes again at the same instant, behind that end.
+    """
+    settings = scenario.settings[0]
+    speed = scenario.node[n].core_speed
+    node = environment.node[n]
+    if node.tick_work < 0.0:
+        node.tick_work = speed * settings.tick_s
+    if node.tick_work > 0.0:
+        if node.busy == 0 and node.queue_head != NONE:
+            _serve_next(scenario, environment, n, now_s)
+        if node.busy > 0:
+            done = min(node.work_left, node.tick_work)
+            node.work_left -= done
+            node.tick_work -= done
+            node.busy_seconds += done / speed
+            task = environment.task[node.serving]
+            node.service_end_sum = now_s + node.work_left / speed
+            task.service_end_s = node.service_end_sum
+            if node.work_left <= 0.0:
+                push(environment, now_s, event_key(SERVICE_END, n, task.number), node.serving)
+                push(environment, now_s, event_key(TICK, n, 0), NONE)
+                return
+    if settings.broadcast_interval_s > 0.0:
+        _broadcast(scenario, environment, n, node.tick, now_s)
+    schedule_work(scenario, environment, n, node.tick + 1)
 
 
 @kernel
@@ -186,7 +245,7 @@ def keep(scenario, environment, n, slot, now_s):
     """Let node `n` process a task: serve it if a server is idle, else queue it."""
     node = environment.node[n]
     task = environment.task[slot]
-    if node.busy < scenario.node[n].servers:
+    if node.busy < scenario.node[n].servers and not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
         _start_service(scenario, environment, n, slot, now_s)
     else:
         task.stage = WAITING
@@ -247,6 +306,8 @@ def send(scenario, environment, n, slot, link_index, now_s):
         arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.deadline_s, now_s)
         if lost:
             kind = LOSS
+    if has_ticks(scenario):
+        arrival_s = delivery_moment(scenario, environment, slot, task.hops, now_s, arrival_s - now_s)
     if settings.expiry != EXPIRY_ABORT or arrival_s < task.deadline_s:
         push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
 
@@ -278,6 +339,8 @@ def _return_result(scenario, environment, slot, now_s):
         arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.deadline_s, now_s)
         if lost:
             kind = LOSS
+    if has_ticks(scenario):
+        arrival_s = delivery_moment(scenario, environment, slot, RESULTS + task.hops_left, now_s, arrival_s - now_s)
     if settings.expiry != EXPIRY_ABORT or arrival_s <= task.deadline_s:
         push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
 
@@ -464,8 +527,9 @@ def _broadcast(scenario, environment, n, turn, now_s):
 @kernel
 def next_broadcast(scenario, environment):
     """Return the time of the next broadcast: nodes take turns in the order of their phases."""
-    interval_s = scenario.settings[0].broadcast_interval_s
-    if interval_s <= 0.0:
+    settings = scenario.settings[0]
+    interval_s = settings.broadcast_interval_s
+    if interval_s <= 0.0 or (has_ticks(scenario)):
         return np.inf
     episode = environment.episode[0]
     n = environment.broadcast_order[episode.broadcast_position]
@@ -545,6 +609,8 @@ def run_until(scenario, environment, end_s):
                     fail(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
                 elif kind == REPAIR:
                     repair(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                elif has_ticks(scenario) and kind == TICK:
+                    _work(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
         episode.events += 1
     episode.now_s = end_s
     return True

@@ -27,6 +27,7 @@ from offload_rllib.simulator.types import (
     TRANSFER,
     WAITING,
 )
+from offload_rllib.simulator.variants import has_ticks
 
 
 @kernel
@@ -103,7 +104,8 @@ def fail(scenario, environment, n, now_s):
             leave_queue(scenario, environment, n, slot, now_s)
         else:
             node.busy -= 1
-            node.busy_seconds += now_s
+            if not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
+                node.busy_seconds += now_s
             task.service_s += stayed_s
         if not send_back(scenario, environment, slot, now_s):
             release(scenario, environment, slot, now_s, NODE_FAILED)

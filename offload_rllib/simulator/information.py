@@ -15,8 +15,9 @@ import numpy as np
 from offload_rllib.simulator.events import backlog, told_work
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
+from offload_rllib.simulator.ticks import tick_of
 from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_ticks, is_full
 
 Integer = int | np.integer  # numba gives the one, its types are the other
 
@@ -76,12 +77,18 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
         there = environment.node[n]
         told = told_work(scenario, environment, n, now_s)
         return Known(n, np.int64(there.tasks), told, 0.0, pending, work, alive(scenario, there))
-    phase_s = environment.node[n].phase_s
-    delay_s = scenario.link[link.reverse].broadcast_delay_s
-    turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))
-    if phase_s + turn * interval_s + delay_s > now_s:
-        turn -= 1  # the division rounded up
-    if turn < 0:
+    if has_ticks(scenario):
+        # What was told in a tick, the first one of which is number 1, is known in the next.
+        turn = tick_of(now_s, scenario.settings[0].tick_s) - 1
+        heard = turn > 0
+    else:
+        phase_s = environment.node[n].phase_s
+        delay_s = scenario.link[link.reverse].broadcast_delay_s
+        turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))
+        if phase_s + turn * interval_s + delay_s > now_s:
+            turn -= 1  # the division rounded up
+        heard = turn >= 0
+    if not heard:
         # Nothing heard yet. Every node starts up and empty, and its neighbours know that.
         return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1))
     place = turn & (environment.broadcast.shape[1] - 1)

@@ -9,7 +9,7 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
 from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.events import scenario_of, schedule_work
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -33,7 +33,7 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_ticks, is_full
 
 
 def steps_per_episode(scenario: Scenario) -> int:
@@ -47,10 +47,17 @@ def remembered_broadcasts(scenario: Scenario) -> int:
     interval_s = float(scenario.settings[0]["broadcast_interval_s"])
     if interval_s <= 0 or len(scenario.link) == 0:
         return 1
+    if scenario.settings[0]["tick_s"] > 0:
+        return 2  # the broadcast of this tick, and that of the last one, which is known
     # A broadcast that arrives after the episode need not be kept.
     longest_s = min(float(scenario.link["broadcast_delay_s"].max()), float(scenario.settings[0]["horizon_s"]))
     needed = math.floor(longest_s / interval_s) + 2
     return 1 << (needed - 1).bit_length()
+
+
+def heap_size(nodes: int, task_slots: int) -> int:
+    """Return the room for events: three of each node (arrival, failure, tick), three of each task."""
+    return 3 * nodes + 3 * task_slots
 
 
 def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: int = 0) -> State:
@@ -79,7 +86,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         task=np.zeros((num_envs, task_slots), TASK),
         path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
         free=np.zeros((num_envs, task_slots), np.int32),
-        heap=np.zeros((num_envs, 2 * nodes + 3 * task_slots), EVENT),
+        heap=np.zeros((num_envs, heap_size(nodes, task_slots)), EVENT),
         bucket=np.zeros((num_envs, steps_per_episode(scenario)), np.int32),
         metrics=np.zeros(num_envs, METRICS),
         histogram=np.zeros((num_envs, 2, HISTOGRAM_BINS), np.uint32),
@@ -111,7 +118,7 @@ def grow(scenario: Scenario, state: State) -> State:
         task=_extended(state.task, slots),
         path=_extended(state.path, slots),
         free=free,
-        heap=_extended(state.heap, 2 * len(scenario.node) + 3 * slots),
+        heap=_extended(state.heap, heap_size(len(scenario.node), slots)),
         log=_extended(state.log, 2 * state.log.shape[1]),
     )
 
@@ -202,3 +209,5 @@ def _start(scenarios, state, environments, keys):
             node.failure_s = np.inf
             if is_full(scenario) and scenario.failure_law[n].fails:
                 schedule_failure(scenario, environment, n, 0.0)
+            if has_ticks(scenario) and scenario.node[n].works_in_ticks:
+                schedule_work(scenario, environment, n, 1)

@@ -27,6 +27,8 @@ BITS_OUT = 5
 DEADLINE = 6
 BROADCAST_PHASE = 7
 HEURISTIC = 8
+TICK_WORK = 9
+TICK_DELIVERY = 10
 # Of an episode (from its key), or of a client where clients differ.
 RATE_PHASE = 20
 RATE_LEVEL = 21
@@ -36,6 +38,7 @@ BURST_TIME = 23
 RATE_FACTOR = 24
 PARAMETER = 25
 RECORDING_START = 26
+TICK_DECISION = 28
 # Of a name alone: which client makes a recorded task.
 RECORDING_ORIGIN = 27
 # Durations may take the next number too.

@@ -27,6 +27,7 @@ FAILURE = 4
 REPAIR = 5
 TRANSFER = 6
 ARRIVAL = 7
+TICK = 8
 
 # Where a task is.
 FREE = 0
@@ -94,6 +95,7 @@ SETTINGS = _record(
     score_until_s="f8",
     broadcast_interval_s="f8",  # 0: neighbours know each other's state at once
     expiry_grace_s="f8",
+    tick_s="f8",  # 0: time is continuous; see `ticks`
     time_scale_s="f8",  # a response time that an observation shows as 0.5
     work_scale="f8",  # instructions that an observation shows as 0.5
     bits_scale="f8",
@@ -119,6 +121,7 @@ NODE = _record(
     capacity="i4",  # tasks held, waiting and served together
     queue="i4",  # discipline
     cloud="i4",  # 1 at the cloud
+    works_in_ticks="i4",
     agent="i4",  # index among the deciding nodes, or NONE
     first_link="i4",
     degree="i4",
@@ -236,7 +239,10 @@ NODE_STATE = _record(
     own_drop_cost_s="f8",  # this step's sum over dropped tasks of deadline minus age
     phase_s="f8",  # of the broadcasts
     failure_s="f8",  # next time the node goes down
-    busy_seconds="f8",  # integral of `busy`, less `busy` x now
+    busy_seconds="f8",  # integral of `busy`, less `busy` x now; in ticks, work done over speed
+    work_left="f8",  # in ticks: instructions left of the task in service
+    tick_work="f8",  # instructions that the node may still do in this tick; negative between its moments
+    tick="i8",  # in which it works next
     score_sum_s="f8",  # of the tasks made here that count and have ended
     scored="i8",  # their number
     arrivals="i8",
@@ -252,6 +258,7 @@ NODE_STATE = _record(
     held_tail="i4",
     queue_head="i4",
     queue_tail="i4",
+    serving="i4",  # in ticks: the task in service
 )
 
 USAGE = _record(  # of a node
@@ -405,7 +412,7 @@ class State(NamedTuple):
     task: Array  # [E, T] TASK
     path: Array  # [E, T, H] int32: links travelled so far
     free: Array  # [E, T] int32: stack of unused slots
-    heap: Array  # [E, 2N + 3T] EVENT
+    heap: Array  # [E, 3N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in a step
     metrics: Array  # [E] METRICS
     histogram: Array  # [E, 2, B] uint32: response times of the finished; scores of the others

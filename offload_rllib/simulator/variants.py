@@ -1,4 +1,4 @@
-"""Two variants of the kernels: with everything compiled in, or without what most scenarios do not use.
+"""Three variants of the kernels: without what most scenarios do not use, with it, and with time in ticks besides.
 
 Even a branch that is never taken costs speed where it stands in the way of the compiler: the code for links that are
 not plain, failures and energy slowed all scenarios by a sixth, other queues by a twentieth. The number of dimensions
@@ -15,14 +15,22 @@ from offload_rllib.simulator.types import Array
 
 _BASIC_DIMENSIONS = 1
 _FULL_DIMENSIONS = 2
+_TICKS_DIMENSIONS = 3
 
 
-def variant(*, full: bool) -> Array:
-    """Return the array without elements that chooses a variant, for `Scenario.variant`."""
-    return np.zeros((0,) * (_FULL_DIMENSIONS if full else _BASIC_DIMENSIONS), np.uint8)
+def variant(*, full: bool, ticks: bool = False) -> Array:
+    """Return the array without elements that chooses a variant, for `Scenario.variant`; the one with ticks is full."""
+    dimensions = _FULL_DIMENSIONS if full else _BASIC_DIMENSIONS
+    return np.zeros((0,) * (_TICKS_DIMENSIONS if ticks else dimensions), np.uint8)
 
 
 @kernel
 def is_full(scenario):
     """Return whether failures, energy, links that are not plain, other queues and other offers are compiled in."""
-    return scenario.variant.ndim == _FULL_DIMENSIONS
+    return scenario.variant.ndim >= _FULL_DIMENSIONS
+
+
+@kernel
+def has_ticks(scenario):
+    """Return whether time in ticks is compiled in."""
+    return scenario.variant.ndim == _TICKS_DIMENSIONS

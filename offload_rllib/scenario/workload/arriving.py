@@ -37,7 +37,8 @@ class Arriving:
 
     def arrays(self, load: OfferedLoad) -> dict[str, Any]:
         """Return this part of a `Scenario`."""
-        arrivals, client = self.shape.record, self.shape.client
+        # Copies: the workload may be that of several networks, each with its own rates.
+        arrivals, client = self.shape.record.copy(), self.shape.client.copy()
         record = arrivals[0]
         record["parameters_vary"] = self.drawn.vary
         record["rate_from"], record["rate_to"] = load.rate_from, load.rate_to
