@@ -37,6 +37,19 @@ class OnPolicy(Schema):
     critic: Literal["local", "central"] = "local"
     """What the critic sees in training: local: the agent's observation; central: beside it the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""
+    credit: Literal["steps", "decisions"] = "steps"
+    """steps: what is learned from is what each step pays; decisions: what each decision has cost all tasks together,
+    found in hindsight at the end of the episode; needs gamma 0, whole episodes per batch, and an environment in which
+    it is known exactly."""
+
+    @model_validator(mode="after")
+    def _credit_is_complete(self) -> OnPolicy:
+        if self.credit == "decisions" and self.gamma != 0:
+            raise ValueError(
+                f"credit: decisions needs gamma 0, is {self.gamma:g}: all that follows from a decision is in its own "
+                "reward already"
+            )
+        return self
 
 
 class PPO(OnPolicy):

@@ -29,8 +29,9 @@ from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
+from offload_rllib.rollout.hindsight import require_hindsight
 from offload_rllib.rollout.replay import replay_bytes, require_memory
-from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.rollout.runner import CREDIT, DECISIONS, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 
 # The trainer sleeps while runners sample, so it is not given a core of its own.
@@ -160,6 +161,19 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
         )
 
 
+def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: VectorEnv) -> None:
+    """Refuse credit in hindsight where it is not exact, or would not be known within a batch."""
+    require_hindsight(batch.scenario)
+    if policy.training.env_runner != "batched":
+        raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
+    whole = max(policy.training.runners, 1) * policy.training.envs_per_runner * batch.steps_per_episode
+    if algorithm.batch_env_steps % whole:
+        raise ConfigError(
+            f"algorithm.batch_env_steps ({algorithm.batch_env_steps}) must be a multiple of runners x envs_per_runner "
+            f"x steps of an episode ({whole}) with credit: decisions, which is known at the end of an episode"
+        )
+
+
 def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
@@ -175,6 +189,8 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     _check_fit(environment, policy, batch.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
+    if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
+        _check_hindsight(policy, algorithm, batch)
     config = _config_of(algorithm, training.env_steps)
     config.environment(
         "offload",
@@ -182,6 +198,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
             "env": environment.model_dump(mode="json"),
             "seed": training.seed,
             FINGERPRINT: fingerprint(environment),
+            CREDIT: getattr(algorithm, "credit", STEPS),
         },
         disable_env_checking=True,
     )

@@ -39,6 +39,11 @@ from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
 from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find_choices, gather
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.hindsight import hindsight_rewards, settled_steps
+
+# Key of `env_config`, and what it may be (see `config.algorithms.OnPolicy.credit`).
+CREDIT = "credit"
+STEPS, DECISIONS = "steps", "decisions"
 
 
 class BatchedEnvs:
@@ -103,7 +108,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         context = self.config.env_config
         source = context.get("env", self.config.env)
         count = self.config.num_envs_per_env_runner
-        self.env = BatchedEnvs(vector_env(source, count, overrides=context.get("overrides", ())))
+        self._in_hindsight = context.get(CREDIT, STEPS) == DECISIONS
+        overrides = context.get("overrides", ())
+        self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self._in_hindsight))
         self.num_envs = count
         compile_kernels(self.env.batch.scenario)  # here, for nobody waits long for a sample
         self._root_seed = int(context.get("seed", 0))
@@ -212,6 +219,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                 which = np.flatnonzero(batch.truncated)
                 final_observations.append(batch.observations[which])
                 final_masks.append(batch.masks[which])
+                if self._in_hindsight:
+                    for e in which.tolist():
+                        _credit_decisions(batch, e, t, masks, actions, rewards)
                 self._finish_episodes(which)
                 self._start_episodes(which)
         observations[steps] = batch.observations
@@ -361,6 +371,21 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     def get_metrics(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
         return self.metrics.reduce()
+
+
+def _credit_decisions(
+    batch: VectorEnv, e: int, t: int, masks: np.ndarray, actions: np.ndarray, rewards: np.ndarray
+) -> None:
+    """Pay an episode that ended with step `t` in hindsight; its last decisions become steps without a choice."""
+    steps = batch.steps_per_episode
+    began = t + 1 - steps
+    if began < 0:
+        raise ValueError("credit in hindsight needs whole episodes: sample multiples of the steps of an episode")
+    scenario = batch.scenario_of(e)
+    rewards[began : t + 1, e] = hindsight_rewards(scenario, batch.task_log(e), steps)
+    unsettled = slice(began + settled_steps(scenario, steps), t + 1)
+    masks[unsettled, e, :, 1:] = 0
+    actions[unsettled, e] = 0
 
 
 def _of_agents(array: np.ndarray, agents: np.ndarray) -> np.ndarray:

@@ -1,0 +1,127 @@
+"""Credit in hindsight: what each decision has cost all tasks together, known once the episode is over.
+
+A task that joins a queue costs its own response time and delays those behind it. Where servers work in order of
+arrival, the delay is exact: without task i, a task k behind it would begin earlier by
+
+    d(i, k) = min( service of i, the shortest wait of any task that joined after i, up to and including k )
+
+for time that is freed is lost once a server would have been idle: the recursion of D. V. Lindley, "The theory of queues
+with a single server", Mathematical Proceedings of the Cambridge Philosophical Society 48(2), 1952, with and without i.
+The cost of a decision is the response time of its task plus the sum of d over those behind: a difference reward (D. H.
+Wolpert, K. Tumer, "Optimal payoff functions for members of collectives", Advances in Complex Systems 4, 2001), with all
+other decisions held as they were.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.scenario.build import BuiltScenario
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array
+
+# A wait below this is rounding: the server was idle.
+NO_WAIT_S = 1e-9
+
+
+@kernel
+def charge_delays(
+    node: Array,
+    wait_s: Array,
+    service_s: Array,
+    first: Array,
+    following: Array,
+    delay_s: Array,
+    cost_s: Array,
+) -> None:
+    """Add to the cost of every task the delays of those behind it.
+
+    Args:
+        node: [n] int64, where each task was served; tasks are in the order in which they joined the queues.
+        wait_s: [n] time in the queue.
+        service_s: [n].
+        first: [N] int64, scratch, `NONE`.
+        following: [n] int64, scratch.
+        delay_s: [n], scratch.
+        cost_s: [n], added to.
+    """
+    for k in range(node.shape[0]):
+        here = node[k]
+        if wait_s[k] <= NO_WAIT_S:
+            first[here] = NONE
+        i = first[here]
+        while i != NONE:
+            delay_s[i] = min(delay_s[i], wait_s[k])
+            cost_s[i] += delay_s[i]
+            i = following[i]
+        following[k] = first[here]
+        first[here] = k
+        delay_s[k] = service_s[k]
+
+
+def require_hindsight(scenario: BuiltScenario) -> None:
+    """Refuse environments in which the delays that a task causes are not known exactly, or decisions are shared.
+
+    Raises:
+        ConfigError: says which key, and what is accepted.
+    """
+    config, node = scenario.config, scenario.arrays.node
+    bounded = bool((node["capacity"] != UNBOUNDED).any())
+    for key, value, accepted, fits in (
+        ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
+        ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
+        ("queue", config.queue, "fifo", config.queue == "fifo"),
+        ("service", config.service, "pooled", config.service == "pooled"),
+        ("workload.deadline_s", "given", "null", not config.workload.has_deadlines),
+        ("queue_capacity", "bounded", "null", not bounded),
+        ("failures", "given", "null", config.failures is None),
+        ("cloud", "given", "null", config.cloud is None),
+    ):
+        if not fits:
+            raise ConfigError(
+                f"algorithm.credit: decisions needs {key}: {accepted} in the environment (given: {value}); there alone "
+                "the delay that a task causes others is known exactly"
+            )
+
+
+def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
+    """Return what the decisions of a finished episode have cost, as rewards [steps, A] float32 at their steps.
+
+    Args:
+        scenario: of the episode (see `require_hindsight`).
+        log: [tasks] LOG, all tasks of the episode.
+        steps: of an episode.
+    """
+    config, arrays = scenario.config, scenario.arrays
+    agents = len(scenario.agents)
+    agent_of = np.full(len(arrays.node), NONE, np.int64)
+    agent_of[np.asarray(arrays.agent_node)[:agents]] = np.arange(agents)
+    # What is unfinished at the end has cost its age so far; nobody behind it has been served.
+    cost_s = log["ended_s"] - log["created_s"]
+    done = np.flatnonzero(log["outcome"] == FINISHED)
+    joined_s = (log["created_s"] + log["holding_s"] + log["transfer_s"])[done]
+    done = done[np.argsort(joined_s, kind="stable")]
+    of_done = cost_s[done]
+    charge_delays(
+        log["node"][done].astype(np.int64),
+        log["waiting_s"][done],
+        log["service_s"][done],
+        np.full(len(arrays.node), NONE, np.int64),
+        np.full(len(done), NONE, np.int64),
+        np.zeros(len(done)),
+        of_done,
+    )
+    cost_s[done] = of_done
+    decided = np.rint((log["created_s"] + log["holding_s"]) / config.decisions.interval_s).astype(np.int64)
+    agent = agent_of[log["origin"]]
+    paid = (agent != NONE) & (decided < steps)
+    rewards = np.zeros((steps, agents), np.float32)
+    rewards[decided[paid], agent[paid]] = -config.reward.scale * cost_s[paid]
+    return rewards
+
+
+def settled_steps(scenario: BuiltScenario, steps: int) -> int:
+    """Return how many steps of an episode are learned from: not its last `drain_s`, whose costs are not all known."""
+    config = scenario.config
+    return steps - round(config.drain_s / config.decisions.interval_s)

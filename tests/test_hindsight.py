@@ -1,0 +1,74 @@
+"""Credit in hindsight is what a decision costs: the total response time with its task minus that without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offload_rllib.config import load_environment, load_policy_config
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.rollout.hindsight import charge_delays, hindsight_rewards
+from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.types import FINISHED, NONE
+
+
+def waits(joined_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
+    """Return the waits of tasks served in order of arrival by one server: Lindley's recursion."""
+    free_s, found = 0.0, []
+    for joined, service in zip(joined_s, service_s, strict=True):
+        found.append(max(free_s - joined, 0.0))
+        free_s = max(free_s, joined) + service
+    return np.array(found)
+
+
+def test_a_tasks_cost_is_the_total_time_with_it_minus_the_total_time_without_it() -> None:
+    rng = np.random.default_rng(0)
+    count = 300
+    joined_s, service_s = np.cumsum(rng.exponential(1.1, count)), rng.exponential(1.0, count)
+    wait_s = waits(joined_s, service_s)
+    response_s = wait_s + service_s
+    cost_s = response_s.copy()
+    scratch = np.full(1, NONE, np.int64), np.full(count, NONE, np.int64), np.zeros(count)
+    charge_delays(np.zeros(count, np.int64), wait_s, service_s, *scratch, cost_s)
+    without = [np.delete(np.arange(count), i) for i in range(count)]
+    left_s = [(waits(joined_s[kept], service_s[kept]) + service_s[kept]).sum() for kept in without]
+    np.testing.assert_allclose(cost_s, response_s.sum() - np.array(left_s), atol=1e-6)
+    assert (cost_s > 1.5 * response_s).mean() > 0.3  # most of the cost is that of others
+
+
+def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
+    scenario = build_scenario(load_environment("herd_20", ["horizon_s=40", "warmup_s=5", "drain_s=5"]))
+    env = VectorEnv(scenario, 1, log=True)
+    env.reset(held_out_keys(0, 1))
+    offered = np.zeros((env.steps_per_episode, len(env.agents)), bool)
+    done = False
+    while not done:
+        offered[int(env.state.episode["step"][0])] = env.masks[0].sum(-1) > 1
+        done = env.step(env.heuristic_actions("random"))
+    log = env.task_log(0)
+    rewards = hindsight_rewards(scenario, log, env.steps_per_episode)
+    assert (rewards[offered] < 0).all()
+    finished = log[log["outcome"] == FINISHED]
+    # Nobody costs less than their own response.
+    assert -rewards.sum() / scenario.config.reward.scale >= (finished["ended_s"] - finished["created_s"]).sum()
+
+
+@pytest.mark.parametrize(
+    ("environment", "changes", "message"),
+    [
+        ("herd_20", {"gamma": 0.9}, "needs gamma 0"),
+        ("herd_20", {"batch_env_steps": 8000}, "multiple of runners x envs_per_runner"),
+        ("ether_12", {}, "needs decisions.max_hops: 1"),
+    ],
+)
+def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
+    environment: str, changes: dict[str, Any], message: str
+) -> None:
+    algorithm = {"name": "PPO", "gamma": 0.0, "credit": "decisions", "batch_env_steps": 16000} | changes
+    policy = {"algorithm": algorithm, "training": {"runners": 0, "envs_per_runner": 8}}
+    with pytest.raises(ConfigError, match=message):
+        algorithm_config(load_environment(environment), load_policy_config(policy), cpus=2)
