@@ -14,10 +14,12 @@ from rich.table import Table
 
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.serve import serve
+from offload_rllib.commands.status import status
+from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
-from offload_rllib.simulator.heuristics import BASELINES, DESCRIPTIONS
+from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.version import __version__
 
 # ray and torch take seconds to import: only the verbs that need them do.
@@ -53,53 +55,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command()
-def train(
-    env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
-    policy: Annotated[
-        str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
-    ] = None,
-    set_: SetOption = None,
-    set_policy: Annotated[
-        list[str] | None,
-        typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
-    episodes: EpisodesOption = 20,
-    held_out_seed: HeldOutSeedOption = 0,
-) -> None:
-    """Train a policy, then compare it with the heuristics on held-out episodes."""
-    from offload_rllib.experiment.model_card import write_model_card
-    from offload_rllib.experiment.run_folder import RunFolder
-    from offload_rllib.experiment.training import check
-    from offload_rllib.experiment.training import train as train_run
-
-    if resume is not None:
-        if env or policy or set_ or set_policy or name:
-            raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-        run = RunFolder.open(resume)
-        if run.state == "finished":
-            raise ConfigError(f"{run.path}: this run is finished; there is nothing to resume")
-    else:
-        if env is None or policy is None:
-            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
-        environment = load_environment(env, set_ or ())
-        configured = load_policy_config(policy, set_policy or ())
-        check(environment, configured)
-        run = RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}")
-    _say(f"run folder: {run.path}")
-    _say(f"TensorBoard: tensorboard --logdir {run.path}")
-
-    with run.removed_if_not_begun():
-        finished = train_run(run, console, resume=resume is not None)
-    if not finished:
-        _say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
-        raise typer.Exit(130)
-    _evaluate(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
-    _say(f"model card: {write_model_card(run)}")
-    _say(f"trained policy: {run.path / 'policy'}")
-    _say(f"TensorBoard: tensorboard --logdir {run.path}")
+app.command()(train)
+app.command()(status)
 
 
 @app.command()
@@ -124,7 +81,7 @@ def evaluate(
     folder = out or next_free(EVALUATIONS, Path(env).stem)
     if folder.exists():
         raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
-    _evaluate(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
+    play(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
 
 
 @app.command()
@@ -144,7 +101,7 @@ def export(
         raise ConfigError(f"--format '{format_}': accepted: {', '.join(FORMATS)}")
     policy = load_saved_policy(trained_policy_folder(run))
     for name, path in export_onnx(policy, output or Path(f"{run.resolve().name}.{format_}")).items():
-        _say(f"policy '{name}': {path}")
+        say(f"policy '{name}': {path}")
 
 
 @app.command()
@@ -177,7 +134,7 @@ def show(
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
     draw(scenario, path, environment.description or Path(env).stem)
-    _say(f"picture: {path}")
+    say(f"picture: {path}")
 
 
 @app.command()
@@ -227,20 +184,19 @@ def import_peersim(
                 listing.add_row(escape(note.key), escape(note.value), escape(note.why))
         console.print(listing)
     for name in written:
-        _say(f"written: {name}")
+        say(f"written: {name}")
 
 
 app.command()(serve)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Print a line that a person may copy: unbroken, uncoloured."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _evaluate(
-    environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str
-) -> None:
+def play(environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str) -> None:
+    """Let policies play held-out episodes; write the results and print them."""
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate as evaluate_all
     from offload_rllib.experiment.report import tables, write_report
@@ -256,7 +212,7 @@ def _evaluate(
     for table in tables(evaluation, reference):
         console.print(table)
     for kind, path in paths.items():
-        _say(f"{kind}: {path}")
+        say(f"{kind}: {path}")
 
 
 def _list(kind: str, descriptions: dict[str, str]) -> None:
@@ -282,7 +238,7 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         # Their classes are not imported here: that would load ray and torch.
-        if type(error).__name__ not in ("TrainingError", "ServiceError"):
+        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError"):
             raise
         _fail(str(error), 1)
 

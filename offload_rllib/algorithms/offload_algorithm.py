@@ -28,6 +28,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
+from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config.policy import Network
 from offload_rllib.policies.manifest import write_manifest
@@ -40,6 +41,7 @@ from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 
 FINGERPRINT = "fingerprint"
+RUN_NAME = "run"
 RUNNERS = "runners"
 NOTICES = "notices"
 DEFAULT_TIMEOUT_S = 60.0
@@ -76,6 +78,7 @@ class OffloadAlgorithm(Algorithm):
             float(config.sample_timeout_s or DEFAULT_TIMEOUT_S),
             config.learner_config_dict.get(SAMPLE_ATTEMPTS, DEFAULT_ATTEMPTS),
         )
+        self._counters_of_ray: RunCounters | None = None
         super().setup(config)
 
     def step(self) -> dict[str, Any]:
@@ -89,8 +92,15 @@ class OffloadAlgorithm(Algorithm):
             "restarts": self.sampler.restarts,
         }
         # One text: TensorBoard would take a list for numbers.
+        self._count(result)
         result[NOTICES] = "\n".join(self.sampler.take_notices())
         return result
+
+    def _count(self, result: dict[str, Any]) -> None:
+        """Give Ray's metrics, which Prometheus reads from every node, what there is to count."""
+        if self._counters_of_ray is None:
+            self._counters_of_ray = RunCounters(str(self.config.env_config.get(RUN_NAME, "")))
+        self._counters_of_ray.update(result)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Bring back runners that Ray has started again."""

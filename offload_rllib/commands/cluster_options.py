@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,7 +65,7 @@ def training_overrides(
     learners: int | None = None,
     gpus: float | None = None,
 ) -> list[str]:
-    """Return the given options as changes of a policy (``KEY=VALUE``); ``--runners all`` is none, see `wants_all`.
+    """Return the given options as changes of a policy (``KEY=VALUE``); ``--runners all`` is none of them.
 
     Raises:
         ConfigError: runners is neither a number nor ``all``.
@@ -78,6 +81,39 @@ def training_overrides(
     return [f"training.{key}={value}" for key, value in given.items() if value is not None]
 
 
-def wants_all(runners: str | None) -> bool:
-    """Whether the number of runners is to follow from the cluster."""
-    return runners == ALL
+@contextmanager
+def on_cluster(address: str | None, storage: str | None, *, ship_code: bool) -> Iterator[str | None]:
+    """Connect to the cluster that is asked for, if one is; a Ray of its own is started later, where it is needed.
+
+    Gives `storage` back.
+
+    Raises:
+        ConfigError: the storage is an address, or missing where several nodes write.
+        ClusterError: the cluster cannot be used.
+    """
+    from offload_rllib.experiment.cluster import RayOptions, check_shared, connect, use
+    from offload_rllib.experiment.run_folder import is_uri
+
+    if storage is not None and is_uri(storage):
+        raise ConfigError(f"--storage {storage}: accepted here: a folder that all nodes see")
+    options = RayOptions(address, ship_code=ship_code)
+    use(options)
+    if options.is_local:
+        yield storage
+        return
+    with connect() as cluster:
+        if len(cluster.nodes) > 1:
+            if storage is None:
+                raise ConfigError("--storage: on several nodes a folder is needed that all of them see")
+            Path(storage).mkdir(parents=True, exist_ok=True)
+            check_shared(Path(storage), cluster)
+        yield storage
+
+
+def named_below(storage: str | None, name: str | None, default: str) -> str | None:
+    """Return the name or path of a new folder: below the storage, if there is one."""
+    from offload_rllib.experiment.run_folder import next_free
+
+    if storage is None or (name is not None and "/" in name):
+        return name
+    return str(Path(storage).resolve() / name if name else next_free(Path(storage).resolve(), default))

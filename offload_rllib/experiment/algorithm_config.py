@@ -44,13 +44,13 @@ PROBE_S = 0.5
 
 
 def places(share: float, nodes: Sequence[float]) -> int:
-    """Return how many processes that reserve a share of CPUs fit beside the trainer, which is on the largest node.
+    """Return how many processes that reserve a share of CPUs fit beside the trainer, which is on the first node.
 
     Args:
         share: CPUs of each process.
         nodes: CPUs of each node.
     """
-    first, *others = sorted(nodes, reverse=True)
+    first, *others = nodes
     # Shares have two digits; binary fractions may miss a place that is there.
     return sum(int(round(cpus / share, 6)) for cpus in (max(first - TRAINER_CPUS, 0.0), *others))
 
@@ -60,7 +60,7 @@ def cpus_per_runner(runners: int, nodes: Sequence[float]) -> float:
 
     Args:
         runners: processes that sample or learn.
-        nodes: CPUs of each node. A process cannot reserve parts of two.
+        nodes: CPUs of each node, the trainer's first. A process cannot reserve parts of two.
 
     Raises:
         ConfigError: there are more runners than the nodes can hold.
@@ -68,7 +68,7 @@ def cpus_per_runner(runners: int, nodes: Sequence[float]) -> float:
     if runners == 0:
         return 1.0
     # The share that just fits k times on some node, for any k, is among these.
-    room = set(nodes) | {max(nodes) - TRAINER_CPUS}
+    room = set(nodes) | {max(nodes[0] - TRAINER_CPUS, SMALLEST_RUNNER_CPUS)}
     shares = {int(min(cpus / k, 1.0) * 100) / 100 for cpus in room for k in range(1, runners + 1)}
     for share in sorted(shares, reverse=True):
         if share >= SMALLEST_RUNNER_CPUS and places(share, nodes) >= runners:

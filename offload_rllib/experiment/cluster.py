@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,9 @@ CLIENT = "ray://"
 # What must be the same on all nodes: weights, configurations and random streams travel between them.
 COMPARED = ("python", "ray", "offload-rllib", "sources", "torch", "numpy")
 NODE_ANSWERS_S = 120.0
+
+
+_default: RayOptions | None = None
 
 
 class ClusterError(RuntimeError):
@@ -104,8 +106,9 @@ class Cluster:
 
     @property
     def cpus_by_node(self) -> tuple[float, ...]:
-        """CPUs of the nodes that have any; a single 1 if none has, for whoever divides them."""
-        return tuple(node.cpus for node in self.nodes if node.cpus) or (1.0,)
+        """CPUs of the nodes that have any, this process's first, then the largest; a single 1 if none has."""
+        nodes = sorted((node for node in self.nodes if node.cpus), key=lambda node: (not node.is_driver, -node.cpus))
+        return tuple(node.cpus for node in nodes) or (1.0,)
 
     @property
     def gpus(self) -> float:
@@ -134,6 +137,12 @@ class Cluster:
                 "or an address that all nodes see, with --storage"
             )
         return self.driver.resource
+
+
+def use(options: RayOptions) -> None:
+    """Let every later `connect` of this process without options take these."""
+    global _default  # noqa: PLW0603 - a process has one Ray
+    _default = options
 
 
 def local_cpus() -> int:
@@ -180,7 +189,7 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield found()
         return
-    options = options or RayOptions()
+    options = options or _default or RayOptions()
     # A busy machine needs longer than Ray's default to start; it says "node timed out during startup" otherwise.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -220,7 +229,6 @@ def _join(options: RayOptions, settings: dict[str, Any]) -> None:
         raise ClusterError(f"{options.resolved}: no Ray cluster can be reached there ({first[0]}){hint}") from error
 
 
-@cache
 def versions() -> dict[str, str]:
     """Return the versions of what the nodes of a cluster must have in common, and a hash of this package's sources."""
     digest = hashlib.sha256()
@@ -245,8 +253,12 @@ def _remote_on(node: Node) -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
 
 
-def compare_versions(cluster: Cluster) -> None:
+def compare_versions(cluster: Cluster, ours: dict[str, str] | None = None) -> None:
     """Ask every other node for its versions.
+
+    Args:
+        cluster: whose nodes are asked.
+        ours: what they are to have; None: what this process has.
 
     Raises:
         ClusterError: a node has others, lacks this package, or does not answer; it and the versions are named.
@@ -254,7 +266,7 @@ def compare_versions(cluster: Cluster) -> None:
     task = ray.remote(versions)
     others = [node for node in cluster.nodes if not node.is_driver]
     asked = {task.options(**_remote_on(node)).remote(): node for node in others}
-    ours = versions()
+    ours = ours or versions()
     complaints = []
     for reference, node in asked.items():
         try:

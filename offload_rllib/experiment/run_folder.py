@@ -77,6 +77,10 @@ class RunFolder(RecordedFolder):
         run.make(content, environment=fingerprint(environment), **kept_at)
         return run
 
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
     @property
     def storage(self) -> str | None:
         """Where the run is kept if all nodes of a cluster see that: an address, or this folder; None: only here."""

@@ -52,6 +52,14 @@ def run_logger(run: RunFolder) -> tuple[logging.Logger, logging.Handler]:
     return logger, handler
 
 
+def last_status(run: RunFolder) -> dict[str, Any]:
+    """Return what a run last told about itself; nothing if it has not."""
+    try:
+        return dict(json.loads((run.path / STATUS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -90,6 +98,11 @@ class RunWatch(Callback):
         self.log.removeHandler(self._handler)
         self._handler.close()
 
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the latest result; 0 before the first."""
+        return self._speed[-1][1] if self._speed else 0
+
     def _known_best(self) -> float:
         try:
             return float(json.loads((self._run.path / BEST / "best.json").read_text(encoding="utf-8"))[SCORE])
@@ -104,9 +117,9 @@ class RunWatch(Callback):
         every_s = self._training.checkpoint_every_s
         if every_s is not None and time.monotonic() - self._checkpoint_at >= every_s:
             result["should_checkpoint"] = True
-        self._write(result)
+        self._write(result, trial.local_path)
 
-    def _write(self, result: dict[str, Any]) -> None:
+    def _write(self, result: dict[str, Any], logs: str | None) -> None:
         sampled = result[ENV_RUNNER_RESULTS]
         steps = int(sampled[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         self._speed = [*self._speed, (time.monotonic(), steps)][-SPEED_WINDOW:]
@@ -126,6 +139,7 @@ class RunWatch(Callback):
             "runners": result.get("runners", {}),
             "notices": self._notices,
             "checkpoint": self._saved,
+            "logs": logs,
         }
         try:
             with written_at_once(self._run.path / STATUS) as partial:
