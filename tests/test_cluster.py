@@ -14,6 +14,7 @@ import pytest
 from conftest import small_environment
 from typer.testing import CliRunner
 
+from offload_rllib.algorithms import sampling
 from offload_rllib.algorithms.sampling import NoSamplesError, Sampler
 from offload_rllib.cli import app
 from offload_rllib.commands.status import read_status
@@ -78,6 +79,7 @@ def test_a_trainer_stays_with_the_driver_unless_storage_is_shared() -> None:
     config = algorithm_config(
         load_environment(small_environment()), policy(), cpus=12, nodes=(4, 8), trainer_node="node:10.0.0.1"
     )
+    assert config.algo_class is not None
     bundles = config.algo_class.default_resource_request(config).bundles
     assert [bundle.get("node:10.0.0.1", 0) > 0 for bundle in bundles] == [True, False, False]
     empty = Node("a", "10.0.0.1", 0, 0, is_driver=True)
@@ -123,6 +125,9 @@ class FakeManager:
     def healthy_actor_ids(self) -> list[int]:
         return [i for i, healthy in self.healthy.items() if healthy]
 
+    def set_actor_state(self, actor_id: int, *, healthy: bool) -> None:
+        self.healthy[actor_id] = healthy
+
     def foreach_actor_async(self, _function: Any, *, tag: str, remote_actor_ids: list[int]) -> None:
         self.asked += [(tag, i) for i in remote_actor_ids]
 
@@ -166,7 +171,10 @@ def test_slow_and_lost_runners_are_named_and_the_others_go_on() -> None:
     assert len(sampler.sample(group_of(manager), 30, lambda: None).samples) == 3
 
 
-def test_one_attempt_without_samples_is_a_notice_and_only_repeated_ones_an_error() -> None:
+def test_one_attempt_without_samples_is_a_notice_and_only_repeated_ones_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampling, "HANGING_TIMEOUTS", 1000)
     manager = FakeManager("silent", "silent")
     sampler = Sampler(timeout_s=0.01, attempts=3)
     restores = []
@@ -182,6 +190,19 @@ def test_one_attempt_without_samples_is_a_notice_and_only_repeated_ones_an_error
         Sampler(timeout_s=0.01, attempts=3).sample(group_of(asleep), 10, lambda: None)
 
 
+def test_a_runner_that_hangs_is_ended_to_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = []
+    monkeypatch.setattr("ray.kill", lambda actor, no_restart: killed.append((actor, no_restart)))
+    manager = FakeManager("answers", "silent")
+    sampler = Sampler(timeout_s=0.01)
+    sampler.sample(group_of(manager), 10, lambda: None)
+    assert (sampler.late, killed) == ([2], [])
+    time.sleep(0.05)
+    sampler.sample(group_of(manager), 10, lambda: None)
+    assert (sampler.late, sampler.lost, killed) == ([], [2], [("silent", False)])
+    assert "runner 2: hangs; ended, to be started again" in sampler.take_notices()
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_runner_that_is_killed_is_restarted_and_counters_stay_exact() -> None:
     import ray
@@ -191,7 +212,8 @@ def test_a_runner_that_is_killed_is_restarted_and_counters_stay_exact() -> None:
     try:
         first = algorithm.train()
         assert first["runners"] == {"all": 2, "healthy": 2, "late": 0, "restarts": 0}
-        ray.kill(algorithm.env_runner_group._worker_manager._actors[1], no_restart=False)
+        group: Any = algorithm.env_runner_group
+        ray.kill(group._worker_manager._actors[1], no_restart=False)
         counted, restarts, notices = [160], 0, ""
         deadline = time.monotonic() + 90
         while restarts == 0:
