@@ -25,6 +25,7 @@ sys.path.insert(0, str(CLUSTER))
 # Beside the launchers, not installed.
 from namespaces import NamespaceCluster, why_not  # noqa: E402  # pyright: ignore[reportMissingImports]
 
+# Where this small environment's curve is flat.
 STEPS = 60_000
 REASON = why_not()
 
@@ -44,13 +45,21 @@ def nodes() -> Iterator[NamespaceCluster]:
 class Run:
     """A training on the cluster, watched from outside by its files."""
 
-    def __init__(self, cluster: NamespaceCluster, folder: Path, name: str, *, seed: int = 0) -> None:
+    def __init__(
+        self, cluster: NamespaceCluster, folder: Path, name: str, *, seed: int = 0, env_steps: int = STEPS
+    ) -> None:
         self.cluster, self.folder, self.path = cluster, folder, folder / "runs" / name
         (folder / "ring.yaml").write_text(yaml.safe_dump(small_environment(description="a ring of four")))
         policy = {
             "algorithm": {"name": "PPO", "batch_env_steps": 1920, "minibatch_steps": 256, "epochs": 3, "lr": 1e-3},
             "network": {"hidden": [16, 16]},
-            "training": {"env_steps": STEPS, "envs_per_runner": 8, "runners": 3, "seed": seed, "sample_timeout_s": 8},
+            "training": {
+                "env_steps": env_steps,
+                "envs_per_runner": 8,
+                "runners": 3,
+                "seed": seed,
+                "sample_timeout_s": 8,
+            },
         }
         (folder / "quick.yaml").write_text(yaml.safe_dump(policy))
         self.begin = ["train", "ring.yaml", "quick.yaml", "--name", name, "--runners", "3", "--episodes", "2"]
@@ -139,7 +148,7 @@ def undisturbed(nodes: NamespaceCluster, tmp_path_factory: pytest.TempPathFactor
 def test_a_run_outlives_nodes_networks_and_its_own_driver(
     nodes: NamespaceCluster, undisturbed: list[float], tmp_path: Path
 ) -> None:
-    run = Run(nodes, tmp_path, "disturbed")
+    run = Run(nodes, tmp_path, "disturbed", env_steps=100_000_000)
     try:
         run.start()
         run.until(lambda told: told["runners"]["healthy"] == 3)
@@ -167,8 +176,10 @@ def test_a_run_outlives_nodes_networks_and_its_own_driver(
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()
         run.start("train", "--resume", str(run.path), "--episodes", "2")
-        run.until(lambda told: told["env_steps"] > before)
-        run.finish()
+        run.until(lambda told: told["env_steps"] > before + STEPS)
+        os.killpg(run.process.pid, signal.SIGTERM)
+        assert run.process.wait(180) == 130, run.output()
+        assert json.loads((run.path / "run.json").read_text())["state"] == "interrupted"
         run.check_counters_and_checkpoints()
         notices = run.notices()
         assert "lost" in notices
@@ -177,6 +188,6 @@ def test_a_run_outlives_nodes_networks_and_its_own_driver(
     finally:
         run.end()
         nodes.keep_up()
-    # The spread between seeds of three runs: within four of their standard deviations, or a tenth.
-    tolerance = max(4 * float(np.std(undisturbed, ddof=1)), 0.1 * float(np.mean(undisturbed)))
-    assert abs(run.score() - float(np.mean(undisturbed))) < tolerance, (run.score(), undisturbed)
+    # Four standard deviations of three seeds; it has had more steps, on the flat part of the curve.
+    tolerance = 4 * float(np.std(undisturbed, ddof=1))
+    assert run.score() < float(np.mean(undisturbed)) + tolerance, (run.score(), undisturbed)

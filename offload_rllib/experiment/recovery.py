@@ -107,6 +107,7 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
     manager._checkpoint_results = results  # noqa: SLF001 - Tune has no other way to say which checkpoints there are
     manager._latest_checkpoint_result = results[-1]  # noqa: SLF001
     trial.storage.current_checkpoint_index = int(last.name.rpartition("_")[2])
+    trial.stub = False  # read as one that needs no algorithm; it is to be run again
     trial.invalidate_json_state()
     state["trial_data"][0] = list(trial.get_json_state())
     with written_at_once(newest) as partial:

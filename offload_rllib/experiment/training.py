@@ -243,7 +243,8 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     reason.append(f"the whole error is in {run.path / TUNE / TRIAL / 'error.txt'}")
     reason.append(f"go on from the last checkpoint: offload-rllib train --resume {run.path}")
     lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
-    raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from error
+    cause = error if isinstance(error, BaseException) else None
+    raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause
 
 
 def _last_line(error: Exception | None) -> str:
