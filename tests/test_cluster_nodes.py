@@ -65,8 +65,9 @@ class Run:
         self.begin = ["train", "ring.yaml", "quick.yaml", "--name", name, "--runners", "3", "--episodes", "2"]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "offload_rllib", *(arguments or self.begin), "--address", self.cluster.address]
+    def start(self, *arguments: str, address: str | None = None) -> None:
+        command = [sys.executable, "-m", "offload_rllib", *(arguments or self.begin)]
+        command += ["--address", address or self.cluster.address]
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 self.cluster.inside(0, command),
@@ -143,6 +144,18 @@ def undisturbed(nodes: NamespaceCluster, tmp_path_factory: pytest.TempPathFactor
         finally:
             run.end()
     return scores
+
+
+def test_training_from_outside_runs_in_the_cluster(nodes: NamespaceCluster, tmp_path: Path) -> None:
+    run = Run(nodes, tmp_path, "client", env_steps=5760)
+    try:
+        run.start(*run.begin, "--storage", str(tmp_path / "runs"), address=nodes.client_address)
+        run.finish()
+        assert "trained policy" in run.output()
+        steps = [row["timesteps_total"] for row in run.rows()]
+        assert steps == [1920, 3840, 5760]
+    finally:
+        run.end()
 
 
 def test_a_run_outlives_nodes_networks_and_its_own_driver(

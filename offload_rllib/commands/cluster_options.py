@@ -97,6 +97,8 @@ def on_cluster(address: str | None, storage: str | None, *, ship_code: bool) -> 
     if storage is not None and is_uri(storage):
         raise ConfigError(f"--storage {storage}: accepted here: a folder that all nodes see")
     options = RayOptions(address, ship_code=ship_code)
+    if options.is_client:
+        raise ConfigError(f"--address {options.resolved}: accepted here: auto, host:port, local; or use ray job submit")
     use(options)
     if options.is_local:
         yield storage

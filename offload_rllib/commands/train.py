@@ -25,12 +25,13 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.simulator.heuristics import BASELINES
 
 if TYPE_CHECKING:
+    from offload_rllib.experiment.cluster import RayOptions
     from offload_rllib.experiment.run_folder import RunFolder
 
 # ray and torch take seconds to import: only a training that is about to run needs them.
 
 
-def train(
+def train(  # noqa: PLR0915 - the options, one after the other
     env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
     policy: Annotated[
         str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
@@ -73,6 +74,15 @@ def train(
 
     options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
     changes = training_overrides(runners, cpus_per_runner, learners, gpus)
+    if options.is_client:
+        numbers = ["--episodes", str(episodes), "--held-out-seed", str(held_out_seed)]
+        flags = ["--or-resume"] if or_resume else []
+        given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
+        texts = [part for key, value in given.items() if value is not None for part in (key, value)]
+        _train_from_outside(
+            options, env, policy, set_, [*(set_policy or ()), *changes], storage, [*numbers, *flags, *texts]
+        )
+        return
     if or_resume and (resume or not name):
         raise ConfigError("--or-resume needs --name, and no --resume")
     if resume is not None and (env or policy or set_ or set_policy or name or storage or changes or runners):
@@ -114,6 +124,42 @@ def train(
     say(f"model card: {write_model_card(run)}")
     say(f"trained policy: {run.path / 'policy'}")
     say(f"TensorBoard: tensorboard --logdir {run.path}")
+
+
+def _train_from_outside(
+    options: RayOptions,
+    env: str | None,
+    policy: str | None,
+    set_: list[str] | None,
+    set_policy: list[str],
+    storage: str | None,
+    others: list[str],
+) -> None:
+    """Let a process in the cluster train; environment and policy are resolved here and sent along."""
+    import yaml
+
+    from offload_rllib.cli import console
+    from offload_rllib.experiment.remote_driver import run_there
+    from offload_rllib.experiment.run_folder import is_uri
+
+    files, arguments = {}, list(others)
+    if "--resume" not in others:
+        if env is None or policy is None:
+            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+        if storage is None or is_uri(storage):
+            raise ConfigError("--storage: from outside a cluster a folder is needed that all its nodes see")
+        environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, set_policy)
+        names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
+        if names[0] == names[1]:
+            names = names[0], f"policy-{names[1]}"
+        contents = environment.model_dump(mode="json"), configured.model_dump(mode="json", by_alias=True)
+        files = {file: yaml.safe_dump(content, sort_keys=False) for file, content in zip(names, contents, strict=True)}
+        arguments = [*names, *arguments, "--storage", storage]
+        if any(change.startswith("training.runners=") for change in set_policy):
+            arguments += ["--runners", str(configured.training.runners)]
+    code = run_there(options, files, arguments, lambda text: console.out(text, end="", highlight=False))
+    if code:
+        raise typer.Exit(code)
 
 
 def _to_resume(path: str) -> RunFolder:

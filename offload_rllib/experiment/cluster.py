@@ -62,6 +62,11 @@ class RayOptions:
         """Whether a Ray of its own is started."""
         return self.resolved == LOCAL
 
+    @property
+    def is_client(self) -> bool:
+        """Whether this process stays outside the cluster."""
+        return self.resolved.startswith(CLIENT)
+
     def __post_init__(self) -> None:
         """Check the address.
 

@@ -39,11 +39,18 @@ def _present() -> RunWatch | None:
     return _watching
 
 
+class _LogFile(RotatingFileHandler):
+    """A log that falls silent on a full disk: the run says that itself, and better."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        pass
+
+
 def run_logger(run: RunFolder) -> tuple[logging.Logger, logging.Handler]:
     """Return a run's own logger, and the handler that writes `logs/train.log`, rotated."""
     folder = run.path / "logs"
     folder.mkdir(exist_ok=True)
-    handler = RotatingFileHandler(folder / "train.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    handler = _LogFile(folder / "train.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger(f"offload_rllib.run.{run.path.resolve()}")
     logger.setLevel(logging.INFO)
@@ -155,11 +162,14 @@ class RunWatch(Callback):
         steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
         self._saved = {"time": _now(), "env_steps": steps}
         self.log.info("checkpoint at %d environment steps: %s", steps, checkpoint.path)
-        if (self._run.path / TUNE).is_dir():
-            keep_first_state(self._run.path / TUNE)
         score = _finite(metrics.get(ENV_RUNNER_RESULTS, {}).get(PREFIX, {}).get(SCORE))
-        if self._training.keep_best and score is not None and score < self._best:
-            self._keep_best(checkpoint, score, steps)
+        try:
+            if (self._run.path / TUNE).is_dir():
+                keep_first_state(self._run.path / TUNE)
+            if self._training.keep_best and score is not None and score < self._best:
+                self._keep_best(checkpoint, score, steps)
+        except OSError as error:
+            self.log.warning("the best policy cannot be kept: %s", error)
 
     def _keep_best(self, checkpoint: Any, score: float, steps: int) -> None:
         partial, kept = self._run.path / f"{BEST}.partial", self._run.path / BEST

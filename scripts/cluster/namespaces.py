@@ -143,6 +143,11 @@ class NamespaceCluster:
         return f"{self._nodes[0].address}:{PORT}"
 
     @property
+    def client_address(self) -> str:
+        """Address of the cluster, for clients from outside."""
+        return f"ray://{self._nodes[0].address}:10001"
+
+    @property
     def workers(self) -> range:
         """Numbers of the nodes that are not the head."""
         return range(1, len(self._nodes))
