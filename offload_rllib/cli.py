@@ -14,12 +14,16 @@ from rich.table import Table
 
 from offload_rllib.commands.bound import bound
 from offload_rllib.commands.compare import compare
+from offload_rllib.commands.environment_options import EnvArgument, SetOption
+from offload_rllib.commands.evaluate import evaluate
 from offload_rllib.commands.serve import serve
+from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
-from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config, presets
+from offload_rllib.config import ConfigError, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
-from offload_rllib.simulator.heuristics import BASELINES, DESCRIPTIONS
+from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.version import __version__
 
 # ray and torch take seconds to import: only the verbs that need them do.
@@ -31,21 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-EnvArgument = Annotated[
-    str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment, e.g. workload.load.rho=1.0."),
-]
-EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
-HeldOutSeedOption = Annotated[
-    int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")
-]
-EVALUATIONS = Path("evaluations")
-
-app.command()(bound)
-
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
@@ -54,78 +43,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command()
-def train(
-    env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
-    policy: Annotated[
-        str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
-    ] = None,
-    set_: SetOption = None,
-    set_policy: Annotated[
-        list[str] | None,
-        typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
-    episodes: EpisodesOption = 20,
-    held_out_seed: HeldOutSeedOption = 0,
-) -> None:
-    """Train a policy, then compare it with the heuristics on held-out episodes."""
-    from offload_rllib.experiment.model_card import write_model_card
-    from offload_rllib.experiment.run_folder import RunFolder
-    from offload_rllib.experiment.training import check
-    from offload_rllib.experiment.training import train as train_run
-
-    if resume is not None:
-        if env or policy or set_ or set_policy or name:
-            raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-        run = RunFolder.open(resume)
-        if run.state == "finished":
-            raise ConfigError(f"{run.path}: this run is finished; there is nothing to resume")
-    else:
-        if env is None or policy is None:
-            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
-        environment = load_environment(env, set_ or ())
-        configured = load_policy_config(policy, set_policy or ())
-        check(environment, configured)
-        run = RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}")
-    say(f"run folder: {run.path}")
-    say(f"TensorBoard: tensorboard --logdir {run.path}")
-
-    with run.removed_if_not_begun():
-        finished = train_run(run, console, resume=resume is not None)
-    if not finished:
-        say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
-        raise typer.Exit(130)
-    _evaluate(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
-    say(f"model card: {write_model_card(run)}")
-    say(f"trained policy: {run.path / 'policy'}")
-    say(f"TensorBoard: tensorboard --logdir {run.path}")
-
-
-@app.command()
-def evaluate(
-    env: EnvArgument,
-    policies: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="POLICY...",
-            help="Heuristics, functions package.module:function, folders of runs, or addresses of services.",
-        ),
-    ],
-    set_: SetOption = None,
-    episodes: EpisodesOption = 20,
-    held_out_seed: HeldOutSeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
-) -> None:
-    """Compare policies on common random numbers; the first one is the reference of the differences."""
-    from offload_rllib.experiment.run_folder import next_free
-
-    environment = load_environment(env, set_ or ())
-    folder = out or next_free(EVALUATIONS, Path(env).stem)
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
-    _evaluate(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
+for verb in (train, status, evaluate, compare, tune, bound, serve):
+    app.command()(verb)
 
 
 @app.command()
@@ -232,31 +151,6 @@ def import_peersim(
         say(f"written: {name}")
 
 
-for verb in (tune, compare, serve):
-    app.command()(verb)
-
-
-def _evaluate(
-    environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str
-) -> None:
-    from offload_rllib.experiment.contenders import make_contenders
-    from offload_rllib.experiment.evaluation import evaluate as evaluate_all
-    from offload_rllib.experiment.report import tables, write_report
-
-    contenders = make_contenders(names)
-    with Progress(console=console, transient=True) as progress:
-        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress)
-    reference = contenders[0].name
-    # Files first: a closed pipe ends the printing, and must not cost the results.
-    paths = write_report(
-        evaluation, reference, folder, f"{title}: {environment.description} ({episodes} held-out episodes)"
-    )
-    for table in tables(evaluation, reference):
-        console.print(table)
-    for kind, path in paths.items():
-        say(f"{kind}: {path}")
-
-
 def _list(kind: str, descriptions: dict[str, str]) -> None:
     listing = Table()
     listing.add_column(kind, no_wrap=True)
@@ -280,7 +174,7 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         # Their classes are not imported here: that would load ray and torch.
-        if type(error).__name__ not in ("TrainingError", "ServiceError"):
+        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError"):
             raise
         _fail(str(error), 1)
 

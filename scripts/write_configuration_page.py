@@ -99,6 +99,8 @@ UNITS = {
     "batch_env_steps": "environment steps",
     "minibatch_steps": "agent steps",
     "checkpoint_every": "iterations",
+    "cpus_per_runner": "CPUs",
+    "sample_attempts": "attempts",
     "n_step": "choices",
     "batch_transitions": "transitions",
     "replay_capacity": "choices",

@@ -18,9 +18,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from scipy import stats
 
-from offload_rllib.algorithms import offload_algorithm
 from offload_rllib.algorithms.advantages import generalised_advantages
-from offload_rllib.algorithms.offload_algorithm import NoSamplesError
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
@@ -385,22 +383,3 @@ def test_learning_curves_of_both_runners_overlap() -> None:
     for part in (slice(0, 6), slice(6, 12), slice(12, 18), slice(18, 24)):
         a, b = ours[:, part].mean(1), theirs[:, part].mean(1)
         assert stats.ttest_ind(a, b).pvalue > 0.005, (part, a, b)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_an_iteration_without_samples_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = load_policy_config(
-        {
-            "algorithm": {"name": "PPO", "batch_env_steps": 160, "minibatch_steps": 64},
-            "network": {"hidden": [16, 16]},
-            "training": {"runners": 0, "envs_per_runner": 4},
-        }
-    )
-    algorithm = algorithm_config(load_environment(small_environment()), policy, cpus=2).build_algo()
-    # What RLlib gives when every runner was too slow.
-    monkeypatch.setattr(offload_algorithm, "synchronous_parallel_sample", lambda **_: ([], []))
-    try:
-        with pytest.raises(NoSamplesError, match=r"no runner gave samples within 60 s"):
-            algorithm.train()
-    finally:
-        algorithm.stop()

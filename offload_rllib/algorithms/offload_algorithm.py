@@ -17,7 +17,6 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -29,7 +28,10 @@ from ray.rllib.utils.metrics import (
 )
 
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
+from offload_rllib.algorithms.run_counters import RunCounters
+from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config.policy import Network
+from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
@@ -39,10 +41,10 @@ from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 
 FINGERPRINT = "fingerprint"
-
-
-class NoSamplesError(RuntimeError):
-    """No runner gave samples in time."""
+RUN_NAME = "run"
+RUNNERS = "runners"
+NOTICES = "notices"
+DEFAULT_TIMEOUT_S = 60.0
 
 
 class OffloadConfig(AlgorithmConfig):
@@ -70,26 +72,62 @@ class OffloadAlgorithm(Algorithm):
         """Environment steps that the run has sampled so far."""
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Make runners and learners, and what asks the runners for samples."""
+        self.sampler = Sampler(
+            float(config.sample_timeout_s or DEFAULT_TIMEOUT_S),
+            config.learner_config_dict.get(SAMPLE_ATTEMPTS, DEFAULT_ATTEMPTS),
+        )
+        self._counters_of_ray: RunCounters | None = None
+        super().setup(config)
+
+    def step(self) -> dict[str, Any]:
+        """Run one iteration; the result says how the runners are, and in `notices` what happened to them."""
+        result = super().step()
+        group = self.env_runner_group
+        result[RUNNERS] = {
+            "all": group.num_remote_env_runners(),
+            "healthy": max(group.num_healthy_remote_workers() - len(self.sampler.late), 0),
+            "late": len(self.sampler.late),
+            "restarts": self.sampler.restarts,
+        }
+        # One text: TensorBoard would take a list for numbers.
+        self._count(result)
+        result[NOTICES] = "\n".join(self.sampler.take_notices())
+        return result
+
+    def _count(self, result: dict[str, Any]) -> None:
+        """Give Ray's metrics, which Prometheus reads from every node, what there is to count."""
+        if self._counters_of_ray is None:
+            self._counters_of_ray = RunCounters(str(self.config.env_config.get(RUN_NAME, "")))
+        self._counters_of_ray.update(result)
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Bring back runners that Ray has started again."""
+        restored = super().restore_env_runners(env_runner_group)
+        if env_runner_group is self.env_runner_group:
+            self.sampler.restored(restored)
+        return restored
+
+    def _bring_back(self) -> None:
+        restored = self.restore_env_runners(self.env_runner_group)
+        if restored:
+            self._make_on_env_runners_recreated_callbacks(
+                config=self.config,
+                env_runner_group=self.env_runner_group,
+                restored_env_runner_indices=restored,
+            )
+
     def sample(self, env_steps: int) -> list[Fragment]:
-        """Return at least so many environment steps from all runners.
+        """Return at least so many environment steps from all runners that answer.
 
         Raises:
-            NoSamplesError: every runner has failed, or is too slow. Going on would report iterations without steps.
+            NoSamplesError: none has answered for several timeouts.
         """
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled, results = synchronous_parallel_sample(
-                worker_set=self.env_runner_group,
-                max_env_steps=env_steps,
-                sample_timeout_s=self.config.sample_timeout_s,
-                _uses_new_env_runners=True,
-                _return_metrics=True,
-            )
-            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
-        if not sampled:
-            raise NoSamplesError(
-                f"no runner gave samples within {self.config.sample_timeout_s:g} s: all have failed, or are too slow"
-            )
-        return as_fragments(sampled)
+            gathered = self.sampler.sample(self.env_runner_group, env_steps, self._bring_back)
+            self.metrics.aggregate(gathered.metrics, key=ENV_RUNNER_RESULTS)
+        return as_fragments(gathered.samples)
 
     def learn(self, fragments: list[Fragment], **how: Any) -> None:
         """Let the learners update from fragments, and give the runners the new weights."""
@@ -110,6 +148,11 @@ class OffloadAlgorithm(Algorithm):
         """Give the runners the learners' weights."""
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _report_class_trainable_checkpoint(self, checkpoint_dir: str, checkpoint_dict_or_path: Any) -> Any:
+        """List what the checkpoint holds, then let Tune copy it: here all files of all subclasses are written."""
+        write_manifest(Path(checkpoint_dir), self._last_result or {})
+        return super()._report_class_trainable_checkpoint(checkpoint_dir, checkpoint_dict_or_path)
 
     def kept_as(self, model_config: dict[str, Any]) -> dict[str, Any]:
         """Return what a kept policy's description says of its networks, where it is not the default."""

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offload_rllib.commands.cluster_options import (
+    AddressOption,
+    ShipCodeOption,
+    StorageOption,
+    named_below,
+    on_cluster,
+)
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
@@ -63,6 +70,9 @@ def compare(
     resume: Annotated[
         str | None, typer.Option(metavar="COMPARISON", help="Go on with an interrupted comparison's folder.")
     ] = None,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    ship_code: ShipCodeOption = False,
 ) -> None:
     """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
     from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
@@ -106,9 +116,11 @@ def compare(
             )
         with console.status("checking the comparison (a new installation compiles the simulator, for about a minute)"):
             check_plan(plan)
-        folder = ComparisonFolder.create(name, plan, shlex.join(["offload-rllib", *sys.argv[1:]]))
+        folder = ComparisonFolder.create(
+            named_below(storage, name, "comparison"), plan, shlex.join(["offload-rllib", *sys.argv[1:]])
+        )
     say(f"comparison folder: {folder.path}")
-    with folder.removed_if_not_begun():
+    with folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
         comparison = run_comparison(folder, console, workers=workers)
     if comparison is None:
         say(f"interrupted; what was done is saved. Go on with: offload-rllib compare --resume {folder.path}")

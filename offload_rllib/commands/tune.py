@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offload_rllib.commands.cluster_options import (
+    AddressOption,
+    ShipCodeOption,
+    StorageOption,
+    named_below,
+    on_cluster,
+)
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import load_sweep
@@ -30,14 +37,24 @@ def tune(
     resume: Annotated[
         str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep's folder.")
     ] = None,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    ship_code: ShipCodeOption = False,
 ) -> None:
     """Search hyperparameters: many trials, a leaderboard, plots, and the best policy as a file."""
+    from offload_rllib.experiment.training import quieten
+
+    quieten()
+    with on_cluster(address, storage, ship_code=ship_code) as parent:
+        _tune(config, set_, named_below(parent, name, Path(config).stem if config else ""), resume)
+
+
+def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: str | None) -> None:
     from offload_rllib.experiment.sweep import sweep
     from offload_rllib.experiment.sweep_folder import SweepFolder
     from offload_rllib.experiment.sweep_plan import check_plan, plan_sweep
-    from offload_rllib.experiment.training import available_cpus, quieten
+    from offload_rllib.experiment.training import available_cpus
 
-    quieten()
     if resume is not None:
         if config or set_ or name:
             raise ConfigError("--resume takes everything from the sweep's folder; give no other arguments")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.algorithms import Algorithm
+from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
@@ -93,12 +93,26 @@ class Training(Schema):
     """batched: all environments of a runner as one array program; stock: RLlib's own, over a hundred times slower."""
     envs_per_runner: Count = 16
     """Environments that each runner steps."""
+    cpus_per_runner: Positive | None = None
+    """CPUs that Ray reserves for each runner; null: an equal share of what is there, at most 1."""
+    learners: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    """Processes that learn, each from its part of every batch; 0: learn in the trainer's process. PPO and A2C."""
+    gpus: NonNegative = 0
+    """GPUs for learning, divided among the learners."""
     learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
     """Threads of the learner; more than one pays for large networks on an idle machine, and stalls on a busy one."""
     checkpoint_every: Count = 1
     """Iterations between two checkpoints."""
+    checkpoint_every_s: Positive | None = None
+    """Seconds after which there is a checkpoint at the end of the iteration, whatever `checkpoint_every` says."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that stay on disk."""
+    keep_best: bool = True
+    """Whether the policy of the checkpoint with the best training score so far stays too, in `best/`."""
+    sample_timeout_s: Positive = 60.0
+    """How long the trainer waits for a runner's samples; then it goes on without them, and says so."""
+    sample_attempts: Count = 5
+    """Attempts to get samples from any runner at all, each as long as `sample_timeout_s`, before training fails."""
     seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
@@ -140,6 +154,28 @@ class PolicyConfig(Schema):
             raise ValueError(
                 f"algorithm.{key} ({env_steps}) must be a multiple of "
                 f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_learner_has_its_share(self) -> PolicyConfig:
+        learners = self.training.learners
+        if learners < 2:
+            return self
+        name = self.algorithm.name
+        if not isinstance(self.algorithm, PPO | A2C):
+            raise ValueError(  # noqa: TRY004 - of the two settings neither has a wrong type
+                f"training.learners ({learners}): {name} learns in one process; accepted: 0 or 1"
+            )
+        if learners > self.training.envs_per_runner:
+            raise ValueError(
+                f"training.learners ({learners}) must not exceed training.envs_per_runner "
+                f"({self.training.envs_per_runner}): a learner without environments would wait for the others for ever"
+            )
+        if self.algorithm.batch_env_steps % learners:
+            raise ValueError(
+                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
+                f"training.learners ({learners})"
             )
         return self
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -19,6 +20,7 @@ from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.fingerprint import fingerprint
@@ -37,20 +39,45 @@ from offload_rllib.scenario import build_scenario
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
 SMALLEST_RUNNER_CPUS = 0.1
+# Of a node's own resource, of which it has 1: who asks for any of it is placed there.
+NODE_SHARE = 0.001
+PROBE_S = 0.5
 
 
-def cpus_per_runner(runners: int, available: float) -> float:
-    """Return the share of the machine's cores that each runner reserves.
+def places(share: float, nodes: Sequence[float]) -> int:
+    """Return how many processes that reserve a share of CPUs fit beside the trainer, which is on the first node.
+
+    Args:
+        share: CPUs of each process.
+        nodes: CPUs of each node.
+    """
+    first, *others = nodes
+    # Shares have two digits; binary fractions may miss a place that is there.
+    return sum(int(round(cpus / share, 6)) for cpus in (max(first - TRAINER_CPUS, 0.0), *others))
+
+
+def cpus_per_runner(runners: int, nodes: Sequence[float]) -> float:
+    """Return the share of the CPUs that each runner reserves: equal, at most 1, and such that all fit at once.
+
+    Args:
+        runners: processes that sample or learn.
+        nodes: CPUs of each node, the trainer's first. A process cannot reserve parts of two.
 
     Raises:
-        ConfigError: there are more runners than the machine can hold.
+        ConfigError: there are more runners than the nodes can hold.
     """
     if runners == 0:
         return 1.0
-    share = int((available - TRAINER_CPUS) / runners * 100) / 100
-    if share < SMALLEST_RUNNER_CPUS:
-        raise ConfigError(f"training.runners: {runners} runners do not fit on {available:g} CPUs")
-    return min(share, 1.0)
+    # The share that just fits k times on some node, for any k, is among these.
+    room = set(nodes) | {max(nodes[0] - TRAINER_CPUS, SMALLEST_RUNNER_CPUS)}
+    shares = {int(min(cpus / k, 1.0) * 100) / 100 for cpus in room for k in range(1, runners + 1)}
+    for share in sorted(shares, reverse=True):
+        if share >= SMALLEST_RUNNER_CPUS and places(share, nodes) >= runners:
+            return share
+    raise ConfigError(
+        f"training.runners: {runners} processes beside the trainer do not fit on {sum(nodes):g} CPUs "
+        f"({len(nodes)} nodes)"
+    )
 
 
 def schedule(first: float, last: float | None, env_steps: int) -> Any:
@@ -58,7 +85,12 @@ def schedule(first: float, last: float | None, env_steps: int) -> Any:
     return first if last is None else [[0, first], [env_steps, last]]
 
 
-def _ppo(algorithm: PPO, env_steps: int) -> AlgorithmConfig:
+def _divided(batch_env_steps: int, learners: int) -> int:
+    """Return the steps of one learner; RLlib counts batches per learner."""
+    return batch_env_steps // max(learners, 1)
+
+
+def _ppo(algorithm: PPO, env_steps: int, learners: int) -> AlgorithmConfig:
     config = OffloadPPOConfig()
     config.training(
         lambda_=algorithm.lambda_,
@@ -67,19 +99,19 @@ def _ppo(algorithm: PPO, env_steps: int) -> AlgorithmConfig:
         vf_loss_coeff=algorithm.vf_loss_coeff,
         num_epochs=algorithm.epochs,
         minibatch_size=algorithm.minibatch_steps,
-        train_batch_size_per_learner=algorithm.batch_env_steps,
+        train_batch_size_per_learner=_divided(algorithm.batch_env_steps, learners),
     )
     return config
 
 
-def _a2c(algorithm: A2C, env_steps: int) -> AlgorithmConfig:
+def _a2c(algorithm: A2C, env_steps: int, learners: int) -> AlgorithmConfig:
     config = A2CConfig()
     config.training(
         lambda_=algorithm.lambda_,
         entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
         vf_loss_coeff=algorithm.vf_loss_coeff,
         minibatch_size=algorithm.minibatch_steps,
-        train_batch_size_per_learner=algorithm.batch_env_steps,
+        train_batch_size_per_learner=_divided(algorithm.batch_env_steps, learners),
     )
     return config
 
@@ -119,12 +151,12 @@ def _require_replay(algorithm: DDQN, batch: VectorEnv, policies: int) -> None:
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
-def _config_of(algorithm: PPO | A2C | APPO | DDQN, env_steps: int) -> AlgorithmConfig:
+def _config_of(algorithm: PPO | A2C | APPO | DDQN, env_steps: int, learners: int) -> AlgorithmConfig:
     match algorithm:
         case PPO():
-            return _ppo(algorithm, env_steps)
+            return _ppo(algorithm, env_steps, learners)
         case A2C():
-            return _a2c(algorithm, env_steps)
+            return _a2c(algorithm, env_steps, learners)
         case APPO():
             return _appo(algorithm, env_steps)
         case DDQN():
@@ -174,13 +206,22 @@ def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: VectorEn
         )
 
 
-def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float) -> AlgorithmConfig:
+def algorithm_config(
+    environment: EnvironmentConfig,
+    policy: PolicyConfig,
+    *,
+    cpus: float,
+    nodes: Sequence[float] = (),
+    trainer_node: str | None = None,
+) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
     Args:
         environment: what to train on.
         policy: how to train.
         cpus: what Ray may use.
+        nodes: the same by node; one node if empty.
+        trainer_node: Ray's resource that only the node has on which the trainer must be, e.g. ``node:10.0.0.1``.
 
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
@@ -191,7 +232,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     algorithm, training = policy.algorithm, policy.training
     if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
         _check_hindsight(policy, algorithm, batch)
-    config = _config_of(algorithm, training.env_steps)
+    config = _config_of(algorithm, training.env_steps, training.learners)
     config.environment(
         "offload",
         env_config={
@@ -202,19 +243,34 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
         },
         disable_env_checking=True,
     )
-    runner_cpus = cpus_per_runner(training.runners, cpus)
+    remote_learners = training.learners
+    share = training.cpus_per_runner or cpus_per_runner(training.runners + remote_learners, nodes or (cpus,))
     config.env_runners(
         env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
         num_env_runners=training.runners,
         num_envs_per_env_runner=training.envs_per_runner,
-        num_cpus_per_env_runner=runner_cpus,
+        num_cpus_per_env_runner=share,
         rollout_fragment_length="auto",
+        sample_timeout_s=training.sample_timeout_s,
     )
     trainer_cpus = TRAINER_CPUS if training.runners else 1
     config.resources(num_cpus_for_main_process=trainer_cpus)
-    # The learner works in the trainer's process. RLlib's "auto" would reserve a whole core for it, and on a machine
-    # with two the run would wait for a third for ever.
-    config.learners(num_learners=0, num_cpus_per_learner=trainer_cpus)
+    if trainer_node is not None:
+        config.custom_resources_for_main_process = {trainer_node: NODE_SHARE}
+    # Without learners of their own, learning is in the trainer's process. RLlib's "auto" would reserve a whole core for
+    # it, and on a machine with two the run would wait for a third for ever.
+    config.learners(
+        num_learners=remote_learners,
+        num_cpus_per_learner=share if remote_learners else trainer_cpus,
+        num_gpus_per_learner=training.gpus / max(remote_learners, 1),
+    )
+    # A lost runner is asked at every iteration whether it is back: RLlib would wait half a minute for the answer.
+    config.fault_tolerance(
+        restart_failed_env_runners=True,
+        env_runner_health_probe_timeout_s=PROBE_S,
+        env_runner_restore_timeout_s=training.sample_timeout_s,
+        delay_between_env_runner_restarts_s=1.0,
+    )
     config.training(
         lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
         gamma=algorithm.gamma,
@@ -224,7 +280,7 @@ def algorithm_config(environment: EnvironmentConfig, policy: PolicyConfig, *, cp
     assignment = assign_in(policy.sharing, batch.scenario)
     model = policy.network.model_dump() | {"rows": (batch.layout.first_row, batch.layout.row_size)}
     module_class: type = MaskedActorCritic
-    settings: dict[str, Any] = {TORCH_THREADS: training.learner_threads}
+    settings: dict[str, Any] = {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
     if isinstance(algorithm, DDQN):
         module_class = MaskedQ
         _require_replay(algorithm, batch, len(assignment.policies))

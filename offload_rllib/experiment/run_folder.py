@@ -11,6 +11,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import load_environment, load_policy_config
 from offload_rllib.experiment.recorded_folder import RecordedFolder, next_free
+from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER
 
 __all__ = ["RECORD", "RUNS", "TUNE", "RunFolder", "next_free"]
@@ -18,6 +19,13 @@ __all__ = ["RECORD", "RUNS", "TUNE", "RunFolder", "next_free"]
 RUNS = Path("runs")
 TUNE = "tune"
 RECORD = "run.json"
+STATUS = "status.json"
+BEST = "best"
+
+
+def is_uri(storage: str) -> bool:
+    """Whether storage is an address of pyarrow's file systems, and not a folder."""
+    return "://" in storage
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,13 @@ class RunFolder(RecordedFolder):
     CONTENT = ("environment.yaml", "policy.yaml")
 
     @staticmethod
-    def create(name: str | None, environment: EnvironmentConfig, policy: PolicyConfig, default_name: str) -> RunFolder:
+    def create(
+        name: str | None,
+        environment: EnvironmentConfig,
+        policy: PolicyConfig,
+        default_name: str,
+        storage: str | None = None,
+    ) -> RunFolder:
         """Make the folder of a new run under `runs/`.
 
         Args:
@@ -42,17 +56,41 @@ class RunFolder(RecordedFolder):
             environment: what is trained on.
             policy: how it is trained.
             default_name: used without a name.
+            storage: a folder in place of `runs/` that all nodes of a cluster see, or the address (``s3://...``) below
+                which Tune's experiment is kept, beside a folder under `runs/` for the rest.
 
         Raises:
             ConfigError: the folder exists, or cannot be made.
         """
-        run = RunFolder(RunFolder.new_path(name, default_name))
+        if storage is None or is_uri(storage):
+            path = RunFolder.new_path(name, default_name)
+        elif name is not None and "/" in name:
+            raise ConfigError(f"--name '{name}': with --storage {storage} give a name, not a path")
+        else:
+            path = next_free(Path(storage), default_name) if name is None else Path(storage) / name
+        run = RunFolder(path)
         content = {
             "environment.yaml": environment.model_dump(mode="json"),
             "policy.yaml": policy.model_dump(mode="json", by_alias=True),
         }
-        run.make(content, environment=fingerprint(environment))
+        kept_at = {} if storage is None else {"storage": f"{storage.rstrip('/')}/{path.name}"}
+        run.make(content, environment=fingerprint(environment), **kept_at)
         return run
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
+    @property
+    def storage(self) -> str | None:
+        """Where the run is kept if all nodes of a cluster see that: an address, or this folder; None: only here."""
+        kept_at = self.entries().get("storage")
+        return None if kept_at is None else str(kept_at) if is_uri(str(kept_at)) else str(self.path.resolve())
+
+    @property
+    def experiment(self) -> str:
+        """Tune's folder, or its address."""
+        return f"{self.storage or self.path.resolve()}/{TUNE}"
 
     @property
     def environment(self) -> EnvironmentConfig:
@@ -65,10 +103,9 @@ class RunFolder(RecordedFolder):
         return load_policy_config(self.path / "policy.yaml")
 
     def checkpoints(self) -> list[Path]:
-        """Return the checkpoints that are whole, oldest first; the policy's description is written last into each."""
-        return sorted(
-            path.parent.parent for path in self.path.glob(f"{TUNE}/*/checkpoint_*/{POLICY_FOLDER}/{DESCRIPTION}")
-        )
+        """Return the checkpoints that are whole, oldest first."""
+        found = (path.parent.parent for path in self.path.glob(f"{TUNE}/*/checkpoint_*/{POLICY_FOLDER}/{DESCRIPTION}"))
+        return sorted(path for path in found if is_whole(path))
 
     def policy_folder(self) -> Path:
         """Return the folder of the trained policy: the final one, else the newest checkpoint's.
@@ -83,10 +120,14 @@ class RunFolder(RecordedFolder):
             raise ConfigError(f"{self.path}: this run has no checkpoint yet")
         return checkpoints[-1] / POLICY_FOLDER
 
-    def keep_final_policy(self) -> None:
-        """Copy the newest checkpoint's policy to `policy/`, so that it outlives the checkpoints."""
+    def keep_final_policy(self, checkpoint: Path | None = None) -> None:
+        """Copy a checkpoint's policy to `policy/`, so that it outlives the checkpoints.
+
+        Args:
+            checkpoint: its folder; None: the newest here.
+        """
         partial = self.path / f"{POLICY_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(self.checkpoints()[-1] / POLICY_FOLDER, partial)
+        shutil.copytree((checkpoint or self.checkpoints()[-1]) / POLICY_FOLDER, partial)
         shutil.rmtree(self.path / POLICY_FOLDER, ignore_errors=True)
         partial.replace(self.path / POLICY_FOLDER)

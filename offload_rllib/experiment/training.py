@@ -12,27 +12,34 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from rich.console import Console
 
+from offload_rllib.algorithms.offload_algorithm import RUN_NAME
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import compile_kernels
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.interruption import interruptible, loggers
+from offload_rllib.experiment.algorithm_config import algorithm_config, places
+from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found, local_cpus
+from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
-from offload_rllib.experiment.run_folder import TUNE, RunFolder
+from offload_rllib.experiment.recovery import collect_staged, mend
+from offload_rllib.experiment.run_folder import TUNE, RunFolder, is_uri
 from offload_rllib.experiment.trackers import require_trackers, trackers
+from offload_rllib.experiment.watch import RunWatch, last_status
 from offload_rllib.scenario import build_scenario
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 TRIAL = "trial"
+# Trainers that may be lost one after the other without a single result.
+LOST_TRAINERS = 3
 # A checkpoint of the presets' networks takes well under this.
 ENOUGH_FREE_BYTES = 20 * 2**20
 
@@ -41,9 +48,8 @@ class TrainingError(RuntimeError):
     """The trial ended with an error; the message says which, and where its full text is."""
 
 
-def local_cpus() -> int:
-    """Return how many CPUs a Ray of this machine is given."""
-    return max(os.cpu_count() or 1, 2)
+class TrainerLostError(TrainingError):
+    """The trainer's process or node is gone; its work is not to blame."""
 
 
 def available_cpus() -> float:
@@ -65,32 +71,33 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float |
     quieten()
     require_trackers(policy.training.tracking)
     try:
-        algorithm_config(environment, policy, cpus=cpus or available_cpus()).validate()
+        nodes = found().cpus_by_node if cpus is None and ray.is_initialized() else ()
+        algorithm_config(environment, policy, cpus=cpus or available_cpus(), nodes=nodes).validate()
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
 
 
-@contextmanager
-def local_ray() -> Iterator[None]:
-    """Start a Ray of its own on this machine unless this process has one, and stop what was started."""
-    if ray.is_initialized():
-        yield
-        return
-    # A busy machine needs longer than Ray's default to start; it says "node timed out during startup" otherwise.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-    ray.init(
-        address="local",
-        num_cpus=local_cpus(),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+local_ray = connect
+
+
+def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
+    """Return a policy with as many runners of one CPU as the cluster has room for, and its batches divide among.
+
+    Raises:
+        ConfigError: there is room for none.
+    """
+    nodes = found().cpus_by_node if ray.is_initialized() else (float(local_cpus()),)
+    room = places(policy.training.cpus_per_runner or 1.0, nodes) - policy.training.learners
+    content = policy.model_dump(mode="json", by_alias=True)
+    for runners in range(room, 0, -1):
+        content["training"]["runners"] = runners
+        try:
+            return load_policy_config(content)
+        except ConfigError:
+            continue
+    raise ConfigError(f"--runners all: no room for a runner on nodes with {', '.join(f'{n:g}' for n in nodes)} CPUs")
 
 
 def _trial_name(trial: Any) -> str:
@@ -99,6 +106,8 @@ def _trial_name(trial: Any) -> str:
 
 def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     """Train a run's policy, or go on with it, and keep the final policy.
+
+    A trainer whose process or node is lost is started again from the last checkpoint.
 
     Args:
         run: the folder; its `environment.yaml` and `policy.yaml` say what to do.
@@ -110,60 +119,107 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
 
     Raises:
         TrainingError: the trial ended with an error.
+        ClusterError: the cluster's nodes cannot work on this run.
         ConfigError: there is nothing to resume.
     """
     environment, policy = run.environment, run.policy_config
     quieten()
-    experiment = run.path.resolve() / TUNE
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
     with (
-        local_ray(),
+        connect() as cluster,
         TrainingProgress(policy.training.env_steps, console) as progress,
+        RunWatch(run, policy.training) as watch,
         interruptible(console),
     ):
-        config = algorithm_config(environment, policy, cpus=available_cpus())
-        if resume:
-            if not tune.Tuner.can_restore(experiment):
-                raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
-            tuner = tune.Tuner.restore(
-                str(experiment),
-                trainable=config.algo_class,
-                param_space=config,
-                resume_unfinished=True,
-                resume_errored=True,
-            )
-        else:
-            tuner = tune.Tuner(
-                config.algo_class,
-                param_space=config,
-                tune_config=tune.TuneConfig(
-                    num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name
-                ),
-                run_config=tune.RunConfig(
-                    name=TUNE,
-                    storage_path=str(run.path.resolve()),
-                    stop={ENV_STEPS: policy.training.env_steps},
-                    checkpoint_config=tune.CheckpointConfig(
-                        checkpoint_frequency=policy.training.checkpoint_every,
-                        num_to_keep=policy.training.keep_checkpoints,
-                        checkpoint_at_end=True,
-                    ),
-                    callbacks=[progress, *loggers(), *trackers(policy.training.tracking, run.name)],
-                    verbose=0,
-                ),
-            )
-        run.record(state="training")
-        result = _fit(run, tuner)
+        storage = run.storage
+        if storage is not None and not is_uri(storage):
+            check_shared(run.path, cluster)
+        watch.log.info("%s on %d nodes, %g CPUs", "resumed" if resume else "begun", len(cluster.nodes), cluster.cpus)
+        lost = 0
+        while True:
+            callbacks = [progress, watch, *loggers(), *trackers(policy.training.tracking, run.name)]
+            tuner = _tuner(run, environment, policy, cluster, callbacks, resume=resume)
+            run.record(state="training")
+            before = watch.env_steps
+            try:
+                result = _fit(run, tuner)
+                break
+            except TrainerLostError as error:
+                lost = lost + 1 if watch.env_steps == before else 1
+                if lost > LOST_TRAINERS or ended_early():
+                    raise
+                watch.log.warning("the trainer was lost (%s); going on from the last checkpoint", error.__cause__)
+                console.print("the trainer was lost; going on from the last checkpoint", highlight=False)
+                resume = tune.Tuner.can_restore(run.experiment)
+            except TrainingError as error:
+                watch.log.exception("training failed", exc_info=error.__cause__)
+                raise
     metrics = result.metrics or {}
     steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
     if steps < policy.training.env_steps:
         run.record(state="interrupted", env_steps=steps)
         return False
-    run.keep_final_policy()
+    if result.checkpoint is None:
+        run.keep_final_policy()
+    else:
+        with result.checkpoint.as_directory() as folder:
+            run.keep_final_policy(Path(folder))
     run.record(state="finished", env_steps=steps, seconds=round(float(metrics["time_total_s"]), 1))
     write_model_card(run)
     return True
+
+
+def _tuner(
+    run: RunFolder,
+    environment: EnvironmentConfig,
+    policy: PolicyConfig,
+    cluster: Cluster,
+    callbacks: list[tune.Callback],
+    *,
+    resume: bool,
+) -> tune.Tuner:
+    storage = run.storage
+    config = algorithm_config(
+        environment,
+        policy,
+        cpus=cluster.cpus,
+        nodes=cluster.cpus_by_node,
+        trainer_node=cluster.trainer_node(shared_storage=storage is not None),
+    )
+    config.env_config[RUN_NAME] = run.name
+    if resume:
+        if not is_uri(run.experiment):
+            staged = last_status(run).get("logs")
+            if staged:
+                collect_staged(Path(run.experiment), TRIAL, Path(staged))
+            mend(Path(run.experiment), TRIAL)
+        if not tune.Tuner.can_restore(run.experiment):
+            raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
+        return tune.Tuner.restore(
+            run.experiment,
+            trainable=config.algo_class,
+            param_space=config,
+            resume_unfinished=True,
+            resume_errored=True,
+        )
+    return tune.Tuner(
+        config.algo_class,
+        param_space=config,
+        tune_config=tune.TuneConfig(num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=run.experiment.removesuffix(f"/{TUNE}"),
+            stop={ENV_STEPS: policy.training.env_steps},
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=policy.training.checkpoint_every,
+                num_to_keep=policy.training.keep_checkpoints,
+                checkpoint_at_end=True,
+            ),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
 
 
 def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
@@ -189,7 +245,9 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
         reason.append(f"nor could the state be written: {failure.strerror}")
     reason.append(f"the whole error is in {run.path / TUNE / TRIAL / 'error.txt'}")
     reason.append(f"go on from the last checkpoint: offload-rllib train --resume {run.path}")
-    raise TrainingError("\n".join(reason)) from error
+    lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
+    cause = error if isinstance(error, BaseException) else None
+    raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause
 
 
 def _last_line(error: Exception | None) -> str:

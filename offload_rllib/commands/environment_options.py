@@ -1,0 +1,23 @@
+"""The options of every verb that plays episodes: of which environment, and which."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EnvArgument = Annotated[
+    str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment, e.g. workload.load.rho=1.0."),
+]
+SetPolicyOption = Annotated[
+    list[str] | None,
+    typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
+]
+EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
+HeldOutSeedOption = Annotated[
+    int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")
+]

@@ -1,0 +1,59 @@
+"""`offload-rllib evaluate`: policies on the same held-out episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
+from offload_rllib.commands.terminal import console, say
+from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
+
+EVALUATIONS = Path("evaluations")
+
+
+def evaluate(
+    env: EnvArgument,
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POLICY...",
+            help="Heuristics, functions package.module:function, folders of runs, or addresses of services.",
+        ),
+    ],
+    set_: SetOption = None,
+    episodes: EpisodesOption = 20,
+    held_out_seed: HeldOutSeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
+) -> None:
+    """Compare policies on common random numbers; the first one is the reference of the differences."""
+    from offload_rllib.experiment.run_folder import next_free
+
+    environment = load_environment(env, set_ or ())
+    folder = out or next_free(EVALUATIONS, Path(env).stem)
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
+    play(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
+
+
+def play(environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str) -> None:
+    """Let policies play held-out episodes; write the results and print them."""
+    from offload_rllib.experiment.contenders import make_contenders
+    from offload_rllib.experiment.evaluation import evaluate as evaluate_all
+    from offload_rllib.experiment.report import tables, write_report
+
+    contenders = make_contenders(names)
+    with Progress(console=console, transient=True) as progress:
+        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress)
+    reference = contenders[0].name
+    # Files first: a closed pipe ends the printing, and must not cost the results.
+    paths = write_report(
+        evaluation, reference, folder, f"{title}: {environment.description} ({episodes} held-out episodes)"
+    )
+    for table in tables(evaluation, reference):
+        console.print(table)
+    for kind, path in paths.items():
+        say(f"{kind}: {path}")

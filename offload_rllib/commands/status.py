@@ -1,0 +1,125 @@
+"""`offload-rllib status`: how a run is getting on, from the files that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from offload_rllib.commands.terminal import console
+from offload_rllib.config import ConfigError
+
+# A run that has told nothing for so many of its iterations, and at least so long, is not well.
+SILENT_ITERATIONS = 5
+SILENT_S = 120.0
+REFRESH_S = 2.0
+WORKING = ("well", "works")
+ENDED = ("finished", "interrupted", "failed")
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, here or on shared storage.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds, until the run ends.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Show a run's progress, speed, latest figures, workers and health; works beside the run, and without it."""
+    present = read_status(run)
+    if as_json:
+        typer.echo(json.dumps(present, indent=1))
+        return
+    if not watch:
+        console.print(_table(run, present))
+        return
+    with Live(_table(run, present), console=console, auto_refresh=False) as live:
+        while present["state"] not in ENDED:
+            time.sleep(REFRESH_S)
+            present = read_status(run)
+            live.update(_table(run, present), refresh=True)
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """Return what is known of a run: its record's state, what it last told, and ``health`` in words.
+
+    Raises:
+        ConfigError: the folder is no run, or its record cannot be read.
+    """
+    record = run / "run.json"
+    if not record.is_file():
+        raise ConfigError(f"{run}: not a run folder: run.json is missing")
+    try:
+        state = str(json.loads(record.read_text(encoding="utf-8"))["state"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{record}: not the record of a run ({error})") from error
+    try:
+        told = dict(json.loads((run / "status.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        told = {}
+    return told | {"state": state, "health": _health(run, state, told)}
+
+
+def _health(run: Path, state: str, told: dict[str, Any]) -> str:
+    go_on = f"go on: offload-rllib train --resume {run}"
+    if state in ENDED:
+        return state if state == "finished" else f"{state}; {go_on}"
+    if not told:
+        return "no result yet"
+    return _health_of_process(told, go_on)
+
+
+def _health_of_process(told: dict[str, Any], go_on: str) -> str:
+    if told["host"] == socket.gethostname() and not _lives(int(told["pid"])):
+        return f"its process is gone; {go_on}"
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()
+    if age_s > max(SILENT_S, SILENT_ITERATIONS * told["iteration_seconds"]):
+        return f"silent for {age_s:.0f} s (process {told['pid']} on {told['host']})"
+    runners = told.get("runners", {})
+    if runners.get("healthy", 0) < runners.get("all", 0):
+        return f"works with {runners['healthy']} of {runners['all']} runners"
+    return "well"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _table(run: Path, present: dict[str, Any]) -> Table:
+    table = Table(title=str(run), title_justify="left", show_header=False)
+    table.add_row("state", present["state"])
+    table.add_row("health", present["health"])
+    if "env_steps" in present:
+        wanted = present["env_steps_wanted"]
+        share = present["env_steps"] / wanted if wanted else 1.0
+        table.add_row("progress", f"{present['env_steps']:,} of {wanted:,} env steps ({share:.0%})")
+        speed = present["env_steps_per_second"]
+        if speed:
+            left_s = max(wanted - present["env_steps"], 0) / speed
+            table.add_row("speed", f"{speed:,.0f} env steps/s, {left_s / 60:.0f} min left")
+        table.add_row("iteration", f"{present['iteration']}, {present['iteration_seconds']:g} s; at {present['time']}")
+        for name, value in present["figures"].items():
+            if value is not None:
+                table.add_row(name, f"{value:.4g}")
+        runners = present["runners"]
+        if runners:
+            table.add_row("runners", ", ".join(f"{count} {what}" for what, count in runners.items()))
+        saved = present["checkpoint"]
+        if saved:
+            table.add_row("checkpoint", f"at {saved['env_steps']:,} env steps, {saved['time']}")
+        for notice in present["notices"]:
+            table.add_row("notice", notice)
+    return table

@@ -1,0 +1,181 @@
+"""`offload-rllib train`: one training run, here or on a cluster."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offload_rllib.commands.cluster_options import (
+    ALL,
+    AddressOption,
+    CpusPerRunnerOption,
+    DashboardOption,
+    GpusOption,
+    LearnersOption,
+    RunnersOption,
+    ShipCodeOption,
+    StorageOption,
+    training_overrides,
+)
+from offload_rllib.commands.environment_options import EpisodesOption, HeldOutSeedOption, SetOption, SetPolicyOption
+from offload_rllib.commands.evaluate import play
+from offload_rllib.commands.status import WORKING, read_status
+from offload_rllib.commands.terminal import console, say
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.simulator.heuristics import BASELINES
+
+if TYPE_CHECKING:
+    from offload_rllib.experiment.cluster import RayOptions
+    from offload_rllib.experiment.run_folder import RunFolder
+
+# ray and torch take seconds to import: only a training that is about to run needs them.
+
+
+def train(  # noqa: PLR0915 - the options, one after the other
+    env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
+    policy: Annotated[
+        str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
+    ] = None,
+    set_: SetOption = None,
+    set_policy: SetPolicyOption = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="With --name: go on with the run if it is there; done is done.")
+    ] = False,
+    episodes: EpisodesOption = 20,
+    held_out_seed: HeldOutSeedOption = 0,
+    address: AddressOption = None,
+    runners: RunnersOption = None,
+    cpus_per_runner: CpusPerRunnerOption = None,
+    learners: LearnersOption = None,
+    gpus: GpusOption = None,
+    storage: StorageOption = None,
+    ship_code: ShipCodeOption = False,
+    dashboard: DashboardOption = False,
+) -> None:
+    """Train a policy, then compare it with the heuristics on held-out episodes."""
+    from offload_rllib.experiment.cluster import RayOptions, connect, use
+    from offload_rllib.experiment.model_card import write_model_card
+    from offload_rllib.experiment.run_folder import RunFolder
+    from offload_rllib.experiment.training import check, quieten, with_all_runners
+    from offload_rllib.experiment.training import train as train_run
+
+    options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
+    changes = training_overrides(runners, cpus_per_runner, learners, gpus)
+    if options.is_client:
+        numbers = ["--episodes", str(episodes), "--held-out-seed", str(held_out_seed)]
+        flags = ["--or-resume"] if or_resume else []
+        given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
+        texts = [part for key, value in given.items() if value is not None for part in (key, value)]
+        _train_from_outside(
+            options, env, policy, set_, [*(set_policy or ()), *changes], storage, [*numbers, *flags, *texts]
+        )
+        return
+    if or_resume and (resume or not name):
+        raise ConfigError("--or-resume needs --name, and no --resume")
+    if resume is not None and (env or policy or set_ or set_policy or name or storage or changes or runners):
+        raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
+    begun = _to_resume(resume) if resume else _begun(name, storage) if or_resume else None
+    if begun is not None and begun.state == "finished":
+        say(f"{begun.path}: this run is finished")
+        return
+    if begun is None and (env is None or policy is None):
+        raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+    quieten()
+    use(options)
+    with ExitStack() as connection:
+        nodes = 1
+        if not options.is_local:  # what fits is known only there; a Ray of its own is started when all is checked
+            cluster = connection.enter_context(connect())
+            nodes = len(cluster.nodes)
+            say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
+        if begun is not None:
+            run = begun
+        else:
+            given = [*(set_policy or ()), *changes]
+            environment, configured = load_environment(env or "", set_ or ()), load_policy_config(policy or "", given)
+            chosen = any(change.startswith("training.runners=") for change in given)
+            if runners == ALL or (nodes > 1 and not chosen):
+                configured = with_all_runners(configured)
+                say(f"runners: {configured.training.runners}, as many as there is room for")
+            check(environment, configured)
+            stem = f"{Path(env or '').stem}-{Path(policy or '').stem}"
+            run = RunFolder.create(name, environment, configured, stem, storage)
+        say(f"run folder: {run.path}")
+        say(f"TensorBoard: tensorboard --logdir {run.path}")
+        with run.removed_if_not_begun():
+            finished = train_run(run, console, resume=begun is not None)
+    if not finished:
+        say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
+        raise typer.Exit(130)
+    play(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
+    say(f"model card: {write_model_card(run)}")
+    say(f"trained policy: {run.path / 'policy'}")
+    say(f"TensorBoard: tensorboard --logdir {run.path}")
+
+
+def _train_from_outside(
+    options: RayOptions,
+    env: str | None,
+    policy: str | None,
+    set_: list[str] | None,
+    set_policy: list[str],
+    storage: str | None,
+    others: list[str],
+) -> None:
+    """Let a process in the cluster train; environment and policy are resolved here and sent along."""
+    import yaml
+
+    from offload_rllib.experiment.remote_driver import run_there
+    from offload_rllib.experiment.run_folder import is_uri
+
+    files, arguments = {}, list(others)
+    if "--resume" not in others:
+        if env is None or policy is None:
+            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+        if storage is None or is_uri(storage):
+            raise ConfigError("--storage: from outside a cluster a folder is needed that all its nodes see")
+        environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, set_policy)
+        names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
+        if names[0] == names[1]:
+            names = names[0], f"policy-{names[1]}"
+        contents = environment.model_dump(mode="json"), configured.model_dump(mode="json", by_alias=True)
+        files = {file: yaml.safe_dump(content, sort_keys=False) for file, content in zip(names, contents, strict=True)}
+        arguments = [*names, *arguments, "--storage", storage]
+        if any(change.startswith("training.runners=") for change in set_policy):
+            arguments += ["--runners", str(configured.training.runners)]
+    code = run_there(options, files, arguments, lambda text: console.out(text, end="", highlight=False))
+    if code:
+        raise typer.Exit(code)
+
+
+def _to_resume(path: str) -> RunFolder:
+    from offload_rllib.experiment.run_folder import RunFolder
+
+    run = RunFolder.open(path)
+    if run.state == "finished":
+        raise ConfigError(f"{run.path}: this run is finished; there is nothing to resume")
+    return run
+
+
+def _begun(name: str | None, storage: str | None) -> RunFolder | None:
+    """Return the run of a name if its training has begun; one that had not come to its first checkpoint is removed."""
+    from offload_rllib.experiment.run_folder import RUNS, RunFolder, is_uri
+
+    if not name:
+        return None
+    parent = RUNS if storage is None or is_uri(storage) else Path(storage)
+    path = Path(name) if "/" in name else parent / name
+    if not path.is_dir():
+        return None
+    run = RunFolder.open(path)
+    if run.state == "training" and read_status(path)["health"].startswith(WORKING):
+        raise ConfigError(f"{path}: this run is being trained; watch it: offload-rllib status {path}")
+    if run.state != "finished" and not run.checkpoints() and not is_uri(run.experiment):
+        run.remove()
+        return None
+    return run

@@ -1,0 +1,115 @@
+"""After a driver that ended in the middle of something: Tune's record is made to agree with the checkpoints.
+
+Tune writes its record of an experiment every ten seconds, in place. A driver killed at the wrong moment leaves a record
+that is cut off, or one that names checkpoints which have been replaced since; both would end a resumed run.
+"""
+
+# Tune's records of trials have no public interface.
+# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from offload_rllib.config.files import written_at_once
+from offload_rllib.policies.manifest import MANIFEST, read_manifest
+
+STATES = "experiment_state-*.json"
+FIRST_STATE = "first_state.json"
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if state.get("trial_data") else None
+
+
+def newest_state(experiment: Path) -> Path | None:
+    """Return Tune's newest record that can be read."""
+    return next((path for path in sorted(experiment.glob(STATES), reverse=True) if _parsed(path)), None)
+
+
+def keep_first_state(experiment: Path) -> None:
+    """Copy Tune's first readable record aside: it says all that a run needs beside its checkpoints."""
+    kept = experiment / FIRST_STATE
+    if not kept.exists() and (state := newest_state(experiment)):
+        with written_at_once(kept) as partial:
+            shutil.copyfile(state, partial)
+
+
+def whole_checkpoints(trial: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the checkpoints of a trial whose files are all there, oldest first, with the progress noted in them."""
+    return [
+        (path, progress) for path in sorted(trial.glob("checkpoint_*")) if (progress := read_manifest(path)) is not None
+    ]
+
+
+def collect_staged(experiment: Path, trial_name: str, staged: Path) -> None:
+    """Copy logs that a killed driver had written but Tune had not yet copied, if they are on this machine.
+
+    Args:
+        experiment: Tune's folder.
+        trial_name: of the trial's folder in it.
+        staged: where the driver wrote the trial's logs.
+    """
+    for source in staged.glob("*") if staged.is_dir() else ():
+        target = experiment / trial_name / source.name
+        logged = source.name == "result.json" or "tfevents" in source.name
+        if logged and source.is_file() and (not target.exists() or target.stat().st_size < source.stat().st_size):
+            with written_at_once(target) as partial:
+                shutil.copyfile(source, partial)
+
+
+def mend(experiment: Path, trial_name: str) -> Path | None:
+    """Make an experiment of one trial ready to be restored from its newest whole checkpoint.
+
+    Removes records and checkpoints that were cut off; numbers new checkpoints after all that are there.
+
+    Args:
+        experiment: Tune's folder.
+        trial_name: of the trial's folder in it.
+
+    Returns:
+        The checkpoint that the trial goes on from; None if Tune's own record stays as it is.
+    """
+    from ray.train._internal.session import _TrainingResult  # noqa: PLC0415 - slow to import
+    from ray.tune import Checkpoint  # noqa: PLC0415 - as above
+    from ray.tune.experiment import Trial  # noqa: PLC0415 - as above
+
+    trial_folder = experiment / trial_name
+    whole = whole_checkpoints(trial_folder)
+    for path in experiment.glob(STATES):
+        if _parsed(path) is None:
+            path.unlink()
+    newest = newest_state(experiment)
+    if newest is None and (experiment / FIRST_STATE).is_file():
+        newest = experiment / "experiment_state-0000-00-00_00-00-00.json"
+        shutil.copyfile(experiment / FIRST_STATE, newest)
+    if newest is None or not whole:
+        return None
+    for path in trial_folder.glob("checkpoint_*"):
+        # A run of an earlier version has checkpoints without lists of their files; those are left alone.
+        if path not in [kept for kept, _ in whole] and (path / MANIFEST).exists() | (path > whole[0][0]):
+            shutil.rmtree(path)
+
+    state = json.loads(newest.read_text(encoding="utf-8"))
+    trial_state, metadata = state["trial_data"][0]
+    trial = Trial.from_json_state(trial_state, stub=True)
+    trial.restore_run_metadata(metadata)
+    last, _ = whole[-1]
+    manager = trial.run_metadata.checkpoint_manager
+    results = [_TrainingResult(Checkpoint.from_directory(str(path)), progress) for path, progress in whole]
+    manager._checkpoint_results = results  # noqa: SLF001 - Tune has no other way to say which checkpoints there are
+    manager._latest_checkpoint_result = results[-1]  # noqa: SLF001
+    trial.storage.current_checkpoint_index = int(last.name.rpartition("_")[2])
+    trial.stub = False  # read as one that needs no algorithm; it is to be run again
+    trial.invalidate_json_state()
+    state["trial_data"][0] = list(trial.get_json_state())
+    with written_at_once(newest) as partial:
+        partial.write_text(json.dumps(state), encoding="utf-8")
+    return last

@@ -1,0 +1,49 @@
+"""What a checkpoint holds, written into it, so that a broken one can be told from a whole one.
+
+A checkpoint is copied file by file to where it is kept; a process or a disk may end in the middle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "contents.json"
+
+
+def write_manifest(checkpoint: Path, progress: dict[str, Any]) -> None:
+    """List the files of a finished checkpoint, with their sizes.
+
+    Args:
+        checkpoint: its folder, to which nothing is added afterwards.
+        progress: what else to note; plain numbers and texts, others are left out.
+    """
+    files = {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+    }
+    plain = {
+        key: value
+        for key, value in progress.items()
+        if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+    }
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": files, "progress": plain}, indent=1), encoding="utf-8")
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the progress noted in a checkpoint if all its files are there in full, else None."""
+    try:
+        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if all((checkpoint / name).stat().st_size == size for name, size in content["files"].items()):
+            return dict(content["progress"])
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether all files of a checkpoint are there in full."""
+    return read_manifest(checkpoint) is not None

@@ -1,0 +1,78 @@
+"""A driver that is killed at any moment leaves what a resumed run needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from conftest import small_environment
+from test_ppo import policy_config
+from test_runs import finish, start, trained_steps
+
+import yaml  # isort: skip
+
+from offload_rllib.experiment.recovery import FIRST_STATE, collect_staged, mend, newest_state, whole_checkpoints
+from offload_rllib.experiment.run_folder import RunFolder
+
+WANTED = 16_000
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint_though_records_are_old_or_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "ring.yaml").write_text(yaml.safe_dump(small_environment()))
+    policy = policy_config(runners=1, env_steps=WANTED).model_dump(mode="json", by_alias=True)
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(policy))
+    process = start(tmp_path, "train", "ring.yaml", "quick.yaml", "--name", "cut")
+    run = tmp_path / "runs" / "cut"
+    experiment = run / "tune"
+    deadline = time.monotonic() + 200
+    while not (run / "status.json").exists() or json.loads((run / "status.json").read_text())["iteration"] < 20:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    newest, progress = whole_checkpoints(experiment / "trial")[-1]
+    # What a kill in the middle of writing leaves: a record cut off, half a checkpoint, an old record of the logs.
+    state = newest_state(experiment)
+    assert state is not None
+    assert (experiment / FIRST_STATE).is_file()
+    state.write_text(state.read_text()[:1000])
+    half = newest.with_name(f"checkpoint_{int(newest.name[-6:]) + 1:06d}")
+    shutil.copytree(newest, half, dirs_exist_ok=True)  # the kill itself may have left one
+    next(half.rglob("*.safetensors")).write_bytes(b"half")
+
+    output = finish(start(tmp_path, "train", "--resume", "runs/cut", "--episodes", "2"))
+    assert json.loads((run / "run.json").read_text())["state"] == "finished", output
+    steps = trained_steps(run)
+    assert steps == list(range(160, WANTED + 1, 160)), "every iteration once, none missing"
+    with (experiment / "trial" / "result.json").open() as file:
+        rows = [json.loads(line) for line in file]
+    first_again = next(row for row in rows if row["iterations_since_restore"] == 1 and row["training_iteration"] > 1)
+    assert first_again["training_iteration"] == progress["training_iteration"] + 1
+    assert len(RunFolder.open(run).checkpoints()) == 2
+
+
+def test_mending_needs_something_to_go_on_from(tmp_path: Path) -> None:
+    assert mend(tmp_path, "trial") is None
+    (tmp_path / "experiment_state-1.json").write_text("{")
+    assert mend(tmp_path, "trial") is None
+    assert not (tmp_path / "experiment_state-1.json").exists()
+
+
+def test_logs_that_were_written_but_not_copied_are_collected(tmp_path: Path) -> None:
+    staged, trial = tmp_path / "staged", tmp_path / "tune" / "trial"
+    staged.mkdir()
+    trial.mkdir(parents=True)
+    (staged / "result.json").write_text("1\n2\n3\n")
+    (trial / "result.json").write_text("1\n")
+    (staged / "params.pkl").write_text("other")
+    collect_staged(tmp_path / "tune", "trial", staged)
+    assert (trial / "result.json").read_text() == "1\n2\n3\n"
+    assert not (trial / "params.pkl").exists()
+    (trial / "result.json").write_text("1\n2\n3\n4\n")
+    collect_staged(tmp_path / "tune", "trial", staged)
+    assert (trial / "result.json").read_text() == "1\n2\n3\n4\n", "what is longer stays"
+    collect_staged(tmp_path / "tune", "trial", tmp_path / "elsewhere")
