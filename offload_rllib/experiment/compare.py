@@ -206,7 +206,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _weights_of(contender: Contender) -> str:
+def weights_of(contender: Contender) -> str:
     """Return a hash of a trained policy's files; nothing for a rule."""
     return _digest(contender.source) if isinstance(contender, Trained) and isinstance(contender.source, Path) else ""
 
@@ -218,7 +218,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "fingerprint": cell.place.fingerprint,
         "policy": cell.contender.name,
         "training_seed": cell.contender.training_seed,
-        "weights": _weights_of(cell.contender),
+        "weights": weights_of(cell.contender),
         "first": cell.first,
         "count": cell.count,
         "seed": cell.seed,

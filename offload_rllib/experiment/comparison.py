@@ -255,7 +255,7 @@ class Comparison:
             seeds = min(map(len, relative))
             values = np.concatenate([part[:seeds] for part in relative], axis=1)
             below = 1 - performance_profile(values, ratios)
-            high, low = 1 - profile_band(values, ratios)
+            high, low = (1 - profile_band(values, ratios)).clip(0, 1)  # sums of shares are 1 only up to rounding
             about = {POLICY: policy, "reference": reference, "metric": metric}
             rows += [
                 about | {"ratio": ratio, "share": share, "low": least, "high": most}

@@ -107,7 +107,7 @@ def robust_table(comparison: Comparison, point: Point, reference: str, metric: s
         values = comparison.matrix(policy, metric, point)
         row = {
             "policy": policy,
-            f"mean of the {about.label}": with_half_width(mean_over_seeds_and_episodes(values), about.factor),
+            about.label: with_half_width(mean_over_seeds_and_episodes(values), about.factor),
             "IQM": with_half_width(interquartile_mean(values), about.factor),
         }
         if reference in comparison.played(point):
