@@ -142,8 +142,8 @@ def test_results_of_another_simulator_are_not_mixed(heuristics: tuple[Path, Comp
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_played(files: Path, tmp_path: Path) -> None:
-    command = ["compare", *HEURISTICS, "--env", str(files / "ring.yaml"), "--sweep", "links.latency_s=0.01:0.09:0.01"]
-    command += ["--episodes", "2000", "--metric", "score_mean_s", "--workers", "1", "--name"]
+    command = ["compare", *HEURISTICS, "--env", str(files / "ring.yaml"), "--sweep", "links.latency_s=0.01:0.09:0.02"]
+    command += ["--episodes", "320", "--metric", "score_mean_s", "--workers", "1", "--name"]
     process = start(tmp_path, *command, "cut")
     cells = tmp_path / "comparisons" / "cut" / "cells"
     while len(list(cells.glob("*.json"))) < 3:
@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_was_played(files: Path, tmp_path: Path) -> None:
     assert process.returncode == 130, output
     assert "offload-rllib compare --resume comparisons/cut" in output
     kept = {cell: cell.stat().st_mtime_ns for cell in cells.glob("*.json")}
-    assert len(kept) < 27 * 63, "it was stopped before its end"
+    assert len(kept) < 15 * 10, "it was stopped before its end"
     finish(start(tmp_path, "compare", "--resume", "comparisons/cut"))
     finish(start(tmp_path, *command, "whole"))
     assert all(cell.stat().st_mtime_ns == when for cell, when in kept.items())
@@ -236,7 +236,10 @@ def test_policies_are_trained_with_every_seed_and_compared_with_training_there(f
     assert "Trained elsewhere" in (files / "trained" / "report.html").read_text()
 
     folders = [files / "trained" / "runs" / f"quick-ring-seed_{seed}" for seed in (0, 1)]
-    grouped = plan_of([f"mine={folders[0]},{folders[1]}", "local"], environments, episodes=2)
+    # Of two batches, so that workers have something to share.
+    grouped = plan_of(
+        [f"mine={folders[0]},{folders[1]}", "local"], environments, episodes=34, metrics=("score_mean_s",)
+    )
     check_plan(grouped)
     found = contenders_at(grouped, places_of(grouped)[0], {})
     assert [(one.name, one.training_seed) for one in found] == [
@@ -244,6 +247,10 @@ def test_policies_are_trained_with_every_seed_and_compared_with_training_there(f
         ("local", None),
     ]
     assert {one.trained_on for one in found[:4]} == {"ring"}
+    for workers in (1, 2):
+        run(grouped, files / f"saved-{workers}", workers=workers)
+    for name in ("episodes.csv", "summary.csv", "differences.csv", "tables.md"):
+        assert (files / "saved-1" / name).read_bytes() == (files / "saved-2" / name).read_bytes()
     first, second = (compare.weights_of(one) for one in found[:2])
     assert first != second, "a cell of other weights is not used again"
     mixed = f"mine={folders[0]},{files / 'trained' / 'runs' / 'quick-busy-seed_1'}"
