@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +17,28 @@ import pytest
 import yaml
 from conftest import small_environment
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_ppo import policy_config
+from test_runs import finish, start
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.experiment import compare
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
-from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, parse_sweep, plan_of
+from offload_rllib.experiment.compare_plan import (
+    ComparisonPlan,
+    check_plan,
+    contenders_at,
+    parse_sweep,
+    places_of,
+    plan_of,
+)
 from offload_rllib.experiment.compare_report import finish_comparison
-from offload_rllib.experiment.comparison import Comparison, load_comparison
+from offload_rllib.experiment.comparison import Comparison, combined, load_comparison
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.experiment.statistics import interquartile_mean
 from offload_rllib.experiment.tables import transfer_table
 
 HEURISTICS = ["shortest_finish", "random", "local"]
@@ -108,6 +123,46 @@ def test_what_was_played_is_not_played_again(heuristics: tuple[Path, Comparison]
         run_comparison(folder, Console(quiet=True))
 
 
+def test_results_of_another_simulator_are_not_mixed(heuristics: tuple[Path, Comparison], tmp_path: Path) -> None:
+    shutil.copytree(heuristics[0], tmp_path / "old")
+    folder = ComparisonFolder.open(tmp_path / "old")
+    folder.record(state="interrupted", simulator="0123456789abcdef")
+    with pytest.raises(ConfigError, match=r"begun with another version of the simulator \(sources 0123456789abcdef"):
+        run_comparison(folder, Console(quiet=True))
+    mine = load_comparison(heuristics[0])
+    other = replace(mine, record=mine.record | {"simulator": "0123456789abcdef"})
+    with pytest.raises(ConfigError, match="the version of the simulator differ"):
+        combined([mine, other])
+    renamed = replace(mine, episodes=mine.episodes.assign(policy=mine.episodes["policy"] + " again"))
+    assert len(combined([mine, renamed]).policies) == 2 * len(mine.policies)
+    elsewhere = replace(renamed, episodes=renamed.episodes.assign(fingerprint="0123456789ab"))
+    with pytest.raises(ConfigError, match="results of different versions of this environment"):
+        combined([mine, elsewhere])
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_played(files: Path, tmp_path: Path) -> None:
+    command = ["compare", *HEURISTICS, "--env", str(files / "ring.yaml"), "--sweep", "links.latency_s=0.01:0.09:0.02"]
+    command += ["--episodes", "320", "--metric", "score_mean_s", "--workers", "1", "--name"]
+    process = start(tmp_path, *command, "cut")
+    cells = tmp_path / "comparisons" / "cut" / "cells"
+    while len(list(cells.glob("*.json"))) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output = finish(process, 100)
+    assert process.returncode == 130, output
+    assert "offload-rllib compare --resume comparisons/cut" in output
+    kept = {cell: cell.stat().st_mtime_ns for cell in cells.glob("*.json")}
+    assert len(kept) < 15 * 10, "it was stopped before its end"
+    finish(start(tmp_path, "compare", "--resume", "comparisons/cut"))
+    finish(start(tmp_path, *command, "whole"))
+    assert all(cell.stat().st_mtime_ns == when for cell, when in kept.items())
+    for name in ("episodes.csv", "summary.csv", "differences.csv", "tables.md"):
+        again = (tmp_path / "comparisons" / "cut" / name).read_bytes()
+        assert again == (tmp_path / "comparisons" / "whole" / name).read_bytes()
+
+
 def test_the_report_holds_everything_and_needs_nothing(heuristics: tuple[Path, Comparison]) -> None:
     folder, comparison = heuristics
     page = (folder / "report.html").read_text()
@@ -119,7 +174,28 @@ def test_the_report_holds_everything_and_needs_nothing(heuristics: tuple[Path, C
     for kind in ("png", "svg", "pdf"):
         assert (folder / "figures" / f"score_mean_s.{kind}").stat().st_size > 1000
     tex = (folder / "tables.tex").read_text()
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == 2 * len(comparison.points)
+    # Means, robust statistics and differences of each point, means and differences of each metric over all points.
+    tables = 3 * len(comparison.points) + 2 * 3
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == tables
+    middle = interquartile_mean(comparison.matrix("local", "score_mean_s", ("ring", 0.05))).mean
+    assert f"{middle:.3g} ±" in (folder / "tables.md").read_text()
+
+
+def test_tensorboard_shows_the_network_and_response_times(heuristics: tuple[Path, Comparison]) -> None:
+    folder, comparison = heuristics
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0})
+    events.Reload()
+    (picture,) = events.Images("evaluation/topology/ring")
+    assert picture.encoded_image_string.startswith(b"\x89PNG")
+    shown = events.Histograms("evaluation/response_time_s/ring/local")
+    assert [one.step for one in shown] == list(range(len(comparison.points)))
+    for one, point in zip(shown, comparison.points, strict=True):
+        counts = comparison.responses[point, "local"]
+        assert one.histogram_value.num == counts.sum() == comparison.matrix("local", "tasks_finished", point).sum()
+        mean = one.histogram_value.sum / one.histogram_value.num
+        finished = comparison.matrix("local", "tasks_finished", point)
+        expected = (comparison.matrix("local", "response_mean_s", point) * finished).sum() / finished.sum()
+        assert mean == pytest.approx(expected, rel=0.005), "bins are narrower than 1 %"
 
 
 def test_the_task_log_agrees_with_the_figures(heuristics: tuple[Path, Comparison]) -> None:
@@ -167,6 +243,34 @@ def test_policies_are_trained_with_every_seed_and_compared_with_training_there(
     assert "Trained elsewhere" in (folder / "report.html").read_text()
 
 
+def test_several_runs_are_one_policy(trained: tuple[Path, Comparison], files: Path, tmp_path: Path) -> None:
+    runs = trained[0] / "runs"
+    environments = [str(files / "ring.yaml"), str(files / "busy.yaml")]
+    folders = [runs / f"quick-ring-seed_{seed}" for seed in (0, 1)]
+    # Of two batches, so that workers have something to share.
+    grouped = plan_of(
+        [f"mine={folders[0]},{folders[1]}", "local"], environments, episodes=34, metrics=("score_mean_s",)
+    )
+    check_plan(grouped)
+    found = contenders_at(grouped, places_of(grouped)[0])
+    assert [(one.name, one.training_seed) for one in found] == [
+        *(("mine", 0), ("mine", 1), ("mine (sampled)", 0), ("mine (sampled)", 1)),
+        ("local", None),
+    ]
+    assert {one.trained_on for one in found[:4]} == {"ring"}
+    for workers in (1, 2):
+        run(grouped, tmp_path / f"saved-{workers}", workers=workers)
+    for name in ("episodes.csv", "summary.csv", "differences.csv", "tables.md"):
+        assert (tmp_path / "saved-1" / name).read_bytes() == (tmp_path / "saved-2" / name).read_bytes()
+    first, second = (compare.weights_of(one) for one in found[:2])
+    assert first != second, "a cell of other weights is not used again"
+    mixed = f"mine={folders[0]},{runs / 'quick-busy-seed_1'}"
+    with pytest.raises(ConfigError, match=r"are not one policy with different training seeds: environment"):
+        check_plan(plan_of([mixed], environments))
+    with pytest.raises(ConfigError, match=r"takes \d+ observations"):
+        check_plan(plan_of([str(folders[0])], ["ether_12"]))
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -193,6 +297,7 @@ def test_sweeps_name_a_key_and_its_values(text: str, values: tuple[Any, ...]) ->
         (["local"], {"metrics": ("energy_j",)}, r"--metric 'energy_j': is not reported"),
         (["local"], {"reference": "random"}, r"--reference 'random': no policy here"),
         (["local", "runs/none"], {}, r"'runs/none' is neither"),
+        (["mine=runs/none", "local"], {}, r"'mine=runs/none': runs/none is no run folder"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(
@@ -202,11 +307,21 @@ def test_what_cannot_be_is_refused_before_anything_runs(
         check_plan(plan_of(policies, [str(files / "ring.yaml")], **keys))
 
 
-def test_a_policy_that_does_not_fit_is_refused(trained: tuple[Path, Comparison], tmp_path: Path) -> None:
-    run = trained[0] / "runs" / "quick-ring-seed_0"
-    with pytest.raises(ConfigError, match=r"takes \d+ observations"):
-        check_plan(plan_of([str(run)], ["ether_12"]))
-    assert not list(tmp_path.iterdir())
+def test_a_policy_that_will_not_fit_is_refused_before_it_is_trained(files: Path, tmp_path: Path) -> None:
+    policy, ring = str(files / "quick.yaml"), str(files / "ring.yaml")
+    with pytest.raises(
+        ConfigError, match=r"'quick', trained on ring, does not fit ether_12: this policy takes \d+ obs"
+    ):
+        check_plan(plan_of([policy], ["ether_12"], training_environments=[ring]))
+    check_plan(plan_of([policy], [str(files / "busy.yaml")], training_environments=[ring]))
+    pointer = yaml.safe_load((files / "quick.yaml").read_text())
+    pointer["network"] = pointer["network"] | {"kind": "pointer"}
+    (tmp_path / "pointer.yaml").write_text(yaml.safe_dump(pointer))
+    check_plan(plan_of([str(tmp_path / "pointer.yaml")], ["ether_12"], training_environments=[ring]))
+    pointer["sharing"] = "per_node"
+    (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(pointer))
+    with pytest.raises(ConfigError, match=r"'nodes', trained on ring, does not fit ether_12"):
+        check_plan(plan_of([str(tmp_path / "nodes.yaml")], ["ether_12"], training_environments=[ring]))
 
 
 def test_a_folder_is_never_overwritten_and_a_finished_one_not_resumed(heuristics: tuple[Path, Comparison]) -> None:

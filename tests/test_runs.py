@@ -71,9 +71,10 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
     assert record["env_steps"] == STEPS
     assert set(record["packages"]) >= {"ray", "torch", "numpy"}
     assert RunFolder.open(run).environment == load_environment(files / "ring.yaml")
-    assert sorted(path.name for path in (run / "evaluation").iterdir()) == [
+    assert sorted(path.name.partition(".tfevents")[0] for path in (run / "evaluation").iterdir()) == [
         "comparison.png",
         "episodes.csv",
+        "events.out",
         "summary.csv",
         "timings.csv",
     ]

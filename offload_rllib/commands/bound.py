@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
+from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.files import written_at_once
 from offload_rllib.simulator.heuristics import BASELINES
@@ -19,16 +20,14 @@ SCORE = "score_mean_s"
 
 
 def bound(
-    env: Annotated[str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")],
+    env: EnvArgument,
     policies: Annotated[
         list[str] | None,
         typer.Argument(metavar="[POLICY]...", help="As in `evaluate`; by default the usual heuristics."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the environment.")
-    ] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same as those of `evaluate`.")] = 10,
-    held_out_seed: Annotated[int, typer.Option(min=0, help="Of the held-out episodes.")] = 0,
+    set_: SetOption = None,
+    episodes: EpisodesOption = 10,
+    held_out_seed: HeldOutSeedOption = 0,
     slot: Annotated[
         float | None, typer.Option(help="Seconds of a slot; shorter is tighter and slower. By default horizon / 500.")
     ] = None,
@@ -47,7 +46,6 @@ def bound(
     from offload_rllib.experiment.run_folder import next_free
     from offload_rllib.experiment.statistics import interval, paired_difference
 
-    console = Console()
     environment = load_environment(env, set_ or ())
     folder = out or next_free(Path("evaluations"), f"{Path(env).stem}-bound")
     if folder.exists():
@@ -93,4 +91,4 @@ def bound(
         console.print(
             f"the time limit ended {unproven} of {episodes} programs; their bounds hold, and may be less tight"
         )
-    console.print(f"bounds: {folder / 'bound.csv'}", highlight=False, markup=False, soft_wrap=True)
+    say(f"bounds: {folder / 'bound.csv'}")

@@ -19,7 +19,12 @@ from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from offload_rllib.experiment.comparison import Comparison
+
+# More points are printed as one table.
+MOST_PRINTED = 2
 
 # ray and torch take seconds to import: only a comparison that is about to run needs them.
 
@@ -29,7 +34,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="POLICY...",
-            help="Heuristics, folders of runs, policies to train (presets or YAML files); or one compare.yaml.",
+            help="Heuristics, folders of runs (NAME=RUN,RUN,...: training seeds of one policy), policies to train "
+            "(presets or YAML files); or one compare.yaml.",
         ),
     ] = None,
     env: Annotated[
@@ -137,21 +143,42 @@ def _separated(names: list[str] | None) -> list[str]:
 
 
 def _print(comparison: Comparison, reference: str) -> None:
-    """Print the scores of every point, and differences from the reference."""
+    """Print the scores, differences from the reference, and what deciding costs."""
+    from offload_rllib.experiment.metrics import SCORE, metric_of
+    from offload_rllib.experiment.tables import (
+        differences_table,
+        means_table,
+        over_points_table,
+        robust_table,
+        timings_table,
+    )
+
+    several = len(comparison.policies) > 1
+    if len(comparison.points) > MOST_PRINTED:
+        about = metric_of(SCORE).label
+        # A column per point would not fit a terminal: a row per point, and a column per policy.
+        _show(f"{about}, ± 95 %", over_points_table(comparison, SCORE).set_index("policy").T.reset_index(names=""))
+        if several:
+            differences = over_points_table(comparison, SCORE, reference).set_index("policy").T.reset_index(names="")
+            _show(f"{about}: policy minus {reference}, paired by episode, [95 %], ( ): includes 0", differences)
+    else:
+        metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
+        for point in comparison.points:
+            label = comparison.label(point)
+            _show(f"{label}, ± 95 %", means_table(comparison, point, metrics))
+            _show(f"{label}: robust statistics", robust_table(comparison, point, reference))
+            if several and reference in comparison.played(point):
+                differences = differences_table(comparison, point, reference, metrics)
+                _show(f"{label}: differences, paired by episode, [95 %], ( ): includes 0", differences)
+    _show("what deciding costs (not the same from run to run)", timings_table(comparison))
+
+
+def _show(title: str, frame: pd.DataFrame) -> None:
     from rich.table import Table
 
-    from offload_rllib.experiment.metrics import SCORE
-    from offload_rllib.experiment.tables import differences_table, means_table
-
-    metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
-    for point in comparison.points:
-        frames = [means_table(comparison, point, metrics)]
-        if reference in comparison.played(point) and len(comparison.played(point)) > 1:
-            frames.append(differences_table(comparison, point, reference, metrics))
-        for frame in frames:
-            table = Table(title=comparison.label(point), title_justify="left")
-            for column in frame.columns:
-                table.add_column(str(column), justify="left" if column == "policy" else "right", overflow="fold")
-            for row in frame.itertuples(index=False):
-                table.add_row(*map(str, row))
-            console.print(table)
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(frame.columns):
+        table.add_column(str(column), justify="right" if number else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console.print(table)

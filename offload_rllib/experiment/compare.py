@@ -28,17 +28,20 @@ from offload_rllib.experiment.compare_plan import (
     trainings_of,
 )
 from offload_rllib.experiment.comparison import Comparison
+from offload_rllib.experiment.contenders import Contender, Trained
 from offload_rllib.experiment.evaluation import Cell, Played, Player, assemble, cells_of
 from offload_rllib.experiment.recorded_folder import RecordedFolder
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.training import local_cpus, local_ray, quieten, train
+from offload_rllib.policies.saved import packed, version_of
 from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.jit import source_hash
 
 PLAN = "compare.yaml"
 COMPARISONS = Path("comparisons")
 RUNS, CELLS = "runs", "cells"
 TASKS = "tasks.parquet"
-FORMAT = 1  # of a cell's file
+FORMAT = 2  # of a cell's file
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class ComparisonFolder(RecordedFolder):
         """
         folder = ComparisonFolder(ComparisonFolder.new_path(name, next(iter(plan.environments))))
         fingerprints = {place.label: place.fingerprint for place in places_of(plan)}
-        folder.make({PLAN: plan.model_dump(mode="json", by_alias=True)}, command=command, environments=fingerprints)
+        content = {PLAN: plan.model_dump(mode="json", by_alias=True)}
+        folder.make(content, command=command, environments=fingerprints, simulator=source_hash())
         return folder
 
     @property
@@ -76,16 +80,24 @@ class ComparisonFolder(RecordedFolder):
         """What is to be done.
 
         Raises:
-            ConfigError: an environment means something else in this version than when the comparison was begun.
+            ConfigError: an environment means something else in this version than when the comparison was begun, or the
+                simulator is another.
         """
         plan = load_plan(self.path / PLAN)
-        begun = self.entries()["environments"]
+        state = self.entries()
+        begun = state["environments"]
         for place in places_of(plan):
             if begun.get(place.label) != place.fingerprint:
                 raise ConfigError(
                     f"{self.path}: {place.label} has the fingerprint {place.fingerprint} now, and had "
                     f"{begun.get(place.label)} when the comparison was begun: the results do not go into one table"
                 )
+        if state.get("simulator") != source_hash():
+            raise ConfigError(
+                f"{self.path}: begun with another version of the simulator (sources {state.get('simulator')}, now "
+                f"{source_hash()}): the results do not go into one table. Begin anew: offload-rllib compare "
+                f"{self.path / PLAN}"
+            )
         return plan
 
 
@@ -133,7 +145,8 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
         raise
     result = assemble(cells, played)
     state = folder.entries()
-    result.record.update({key: state[key] for key in ("version", "packages", "python", "platform", "command")})
+    kept = ("version", "packages", "python", "platform", "command", "simulator")
+    result.record.update({key: state[key] for key in kept})
     result.save(folder.path)
     if plan.task_log:
         _write_tasks(folder, cells)
@@ -174,6 +187,15 @@ def _tasks_file(folder: Path, index: int) -> Path:
     return cell_file(folder, index).with_suffix(".parquet")
 
 
+def weights_of(contender: Contender) -> str:
+    """Return a hash of a trained policy's files; nothing for a rule."""
+    return (
+        version_of(packed(contender.source))
+        if isinstance(contender, Trained) and isinstance(contender.source, Path)
+        else ""
+    )
+
+
 def _identity(cell: Cell) -> dict[str, Any]:
     """Return what a kept cell must agree with to be used again."""
     return {
@@ -181,6 +203,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "fingerprint": cell.place.fingerprint,
         "policy": cell.contender.name,
         "training_seed": cell.contender.training_seed,
+        "weights": weights_of(cell.contender),
         "first": cell.first,
         "count": cell.count,
         "seed": cell.seed,

@@ -14,11 +14,16 @@ from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.base import Count, Natural, Schema
+from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, presets, read_yaml
+from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.contenders import Contender, Heuristic, is_rule_or_function, trained_contenders
 from offload_rllib.experiment.evaluation import Place, check
 from offload_rllib.experiment.metrics import chosen
 from offload_rllib.experiment.training import check as check_training
+from offload_rllib.policies.saved import misfit_of
+from offload_rllib.policies.sharing import assign_in, device_types
+from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 # Keys that are swept so often that they have a short name.
@@ -52,6 +57,8 @@ class ComparisonPlan(Schema):
     """Heuristics, functions, folders of runs, and names of `trained`, in the order of the tables."""
     trained: dict[str, PolicyConfig] = Field(default_factory=dict)
     """Policies to train, by name."""
+    runs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Folders of runs that are one policy with several training seeds, by name."""
     train_at_every_point: bool = False
     """Whether policies are trained at every swept value; else at the value that the environment's file has."""
     training_seeds: Count = 5
@@ -128,7 +135,8 @@ def plan_of(
     """Return a plan from names, as the command line gives them.
 
     Args:
-        policies: heuristics, functions, run folders, presets of `policies/` or YAML files of policies.
+        policies: heuristics, functions, run folders, several of them that are one policy with several training seeds
+            as ``NAME=FOLDER,FOLDER,...``, presets of `policies/` or YAML files of policies.
         environments: presets or YAML files.
         training_environments: the same, and ``here`` for each of `environments`; empty: as with ``here``.
         sweep: as for `parse_sweep`.
@@ -142,8 +150,16 @@ def plan_of(
     """
     loaded = _environments(environments, overrides)
     trained = {}
+    runs = {}
     names = []
     for name in dict.fromkeys(policies):
+        called, equals, folders = name.partition("=")
+        if equals and not Path(name).is_dir():
+            if called in runs or "/" in called:
+                raise ConfigError(f"'{name}': '{called}' must be a name of its own, without /")
+            runs[called] = _run_folders(name, folders)
+            names.append(called)
+            continue
         kept, config = _policy(name, policy_overrides)
         names.append(kept)
         if config is not None:
@@ -159,6 +175,7 @@ def plan_of(
         sweep=tuple(map(parse_sweep, sweep)),
         policies=tuple(names),
         trained=trained,
+        runs=runs,
         reference=reference or names[0],
         **keys,
     )
@@ -170,6 +187,17 @@ def _environments(names: Sequence[str], overrides: Sequence[str]) -> dict[str, E
         if labels.count(label) > 1:
             raise ConfigError(f"two environments are called '{label}': give their files different names")
     return {label: load_environment(name, overrides) for label, name in zip(labels, names, strict=True)}
+
+
+def _run_folders(text: str, folders: str) -> tuple[str, ...]:
+    """Return the folders of NAME=FOLDER,FOLDER,..."""
+    found = tuple(dict.fromkeys(folder for folder in folders.split(",") if folder))
+    for folder in found:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"'{text}': {folder} is no run folder")
+    if not found:
+        raise ConfigError(f"'{text}': must be NAME=FOLDER,FOLDER,... with folders of runs")
+    return found
 
 
 def _policy(name: str, overrides: Sequence[str]) -> tuple[str, PolicyConfig | None]:
@@ -254,18 +282,19 @@ def contenders_at(plan: ComparisonPlan, place: Place, runs: Sequence[tuple[Train
         runs: the trainings that are done, with their folders; policies of others are left out.
     """
     contenders: list[Contender] = []
+    known = {fingerprint(config): label for label, config in (plan.training_environments | plan.environments).items()}
     for name in plan.policies:
+        if name in plan.runs:
+            contenders += trained_contenders(name, [Path(folder) for folder in plan.runs[name]], known)
+            continue
         if name not in plan.trained:
             if is_rule_or_function(name, "policies"):
                 contenders.append(Heuristic(name))
             else:
-                contenders += trained_contenders(Path(name).resolve().name, [Path(name)])
+                contenders += trained_contenders(Path(name).resolve().name, [Path(name)], known)
             continue
         mine = [(training, folder) for training, folder in runs if training.name == name]
-        if plan.train_at_every_point:
-            mine = [(training, folder) for training, folder in mine if training.place.values == place.values]
-        if not plan.training_environments:
-            mine = [(training, folder) for training, folder in mine if training.place.environment == place.environment]
+        mine = [(training, folder) for training, folder in mine if _plays_at(plan, training, place)]
         for label in dict.fromkeys(training.place.environment for training, _ in mine):
             group = [(training, folder) for training, folder in mine if training.place.environment == label]
             labels = {training.place.fingerprint: label for training, _ in group}
@@ -287,20 +316,61 @@ def check_plan(plan: ComparisonPlan) -> None:
         contenders = contenders_at(plan, place)
         reported |= set(check(place, contenders, episodes=plan.episodes, seed=plan.held_out_seed))
         names |= {contender.name for contender in contenders}
-    for training in trainings_of(plan):
-        if training.seed == 0:
-            called = trained_name(plan, training.name, training.place.environment)
-            names |= {called, f"{called} (sampled)"}
-            check_training(training.place.config, training.config)
+    names |= _check_trainings(plan)
     chosen(plan.metrics, reported)
     reference = reference_of(plan)
     if reference not in names:
         raise ConfigError(f"--reference '{plan.reference}': no policy here.{nearest(plan.reference, names)}")
 
 
+def _check_trainings(plan: ComparisonPlan) -> set[str]:
+    """Find what cannot be trained, or will not fit where it is to play; return what tables call the others.
+
+    Raises:
+        ConfigError: says which policy, and where.
+    """
+    names: set[str] = set()
+    if not plan.trained:
+        return names
+    met = [(place, VectorEnv(build_scenario(place.config), 1)) for place in places_of(plan)]
+    for training in trainings_of(plan):
+        if training.seed > 0:
+            continue
+        called = trained_name(plan, training.name, training.place.environment)
+        names |= {called, f"{called} (sampled)"}
+        check_training(training.place.config, training.config)
+        home = VectorEnv(build_scenario(training.place.config), 1)
+        rows = (home.layout.first_row, home.layout.row_size)
+        size = (home.observation_size, home.num_actions)
+        assignment = assign_in(training.config.sharing, home.scenario)
+        for place, env in met:
+            if not _plays_at(plan, training, place):
+                continue
+            reason = misfit_of(training.config.network, rows, size, (env.observation_size, env.num_actions))
+            if not reason:
+                try:
+                    assignment.applied_to(env.agents, device_types(env.scenario))
+                except ConfigError as error:
+                    reason = str(error)
+            if reason:
+                raise ConfigError(
+                    f"policy '{training.name}', trained on {training.place.label}, does not fit {place.label}: {reason}"
+                )
+    return names
+
+
+def _plays_at(plan: ComparisonPlan, training: Training, place: Place) -> bool:
+    """Return whether what comes of a training plays at a place."""
+    if plan.train_at_every_point and training.place.values != place.values:
+        return False
+    return bool(plan.training_environments) or training.place.environment == place.environment
+
+
 def reference_of(plan: ComparisonPlan) -> str:
     """Return the policy that others are compared with, as tables call it."""
     path = Path(plan.reference)
+    if plan.reference in plan.runs:
+        return plan.reference
     if plan.reference in plan.policies and plan.reference not in plan.trained and path.is_dir():
         return path.resolve().name
     if plan.reference in plan.trained:

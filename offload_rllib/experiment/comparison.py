@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from offload_rllib.config import ConfigError
+from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import nearest
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
@@ -57,6 +57,7 @@ class Comparison:
         responses: for each point and policy the response times of finished tasks: counts by bin of
             `simulator.metrics.BIN_MIDDLES`, over all episodes.
         record: where it comes from: configurations, versions, seeds, command.
+        environments: configuration of each point; empty for a comparison that was read from its folder.
     """
 
     episodes: pd.DataFrame
@@ -64,6 +65,7 @@ class Comparison:
     sweep: tuple[str, ...] = ()
     responses: dict[tuple[Point, str], np.ndarray] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    environments: dict[Point, EnvironmentConfig] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -274,7 +276,7 @@ class Comparison:
             seeds = min(map(len, relative))
             values = np.concatenate([part[:seeds] for part in relative], axis=1)
             below = 1 - performance_profile(values, ratios)
-            high, low = 1 - profile_band(values, ratios)
+            high, low = (1 - profile_band(values, ratios)).clip(0, 1)  # sums of shares are 1 only up to rounding
             about = {POLICY: policy, "reference": reference, "metric": metric}
             rows += [
                 about | {"ratio": ratio, "share": share, "low": least, "high": most}

@@ -230,7 +230,9 @@ def assemble(cells: Sequence[Cell], played: Sequence[Played]) -> Comparison:
         }
         for about, choices, wall_s, cpu_s, seconds in timings.values()
     ]
-    return Comparison(episodes, pd.DataFrame(microseconds), tuple(cells[0].place.values), responses)
+    environments = {cell.place.key: cell.place.config for cell in cells}
+    sweep = tuple(cells[0].place.values)
+    return Comparison(episodes, pd.DataFrame(microseconds), sweep, responses, environments=environments)
 
 
 def evaluate(

@@ -21,6 +21,7 @@ FORMATS = ("png", "svg", "pdf")
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*Xh<>"
 FEWEST_FOR_LINES = 3
+LEAST_SHOWN = 0.999
 
 
 def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> dict[str, Path]:
@@ -88,7 +89,8 @@ def over_sweep(comparison: Comparison, metric: str) -> Figure:
             axis.fill_between(x, low, high, color=look[policy]["color"], alpha=0.15, lw=0)
         axis.set_xlabel(key)
         axis.set_title(environment, fontsize=10)
-        axis.set_ylim(bottom=0)
+        if about.lower_is_better:
+            axis.set_ylim(bottom=0)
         _tidy(axis)
     axes[0][0].set_ylabel(about.label)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
@@ -122,7 +124,8 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
             axis.plot(value.mean * about.factor, row, "o", color=colour, ms=5)
         axis.set_yticks(range(len(order)), order if number % columns == 0 else [""] * len(order), fontsize=8)
         axis.set_ylim(-0.6, len(order) - 0.4)
-        axis.set_xlim(left=0)
+        if about.lower_is_better:
+            axis.set_xlim(left=0)
         axis.set_title(comparison.label(point), fontsize=9)
         axis.set_xlabel(about.label, fontsize=9)
         _tidy(axis)
@@ -172,6 +175,7 @@ def of_responses(comparison: Comparison) -> Figure | None:
             beyond = 1 - np.cumsum(total) / total.sum()
             shown = (np.cumsum(total) > 0) & (beyond > 1e-6)
             style = {key: value for key, value in look[policy].items() if key != "marker"}
+            shown &= beyond < LEAST_SHOWN  # a few tasks that hardly took any time would stretch the axis
             axis.plot(BIN_MIDDLES[shown], beyond[shown], label=policy, lw=1.2, **style)
         axis.set_xscale("log")
         axis.set_yscale("log")

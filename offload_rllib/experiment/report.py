@@ -11,6 +11,7 @@ from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, Comparison
+from offload_rllib.experiment.evaluation_events import write_events
 from offload_rllib.experiment.statistics import Interval
 
 COMPARED = ("score_mean_s", "dropped_share")
@@ -120,7 +121,10 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
 
 
 def write_report(evaluation: Comparison, reference: str, folder: Path, title: str) -> dict[str, Path]:
-    """Write `episodes.csv`, `summary.csv`, `timings.csv` and `comparison.png` into a folder; return them by kind."""
+    """Write `episodes.csv`, `summary.csv`, `timings.csv` and `comparison.png` into a folder; return them by kind.
+
+    And an events file for TensorBoard (`evaluation_events`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {
         "episodes": folder / "episodes.csv",
@@ -133,4 +137,5 @@ def write_report(evaluation: Comparison, reference: str, folder: Path, title: st
             table.to_csv(partial, index=False)
     write_summary(evaluation, reference, paths["summary"])
     plot(evaluation, reference, paths["plot"], title)
+    paths["TensorBoard"] = write_events(evaluation, folder)
     return paths

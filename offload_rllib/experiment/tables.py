@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import POLICY, TRAINED_ON, Comparison, Point
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
-from offload_rllib.experiment.statistics import Interval
+from offload_rllib.experiment.statistics import Interval, interquartile_mean, probability_of_improvement
 
 
 def number(value: float) -> str:
@@ -63,6 +64,81 @@ def differences_table(comparison: Comparison, point: Point, reference: str, metr
     return pd.DataFrame(rows)
 
 
+def over_points_table(comparison: Comparison, metric: str, reference: str | None = None) -> pd.DataFrame:
+    """Return one metric over all points as text: a row per policy, best on the average first, a column per point.
+
+    Args:
+        comparison: the results.
+        metric: which.
+        reference: None: means; else paired differences from this policy.
+    """
+    factor = metric_of(metric).factor
+    rows = []
+    for policy in comparison.policies:
+        row, means = {"policy": policy}, []
+        for point in comparison.points:
+            text = ""
+            if policy in comparison.played(point):
+                mean = comparison.mean(policy, metric, point)
+                means.append(mean.mean)
+                if reference is None:
+                    text = with_half_width(mean, factor)
+                elif policy != reference and reference in comparison.played(point):
+                    text = difference_text(comparison.difference(policy, reference, metric, point), factor)
+            row[comparison.label(point)] = text
+        rows.append((sum(means) / len(means), row))
+    rows.sort(key=lambda row: row[0], reverse=not metric_of(metric).lower_is_better)
+    return pd.DataFrame([row for _, row in rows if reference is None or row["policy"] != reference])
+
+
+def robust_table(comparison: Comparison, point: Point, reference: str, metric: str = SCORE) -> pd.DataFrame:
+    """Return IQM and probability of improvement of a point as text: a row per policy, best mean first."""
+    about = metric_of(metric)
+    rows = []
+    for policy in sorted(comparison.played(point), key=lambda policy: comparison.matrix(policy, SCORE, point).mean()):
+        values = comparison.matrix(policy, metric, point)
+        row = {
+            "policy": policy,
+            about.label: with_half_width(comparison.mean(policy, metric, point), about.factor),
+            "IQM": with_half_width(interquartile_mean(values), about.factor),
+        }
+        if reference in comparison.played(point):
+            text = ""
+            if policy != reference:
+                other = comparison.matrix(reference, metric, point)
+                better = probability_of_improvement(values, other, lower_is_better=about.lower_is_better)
+                text = f"{100 * better.mean:.0f} [{100 * better.low:.0f}, {100 * better.high:.0f}]"
+            row[f"better than {reference}, % of episodes"] = text
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def timings_table(comparison: Comparison) -> pd.DataFrame:
+    """Return what deciding costs as text, a row per policy over all points and training seeds.
+
+    Microseconds per decision with a task on offer, as policies are played here: up to 32 episodes side by side. Not the
+    same from run to run.
+    """
+    names = ("decisions", "decision_wall_us", "decision_cpu_us", "seconds")
+    columns = {name: comparison.timings[name].to_numpy(np.float64) for name in names}
+    policies = comparison.timings[POLICY].to_numpy()
+    rows = []
+    for policy in comparison.policies:
+        decisions, wall, cpu, seconds = (columns[name][policies == policy] for name in names)
+        known = decisions > 0  # nobody decides where no task comes
+        if known.any():
+            rows.append(
+                {
+                    "policy": policy,
+                    "decisions": f"{decisions.sum():,.0f}",
+                    "µs per decision": number(float(np.average(wall[known], weights=decisions[known]))),
+                    "CPU µs per decision": number(float(np.average(cpu[known], weights=decisions[known]))),
+                    "seconds in all": number(float(seconds.sum())),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
     """Return what policies lose where they were not trained: one row per policy, place of training, and point.
 
@@ -88,6 +164,25 @@ def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _tables(comparison: Comparison, reference: str, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield every table to read, with its title: metrics over all points first, then point by point."""
+    how = f"{comparison.episode_count} held-out episodes, 95 % intervals"
+    if len(comparison.points) > 1:
+        for name in names:
+            about = metric_of(name).label
+            yield f"{about}: {how}", over_points_table(comparison, name)
+            yield (
+                f"{about}, policy minus {reference}, paired by episode: {how}",
+                over_points_table(comparison, name, reference),
+            )
+    for point in comparison.points:
+        about = f"{comparison.label(point)}: {how}"
+        yield about, means_table(comparison, point, names)
+        yield about, robust_table(comparison, point, reference)
+        if reference in comparison.played(point):
+            yield about, differences_table(comparison, point, reference, names)
+
+
 def write_tables(comparison: Comparison, reference: str, metrics: Sequence[str], folder: Path) -> dict[str, Path]:
     """Write summary and paired differences as CSV and JSON, and tables to read as Markdown and LaTeX.
 
@@ -111,27 +206,13 @@ def write_tables(comparison: Comparison, reference: str, metrics: Sequence[str],
         with written_at_once(folder / f"{what}.json") as partial:
             frame.to_json(partial, orient="records", indent=1)
     markdown, latex = [], []
-    for point in comparison.points:
-        about = f"{comparison.label(point)}: {comparison.episode_count} held-out episodes, 95 % intervals"
-        parts = [means_table(comparison, point, names)]
-        if reference in comparison.played(point):
-            parts.append(differences_table(comparison, point, reference, names))
-        for part in parts:
-            if part.empty:
-                continue
-            rows = part.to_dict("records")
-            # Cells are text; they are to stay as they are.
-            markdown += [
-                f"### {about}",
-                "",
-                tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True),
-                "",
-            ]
-            latex += [
-                f"% {about}",
-                tabulate(rows, headers="keys", tablefmt="latex_booktabs", disable_numparse=True),
-                "",
-            ]
+    for about, part in _tables(comparison, reference, names):
+        if part.empty:
+            continue
+        rows = part.to_dict("records")
+        # Cells are text; they are to stay as they are.
+        markdown += [f"### {about}", "", tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True), ""]
+        latex += [f"% {about}", tabulate(rows, headers="keys", tablefmt="latex_booktabs", disable_numparse=True), ""]
     for what, lines in (("markdown", markdown), ("latex", latex)):
         paths[what] = folder / f"tables.{'md' if what == 'markdown' else 'tex'}"
         with written_at_once(paths[what]) as partial:

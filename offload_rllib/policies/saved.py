@@ -101,20 +101,33 @@ class PolicyDescription(Schema):
 
     def misfit(self, observation_size: int, actions: int) -> str:
         """Return why the networks do not fit an environment with these sizes, or nothing if they do."""
-        if self.network.kind == POINTER:
-            first, row_size = self.rows
-            if observation_size == first + actions * row_size:
-                return ""
-            return (
-                f"this policy takes {first} + {row_size} x actions observations; the environment has "
-                f"{observation_size} for {actions} actions"
-            )
-        if (observation_size, actions) == (self.observation_size, self.actions):
+        return misfit_of(self.network, self.rows, (self.observation_size, self.actions), (observation_size, actions))
+
+
+def misfit_of(network: Network, rows: tuple[int, int], trained: tuple[int, int], met: tuple[int, int]) -> str:
+    """Return why a network does not fit an environment, or nothing if it does.
+
+    Args:
+        network: its kind.
+        rows: numbers before the first row of an observation, and numbers of a row, where it was trained.
+        trained: size of an observation and number of actions there.
+        met: the same of the environment.
+    """
+    size, actions = met
+    if network.kind == POINTER:
+        first, row_size = rows
+        if size == first + actions * row_size:
             return ""
         return (
-            f"this policy takes {self.observation_size} observations and {self.actions} actions; the environment has "
-            f"{observation_size} and {actions}. A policy with `network.kind: pointer` would fit both"
+            f"this policy takes {first} + {row_size} x actions observations; the environment has {size} for "
+            f"{actions} actions"
         )
+    if met == trained:
+        return ""
+    return (
+        f"this policy takes {trained[0]} observations and {trained[1]} actions; the environment has {size} and "
+        f"{actions}. A policy with `network.kind: pointer` would fit both"
+    )
 
 
 def save_policies(folder: Path, description: PolicyDescription, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
