@@ -165,6 +165,22 @@ def test_shaping_telescopes(potential: str, scope: str) -> None:
         shaped.reset(keys)
 
 
+def test_a_drop_costs_its_penalty() -> None:
+    harsh = small_environment()["workload"] | {"deadline_s": {"uniform": [0.5, 2.0]}}
+    plain = make_env(small_environment(workload=harsh, reward={"scope": "own", "scale": 2.0}))
+    penal = make_env(small_environment(workload=harsh, reward={"scope": "own", "scale": 2.0, "drop_penalty_s": 7.5}))
+    drops = np.zeros(4)
+    done = False
+    while not done:
+        actions = plain.heuristic_actions("random")
+        plain.step(actions)
+        done = penal.step(actions)
+        dropped = penal.state.node[0]["own_dropped"].astype(float)
+        assert plain.rewards[0] - penal.rewards[0] == pytest.approx(2.0 * 7.5 * dropped, rel=1e-5, abs=1e-4)
+        drops += dropped
+    assert drops.sum() > 5
+
+
 def test_paper_pays_for_every_task_of_a_decision() -> None:
     def paid(k: int) -> float:
         environment = small_environment(
@@ -214,6 +230,7 @@ def test_a_users_reward_is_shared_scaled_and_shaped_as_any_other(rewards_module:
         ({"shaping": {"potential": "luck", "gamma": 1.0}}, "reward.shaping.potential: .*'backlog'"),
         ({"shaping": {"potential": "tasks"}}, "reward.shaping.gamma: missing"),
         ({"shaping": {"potential": "tasks", "gamma": 1.1}}, "reward.shaping.gamma: .*less than or equal to 1"),
+        ({"drop_penalty_s": -1.0}, "reward.drop_penalty_s: .*greater than or equal to 0"),
         ({"no_op_reward": float("inf")}, "reward.no_op_reward: .*finite"),
     ],
 )

@@ -169,6 +169,8 @@ class Reward(Schema):
     """Factor on every reward."""
     shaping: Shaping | None = None
     """What is added to speed up learning; null: nothing."""
+    drop_penalty_s: NonNegative = 0.0
+    """`delay` only: seconds that a dropped task costs beside its score, for policies that are to drop little."""
     utility: Finite = 10.0
     """`paper` and `peersimgym` only: r_u."""
     waiting_weight: NonNegative = 1.0

@@ -32,6 +32,7 @@ POTENTIALS = {"backlog": BACKLOG, "tasks": TASKS, "unfinished": UNFINISHED}
 REWARD = np.dtype(
     [
         ("scale", "f8"),
+        ("drop_penalty_s", "f8"),
         ("utility", "f8"),
         ("waiting_weight", "f8"),
         ("communication_weight", "f8"),
@@ -56,6 +57,7 @@ def reward_record(config) -> Array:
     record = np.zeros(1, REWARD)
     for key in (
         "scale",
+        "drop_penalty_s",
         "utility",
         "waiting_weight",
         "communication_weight",
@@ -270,7 +272,7 @@ def account_step(environment, reward, own):
         if reward.name == SPARSE:
             own[n] = float(node.own_finished - node.own_dropped)
         elif reward.name == DELAY:
-            own[n] = -(node.own_task_seconds + node.own_drop_cost_s)
+            own[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
 
 
 @kernel
