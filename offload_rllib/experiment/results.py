@@ -57,10 +57,10 @@ class Study:
         Raises:
             ConfigError: a preset is not there, or does not take a change.
         """
-        # One process per run: nothing of the result depends on how many CPUs there are.
-        fixed = ("training.runners=0", "training.envs_per_runner=8", *self.changes)
         trained = {
-            f"{policy}_{sharing}": load_policy_config(policy, [f"sharing={sharing}", *fixed])
+            f"{policy}_{sharing}": load_policy_config(
+                policy, [f"sharing={sharing}", *_in_one_process(policy), *self.changes]
+            )
             for policy in self.policies
             for sharing in self.sharings
         }
@@ -73,6 +73,12 @@ class Study:
             metrics=METRICS,
             reference=self.reference,
         )
+
+
+def _in_one_process(policy: str) -> list[str]:
+    """Return the changes that let a preset sample as much in one process: nothing depends on how many CPUs there are."""
+    training = load_policy_config(policy).training
+    return ["training.runners=0", f"training.envs_per_runner={max(training.runners, 1) * training.envs_per_runner}"]
 
 
 def run_study(study: Study, folder: Path, console: Console) -> bool:
