@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -330,3 +331,14 @@ def test_a_folder_is_never_overwritten_and_a_finished_one_not_resumed(heuristics
         ComparisonFolder.create(str(heuristics[0]), folder.plan, "")
     answer = CliRunner().invoke(app, ["compare", "--resume", str(heuristics[0])])
     assert "this comparison is finished; there is nothing to resume" in str(answer.exception)
+
+
+def test_every_part_of_the_results_page_is_a_comparison_that_is_accepted() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "make_results.py"
+    spec = importlib.util.spec_from_file_location("make_results", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for study in module.STUDIES:
+        check_plan(study.plan())

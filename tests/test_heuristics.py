@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario.build import check_rule, fitting_rules
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.heuristics import BASELINES, HEURISTICS
 from offload_rllib.simulator.information import true_state
@@ -203,6 +206,20 @@ def test_always_cloud_is_refused_where_there_is_no_cloud() -> None:
         evaluate(load_environment(small_environment()), make_contenders(["local", "always_cloud"]), episodes=2)
     with pytest.raises(ConfigError, match=r"agents.others: 'always_cloud' needs a cloud"):
         make_env(small_environment(agents={"nodes": ["a"], "others": "always_cloud"}))
+
+
+@pytest.mark.parametrize("preset", ["ether_12", "cloud_ether_12"])
+def test_the_rules_that_fit_an_environment_are_those_that_it_accepts(preset: str) -> None:
+    config = load_environment(preset)
+    network = build_scenario(config).network
+    accepted = []
+    for rule in HEURISTICS:
+        with contextlib.suppress(ConfigError):
+            check_rule(rule, "policies", network)
+            accepted.append(rule)
+    assert fitting_rules(config) == tuple(accepted)
+    assert ("always_cloud" in accepted) == (preset == "cloud_ether_12")
+    assert {*HEURISTICS} - {*accepted} <= {"always_cloud"}
 
 
 def play(environment: Any, rule: str, envs: int) -> VectorEnv:

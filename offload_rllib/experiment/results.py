@@ -19,7 +19,7 @@ from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
 from offload_rllib.experiment.comparison import load_comparison
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.tables import differences_table, means_table
-from offload_rllib.simulator.heuristics import HEURISTICS
+from offload_rllib.scenario.build import fitting_rules
 
 METRICS = ("score_mean_s", "score_p50_s", "score_p95_s", "dropped_share", "offloaded_share")
 SEEDS, EPISODES = 5, 20
@@ -64,9 +64,10 @@ class Study:
             for policy in self.policies
             for sharing in self.sharings
         }
+        environment = load_environment(self.environment, self.overrides)
         return ComparisonPlan(
-            environments={self.environment: load_environment(self.environment, self.overrides)},
-            policies=(*trained, *HEURISTICS),
+            environments={self.environment: environment},
+            policies=(*trained, *fitting_rules(environment)),
             trained=trained,
             training_seeds=SEEDS,
             episodes=EPISODES,

@@ -150,6 +150,11 @@ def check_rule(text: str, where: str, network: Network | None = None) -> None:
         raise ConfigError(f"{where}: '{text}' needs a cloud, and this environment has none (key cloud)")
 
 
+def fitting_rules(config: EnvironmentConfig) -> tuple[str, ...]:
+    """Return the names of the heuristics that make sense in an environment: all that `check_rule` accepts there."""
+    return tuple(name for name, rule in HEURISTICS.items() if config.cloud is not None or rule.code != ALWAYS_CLOUD)
+
+
 def _destinations(
     node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None, padded_to: int
 ) -> np.ndarray:
