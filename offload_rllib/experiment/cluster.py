@@ -189,7 +189,7 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
     and for a cluster that has it the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token is used.
 
     Raises:
-        ClusterError: the cluster cannot be reached, or a node has other versions than this process.
+        ClusterError: Ray does not start, the cluster cannot be reached, or a node has other versions than this process.
     """
     if ray.is_initialized():
         yield found()
@@ -199,7 +199,11 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if options.is_local:
-        ray.init(address=LOCAL, num_cpus=local_cpus(), include_dashboard=options.dashboard, **settings)
+        try:
+            ray.init(address=LOCAL, num_cpus=local_cpus(), include_dashboard=options.dashboard, **settings)
+        except Exception as error:  # Ray raises Exception itself when its processes do not come up in time
+            ray.shutdown()
+            raise ClusterError(f"Ray does not start on this machine: {error}") from error
     else:
         _join(options, settings)
     try:
