@@ -77,7 +77,7 @@ class Study:
 
 
 def _in_one_process(policy: str) -> list[str]:
-    """Return the changes that let a preset sample as much in one process: nothing depends on how many CPUs there are."""
+    """Return the changes that let a preset sample as much in one process, whatever number of CPUs there is."""
     training = load_policy_config(policy).training
     return ["training.runners=0", f"training.envs_per_runner={max(training.runners, 1) * training.envs_per_runner}"]
 
