@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from tabulate import tabulate
 
@@ -16,9 +17,11 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
 from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
-from offload_rllib.experiment.comparison import load_comparison
+from offload_rllib.experiment.comparison import Comparison, load_comparison
+from offload_rllib.experiment.metrics import SCORE
 from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.tables import differences_table, means_table
+from offload_rllib.experiment.statistics import Interval
+from offload_rllib.experiment.tables import difference_text, differences_table, means_table, number, transfer_table
 from offload_rllib.scenario.build import fitting_rules
 
 METRICS = ("score_mean_s", "score_p50_s", "score_p95_s", "dropped_share", "offloaded_share")
@@ -39,6 +42,9 @@ class Study:
         changes: of the policies.
         reference: whom the others are compared with.
         figure: the metric that is drawn.
+        elsewhere: more environments, by what tables call them: a preset and its overrides. Policies are trained in all
+            and play in all, and the section is the table of what is lost where they were not trained.
+        seeds: training seeds.
     """
 
     name: str
@@ -50,6 +56,8 @@ class Study:
     changes: tuple[str, ...] = ()
     reference: str = "shortest_finish"
     figure: str = "score_mean_s"
+    elsewhere: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    seeds: int = SEEDS
 
     def plan(self) -> ComparisonPlan:
         """Return the comparison that the part consists of.
@@ -65,11 +73,14 @@ class Study:
             for sharing in self.sharings
         }
         environment = load_environment(self.environment, self.overrides)
+        environments = {self.environment: environment}
+        environments |= {label: load_environment(*place) for label, place in self.elsewhere.items()}
         return ComparisonPlan(
-            environments={self.environment: environment},
+            environments=environments,
+            training_environments=environments if self.elsewhere else {},
             policies=(*trained, *fitting_rules(environment)),
             trained=trained,
-            training_seeds=SEEDS,
+            training_seeds=self.seeds,
             episodes=EPISODES,
             metrics=METRICS,
             reference=self.reference,
@@ -111,8 +122,6 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
     picture = images / f"results_{study.name}.png"
     shutil.copyfile(path / FIGURES / f"{study.figure}.png", picture)
     shutil.copyfile(path / "summary.csv", picture.with_suffix(".csv"))
-    (point,) = comparison.points
-    reference = reference_of(plan)
     seconds = sum(_seconds(run) for run in (path / "runs").iterdir())
     steps = {config.training.env_steps for config in plan.trained.values()}
     about = (
@@ -128,13 +137,35 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
         f"![{study.title}](images/{picture.name})",
         "",
     ]
-    for table in (
-        means_table(comparison, point, METRICS),
-        differences_table(comparison, point, reference, METRICS[:4]),
-    ):
+    for table in _tables(study, comparison, reference_of(plan)):
         rows: list[dict[str, Any]] = table.to_dict("records")
         lines += [tabulate(rows, "keys", "github", disable_numparse=True), ""]
     return lines
+
+
+def _tables(study: Study, comparison: Comparison, reference: str) -> list[pd.DataFrame]:
+    """Return the tables of a part as text: means and differences, or what policies lose where they were not trained."""
+    if not study.elsewhere:
+        (point,) = comparison.points
+        return [
+            means_table(comparison, point, METRICS),
+            differences_table(comparison, point, reference, METRICS[:4]),
+        ]
+    rows = []
+    for lost in transfer_table(comparison).to_dict("records"):
+        if lost["trained_on"] == study.environment and lost["environment"] != study.environment:
+            difference = Interval(lost["difference"], lost["low"], lost["high"])
+            rows.append(
+                {
+                    "policy": lost["policy"],
+                    "plays in": lost["environment"],
+                    f"trained in {study.environment}": number(lost["mean"]),
+                    "trained there": number(lost["there"]),
+                    "lost by the transfer": difference_text(difference, 1.0),
+                    reference: number(comparison.mean(reference, SCORE, (lost["environment"],)).mean),
+                }
+            )
+    return [pd.DataFrame(rows)]
 
 
 def _seconds(run: Path) -> float:
