@@ -142,6 +142,8 @@ def test_the_simulators_own_file_holds_speeds_per_tick(tmp_path: Path) -> None:
 def test_the_rules_of_the_code_on_request(source: Path) -> None:
     environment = import_peersim(source, "ours", as_coded=True).environment
     assert (environment["queue"], environment["decisions"]["offer"]) == ("lifo", "newest")
+    assert environment["tick_s"] == environment["information"]["interval_s"] == 1.0
+    assert build_scenario(load_environment(environment)).arrays.settings[0]["tick_s"] == 1.0
 
 
 def test_given_positions_links_and_single_nodes(tmp_path: Path) -> None:

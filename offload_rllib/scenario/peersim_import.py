@@ -72,15 +72,19 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
     Args:
         path: its dictionary as JSON or Python text, or the simulator's file of lines `key value`.
         name: of the environment; files beside it are named after it.
-        as_coded: also take over two rules that its code follows and its paper does not mention: the newest task is
-            served first, and is the one to decide while the queue is being served.
+        as_coded: also take over three rules that its code follows and its paper does not mention: the newest task is
+            served first, and is the one to decide while the queue is being served; time has ticks, within which
+            things happen in random order.
 
     Raises:
         ConfigError: a value cannot be; the message names file, key, value and what is accepted.
     """
     reader = read_peersim(path)
     scale = reader.count("SCALE")
-    reader.note("SCALE", NOTHING, "time is continuous, nothing is rounded to ticks")
+    if as_coded:
+        reader.note("SCALE", CARRIED, "tick_s")
+    else:
+        reader.note("SCALE", NOTHING, "time is continuous, nothing is rounded to ticks")
     interval_s = reader.count("CYCLE") / scale
     reader.note("CYCLE", CARRIED, "decisions.interval_s")
     seconds = reader.number("CYCLES", lowest=0)
@@ -99,6 +103,8 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         "queue": "lifo" if as_coded else "fifo",
         "workload": _workload(reader, topology, name, files),
     }
+    if as_coded:
+        environment["tick_s"] = 1 / scale
     cloud = _cloud(reader, topology)
     if cloud:
         environment["cloud"] = cloud
@@ -107,7 +113,7 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         environment["deadlines"] = {"expiry": "queued", "grace_s": grace_s}
         reader.note("protocol.wrk.maxTimeAfterDeadline", CARRIED, "deadlines.grace_s; only waiting tasks expire")
     environment["decisions"] = {"interval_s": interval_s, "offer": "newest" if as_coded else "arrival", "max_hops": 2}
-    environment["information"] = {"kind": "broadcast", "interval_s": interval_s}
+    environment["information"] = {"kind": "broadcast", "interval_s": 1 / scale if as_coded else interval_s}
     reward = _reward(reader)
     if reward:
         environment["reward"] = reward
