@@ -24,6 +24,9 @@ from offload_rllib.scenario.peersim_file import CARRIED, CHANGED, NOTHING, Note,
 
 MEGABYTE_BITS = 8e6
 SIDE_M = 100.0
+LARGEST_DB = 300.0  # as far as our own decibels go
+# Every node is written out, and every pair of nodes looked at.
+MOST_NODES = 10_000
 
 # Keys without a counterpart, and why none is needed.
 DEAD = {
@@ -127,7 +130,9 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
 
 
 def _topology(reader: Reader) -> dict[str, Any]:
-    layers = [int(n) for n in reader.numbers("NO_NODES_PER_LAYERS", lowest=1)]
+    layers = reader.whole("NO_NODES_PER_LAYERS", lowest=1)
+    if sum(layers) > MOST_NODES:
+        raise reader.fail("NO_NODES_PER_LAYERS", f"at most {MOST_NODES:,} nodes")
     reader.note("NO_NODES_PER_LAYERS", CARRIED, "topology.nodes, of type layer0, layer1, ...")
     layer = [index for index, count in enumerate(layers) for _ in range(count)]
     if reader.flag("MANUAL_CONFIG"):
@@ -144,9 +149,11 @@ def _topology(reader: Reader) -> dict[str, Any]:
     capacities = reader.counts(keys[2], length, what)
     for key, target in zip(keys, ("instructions_per_second", "cores", "queue_capacity"), strict=True):
         reader.note(key, CARRIED, f"topology.nodes: {target}")
-    clients = {int(index) for index in reader.numbers("clientLayers", lowest=0)}
+    clients = set(reader.whole("clientLayers"))
+    if not clients & set(range(len(layers))):
+        raise reader.fail("clientLayers", f"numbers of layers, from 0 to {len(layers) - 1}")
     reader.note("clientLayers", CARRIED, "topology.nodes: client")
-    receivers = {int(index) for index in reader.numbers("layersThatGetTasks", lowest=0)}
+    receivers = set(reader.whole("layersThatGetTasks"))
     same = clients <= receivers
     reader.note(
         "layersThatGetTasks",
@@ -224,6 +231,8 @@ def _links(reader: Reader) -> dict[str, Any]:
             reader.note(key, CHANGED if mixed else CARRIED, why)
     if fibre[0]:
         snr_db = reader.number("protocol.urt.SNR")
+        if abs(snr_db) > LARGEST_DB:
+            raise reader.fail("protocol.urt.SNR", f"decibels from -{LARGEST_DB:g} to {LARGEST_DB:g}")
         reader.note("protocol.urt.SNR", CARRIED, "links.rate_bps = B log2(1 + SNR)")
         return {"kind": "fixed", "rate_bps": bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))}
     reader.note("protocol.props.P_ti", CARRIED, "links.transmit_power_dbm")
