@@ -14,6 +14,8 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.simulator.types import Array, Scenario, State
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class AgentView:
@@ -44,7 +46,7 @@ def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np
         kind: `np.integer` or `np.floating`.
 
     Raises:
-        ConfigError: the shape or the type is another, or a number is not finite.
+        ConfigError: the shape or the type is another, or a number is not finite as float32.
     """
     try:
         array = np.asarray(result)
@@ -60,4 +62,6 @@ def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np
         raise ConfigError(f"{path} must return {words} of shape ({expected}); it returned {array.dtype} {array.shape}")
     if not np.isfinite(array).all():
         raise ConfigError(f"{path} returned a number that is not finite")
+    if np.abs(array).max(initial=0) > LARGEST:
+        raise ConfigError(f"{path} returned a number beyond {LARGEST:.3g}, the largest that a float32 holds")
     return array
