@@ -17,8 +17,7 @@ from numba.extending import intrinsic
 CACHE_LINE_BYTES = 64
 
 
-@intrinsic
-def prefetch(typing_context: Any, records: Any, index: Any) -> Any:  # given by numba
+def _prefetch(typing_context: Any, records: Any, index: Any) -> Any:  # given by numba
     """Ask for all cache lines of the record [index], or [index, 0], of an array; any index is allowed."""
     if not isinstance(records, types.Array) or not isinstance(index, types.Integer):
         return None
@@ -41,3 +40,7 @@ def prefetch(typing_context: Any, records: Any, index: Any) -> Any:  # given by 
         return context.get_dummy_value()
 
     return types.void(records, index), generate
+
+
+# The compiler gives the first argument itself, which no type checker knows.
+prefetch: Any = intrinsic(_prefetch)
