@@ -128,7 +128,7 @@ def import_peersim(
     file: Annotated[Path, typer.Argument(help="PeersimGym's configuration: JSON, a Python dictionary, or its file.")],
     out: Annotated[Path | None, typer.Option(help="The YAML to write; by default FILE's name here, as .yaml.")] = None,
     as_coded: Annotated[
-        bool, typer.Option("--as-coded", help="Also serve and offer the newest task first, as its code does.")
+        bool, typer.Option("--as-coded", help="Also serve and offer the newest task first, in ticks, as its code does.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:

@@ -531,8 +531,9 @@ class _Reference:
         try:
             yield from self._get_served(task)
             served_s = self.clock.now
-            for sender, receiver in reversed(task.path):
-                yield from self._return_result(task, receiver, sender)
+            for hops_left in reversed(range(len(task.path))):
+                sender, receiver = task.path[hops_left]
+                yield from self._return_result(task, receiver, sender, 32 + hops_left)
             task.spent_s["return"] = self.clock.now - served_s
             task.outcome = FINISHED
         except _Dropped as drop:
@@ -541,9 +542,9 @@ class _Reference:
             task.outcome = EXPIRED
         task.ended_s = self.clock.now
 
-    def _return_result(self, task: _Task, here: int, there: int) -> Life:
+    def _return_result(self, task: _Task, here: int, there: int, turn: int) -> Life:
         self.nodes[here].result_bits += task.bits_out
-        yield from self._cross(task, here, there, task.bits_out, RESULT)
+        yield from self._cross(task, here, there, task.bits_out, RESULT, turn)
         if self.nodes[there].down:
             raise _Dropped(NODE_FAILED)
 
@@ -562,7 +563,7 @@ class _Reference:
                 return
             with self._stage(task, "transfer"):
                 task.path.append((here, there))
-                yield from self._cross(task, here, there, task.bits_in, TRANSFER)
+                yield from self._cross(task, here, there, task.bits_in, TRANSFER, len(task.path))
             here = there
 
     def _go_back(self, task: _Task) -> Generator[simpy.Event, Any, int]:
@@ -577,8 +578,8 @@ class _Reference:
             yield _Moment(self.clock, notice_s, TRANSFER, sender, task.number)
         return sender
 
-    def _cross(self, task: _Task, sender: int, receiver: int, bits: float, kind: int) -> Life:
-        """Travel a link."""
+    def _cross(self, task: _Task, sender: int, receiver: int, bits: float, kind: int, turn: int) -> Life:
+        """Travel a link; `turn` numbers the messages of a task."""
         link = self.links[sender, receiver]
         number = link.transfers
         link.transfers += 1
@@ -600,9 +601,8 @@ class _Reference:
         latency_s = self._duration_s(link.latency, link, streams.LATENCY, number)
         latency_s += self._duration_s(link.jitter, link, streams.JITTER, number)
         if tick_s is not None:
-            ticks = max(1, math.floor((latency_s + wait_s) / tick_s + 0.5))
+            ticks = max(1, math.floor((latency_s + wait_s) / tick_s + 0.5 + 1e-9))
             key = streams.stream(self.nodes[task.origin].key, streams.TICK_DELIVERY)
-            turn = len(task.path) if kind == TRANSFER else 32 + task.path.index((receiver, sender))
             drawn = float(streams.uniform(np.uint64(streams.stream(np.uint64(key), task.number)), turn))
             tick = math.floor(self.clock.now / tick_s + 0.5) + ticks
             latency_s = self._moment_s(tick, drawn) - self.clock.now

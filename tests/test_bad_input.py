@@ -37,6 +37,7 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("workload.load.rho=.inf", r"workload.load.rho: .*finite"),
         ("workload.load.rho=.nan", r"workload.load.rho: "),
         ("workload.load.rho=true", r"workload.load.rho: .*number"),
+        ("workload.load.rho=[0.3, 0.9]", r"workload.load.rho: must be a number, or {per_episode: \[low, high\]}"),
         ("workload.load.rho='0.8'", r"workload.load.rho: .*number.*'0.8'"),
         ("workload.load.tasks_per_second_per_client=1", r"workload.load: give exactly one of"),
         ("workload.deadline_s={uniform: [200, 100]}", r"deadline_s: uniform needs low <= high"),
@@ -210,3 +211,19 @@ def test_dumped_configurations_load_to_the_same() -> None:
         assert again == config
     policy = load_policy_config("ppo")
     assert load_policy_config(policy.model_dump(mode="json", by_alias=True)) == policy
+
+
+def test_a_list_is_not_called_too_short_for_its_only_wrong_member() -> None:
+    environment = small_environment()
+    environment["workload"]["jobs"]["types"] = [{"instructions": -1}]
+    with pytest.raises(ConfigError) as error:
+        load_environment(environment)
+    assert len(str(error.value).splitlines()) == 1
+    environment["workload"]["jobs"]["types"] = []
+    refused(environment, [], r"workload.jobs.types: .*at least 1 item")
+
+
+def test_two_nodes_of_one_name_are_named() -> None:
+    environment = small_environment()
+    environment["topology"]["nodes"][1]["name"] = "a"
+    refused(environment, [], r"topology.nodes: node name 'a' is used more than once")

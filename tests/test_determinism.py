@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import make_env, small_environment
 
+from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
+from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
+from offload_rllib.simulator.variants import LARGE_NODES, variant
 
 PROGRAM = """
 import sys
@@ -67,6 +71,26 @@ def test_growing_arrays_change_nothing() -> None:
     slots = small.state.task.shape[1]
     assert digest(small, "random", 0) == digest(large, "random", 0)
     assert small.state.task.shape[1] > slots, "the scenario was meant to outgrow its arrays"
+
+
+@pytest.mark.slow  # compiles the kernels for large networks
+@pytest.mark.parametrize("features", ["plain", "failures", "ticks"])
+def test_kernels_for_large_networks_give_the_same_bits(features: str) -> None:
+    law = {"time_to_failure_s": {"exponential": 20}, "time_to_repair_s": {"exponential": 3}}
+    changes = {
+        "plain": {},
+        "failures": {"failures": {"tasks": "returned", "laws": [law]}, "queue": "sjf"},
+        "ticks": {"tick_s": 1.0, "information": {"interval_s": 1.0}},
+    }[features]
+    built = build_scenario(load_environment(small_environment(**changes)))
+    large = variant(full=features != "plain", ticks=features == "ticks", nodes=LARGE_NODES)
+    assert large.ndim == built.arrays.variant.ndim + 3
+    digests = set()
+    for arrays in (built.arrays, built.arrays._replace(variant=large)):
+        env = VectorEnv(replace(built, arrays=arrays), 2, log=True)
+        env.reset(held_out_keys(0, 2))
+        digests.add(digest(env, "random", 1))
+    assert len(digests) == 1
 
 
 def test_the_workload_does_not_depend_on_decisions() -> None:

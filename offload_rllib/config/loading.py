@@ -194,7 +194,12 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Return one line per problem: `where`, the key, the value and what is accepted."""
     schema = model.model_json_schema(by_alias=True)
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems:
+        place = problem["loc"]
+        # A list whose only member is wrong is called too short as well.
+        if problem["type"] == "too_short" and any(place == p["loc"][: len(place)] != p["loc"] for p in problems):
+            continue
         keys = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
         path = ".".join(_written_keys(schema, keys)) or "(whole file)"
         if problem["type"] == "extra_forbidden":
@@ -204,7 +209,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         else:
             given = problem["input"]
             shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {given!r})"
-            lines.append(f"{where}: {path}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+            message = problem["msg"].removeprefix("Value error, ")
+            if "(number)" in place and problem["type"] == "float_type":
+                message = "must be a number, or {per_episode: [low, high]}"
+            lines.append(f"{where}: {path}: {message}{shown}")
     return "\n".join(lines)
 
 

@@ -5,19 +5,16 @@ Each is called once per step for a whole batch of environments, with a view of i
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offload_rllib.config.base import is_function_path
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.simulator.types import Array, Scenario, State
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -39,36 +36,6 @@ class AgentView:
     """The true state of all E environments; who reads other nodes in it knows more than any node can."""
 
 
-def load_function(path: str, where: str) -> Callable[[AgentView], Any]:
-    """Return the function that ``package.module:function`` names; modules in the working folder are found, too.
-
-    Args:
-        path: the dotted path.
-        where: the key that holds it, for messages.
-
-    Raises:
-        ConfigError: the text is no such path, or there is no such module or function.
-    """
-    if not is_function_path(path):
-        raise ConfigError(f"{where}: '{path}' is not of the form package.module:function")
-    module_name, _, name = path.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise ConfigError(f"{where}: {path}: importing {module_name} failed: {error!r}") from error
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(f"{where}: {path}: {module_name} has no function '{name}'")
-    return function
-
-
 def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np.generic]) -> Array:
     """Return what a user's function returned as an array, if it fits.
 
@@ -79,9 +46,12 @@ def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np
         kind: `np.integer` or `np.floating`.
 
     Raises:
-        ConfigError: the shape or the type is another, or a number is not finite.
+        ConfigError: the shape or the type is another, or a number is not finite as float32.
     """
-    array = np.asarray(result)
+    try:
+        array = np.asarray(result)
+    except ValueError as error:  # rows of different lengths
+        raise ConfigError(f"{path} returned what is no array: {error}") from error
     fits = len(array.shape) == len(shape) and all(
         size in (None, given) for size, given in zip(shape, array.shape, strict=True)
     )
@@ -92,4 +62,6 @@ def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np
         raise ConfigError(f"{path} must return {words} of shape ({expected}); it returned {array.dtype} {array.shape}")
     if not np.isfinite(array).all():
         raise ConfigError(f"{path} returned a number that is not finite")
+    if np.abs(array).max(initial=0) > LARGEST:
+        raise ConfigError(f"{path} returned a number beyond {LARGEST:.3g}, the largest that a float32 holds")
     return array

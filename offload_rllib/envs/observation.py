@@ -10,8 +10,9 @@ import numpy as np
 from offload_rllib.envs.layout import ROW, SELF, TASK, ObservationLayout, available, layout_of, names_of
 from offload_rllib.simulator.information import estimate, fill, known, offered, offered_next
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import is_full, is_large
 
 __all__ = [
     "FIRST_ROW",
@@ -62,6 +63,23 @@ def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
 
 
 @kernel
+def _foresee(scenario, environment, agent):
+    """Ask for what a deciding node knows: its task on offer, and what stands for its neighbours."""
+    slot = offered(scenario, environment, agent)
+    if slot != NONE:
+        prefetch(environment.task, np.int64(slot))
+    for action in range(1, scenario.destination.shape[1]):
+        link_index = np.int64(scenario.destination[agent, action])
+        if link_index != NONE:
+            link = scenario.link[link_index]
+            n = np.int64(link.destination)
+            prefetch(scenario.link, np.int64(link.reverse))
+            prefetch(scenario.node, n)
+            prefetch(environment.node, n)
+            prefetch(environment.broadcast, n)
+
+
+@kernel
 def observe(scenario, environment, scales, first, observations, masks):
     """Write what deciding nodes of one environment see.
 
@@ -80,6 +98,8 @@ def observe(scenario, environment, scales, first, observations, masks):
     row_size = ROW_SIZE + 1 if failures else ROW_SIZE
     for i in range(observations.shape[0]):
         agent = first + i
+        if is_large(scenario) and i + 4 < observations.shape[0]:
+            _foresee(scenario, environment, agent + 4)
         seen = observations[i]
         n = scenario.agent_node[agent]
         here = scenario.node[n]

@@ -10,7 +10,7 @@ import numpy as np
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
 from offload_rllib.config.base import is_function_path
-from offload_rllib.envs.extensions import AgentView, checked, load_function
+from offload_rllib.envs.extensions import AgentView, checked
 from offload_rllib.envs.layout import ObservationLayout, features_of, layout_of
 from offload_rllib.envs.observation import observe, scaling
 from offload_rllib.envs.reward import (
@@ -26,6 +26,7 @@ from offload_rllib.envs.reward import (
 )
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.build import check_rule, expected_tasks_inside, redrawn
+from offload_rllib.scenario.functions import load_function
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.simulator import metrics, state

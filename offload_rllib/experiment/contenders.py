@@ -12,7 +12,6 @@ import numpy as np
 from offload_rllib.config import ConfigError
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
-from offload_rllib.envs.extensions import load_function
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
 from offload_rllib.policies.remote import RemotePolicy, is_service
@@ -25,6 +24,7 @@ from offload_rllib.policies.saved import (
     load_saved_policy,
 )
 from offload_rllib.scenario.build import check_rule
+from offload_rllib.scenario.functions import load_function
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 

@@ -46,7 +46,7 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
             str(sum(node.name in agents for node in of_kind)),
             _span([node.cores for node in of_kind]),
             _span([node.speed for node in of_kind]),
-            "unbounded" if of_kind[0].queue_capacity is None else _span([node.queue_capacity or 0 for node in of_kind]),
+            _queues([node.queue_capacity for node in of_kind]),
             _span([degree[i] for i in members]),
         )
     console.print(nodes)
@@ -83,6 +83,13 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
 def _span(values: list[float] | list[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _queues(capacities: list[int | None]) -> str:
+    bounded = [capacity for capacity in capacities if capacity is not None]
+    if len(bounded) == len(capacities):
+        return _span(bounded)
+    return f"{min(bounded)} to unbounded" if bounded else "unbounded"
 
 
 def drawn_part(network: Network) -> Network:

@@ -278,7 +278,7 @@ def build_scenario(
         or not (node["queue"] == FIFO).all()
     )
     arrays = Scenario(
-        variant=variant(full=unusual, ticks=config.tick_s is not None),
+        variant=variant(full=unusual, ticks=config.tick_s is not None, nodes=len(network.nodes)),
         settings=_settings(config, network, arriving, load),
         node=node,
         link=link,

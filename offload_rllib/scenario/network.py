@@ -34,6 +34,18 @@ class Node:
         """Instructions per second of all cores."""
         return self.cores * self.core_speed
 
+    def check(self, where: str) -> None:
+        """Raise ConfigError if there can be no such node."""
+        capacity = self.queue_capacity
+        for what, value, fits, accepted in (
+            ("core_speed", self.core_speed, 0 < self.core_speed < math.inf, "a number above 0, finite"),
+            ("cores", self.cores, self.cores == int(self.cores) >= 1, "a whole number from 1 up"),
+            ("queue_capacity", capacity, capacity is None or capacity == int(capacity) >= 1, "None, or from 1 up"),
+            ("position_m", self.position_m, all(map(math.isfinite, self.position_m)), "finite numbers"),
+        ):
+            if not fits:
+                raise ConfigError(f"{where}: node '{self.name}': {what} is {value}; accepted: {accepted}")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -50,16 +62,18 @@ class Network:
         """Return self if the network can be simulated.
 
         Raises:
-            ConfigError: repeated names, a link to itself, twice, or between nodes that are not there, rates or
-                latencies that cannot be, no client, or more than one piece.
+            ConfigError: nodes that cannot be, repeated names, a link to itself, twice, or between nodes that are not
+                there, rates or latencies that cannot be, no client, or more than one piece.
         """
         if not self.nodes:
             raise ConfigError(f"{where}: the network has no nodes")
+        for node in self.nodes:
+            node.check(where)
         repeated = [name for name, count in Counter(node.name for node in self.nodes).items() if count > 1]
         if repeated:
             raise ConfigError(f"{where}: node name '{repeated[0]}' is used more than once; names must be unique")
         for a, b in self.links:
-            if a == b:
+            if a == b and 0 <= a < len(self.nodes):
                 raise ConfigError(f"{where}: node '{self.nodes[a].name}' is linked to itself")
             if not 0 <= a < b < len(self.nodes):
                 raise ConfigError(

@@ -177,6 +177,13 @@ class Reader:
             raise self.fail(key, f"whole numbers from {lowest} up")
         return [int(value) for value in values]
 
+    def whole(self, key: str, *, lowest: int = 0) -> list[int]:
+        """Return a list of whole numbers of any length."""
+        values = self.numbers(key, lowest=lowest)
+        if any(value != int(value) for value in values):
+            raise self.fail(key, f"whole numbers from {lowest} up")
+        return [int(value) for value in values]
+
     def each(self, key: str, length: int, what: str, *, lowest: float = 0.0) -> list[float]:
         """Return numbers, one for each of `length` things; defaults are cut or repeated to fit."""
         values = self.numbers(key, lowest=lowest)
@@ -195,7 +202,11 @@ class Reader:
 
     def rows(self, key: str) -> list[list[float]]:
         """Return rows separated by semicolons, of numbers separated by commas."""
+        accepted = "finite numbers: commas within a row, semicolons between rows"
         try:
-            return [[float(x) for x in row.split(",")] for row in self.text(key).strip(" ;").split(";")]
+            rows = [[float(x) for x in row.split(",")] for row in self.text(key).strip(" ;").split(";")]
         except ValueError as error:
-            raise self.fail(key, "numbers: commas within a row, semicolons between rows") from error
+            raise self.fail(key, accepted) from error
+        if not all(math.isfinite(x) for row in rows for x in row):
+            raise self.fail(key, accepted)
+        return rows

@@ -24,6 +24,9 @@ from offload_rllib.scenario.peersim_file import CARRIED, CHANGED, NOTHING, Note,
 
 MEGABYTE_BITS = 8e6
 SIDE_M = 100.0
+LARGEST_DB = 300.0  # as far as our own decibels go
+# Every node is written out, and every pair of nodes looked at.
+MOST_NODES = 10_000
 
 # Keys without a counterpart, and why none is needed.
 DEAD = {
@@ -72,15 +75,19 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
     Args:
         path: its dictionary as JSON or Python text, or the simulator's file of lines `key value`.
         name: of the environment; files beside it are named after it.
-        as_coded: also take over two rules that its code follows and its paper does not mention: the newest task is
-            served first, and is the one to decide while the queue is being served.
+        as_coded: also take over three rules that its code follows and its paper does not mention: the newest task is
+            served first, and is the one to decide while the queue is being served; time has ticks, within which
+            things happen in random order.
 
     Raises:
         ConfigError: a value cannot be; the message names file, key, value and what is accepted.
     """
     reader = read_peersim(path)
     scale = reader.count("SCALE")
-    reader.note("SCALE", NOTHING, "time is continuous, nothing is rounded to ticks")
+    if as_coded:
+        reader.note("SCALE", CARRIED, "tick_s")
+    else:
+        reader.note("SCALE", NOTHING, "time is continuous, nothing is rounded to ticks")
     interval_s = reader.count("CYCLE") / scale
     reader.note("CYCLE", CARRIED, "decisions.interval_s")
     seconds = reader.number("CYCLES", lowest=0)
@@ -99,6 +106,8 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         "queue": "lifo" if as_coded else "fifo",
         "workload": _workload(reader, topology, name, files),
     }
+    if as_coded:
+        environment["tick_s"] = 1 / scale
     cloud = _cloud(reader, topology)
     if cloud:
         environment["cloud"] = cloud
@@ -107,7 +116,7 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         environment["deadlines"] = {"expiry": "queued", "grace_s": grace_s}
         reader.note("protocol.wrk.maxTimeAfterDeadline", CARRIED, "deadlines.grace_s; only waiting tasks expire")
     environment["decisions"] = {"interval_s": interval_s, "offer": "newest" if as_coded else "arrival", "max_hops": 2}
-    environment["information"] = {"kind": "broadcast", "interval_s": interval_s}
+    environment["information"] = {"kind": "broadcast", "interval_s": 1 / scale if as_coded else interval_s}
     reward = _reward(reader)
     if reward:
         environment["reward"] = reward
@@ -121,7 +130,9 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
 
 
 def _topology(reader: Reader) -> dict[str, Any]:
-    layers = [int(n) for n in reader.numbers("NO_NODES_PER_LAYERS", lowest=1)]
+    layers = reader.whole("NO_NODES_PER_LAYERS", lowest=1)
+    if sum(layers) > MOST_NODES:
+        raise reader.fail("NO_NODES_PER_LAYERS", f"at most {MOST_NODES:,} nodes")
     reader.note("NO_NODES_PER_LAYERS", CARRIED, "topology.nodes, of type layer0, layer1, ...")
     layer = [index for index, count in enumerate(layers) for _ in range(count)]
     if reader.flag("MANUAL_CONFIG"):
@@ -138,9 +149,11 @@ def _topology(reader: Reader) -> dict[str, Any]:
     capacities = reader.counts(keys[2], length, what)
     for key, target in zip(keys, ("instructions_per_second", "cores", "queue_capacity"), strict=True):
         reader.note(key, CARRIED, f"topology.nodes: {target}")
-    clients = {int(index) for index in reader.numbers("clientLayers", lowest=0)}
+    clients = set(reader.whole("clientLayers"))
+    if not clients & set(range(len(layers))):
+        raise reader.fail("clientLayers", f"numbers of layers, from 0 to {len(layers) - 1}")
     reader.note("clientLayers", CARRIED, "topology.nodes: client")
-    receivers = {int(index) for index in reader.numbers("layersThatGetTasks", lowest=0)}
+    receivers = set(reader.whole("layersThatGetTasks"))
     same = clients <= receivers
     reader.note(
         "layersThatGetTasks",
@@ -218,6 +231,8 @@ def _links(reader: Reader) -> dict[str, Any]:
             reader.note(key, CHANGED if mixed else CARRIED, why)
     if fibre[0]:
         snr_db = reader.number("protocol.urt.SNR")
+        if abs(snr_db) > LARGEST_DB:
+            raise reader.fail("protocol.urt.SNR", f"decibels from -{LARGEST_DB:g} to {LARGEST_DB:g}")
         reader.note("protocol.urt.SNR", CARRIED, "links.rate_bps = B log2(1 + SNR)")
         return {"kind": "fixed", "rate_bps": bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))}
     reader.note("protocol.props.P_ti", CARRIED, "links.transmit_power_dbm")

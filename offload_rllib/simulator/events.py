@@ -22,6 +22,7 @@ from offload_rllib.simulator.heap import (
 )
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
+from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.queues import dequeue_first, enqueue, leave_queue
 from offload_rllib.simulator.streams import quantile, stream, uniform
 from offload_rllib.simulator.tasks import (
@@ -66,7 +67,7 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_ticks, is_full, is_large
 
 
 @kernel
@@ -548,6 +549,31 @@ def has_room(environment):
 
 
 @kernel
+def _foresee_event(environment, place):
+    """Ask for the node and the task of the event in a place of the heap."""
+    if place < environment.episode[0].heap_size:
+        event = environment.heap[place]
+        prefetch(environment.node, np.int64((event.key >> NODE_SHIFT) & NODE_MASK))
+        if event.slot != NONE:
+            prefetch(environment.task, np.int64(event.slot))
+
+
+@kernel
+def _foresee_broadcasts(scenario, environment, position):
+    """Ask for the links of the node that broadcasts next, and for the node after it."""
+    if position + 2 < environment.broadcast_order.shape[0]:
+        after = np.int64(environment.broadcast_order[position + 2])
+        prefetch(environment.node, after)
+        prefetch(environment.broadcast, after)
+        prefetch(scenario.node, after)
+        here = scenario.node[environment.broadcast_order[position + 1]]
+        for link in range(here.first_link, here.first_link + here.degree):
+            incoming = np.int64(scenario.link[link].reverse)
+            prefetch(environment.link, incoming)
+            prefetch(environment.broadcast_link, incoming)
+
+
+@kernel
 def run_until(scenario, environment, end_s):
     """Run all events up to and including `end_s`.
 
@@ -559,10 +585,15 @@ def run_until(scenario, environment, end_s):
     heap = environment.heap
     next_broadcast_s = next_broadcast(scenario, environment)
     while True:
+        if is_large(scenario):
+            _foresee_event(environment, 1)
+            _foresee_event(environment, 2)
         time_s = heap[0].time_s if episode.heap_size > 0 else np.inf
         if next_broadcast_s < time_s:
             if next_broadcast_s > end_s:
                 break
+            if is_large(scenario):
+                _foresee_broadcasts(scenario, environment, np.int64(episode.broadcast_position))
             n = environment.broadcast_order[episode.broadcast_position]
             _broadcast(scenario, environment, n, episode.broadcast_round, next_broadcast_s)
             episode.broadcast_position += 1

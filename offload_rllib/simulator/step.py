@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from offload_rllib.simulator.events import keep, run_until, schedule_expiries, send
 from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.queues import leave_queue
 from offload_rllib.simulator.tasks import change_unfinished, close_episode, remove_held
 from offload_rllib.simulator.types import HELD, NONE
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import is_full, is_large
 
 ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
@@ -76,6 +79,10 @@ def advance(scenario, environment, actions):
     if episode.stage == ACTIONS_PENDING:
         begin_step(environment)
         for agent in range(actions.shape[0]):
+            if is_large(scenario) and agent + 4 < actions.shape[0]:
+                slot = offered(scenario, environment, agent + 4)
+                if slot != NONE:
+                    prefetch(environment.task, np.int64(slot))
             for turn in range(actions.shape[1]):
                 apply_action(scenario, environment, agent, actions[agent, turn])
         schedule_expiries(scenario, environment)

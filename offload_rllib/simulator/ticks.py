@@ -55,6 +55,7 @@ def delivery_moment(scenario, environment, slot, turn, sent_s, delay_s):
     """
     tick_s = scenario.settings[0].tick_s
     task = environment.task[slot]
-    tick = tick_of(sent_s, tick_s) + max(1, np.int64(math.floor(delay_s / tick_s + 0.5)))
+    # Half a tick is rounded up, also where it was computed a little less.
+    tick = tick_of(sent_s, tick_s) + max(1, np.int64(math.floor(delay_s / tick_s + 0.5 + 1e-9)))
     key = stream(environment.node[task.origin].key, streams.TICK_DELIVERY)
     return moment(environment.episode[0].key, uniform(stream(key, task.number), turn), tick, tick_s)

@@ -1,9 +1,9 @@
-"""Three variants of the kernels: without what most scenarios do not use, with it, and with time in ticks besides.
+"""Variants of the kernels: without what most scenarios do not use, with it, with time in ticks; and for large networks.
 
 Even a branch that is never taken costs speed where it stands in the way of the compiler: the code for links that are
-not plain, failures and energy slowed all scenarios by a sixth, other queues by a twentieth. The number of dimensions
-of an array is part of its type, so a test of it is decided when a kernel is compiled, and the branch that is not taken
-leaves no code behind.
+not plain, failures and energy slowed all scenarios by a sixth, other queues by a twentieth, hints for large networks
+(see `prefetch`) small ones by a fifth. The number of dimensions of an array is part of its type, so a test of it is
+decided when a kernel is compiled, and the branch that is not taken leaves no code behind.
 """
 
 from __future__ import annotations
@@ -13,24 +13,33 @@ import numpy as np
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import Array
 
-_BASIC_DIMENSIONS = 1
-_FULL_DIMENSIONS = 2
-_TICKS_DIMENSIONS = 3
+# One dimension for the plain variant, one more with everything, one more with ticks; three more for large networks.
+_FULL = 1
+_TICKS = 2
+_LARGE = 3
+# From how many nodes on a network is large: it outgrows the caches of a core.
+LARGE_NODES = 2048
 
 
-def variant(*, full: bool, ticks: bool = False) -> Array:
+def variant(*, full: bool, ticks: bool = False, nodes: int = 0) -> Array:
     """Return the array without elements that chooses a variant, for `Scenario.variant`; the one with ticks is full."""
-    dimensions = _FULL_DIMENSIONS if full else _BASIC_DIMENSIONS
-    return np.zeros((0,) * (_TICKS_DIMENSIONS if ticks else dimensions), np.uint8)
+    dimensions = 1 + (_TICKS if ticks else _FULL if full else 0) + (_LARGE if nodes >= LARGE_NODES else 0)
+    return np.zeros((0,) * dimensions, np.uint8)
 
 
 @kernel
 def is_full(scenario):
     """Return whether failures, energy, links that are not plain, other queues and other offers are compiled in."""
-    return scenario.variant.ndim >= _FULL_DIMENSIONS
+    return (scenario.variant.ndim - 1) % _LARGE >= _FULL
 
 
 @kernel
 def has_ticks(scenario):
     """Return whether time in ticks is compiled in."""
-    return scenario.variant.ndim == _TICKS_DIMENSIONS
+    return (scenario.variant.ndim - 1) % _LARGE == _TICKS
+
+
+@kernel
+def is_large(scenario):
+    """Return whether hints for networks that outgrow the caches are compiled in."""
+    return scenario.variant.ndim > _LARGE

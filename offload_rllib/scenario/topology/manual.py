@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from offload_rllib.config.errors import ConfigError
@@ -42,9 +43,12 @@ def build(config: Manual) -> Network:
     """Return the network.
 
     Raises:
-        ConfigError: a link names a node that is not there.
+        ConfigError: two nodes have one name, or a link names a node that is not there.
     """
     nodes = tuple(node_of(node) for node in config.nodes)
+    repeated = [name for name, count in Counter(node.name for node in nodes).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"topology.nodes: node name '{repeated[0]}' is used more than once")
     index = {node.name: i for i, node in enumerate(nodes)}
     links = []
     for position, pair in enumerate(config.links):

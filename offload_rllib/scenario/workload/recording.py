@@ -157,7 +157,7 @@ def _read(path: Path, wanted: list[str]) -> pa.Table:
         if path.suffix == ".parquet":
             there = pyarrow.parquet.read_schema(path).names
         elif path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets mark UTF-8; Arrow skips the mark
                 there = next(csv.reader(file), [])
         else:
             raise ConfigError(f"{path}: a recording ends in .csv or .parquet")
@@ -176,7 +176,7 @@ def _read(path: Path, wanted: list[str]) -> pa.Table:
                 null_values=[""],
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -220,7 +220,11 @@ def _indices(
 ) -> np.ndarray:
     """Return the nodes [P] that a column names; those of `empty` where it names none."""
     index = {name: i for i, name in enumerate(names)}
-    encoded = pc.cast(_column(table, column), pa.string()).dictionary_encode()
+    given = _column(table, column)
+    try:
+        encoded = pc.cast(given, pa.string()).dictionary_encode()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"{path}: column '{column}': holds {given.type}; accepted: names of nodes") from error
     values = encoded.dictionary.to_pylist()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     missing = np.asarray(encoded.is_null())
@@ -232,7 +236,7 @@ def _indices(
         bad = np.concatenate([np.flatnonzero(missing), bad])
     if len(bad):
         i = int(bad.min())
-        value = _column(table, column)[i].as_py()
+        value = given[i].as_py()
         shown = "no name" if value is None else f"no node is named '{value}'"
         raise ConfigError(f"{path}: row {i + 1}: column '{column}': {shown}.{nearest(str(value), names)}")
     return found if empty is None else np.where(missing, empty, found)
