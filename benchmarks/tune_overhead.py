@@ -54,7 +54,7 @@ def watch(command: list[str], folder: Path) -> dict[str, float]:
             time.sleep(1)
     if running.returncode:
         raise SystemExit((folder / "log.txt").read_text(encoding="utf-8"))
-    totals = dict.fromkeys((TRIALS, LEADER, SERVICES), 0.0)
+    totals: dict[str, float] = dict.fromkeys((TRIALS, LEADER, SERVICES), 0.0)
     for key, seconds in spent.items():
         totals[purposes[key]] += seconds
     return totals

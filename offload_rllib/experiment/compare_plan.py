@@ -181,6 +181,14 @@ def plan_of(
             if kept in trained:
                 raise ConfigError(f"two policies are called '{kept}': give their files different names")
             trained[kept] = config
+    if not (trained or runs or any(Path(name).is_dir() for name in names)):
+        for option, given in (
+            ("--train-env", training_environments),
+            ("--train-at-every-point", keys.get("train_at_every_point")),
+            ("--set-policy", policy_overrides),
+        ):
+            if given:
+                raise ConfigError(f"{option}: nothing is trained here: {', '.join(names)} need no training")
     elsewhere = {}
     for name in training_environments:
         elsewhere |= loaded if name == HERE else _environments([name], overrides)

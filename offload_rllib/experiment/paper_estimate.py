@@ -126,7 +126,13 @@ def _dearest(costs: dict[tuple[str, str], float], label: str, setting: Setting) 
     if (label, setting.name) in costs:
         return costs[label, setting.name]
     mine = {name: cost for (known, name), cost in costs.items() if known == label}
-    alike = [cost for name, cost in mine.items() if name[0] == setting.name[0]]
+    letter = setting.name[0]
+    # D's networks are larger ones of C's kind.
+    alike = next((same for of in (letter, "C" if letter == "D" else letter) if (same := _costs(mine, of))), [])
     if not mine:
         raise ConfigError(f"'{label}' was not measured: give the folder of a budget that has it")
     return max(alike or mine.values())
+
+
+def _costs(costs: dict[str, float], experiment: str) -> list[float]:
+    return [cost for setting, cost in costs.items() if setting.startswith(experiment)]
