@@ -19,8 +19,9 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError
 from offload_rllib.experiment.paper import BUDGETS, Budget
+from offload_rllib.experiment.paper_estimate import estimated_hours, hours_by_folder
 from offload_rllib.experiment.paper_report import print_report, write_report
-from offload_rllib.experiment.paper_run import estimated_hours, run
+from offload_rllib.experiment.paper_run import run
 
 
 def _budget(*, quick: bool, as_published: bool) -> Budget:
@@ -34,17 +35,21 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer settings, shorter training, three seeds.")] = False,
     as_published: Annotated[bool, typer.Option("--as-published", help="The paper's networks and training.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Measure the hours of the training, and stop.")] = False,
+    measured: Annotated[
+        Path | None, typer.Option(help="Estimate training and playing by a finished run in this folder, and stop.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default paper/BUDGET. Goes on if it exists.")] = None,
 ) -> None:
     """Run, or go on with, a reproduction, and write its tables and figures."""
     console = Console()
     try:
         budget = _budget(quick=quick, as_published=as_published)
-        if estimate:
-            hours = estimated_hours(budget, console)
+        if estimate or measured is not None:
+            hours = estimated_hours(budget, console) if measured is None else hours_by_folder(measured, budget)
             for label, each in hours.items():
-                console.print(f"{label}: {each:,.1f} hours of one core")
-            console.print(f"training in all: {sum(hours.values()):,.1f} hours of one core")
+                console.print(f"{label}: {each:,.2f} hours of one core")
+            what = "training" if measured is None else "training and playing"
+            console.print(f"{what} in all: {sum(hours.values()):,.1f} hours of one core")
             return
         folder = out or Path("paper") / budget.name
         began = time.monotonic()

@@ -18,6 +18,7 @@ from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.experiment.bound import lower_bound, recorded_tasks
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.experiment.recorded_folder import new_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
@@ -201,4 +202,20 @@ def test_the_verb_says_how_far_policies_are_from_the_bound(tmp_path: Path, monke
     for row in rows:
         assert float(row["bound_s"]) < min(float(row["shortest_finish"]), float(row["local"]))
     assert "shortest_finish" in result.output
-    assert CliRunner().invoke(app, [*command, "--out", "evaluations/small-bound-1"]).exception is not None
+    for options, message in (
+        (["--out", "evaluations/small-bound-1"], "evaluations/small-bound-1: exists and is not overwritten"),
+        (["--slot", "0"], "--slot 0: must be above 0 s"),
+        (["--time-limit", "5"], "--time-limit: only with --whole"),
+    ):
+        assert message in str(CliRunner().invoke(app, [*command, *options]).exception)
+
+
+def test_results_that_are_written_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    folders = [new_results(None, tmp_path / "evaluations", "small") for _ in range(2)]
+    assert [folder.name for folder in folders] == ["small-1", "small-2"]
+    with pytest.raises(ConfigError, match="small-1: exists and is not overwritten; choose another --out"):
+        new_results(folders[0], tmp_path, "small")
+    (tmp_path / "file").touch()
+    for out, parent in ((tmp_path / "file" / "results", tmp_path), (None, tmp_path / "file")):
+        with pytest.raises(ConfigError, match=r"file/\S+: cannot be made: "):
+            new_results(out, parent, "small")

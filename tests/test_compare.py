@@ -286,6 +286,12 @@ def test_sweeps_name_a_key_and_its_values(text: str, values: tuple[Any, ...]) ->
     assert parse_sweep(text).key in {"workload.load.rho", "reward.scope"}
 
 
+def test_swept_keys_that_end_alike_have_columns_of_their_own(files: Path) -> None:
+    sweep = ["workload.lifetime_s=1,2", "topology.lifetime_s=3"]
+    plan = plan_of(["local"], [str(files / "ring.yaml")], sweep=[*sweep, "rho=0.5"])
+    assert [swept.column for swept in plan.sweep] == ["workload.lifetime_s", "topology.lifetime_s", "rho"]
+
+
 @pytest.mark.parametrize(
     ("policies", "keys", "message"),
     [
@@ -293,10 +299,15 @@ def test_sweeps_name_a_key_and_its_values(text: str, values: tuple[Any, ...]) ->
         (["local"], {"sweep": ["rho"]}, r"--sweep 'rho': must be KEY=LOW:HIGH:STEP"),
         (["local"], {"sweep": ["rho=1:0:0.1"]}, r"needs LOW <= HIGH"),
         (["local"], {"sweep": ["links.latency=1,2"]}, r"links.latency: unknown key. Did you mean 'latency_s'"),
-        (["local"], {"sweep": ["links.latency_s=-1,2"]}, r"latency_s"),
+        (["local"], {"sweep": ["links.latency_s=-1,2"]}, r"--sweep: ring with links.latency_s=-1: .*latency_s"),
+        (["local"], {"sweep": ["horizon_s=9,x"]}, r"--sweep: ring with horizon_s=x: .*horizon_s: "),
+        (["local"], {"sweep": ["rho=0.5", "workload.load.rho=0.8"]}, r"--sweep: workload.load.rho is given twice"),
         (["local"], {"metrics": ("score_mean",)}, r"--metric 'score_mean': is no metric.*score_mean_s"),
         (["local"], {"metrics": ("energy_j",)}, r"--metric 'energy_j': is not reported"),
         (["local"], {"reference": "random"}, r"--reference 'random': no policy here"),
+        (["local"], {"training_environments": ["ether_19"]}, r"--train-env: nothing is trained here: local need"),
+        (["local"], {"policy_overrides": ["algorithm.lr=1"]}, r"--set-policy: nothing is trained here"),
+        (["local"], {"train_at_every_point": True}, r"--train-at-every-point: nothing is trained here"),
         (["local", "runs/none"], {}, r"'runs/none' is neither"),
         (["mine=runs/none", "local"], {}, r"'mine=runs/none': runs/none is no run folder"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +17,19 @@ from rich.console import Console
 from offload_rllib.config import ConfigError
 from offload_rllib.experiment import paper, paper_run
 from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.paper import BUDGETS, CELLS, LOADS, Budget, pieces, settings_of, training_configs
+from offload_rllib.experiment.paper import (
+    BUDGETS,
+    CELLS,
+    LOADS,
+    PAPER_RULES,
+    Budget,
+    pieces,
+    settings_of,
+    training_configs,
+)
+from offload_rllib.experiment.paper_estimate import hours_by_folder
 from offload_rllib.experiment.paper_figures import PANELS, paper_reduction, play
-from offload_rllib.experiment.paper_report import read, verdict, write_report
+from offload_rllib.experiment.paper_report import Results, read, verdict, write_report
 from offload_rllib.experiment.paper_run import PIECES, POLICIES, run
 from offload_rllib.scenario import build_scenario
 
@@ -154,6 +165,47 @@ def test_the_authors_evaluation_takes_seconds(smallest: tuple[Path, Budget]) -> 
         began = time.process_time()
         play(scenario, make_contenders([policy])[0], episodes=100)
         assert time.process_time() - began < limit_s, policy
+
+
+def test_a_claim_holds_only_if_seeds_and_episodes_leave_no_doubt() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(100, 1, 20)
+
+    def played(differences: np.ndarray) -> dict[int, dict[str, list[float]]]:
+        return {seed: {"score_mean_s": (hard + row).tolist()} for seed, row in enumerate(differences)}
+
+    rules = {rule: {0: {"score_mean_s": hard.tolist()}} for rule in PAPER_RULES}
+    sure = np.full((3, 20), -5.0) + rng.normal(0, 0.1, (3, 20))
+    # All seeds agree to a hundredth on the mean, which half of the episodes contradict.
+    torn = np.where(np.arange(20) % 2, -30.0, 28.0) + rng.normal(0, 0.01, (3, 20))
+    # All episodes agree, but one seed in three contradicts.
+    unlucky = np.array([[-5.0], [-6.0], [4.0]]) + rng.normal(0, 0.01, (3, 20))
+    learners = {"sure": played(sure), "torn": played(torn), "unlucky": played(unlucky), "worse": played(-sure)}
+    results = Results(SMALLEST, {"S": rules | learners}, {}, {})
+    found = {name: verdict(results, "S", name, "score_mean_s") for name in learners}
+    doubt = "same or undecided"
+    assert found == {"sure": "lower", "torn": doubt, "unlucky": doubt, "worse": "higher"}
+
+
+def test_the_cost_of_a_budget_follows_from_a_finished_one(smallest: tuple[Path, Budget]) -> None:
+    folder, budget = smallest
+    times = [json.loads(path.read_text()) for path in (folder / PIECES).glob("*.json")]
+    spent_s = sum(content["training_cpu_s"] + sum(content["playing_cpu_s"].values()) for content in times)
+    hours = hours_by_folder(folder, budget)
+    # The dearest of the seeds stands for all.
+    assert spent_s <= 3600 * sum(hours.values()) * 1.0001 < 3 * spent_s
+    more = hours_by_folder(folder, replace(budget, training_episodes=10, seeds=1))
+    assert more["DDQN"] > 3 * hours["DDQN"]
+    with pytest.raises(ConfigError, match="'PPO, pointer' was not measured"):
+        hours_by_folder(folder, replace(budget, rhos=(0.8,), long_training_episodes=1, growth=(1,)))
+    lost = folder / PIECES / "A-0.5-ppo-1.json"
+    kept = lost.read_text()
+    lost.unlink()
+    try:
+        with pytest.raises(ConfigError, match=r"A-0.5-ppo-1.json: missing, or without times"):
+            hours_by_folder(folder, budget)
+    finally:
+        lost.write_text(kept)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

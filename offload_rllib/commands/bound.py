@@ -34,7 +34,9 @@ def bound(
     whole: Annotated[
         bool, typer.Option("--whole", help="Every task at one node: a mixed-integer program, tighter and much slower.")
     ] = False,
-    time_limit: Annotated[float, typer.Option(min=1.0, help="With --whole: seconds for each episode.")] = 60.0,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1.0, help="With --whole: seconds for each episode; 60 by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies with a clairvoyant lower bound on the mean score, episode by episode."""
@@ -43,13 +45,15 @@ def bound(
     from offload_rllib.experiment.bound import bounds_of_episodes
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate
-    from offload_rllib.experiment.run_folder import next_free
+    from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
     from offload_rllib.experiment.statistics import interval, paired_difference
 
     environment = load_environment(env, set_ or ())
-    folder = out or next_free(Path("evaluations"), f"{Path(env).stem}-bound")
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
+    refuse_existing(out)
+    if slot is not None and not slot > 0:
+        raise ConfigError(f"--slot {slot:g}: must be above 0 s")
+    if time_limit is not None and not whole:
+        raise ConfigError("--time-limit: only with --whole; a linear program is solved to its end")
     contenders = make_contenders(policies or BASELINES)
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate(environment, contenders, episodes=episodes, seed=held_out_seed, progress=progress)
@@ -59,12 +63,12 @@ def bound(
             seed=held_out_seed,
             slot_s=slot,
             whole=whole,
-            time_limit_s=time_limit,
+            time_limit_s=time_limit or 60.0,
             progress=progress,
         )
     bounds = np.array([each.mean_s for each in found])
     scores = {policy: evaluation.of(policy, SCORE) for policy in evaluation.policies}
-    folder.mkdir(parents=True)
+    folder = new_results(out, Path("evaluations"), f"{Path(env).stem}-bound")
     with written_at_once(folder / "bound.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["environment", "seed", "episode", "tasks", "slot_s", "proven", "bound_s", *scores])

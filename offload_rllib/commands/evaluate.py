@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.progress import Progress
 
 from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
 from offload_rllib.commands.terminal import console, say
-from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
+from offload_rllib.config import EnvironmentConfig, load_environment
 
 EVALUATIONS = Path("evaluations")
 
@@ -30,17 +31,18 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
-    from offload_rllib.experiment.run_folder import next_free
+    from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
 
     environment = load_environment(env, set_ or ())
-    folder = out or next_free(EVALUATIONS, Path(env).stem)
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists and is not overwritten; choose another --out")
-    play(environment, policies, episodes, held_out_seed, folder, Path(env).stem)
+    refuse_existing(out)
+    stem = Path(env).stem
+    play(environment, policies, episodes, held_out_seed, lambda: new_results(out, EVALUATIONS, stem), stem)
 
 
-def play(environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, folder: Path, title: str) -> None:
-    """Let policies play held-out episodes; write the results and print them."""
+def play(
+    environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, made: Callable[[], Path], title: str
+) -> None:
+    """Let policies play held-out episodes; write the results to the folder that is `made` then, and print them."""
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate as evaluate_all
     from offload_rllib.experiment.report import tables, write_report
@@ -51,7 +53,7 @@ def play(environment: EnvironmentConfig, names: list[str], episodes: int, seed: 
     reference = contenders[0].name
     # Files first: a closed pipe ends the printing, and must not cost the results.
     paths = write_report(
-        evaluation, reference, folder, f"{title}: {environment.description} ({episodes} held-out episodes)"
+        evaluation, reference, made(), f"{title}: {environment.description} ({episodes} held-out episodes)"
     )
     for table in tables(evaluation, reference):
         console.print(table)

@@ -112,7 +112,9 @@ def train(  # noqa: PLR0915 - the options, one after the other
     if not finished:
         say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
-    play(run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, run.path / "evaluation", run.name)
+    play(
+        run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, lambda: run.path / "evaluation", run.name
+    )
     say(f"model card: {write_model_card(run)}")
     say(f"trained policy: {run.path / 'policy'}")
     say(f"TensorBoard: tensorboard --logdir {run.path}")

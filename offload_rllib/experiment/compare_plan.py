@@ -121,6 +121,21 @@ def parse_sweep(text: str) -> SweptKey:
     return SweptKey(column=path.rpartition(".")[2], key=path, values=tuple(parsed))
 
 
+def _columns_apart(sweep: list[SweptKey]) -> tuple[SweptKey, ...]:
+    """Return swept keys with columns of their own: the whole key where the last parts of two are the same.
+
+    Raises:
+        ConfigError: a key is swept twice.
+    """
+    keys, columns = [swept.key for swept in sweep], [swept.column for swept in sweep]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"--sweep: {key} is given twice; give all its values at once: {key}=V1,V2,...")
+    return tuple(
+        swept.model_copy(update={"column": swept.key}) if columns.count(swept.column) > 1 else swept for swept in sweep
+    )
+
+
 def plan_of(
     policies: Sequence[str],
     environments: Sequence[str],
@@ -166,13 +181,21 @@ def plan_of(
             if kept in trained:
                 raise ConfigError(f"two policies are called '{kept}': give their files different names")
             trained[kept] = config
+    if not (trained or runs or any(Path(name).is_dir() for name in names)):
+        for option, given in (
+            ("--train-env", training_environments),
+            ("--train-at-every-point", keys.get("train_at_every_point")),
+            ("--set-policy", policy_overrides),
+        ):
+            if given:
+                raise ConfigError(f"{option}: nothing is trained here: {', '.join(names)} need no training")
     elsewhere = {}
     for name in training_environments:
         elsewhere |= loaded if name == HERE else _environments([name], overrides)
     return ComparisonPlan(
         environments=loaded,
         training_environments=elsewhere,
-        sweep=tuple(map(parse_sweep, sweep)),
+        sweep=_columns_apart([parse_sweep(text) for text in sweep]),
         policies=tuple(names),
         trained=trained,
         runs=runs,
@@ -245,8 +268,17 @@ def places_of(plan: ComparisonPlan, environments: dict[str, EnvironmentConfig] |
         for values in itertools.product(*(swept.values for swept in plan.sweep)):
             changes = [f"{swept.key}={value}" for swept, value in zip(plan.sweep, values, strict=True)]
             columns = {swept.column: value for swept, value in zip(plan.sweep, values, strict=True)}
-            places.append(Place(label, load_environment(config, changes) if changes else config, columns))
+            places.append(Place(label, _changed(label, config, changes), columns))
     return places
+
+
+def _changed(label: str, config: EnvironmentConfig, changes: list[str]) -> EnvironmentConfig:
+    if not changes:
+        return config
+    try:
+        return load_environment(config, changes)
+    except ConfigError as error:
+        raise ConfigError(f"--sweep: {label} with {', '.join(changes)}: {error}") from error
 
 
 def trainings_of(plan: ComparisonPlan) -> list[Training]:

@@ -29,7 +29,7 @@ from offload_rllib.experiment.paper import (
 from offload_rllib.experiment.paper_figures import PANELS, Figures, paper_reduction, pooled
 from offload_rllib.experiment.paper_plots import Line, draw_panels
 from offload_rllib.experiment.paper_run import TIMES, load
-from offload_rllib.experiment.statistics import Interval, interval
+from offload_rllib.experiment.statistics import Interval, interval, paired_difference
 from offload_rllib.simulator.types import Array
 
 SAMPLED = " (sampled)"
@@ -69,6 +69,13 @@ class Results:
         """Return a figure's means over episodes, for each training seed; empty if the policy has not played."""
         runs = [run for run in self.figures.get(setting, {}).get(policy, {}).values() if key in run]
         return pooled(runs, key)
+
+    def difference(self, setting: str, policy: str, reference: str, key: str) -> Interval:
+        """Return policy minus reference, paired by episode, with its 95 % interval over training seeds and episodes."""
+        mine, theirs = (
+            np.array([run[key] for run in self.figures[setting][name].values()]) for name in (policy, reference)
+        )
+        return paired_difference(mine, theirs)
 
     def reduced(self, setting: str, policy: str, key: str) -> Array:
         """Return the same by the paper's reduction."""
@@ -111,11 +118,10 @@ def learners_of(results: Results) -> tuple[str, ...]:
 def verdict(results: Results, setting: str, learner: str, key: str) -> str:
     """Return how a learner compares with the paper's three baselines on the same held-out episodes.
 
-    ``lower``: the 95 % interval of the difference, over training seeds, is below 0 for all three baselines;
-    ``higher``: above 0 for one of them; ``same or undecided`` otherwise.
+    ``lower``: the 95 % interval of the difference, over training seeds and episodes, is below 0 for all three
+    baselines; ``higher``: above 0 for one of them; ``same or undecided`` otherwise.
     """
-    learned = results.values(setting, learner, key)
-    differences = [interval(learned - results.values(setting, rule, key)[0]) for rule in PAPER_RULES]
+    differences = [results.difference(setting, learner, rule, key) for rule in PAPER_RULES]
     if any(difference.low > 0 for difference in differences):
         return "higher"
     if all(difference.high < 0 for difference in differences):
@@ -219,7 +225,10 @@ def _claims(results: Results) -> Iterator[str]:
     settings = dict.fromkeys(setting.name for some in of_both for setting in some)
     yield "## What holds"
     yield ""
-    yield f"In how many of the {len(settings)} settings of A and B (95 % intervals over training seeds):"
+    yield (
+        f"In how many of the {len(settings)} settings of A and B (95 % intervals of paired differences, over training "
+        "seeds and episodes):"
+    )
     yield ""
     yield "| claim | " + " | ".join(learners_of(results)) + " |"
     yield "|---" + "|---" * len(learners_of(results)) + "|"
@@ -242,8 +251,10 @@ def _constant_rule(results: Results, settings: list[str]) -> Iterator[str]:
         for name in settings:
             learned = results.values(name, learner, "score_mean_s")
             server = results.values(name, "always_server", "score_mean_s")[0]
-            same += bool(np.allclose(learned, server, rtol=1e-9))
-            better += interval(learned - server).high < 0
+            if np.allclose(learned, server, rtol=1e-9):
+                same += 1
+                continue
+            better += results.difference(name, learner, "always_server", "score_mean_s").high < 0
         cells.append(f"{better} better, {same} the same to nine digits")
     yield "| score lower than that of `always_server` | " + " | ".join(cells) + " |"
 

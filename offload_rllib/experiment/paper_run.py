@@ -31,6 +31,7 @@ from offload_rllib.experiment.paper import (
     PAPER_RULES,
     Budget,
     Piece,
+    Setting,
     paper_setting,
     pieces,
     training_configs,
@@ -46,7 +47,6 @@ POLICIES = "policies"
 TIMES = "times.json"
 AUTHORS_EPISODES = 100
 HELD_OUT_SEED = 0
-WARM_UP_STEPS = 256  # of a training whose speed is measured
 
 
 def train_policy(environment: EnvironmentConfig, policy: PolicyConfig, folder: Path) -> Path:
@@ -88,22 +88,33 @@ def do_piece(piece: Piece, budget: Budget, folder: Path) -> None:
     quieten()
     torch.set_num_threads(1)
     figures: dict[str, dict[str, Figures]] = {}
+    playing_s: dict[str, float] = {}
     players, training_s = ({}, 0.0) if piece.label == BOUND else _contenders(piece, budget, folder)
     for setting in piece.plays:
-        if piece.label == BOUND:
-            found = bounds_of_episodes(
-                setting.environment(), episodes=budget.episodes, seed=HELD_OUT_SEED, slot_s=BOUND_SLOT_S
-            )
-            figures[setting.name] = {BOUND: {"score_mean_s": [bound.mean_s for bound in found]}}
-            continue
-        scenario = build_scenario(setting.environment())
-        episodes = budget.large_episodes if setting.large else budget.episodes
-        figures[setting.name] = {
-            label: play(scenario, player, episodes=episodes, seed=HELD_OUT_SEED) for label, player in players.items()
-        }
+        began = time.process_time()
+        figures[setting.name] = _played(setting, players, budget)
+        playing_s[setting.name] = time.process_time() - began
+    content = {
+        "name": piece.name,
+        "seed": piece.seed,
+        "training_cpu_s": training_s,
+        "playing_cpu_s": playing_s,
+        "figures": figures,
+    }
     with written_at_once(folder / PIECES / f"{piece.name}.json") as partial:
-        content = {"name": piece.name, "seed": piece.seed, "training_cpu_s": training_s, "figures": figures}
         partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _played(setting: Setting, players: dict[str, Contender], budget: Budget) -> dict[str, Figures]:
+    """Return the figures of everybody in a setting; without players, those of the lower bound."""
+    if not players:
+        found = bounds_of_episodes(
+            setting.environment(), episodes=budget.episodes, seed=HELD_OUT_SEED, slot_s=BOUND_SLOT_S
+        )
+        return {BOUND: {"score_mean_s": [bound.mean_s for bound in found]}}
+    scenario = build_scenario(setting.environment())
+    episodes = budget.large_episodes if setting.large else budget.episodes
+    return {label: play(scenario, player, episodes=episodes, seed=HELD_OUT_SEED) for label, player in players.items()}
 
 
 def open_folder(folder: Path, budget: Budget) -> None:
@@ -191,52 +202,16 @@ def measure_times(folder: Path, budget: Budget, console: Console) -> None:
         partial.write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
 
 
-def estimated_hours(budget: Budget, console: Console) -> dict[str, float]:
-    """Measure a little of each algorithm's training at 12 nodes; return the hours of all of it on one core.
+def budget_of(folder: Path) -> Budget:
+    """Return the budget of a folder.
 
-    Training is taken to be proportional to steps and to the number of agents.
+    Raises:
+        ConfigError: it is not the folder of a reproduction.
     """
-    quieten()
-    torch.set_num_threads(1)
-    setting = paper_setting(LOAD_OF_SIZES, 12)
-    planned = [piece for piece in pieces(budget) if piece.trained_on is not None]
-    agents = {12: 9, 19: 14, 28: 21, 31: 22}
-    hours: dict[str, float] = {}
-    compile_kernels(build_scenario(setting.environment()))
-    with local_ray(), console.status("training each algorithm for a little while"):
-        for label in dict.fromkeys(piece.label for piece in planned):
-            steps_per_s = _speed(next(piece for piece in planned if piece.label == label), budget)
-            equivalent = sum(
-                piece.steps * agents[_nodes_of(piece)] / agents[12] for piece in planned if piece.label == label
-            )
-            hours[label] = equivalent / steps_per_s / 3600
-    return hours
-
-
-def _nodes_of(piece: Piece) -> int:
-    name = piece.trained_on.name if piece.trained_on else ""
-    return int(name.removeprefix("B-")) if name.startswith("B") else 12
-
-
-def _speed(piece: Piece, budget: Budget, least_s: float = 20.0) -> float:
-    """Return environment steps per CPU second of training, without the first ones, which start things up."""
-    environment, policy = training_configs(
-        Piece(piece.name, piece.label, 0, paper_setting(LOAD_OF_SIZES, 12), (), steps=piece.steps), budget
-    )
-    if policy.algorithm.name == "DDQN":
-        # Short iterations, and learning from the start: at the published replay ratio an iteration takes minutes.
-        shorter = policy.algorithm.model_copy(update={"batch_env_steps": 64, "learning_starts": 64})
-        policy = policy.model_copy(update={"algorithm": shorter})
-    algorithm: Any = algorithm_config(environment, policy, cpus=1).build_algo()
-    try:
-        while algorithm.env_steps < WARM_UP_STEPS:
-            algorithm.train()
-        began, first = time.process_time(), algorithm.env_steps
-        while time.process_time() - began < least_s:
-            algorithm.train()
-        return (algorithm.env_steps - first) / (time.process_time() - began)
-    finally:
-        algorithm.stop()
+    plan = folder / PLAN
+    if not plan.is_file():
+        raise ConfigError(f"{folder}: not a run of this script: {PLAN} is missing")
+    return BUDGETS[json.loads(plan.read_text(encoding="utf-8"))["name"]]
 
 
 def load(folder: Path) -> tuple[Budget, dict[str, dict[str, dict[int, Figures]]], dict[str, float]]:
@@ -245,10 +220,7 @@ def load(folder: Path) -> tuple[Budget, dict[str, dict[str, dict[int, Figures]]]
     Raises:
         ConfigError: it is not the folder of a reproduction.
     """
-    plan = folder / PLAN
-    if not plan.is_file():
-        raise ConfigError(f"{folder}: not a run of this script: {PLAN} is missing")
-    budget = BUDGETS[json.loads(plan.read_text(encoding="utf-8"))["name"]]
+    budget = budget_of(folder)
     figures: dict[str, dict[str, dict[int, Figures]]] = {}
     seconds: dict[str, float] = {}
     for path in sorted((folder / PIECES).glob("*.json")):

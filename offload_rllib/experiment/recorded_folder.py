@@ -28,6 +28,36 @@ def next_free(folder: Path, stem: str) -> Path:
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}").exists())
 
 
+def new_results(out: Path | None, parent: Path, stem: str) -> Path:
+    """Make the folder that results are about to be written to: `out`, or the next free one.
+
+    Only now, when there are results: who began at the same time may have taken the name that was free then.
+
+    Raises:
+        ConfigError: `out` exists, or the folder cannot be made.
+    """
+    while True:
+        folder = out or next_free(parent, stem)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            refuse_existing(out)
+            if not folder.exists():
+                raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
+        else:
+            return folder
+
+
+def refuse_existing(out: Path | None) -> None:
+    """Refuse a folder for results that exists.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if out is not None and out.exists():
+        raise ConfigError(f"{out}: exists and is not overwritten; choose another --out")
+
+
 def write_yaml(path: Path, content: Mapping[str, Any], comment: str = "") -> None:
     """Write a mapping in the order of its keys, in one step, below the lines of a comment."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
