@@ -23,7 +23,8 @@ import torch
 from offload_rllib.api import vector_env
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.policy import Network
-from offload_rllib.experiment.training import local_ray, quieten
+from offload_rllib.experiment.cluster import connect
+from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import PolicyDescription, packed, save_policies
 from offload_rllib.policies.sharing import assign_in
 from offload_rllib.serving.deployment import Listener, served
@@ -94,7 +95,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         sizes = save_untrained(Path(folder))
-        with local_ray(), served(packed(Path(folder)), Listener(port=port), Limits()):
+        with connect(), served(packed(Path(folder)), Listener(port=port), Limits()):
             table = [
                 measure(port, rows, clients, sizes, arguments.seconds)
                 for rows in (1, 64)

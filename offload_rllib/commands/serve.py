@@ -50,7 +50,8 @@ def serve(
     description = load_saved_policy(folder).description  # a folder that cannot be read is found here, not in a replica
     files = packed(folder)
 
-    from offload_rllib.experiment.training import local_ray, quieten
+    from offload_rllib.experiment.cluster import connect
+    from offload_rllib.experiment.training import quieten
     from offload_rllib.serving.deployment import Listener
     from offload_rllib.serving.messages import Limits
 
@@ -69,7 +70,7 @@ def serve(
         )
     quieten()
     try:
-        with local_ray():
+        with connect():
             # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)

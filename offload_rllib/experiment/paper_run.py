@@ -20,6 +20,7 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.bound import bounds_of_episodes
+from offload_rllib.experiment.cluster import connect, local_cpus
 from offload_rllib.experiment.contenders import Contender, make_contenders
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
@@ -36,7 +37,7 @@ from offload_rllib.experiment.paper import (
     training_configs,
 )
 from offload_rllib.experiment.paper_figures import Figures, play
-from offload_rllib.experiment.training import local_cpus, local_ray, quieten
+from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import POLICY_FOLDER
 from offload_rllib.scenario import build_scenario
 
@@ -148,7 +149,7 @@ def run(folder: Path, budget: Budget, console: Console) -> None:
         with console.status("loading the simulator's kernels (a new installation compiles them, for two minutes)"):
             for setting in {piece.plays[0].source: piece.plays[0] for piece in left}.values():
                 compile_kernels(build_scenario(setting.environment()))
-        with local_ray(), Progress(*columns, console=console) as progress:
+        with connect(), Progress(*columns, console=console) as progress:
             bar = progress.add_task("pieces", total=len(planned), completed=len(planned) - len(left))
             _in_parallel(left, budget, folder.resolve(), lambda name: progress.update(bar, advance=1, description=name))
     if not (folder / TIMES).is_file():
@@ -203,7 +204,7 @@ def estimated_hours(budget: Budget, console: Console) -> dict[str, float]:
     agents = {12: 9, 19: 14, 28: 21, 31: 22}
     hours: dict[str, float] = {}
     compile_kernels(build_scenario(setting.environment()))
-    with local_ray(), console.status("training each algorithm for a little while"):
+    with connect(), console.status("training each algorithm for a little while"):
         for label in dict.fromkeys(piece.label for piece in planned):
             steps_per_s = _speed(next(piece for piece in planned if piece.label == label), budget)
             equivalent = sum(

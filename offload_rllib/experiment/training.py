@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -26,7 +25,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config, places
-from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found, local_cpus
+from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found_or_local
 from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
@@ -54,7 +53,7 @@ class TrainerLostError(TrainingError):
 
 def available_cpus() -> float:
     """Return how many CPUs this process's Ray has, or would be given."""
-    return float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
+    return found_or_local().cpus
 
 
 def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
@@ -71,15 +70,13 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float |
     quieten()
     require_trackers(policy.training.tracking)
     try:
-        nodes = found().cpus_by_node if cpus is None and ray.is_initialized() else ()
-        algorithm_config(environment, policy, cpus=cpus or available_cpus(), nodes=nodes).validate()
+        cluster = found_or_local()
+        nodes = cluster.cpus_by_node if cpus is None else ()
+        algorithm_config(environment, policy, cpus=cpus or cluster.cpus, nodes=nodes).validate()
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
-
-
-local_ray = connect
 
 
 def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
@@ -88,7 +85,7 @@ def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
     Raises:
         ConfigError: there is room for none.
     """
-    nodes = found().cpus_by_node if ray.is_initialized() else (float(local_cpus()),)
+    nodes = found_or_local().cpus_by_node
     room = places(policy.training.cpus_per_runner or 1.0, nodes) - policy.training.learners
     content = policy.model_dump(mode="json", by_alias=True)
     for runners in range(room, 0, -1):
