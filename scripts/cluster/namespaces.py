@@ -164,6 +164,8 @@ class NamespaceCluster:
                 "RAY_AUTH_TOKEN_PATH": str(self._token),
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_raylet_start_wait_time_s": "180",
+                # Ray's 15 would starve workers wherever the machine does anything else.
+                "RAY_worker_niceness": "0",
             }
         )
 
