@@ -27,7 +27,7 @@ from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import PolicyDescription, packed, save_policies
 from offload_rllib.policies.sharing import assign_in
-from offload_rllib.serving.deployment import Listener, served
+from offload_rllib.serving.deployment import Listener, prepare_serving, served
 from offload_rllib.serving.messages import Limits
 
 
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     arguments = parser.parse_args()
     quieten()
+    prepare_serving()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -53,6 +53,31 @@ def test_the_address_comes_from_the_option_then_the_environment_then_is_local(mo
         RayOptions()
 
 
+def test_training_from_outside_hands_the_cluster_a_command_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+    from test_launchers import parse
+
+    handed: list[Any] = []
+    monkeypatch.setattr(
+        "offload_rllib.experiment.remote_driver.run_there", lambda *arguments: handed.append(arguments) or 0
+    )
+    outside = ["--address", "ray://head:10001"]
+    train = ["train", "ether_12", "ppo", "--set-policy", "training.seed=3", "--runners", "4", *outside]
+    done = CliRunner().invoke(app, [*train, "--storage", "/shared/runs", "--name", "one", "--episodes", "7"])
+    assert done.exit_code == 0, done.output
+    _, files, arguments, _ = handed.pop()
+    parsed = parse(arguments)
+    assert (parsed["storage"], parsed["name"], parsed["episodes"]) == ("/shared/runs", "one", 7)
+    sent = load_policy_config(yaml.safe_load(files[parsed["policy"]]))
+    assert (sent.training.seed, sent.training.runners) == (3, 4)
+    assert load_environment(yaml.safe_load(files[parsed["env"]])) == load_environment("ether_12")
+    assert CliRunner().invoke(app, ["train", "--resume", "/shared/runs/one", *outside]).exit_code == 0
+    assert parse(handed.pop()[2])["resume"] == "/shared/runs/one"
+    for wrong in (train, [*train, "--storage", "runs"], ["train", "--resume", "runs/one", *outside]):
+        assert isinstance(CliRunner().invoke(app, wrong).exception, ConfigError)
+    assert not handed
+
+
 @pytest.mark.parametrize("nodes", [(2.0,), (1.0, 1.0, 1.0, 1.0), (4.0, 16.0, 1.0), (0.5, 3.0), (64.0,) * 5])
 @pytest.mark.parametrize("runners", [1, 2, 3, 7])
 def test_runners_fit_on_the_nodes_without_being_split(nodes: tuple[float, ...], runners: int) -> None:

@@ -52,7 +52,7 @@ def serve(
 
     from offload_rllib.experiment.cluster import connect
     from offload_rllib.experiment.training import quieten
-    from offload_rllib.serving.deployment import Listener
+    from offload_rllib.serving.deployment import Listener, prepare_serving
     from offload_rllib.serving.messages import Limits
 
     listener = Listener(host, port, replicas, queue)
@@ -69,6 +69,7 @@ def serve(
             markup=False,
         )
     quieten()
+    prepare_serving()
     try:
         with connect():
             # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.

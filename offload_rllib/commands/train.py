@@ -69,6 +69,8 @@ def train(
         flags = ["--or-resume"] if or_resume else []
         given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
         texts = [part for key, value in given.items() if value is not None for part in (key, value)]
+        if resume is not None and not Path(resume).is_absolute():
+            raise ConfigError(f"--resume '{resume}': from outside a cluster the whole path on its nodes is needed")
         _train_from_outside(options, env, policy, set_, changes, storage, [*numbers, *flags, *texts])
         return
     if or_resume and (resume or not name):
@@ -155,8 +157,10 @@ def _train_from_outside(
     if "--resume" not in others:
         if env is None or policy is None:
             raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
-        if storage is None or is_uri(storage):
-            raise ConfigError("--storage: from outside a cluster a folder is needed that all its nodes see")
+        if storage is None or is_uri(storage) or not Path(storage).is_absolute():
+            raise ConfigError(
+                "--storage: from outside a cluster the whole path of a folder is needed that all its nodes see"
+            )
         environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, set_policy)
         names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
         if names[0] == names[1]:
@@ -166,7 +170,7 @@ def _train_from_outside(
         arguments = [*names, *arguments, "--storage", storage]
         if _chooses_runners(set_policy):
             arguments += ["--runners", str(configured.training.runners)]
-    code = run_there(options, files, arguments, lambda text: console.out(text, end="", highlight=False))
+    code = run_there(options, files, ["train", *arguments], lambda text: console.out(text, end="", highlight=False))
     if code:
         raise typer.Exit(code)
 

@@ -173,6 +173,18 @@ class NamespaceCluster:
         """Return a command line that runs a command on a node."""
         return ["ip", "netns", "exec", self._nodes[node].namespace, *command]
 
+    def run(self, command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+        """Start a command on the head, in a process group of its own; what it prints is added to `output`."""
+        with (folder / "output").open("ab") as output:
+            return subprocess.Popen(  # noqa: S603 - our own arguments
+                self.inside(0, command),
+                cwd=folder,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
     def start(self, number: int, *, wait: bool = False) -> None:
         """Start Ray on a node; a worker joins as soon as it can."""
         node = self._nodes[number]
