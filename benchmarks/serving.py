@@ -23,10 +23,11 @@ import torch
 from offload_rllib.api import vector_env
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.policy import Network
-from offload_rllib.experiment.training import local_ray, quieten
+from offload_rllib.experiment.cluster import connect
+from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import PolicyDescription, packed, save_policies
 from offload_rllib.policies.sharing import assign_in
-from offload_rllib.serving.deployment import Listener, served
+from offload_rllib.serving.deployment import Listener, prepare_serving, served
 from offload_rllib.serving.messages import Limits
 
 
@@ -89,12 +90,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     arguments = parser.parse_args()
     quieten()
+    prepare_serving()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         sizes = save_untrained(Path(folder))
-        with local_ray(), served(packed(Path(folder)), Listener(port=port), Limits()):
+        with connect(), served(packed(Path(folder)), Listener(port=port), Limits()):
             table = [
                 measure(port, rows, clients, sizes, arguments.seconds)
                 for rows in (1, 64)

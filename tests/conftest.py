@@ -64,6 +64,8 @@ def ray_session() -> Iterator[None]:
 
     # A busy machine takes longer than Ray's default to start its node.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    # Ray gives its workers a niceness of 15: on a busy machine tests would wait for them for minutes.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

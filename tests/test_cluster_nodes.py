@@ -17,12 +17,11 @@ import pytest
 import yaml
 from conftest import small_environment
 
-from offload_rllib.policies.manifest import read_manifest
-
 CLUSTER = Path(__file__).parents[1] / "scripts" / "cluster"
 sys.path.insert(0, str(CLUSTER))
 
 # Beside the launchers, not installed.
+from chaos import audit, rows_of  # noqa: E402  # pyright: ignore[reportMissingImports]
 from namespaces import NamespaceCluster, why_not  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 # Where this small environment's curve is flat.
@@ -68,15 +67,7 @@ class Run:
     def start(self, *arguments: str, address: str | None = None) -> None:
         command = [sys.executable, "-m", "offload_rllib", *(arguments or self.begin)]
         command += ["--address", address or self.cluster.address]
-        with (self.folder / "output").open("ab") as output:
-            self.process = subprocess.Popen(
-                self.cluster.inside(0, command),
-                cwd=self.folder,
-                env=self.cluster.environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self.process = self.cluster.run(command, self.folder)
 
     def output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")[-3000:]
@@ -106,24 +97,12 @@ class Run:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def rows(self) -> list[dict[str, Any]]:
-        with (self.path / "tune" / "trial" / "result.json").open() as file:
-            return [json.loads(line) for line in file]
-
     def check_counters_and_checkpoints(self) -> None:
-        steps = 0
-        for number, row in enumerate(self.rows(), 1):
-            assert row["training_iteration"] == number
-            steps += int(row["env_runners"]["num_env_steps_sampled"])
-            assert row["env_runners"]["num_env_steps_sampled_lifetime"] == steps, "no step is lost or counted twice"
-        assert steps >= STEPS
-        checkpoints = sorted((self.path / "tune" / "trial").glob("checkpoint_*"))
-        assert checkpoints
-        for checkpoint in checkpoints:
-            assert read_manifest(checkpoint) is not None, checkpoint
+        assert audit(self.path) == []
+        assert rows_of(self.path)[-1]["timesteps_total"] >= STEPS
 
     def score(self) -> float:
-        scores = [row["env_runners"].get("offload", {}).get("score_mean_s") for row in self.rows()[-15:]]
+        scores = [row["env_runners"].get("offload", {}).get("score_mean_s") for row in rows_of(self.path)[-15:]]
         return float(np.nanmean([score for score in scores if score is not None]))
 
     def notices(self) -> str:
@@ -152,7 +131,7 @@ def test_training_from_outside_runs_in_the_cluster(nodes: NamespaceCluster, tmp_
         run.start(*run.begin, "--storage", str(tmp_path / "runs"), address=nodes.client_address)
         run.finish()
         assert "trained policy" in run.output()
-        steps = [row["timesteps_total"] for row in run.rows()]
+        steps = [row["timesteps_total"] for row in rows_of(run.path)]
         assert steps == [1920, 3840, 5760]
     finally:
         run.end()

@@ -7,15 +7,21 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from conftest import small_environment
 from test_ppo import policy_config
 from test_runs import finish, start, trained_steps
 
 import yaml  # isort: skip
 
+from offload_rllib.config import load_environment
+from offload_rllib.experiment import training
 from offload_rllib.experiment.recovery import FIRST_STATE, collect_staged, mend, newest_state, whole_checkpoints
 from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.experiment.training import TrainingError
 
 WANTED = 16_000
 
@@ -53,6 +59,28 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_though_records_are_old_
     first_again = next(row for row in rows if row["iterations_since_restore"] == 1 and row["training_iteration"] > 1)
     assert first_again["training_iteration"] == progress["training_iteration"] + 1
     assert len(RunFolder.open(run).checkpoints()) == 2
+
+
+def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment()), policy_config(), "")
+
+    class Tuner:
+        def fit(self) -> list[Any]:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(
+        TrainingError, match=r"No space left on device\nthe disk that holds .* is full: 0.0 MB are free"
+    ):
+        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+    monkeypatch.undo()
+    monkeypatch.setattr(Tuner, "fit", lambda _: [SimpleNamespace(error=None, metrics={})])
+    with pytest.raises(TrainingError, match=r"without a word: is .*/tune there, and can it be written\?") as error:
+        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+    assert f"offload-rllib train --resume {run.path}" in str(error.value)
+    assert run.state == "failed"
 
 
 def test_mending_needs_something_to_go_on_from(tmp_path: Path) -> None:

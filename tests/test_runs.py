@@ -37,7 +37,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "offload_rllib", *arguments],
         cwd=folder,
-        env=os.environ | {"RAY_raylet_start_wait_time_s": "180"},
+        env=os.environ | {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

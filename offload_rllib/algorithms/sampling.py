@@ -113,11 +113,14 @@ class Sampler:
             if group.num_remote_workers() <= 0:
                 results = [_sample(group.local_env_runner)]
             else:
-                began = time.monotonic()
+                began, round_before = time.monotonic(), self._round
                 results = self._ask(group)
                 if not results:
-                    failed = self._failed(failed, group)
-                    self._wait(group, restore, until=began + self._timeout_s)
+                    state = self._state(group)
+                    back = self._wait(group, restore, until=began + self._timeout_s)
+                    # Nobody may have been there to ask: that has not failed before the time is over.
+                    if self._round > round_before or not back:
+                        failed = self._failed(failed, state)
                     continue
             failed = 0
             for samples, metrics in results:
@@ -125,9 +128,9 @@ class Sampler:
                 gathered.metrics.append(metrics)
         return gathered
 
-    def _failed(self, failed: int, group: EnvRunnerGroup) -> int:
+    def _failed(self, failed: int, state: str) -> int:
         what = (
-            f"no runner gave samples within {self._timeout_s:g} s: {self._state(group)}"
+            f"no runner gave samples within {self._timeout_s:g} s: {state}"
             f"{f' (last error: {self._reason})' if self._reason else ''}"
         )
         if failed + 1 >= self._attempts:
@@ -140,15 +143,16 @@ class Sampler:
         parts += [f"{named(self._lost)} lost"] if self._lost else []
         return ", ".join(parts) or f"all {group.num_remote_workers()} were asked"
 
-    def _wait(self, group: EnvRunnerGroup, restore: Any, until: float) -> None:
-        """Wait until somebody is back, or the time is over."""
-        while time.monotonic() < until:
+    def _wait(self, group: EnvRunnerGroup, restore: Any, until: float) -> bool:
+        """Wait until somebody is back, or the time is over; return whether somebody is."""
+        while (left_s := until - time.monotonic()) > 0:
             self._collect_late(group)
             restore()
             asleep = set(self._late) | self._lost
             if set(group.healthy_env_runner_ids()) - asleep:
-                return
-            time.sleep(LOOK_AGAIN_S)
+                return True
+            time.sleep(min(LOOK_AGAIN_S, left_s))
+        return False
 
     def _ask(self, group: EnvRunnerGroup) -> list[tuple[list[Any], dict[str, Any]]]:
         """Return what the runners that are neither late nor lost answer within the timeout."""

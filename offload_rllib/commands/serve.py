@@ -50,8 +50,9 @@ def serve(
     description = load_saved_policy(folder).description  # a folder that cannot be read is found here, not in a replica
     files = packed(folder)
 
-    from offload_rllib.experiment.training import local_ray, quieten
-    from offload_rllib.serving.deployment import Listener
+    from offload_rllib.experiment.cluster import connect
+    from offload_rllib.experiment.training import quieten
+    from offload_rllib.serving.deployment import Listener, prepare_serving
     from offload_rllib.serving.messages import Limits
 
     listener = Listener(host, port, replicas, queue)
@@ -68,8 +69,9 @@ def serve(
             markup=False,
         )
     quieten()
+    prepare_serving()
     try:
-        with local_ray():
+        with connect():
             # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)

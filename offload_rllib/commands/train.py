@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # ray and torch take seconds to import: only a training that is about to run needs them.
 
 
-def train(  # noqa: PLR0915 - the options, one after the other
+def train(
     env: Annotated[str | None, typer.Argument(metavar="ENV", help="An environment, as in `evaluate`.")] = None,
     policy: Annotated[
         str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
@@ -59,25 +59,23 @@ def train(  # noqa: PLR0915 - the options, one after the other
 ) -> None:
     """Train a policy, then compare it with the heuristics on held-out episodes."""
     from offload_rllib.experiment.cluster import RayOptions, connect, use
-    from offload_rllib.experiment.model_card import write_model_card
-    from offload_rllib.experiment.run_folder import RunFolder
-    from offload_rllib.experiment.training import check, quieten, with_all_runners
+    from offload_rllib.experiment.training import quieten
     from offload_rllib.experiment.training import train as train_run
 
     options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
-    changes = training_overrides(runners, cpus_per_runner, learners, gpus)
+    changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
     if options.is_client:
         numbers = ["--episodes", str(episodes), "--held-out-seed", str(held_out_seed)]
         flags = ["--or-resume"] if or_resume else []
         given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
         texts = [part for key, value in given.items() if value is not None for part in (key, value)]
-        _train_from_outside(
-            options, env, policy, set_, [*(set_policy or ()), *changes], storage, [*numbers, *flags, *texts]
-        )
+        if resume is not None and not Path(resume).is_absolute():
+            raise ConfigError(f"--resume '{resume}': from outside a cluster the whole path on its nodes is needed")
+        _train_from_outside(options, env, policy, set_, changes, storage, [*numbers, *flags, *texts])
         return
     if or_resume and (resume or not name):
         raise ConfigError("--or-resume needs --name, and no --resume")
-    if resume is not None and (env or policy or set_ or set_policy or name or storage or changes or runners):
+    if resume is not None and (env or policy or set_ or name or storage or changes or runners):
         raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
     begun = _to_resume(resume) if resume else _begun(name, storage) if or_resume else None
     if begun is not None and begun.state == "finished":
@@ -93,18 +91,8 @@ def train(  # noqa: PLR0915 - the options, one after the other
             cluster = connection.enter_context(connect())
             nodes = len(cluster.nodes)
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
-        if begun is not None:
-            run = begun
-        else:
-            given = [*(set_policy or ()), *changes]
-            environment, configured = load_environment(env or "", set_ or ()), load_policy_config(policy or "", given)
-            chosen = any(change.startswith("training.runners=") for change in given)
-            if runners == ALL or (nodes > 1 and not chosen):
-                configured = with_all_runners(configured)
-                say(f"runners: {configured.training.runners}, as many as there is room for")
-            check(environment, configured)
-            stem = f"{Path(env or '').stem}-{Path(policy or '').stem}"
-            run = RunFolder.create(name, environment, configured, stem, storage)
+        take_all = runners == ALL or (nodes > 1 and not _chooses_runners(changes))
+        run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all)
         say(f"run folder: {run.path}")
         say(f"TensorBoard: tensorboard --logdir {run.path}")
         with run.removed_if_not_begun():
@@ -112,6 +100,38 @@ def train(  # noqa: PLR0915 - the options, one after the other
     if not finished:
         say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
         raise typer.Exit(130)
+    _compare_with_heuristics(run, episodes, held_out_seed)
+
+
+def _chooses_runners(changes: list[str]) -> bool:
+    return any(change.startswith("training.runners=") for change in changes)
+
+
+def _new_run(
+    env: str,
+    policy: str,
+    set_: list[str] | None,
+    changes: list[str],
+    name: str | None,
+    storage: str | None,
+    *,
+    take_all: bool,
+) -> RunFolder:
+    """Make the folder of a new run, after all that can be wrong with it has been looked for."""
+    from offload_rllib.experiment.run_folder import RunFolder
+    from offload_rllib.experiment.training import check, with_all_runners
+
+    environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, changes)
+    if take_all:
+        configured = with_all_runners(configured)
+        say(f"runners: {configured.training.runners}, as many as there is room for")
+    check(environment, configured)
+    return RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}", storage)
+
+
+def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) -> None:
+    from offload_rllib.experiment.model_card import write_model_card
+
     play(
         run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, lambda: run.path / "evaluation", run.name
     )
@@ -139,8 +159,10 @@ def _train_from_outside(
     if "--resume" not in others:
         if env is None or policy is None:
             raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
-        if storage is None or is_uri(storage):
-            raise ConfigError("--storage: from outside a cluster a folder is needed that all its nodes see")
+        if storage is None or is_uri(storage) or not Path(storage).is_absolute():
+            raise ConfigError(
+                "--storage: from outside a cluster the whole path of a folder is needed that all its nodes see"
+            )
         environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, set_policy)
         names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
         if names[0] == names[1]:
@@ -148,9 +170,9 @@ def _train_from_outside(
         contents = environment.model_dump(mode="json"), configured.model_dump(mode="json", by_alias=True)
         files = {file: yaml.safe_dump(content, sort_keys=False) for file, content in zip(names, contents, strict=True)}
         arguments = [*names, *arguments, "--storage", storage]
-        if any(change.startswith("training.runners=") for change in set_policy):
+        if _chooses_runners(set_policy):
             arguments += ["--runners", str(configured.training.runners)]
-    code = run_there(options, files, arguments, lambda text: console.out(text, end="", highlight=False))
+    code = run_there(options, files, ["train", *arguments], lambda text: console.out(text, end="", highlight=False))
     if code:
         raise typer.Exit(code)
 

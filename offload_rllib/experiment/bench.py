@@ -26,8 +26,9 @@ from offload_rllib.config import EnvironmentConfig, load_environment, load_polic
 from offload_rllib.envs.vector import vector_env
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.bench_dqn import ddqn, replay
+from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.speed import Speed, Work, compared
-from offload_rllib.experiment.training import local_ray, quieten
+from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import PolicyMapping, assign_in
 from offload_rllib.rollout.runner import BatchedEnvRunner
@@ -214,7 +215,7 @@ def bench(console: Console, parts: list[str], repeats: int) -> list[Speed]:
     quieten()
     torch.set_num_threads(1)
     speeds = []
-    with local_ray():
+    with connect():
         for part in parts:
             for speed in PARTS[part](repeats):
                 speeds.append(speed)

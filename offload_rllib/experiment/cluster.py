@@ -172,13 +172,11 @@ def found() -> Cluster:
     return Cluster(nodes, owned=False)
 
 
-def expected(options: RayOptions) -> Cluster | None:
-    """Return what `connect` would give where that is known without connecting: for a Ray of its own."""
+def found_or_local() -> Cluster:
+    """Return the cluster that this process is connected to, or the Ray of its own that it would start."""
     if ray.is_initialized():
         return found()
-    if options.is_local:
-        return Cluster((Node("", "127.0.0.1", local_cpus(), 0.0, is_driver=True),))
-    return None
+    return Cluster((Node("", "127.0.0.1", local_cpus(), 0.0, is_driver=True),))
 
 
 @contextmanager

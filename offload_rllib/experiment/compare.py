@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import written_at_once
 from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.compare_plan import (
     ComparisonPlan,
     Training,
@@ -32,7 +33,7 @@ from offload_rllib.experiment.contenders import Contender, Trained
 from offload_rllib.experiment.evaluation import Cell, Played, Player, assemble, cells_of
 from offload_rllib.experiment.recorded_folder import RecordedFolder
 from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.training import local_cpus, local_ray, quieten, train
+from offload_rllib.experiment.training import available_cpus, quieten, train
 from offload_rllib.policies.saved import packed, version_of
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.jit import source_hash
@@ -120,7 +121,7 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
     quieten()
     folder.record(state="training")
     try:
-        with local_ray():
+        with connect():
             runs = _train(folder, plan, console)
             if runs is None:
                 folder.record(state="interrupted")
@@ -136,7 +137,7 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
                     log=plan.task_log,
                 )
             ]
-            played = _play(folder, cells, console, workers or local_cpus())
+            played = _play(folder, cells, console, workers or int(available_cpus()))
     except KeyboardInterrupt:
         folder.record(state="interrupted")
         return None

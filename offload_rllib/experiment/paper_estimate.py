@@ -13,6 +13,7 @@ from rich.console import Console
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.paper import (
     LOAD_OF_SIZES,
     POINTER,
@@ -24,7 +25,7 @@ from offload_rllib.experiment.paper import (
     training_configs,
 )
 from offload_rllib.experiment.paper_run import PIECES, budget_of
-from offload_rllib.experiment.training import local_ray, quieten
+from offload_rllib.experiment.training import quieten
 from offload_rllib.scenario import build_scenario
 
 WARM_UP_STEPS = 256  # of a training whose speed is measured
@@ -43,7 +44,7 @@ def estimated_hours(budget: Budget, console: Console) -> dict[str, float]:
     planned = [piece for piece in pieces(budget) if piece.trained_on is not None]
     hours: dict[str, float] = {}
     compile_kernels(build_scenario(setting.environment()))
-    with local_ray(), console.status("training each algorithm for a little while"):
+    with connect(), console.status("training each algorithm for a little while"):
         for label in dict.fromkeys(piece.label for piece in planned):
             steps_per_s = _speed(next(piece for piece in planned if piece.label == label), budget)
             equivalent = sum(

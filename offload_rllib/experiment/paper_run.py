@@ -20,6 +20,7 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.bound import bounds_of_episodes
+from offload_rllib.experiment.cluster import connect, local_cpus
 from offload_rllib.experiment.contenders import Contender, make_contenders
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
@@ -37,7 +38,7 @@ from offload_rllib.experiment.paper import (
     training_configs,
 )
 from offload_rllib.experiment.paper_figures import Figures, play
-from offload_rllib.experiment.training import local_cpus, local_ray, quieten
+from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import POLICY_FOLDER
 from offload_rllib.scenario import build_scenario
 
@@ -159,7 +160,7 @@ def run(folder: Path, budget: Budget, console: Console) -> None:
         with console.status("loading the simulator's kernels (a new installation compiles them, for two minutes)"):
             for setting in {piece.plays[0].source: piece.plays[0] for piece in left}.values():
                 compile_kernels(build_scenario(setting.environment()))
-        with local_ray(), Progress(*columns, console=console) as progress:
+        with connect(), Progress(*columns, console=console) as progress:
             bar = progress.add_task("pieces", total=len(planned), completed=len(planned) - len(left))
             _in_parallel(left, budget, folder.resolve(), lambda name: progress.update(bar, advance=1, description=name))
     if not (folder / TIMES).is_file():

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.hparams import HParamsLogger, write_experiment
 from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.run_folder import TUNE
@@ -25,7 +26,7 @@ from offload_rllib.experiment.sweep_table import SweepTable
 from offload_rllib.experiment.sweep_trial import ENV_STEPS, SweepTrial, trial_resources
 from offload_rllib.experiment.sweep_trials import TrialOutcome
 from offload_rllib.experiment.trackers import trackers
-from offload_rllib.experiment.training import TrainingError, available_cpus, local_ray, quieten
+from offload_rllib.experiment.training import TrainingError, available_cpus, quieten
 from offload_rllib.scenario import build_scenario
 
 
@@ -64,7 +65,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
     quieten()
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(plan.environment))  # once, before every trial would compile them for itself
-    with local_ray(), SweepTable(plan, console) as table, interruptible(console):
+    with connect(), SweepTable(plan, console) as table, interruptible(console):
         tuner = _tuner(folder, plan, table, resume=resume)
         folder.record(state="training")
         try:

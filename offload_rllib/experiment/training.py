@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -26,7 +25,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config, places
-from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found, local_cpus
+from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found_or_local
 from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
@@ -54,7 +53,7 @@ class TrainerLostError(TrainingError):
 
 def available_cpus() -> float:
     """Return how many CPUs this process's Ray has, or would be given."""
-    return float(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else local_cpus()
+    return found_or_local().cpus
 
 
 def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
@@ -71,15 +70,13 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float |
     quieten()
     require_trackers(policy.training.tracking)
     try:
-        nodes = found().cpus_by_node if cpus is None and ray.is_initialized() else ()
-        algorithm_config(environment, policy, cpus=cpus or available_cpus(), nodes=nodes).validate()
+        cluster = found_or_local()
+        nodes = cluster.cpus_by_node if cpus is None else ()
+        algorithm_config(environment, policy, cpus=cpus or cluster.cpus, nodes=nodes).validate()
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
-
-
-local_ray = connect
 
 
 def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
@@ -88,7 +85,7 @@ def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
     Raises:
         ConfigError: there is room for none.
     """
-    nodes = found().cpus_by_node if ray.is_initialized() else (float(local_cpus()),)
+    nodes = found_or_local().cpus_by_node
     room = places(policy.training.cpus_per_runner or 1.0, nodes) - policy.training.learners
     content = policy.model_dump(mode="json", by_alias=True)
     for runners in range(room, 0, -1):
@@ -155,8 +152,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
             except TrainingError as error:
                 watch.log.exception("training failed", exc_info=error.__cause__)
                 raise
-    metrics = result.metrics or {}
-    steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+    steps = _env_steps(result)
     if steps < policy.training.env_steps:
         run.record(state="interrupted", env_steps=steps)
         return False
@@ -165,7 +161,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     else:
         with result.checkpoint.as_directory() as folder:
             run.keep_final_policy(Path(folder))
-    run.record(state="finished", env_steps=steps, seconds=round(float(metrics["time_total_s"]), 1))
+    run.record(state="finished", env_steps=steps, seconds=round(float((result.metrics or {})["time_total_s"]), 1))
     write_model_card(run)
     return True
 
@@ -222,11 +218,16 @@ def _tuner(
     )
 
 
+def _env_steps(result: tune.Result) -> int:
+    return int((result.metrics or {}).get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+
+
 def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     """Run the trial and return its result.
 
     Raises:
-        TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state).
+        TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state), or
+            ended it too early and does not say why (so where the storage cannot be written any more).
     """
     try:
         result = tuner.fit()[0]
@@ -234,7 +235,13 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to go on
         result, error = None, failure
     if result is not None and error is None:
-        return result
+        wanted = run.policy_config.training.env_steps
+        if _env_steps(result) >= wanted or ended_early():
+            return result
+        error = RuntimeError(
+            f"it ended after {_env_steps(result):,} of {wanted:,} environment steps without a word: "
+            f"is {run.experiment} there, and can it be written?"
+        )
     reason = [f"training failed: {_last_line(error)}"]
     free_bytes = shutil.disk_usage(run.path).free
     if free_bytes < ENOUGH_FREE_BYTES:
@@ -243,7 +250,8 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
         run.record(state="failed")
     except OSError as failure:
         reason.append(f"nor could the state be written: {failure.strerror}")
-    reason.append(f"the whole error is in {run.path / TUNE / TRIAL / 'error.txt'}")
+    if not isinstance(error, RuntimeError):
+        reason.append(f"the whole error is in {run.experiment}/{TRIAL}/error.txt")
     reason.append(f"go on from the last checkpoint: offload-rllib train --resume {run.path}")
     lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
     cause = error if isinstance(error, BaseException) else None

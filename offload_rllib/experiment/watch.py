@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, NUM_ENV_STEPS_SAMPLED_LIFETIME
-from ray.tune import Callback
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.policy import Training
 from offload_rllib.experiment.callbacks import PREFIX
+from offload_rllib.experiment.present import PresentCallback
 from offload_rllib.experiment.recovery import keep_first_state
 from offload_rllib.experiment.run_folder import BEST, STATUS, TUNE, RunFolder
 from offload_rllib.policies.manifest import is_whole
@@ -31,12 +31,6 @@ NOTICES_SHOWN = 8
 # Shares of the latest iterations in the speed that is shown.
 SPEED_WINDOW = 10
 SCORE = "score_mean_s"
-
-_watching: RunWatch | None = None
-
-
-def _present() -> RunWatch | None:
-    return _watching
 
 
 class _LogFile(RotatingFileHandler):
@@ -71,15 +65,8 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-class RunWatch(Callback):
-    """Writes what `offload-rllib status` shows, logs what happened, keeps the best policy, and times checkpoints.
-
-    Like the display of progress it is the one of the process that runs, also after Tune has restored its callbacks.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a reference to the present one."""
-        return _present, ()
+class RunWatch(PresentCallback):
+    """Writes what `offload-rllib status` shows, logs what happened, keeps the best policy, and times checkpoints."""
 
     def __init__(self, run: RunFolder, training: Training) -> None:
         """Watch a run."""
@@ -93,15 +80,12 @@ class RunWatch(Callback):
 
     def __enter__(self) -> Self:
         """Open the log."""
-        global _watching  # noqa: PLW0603 - one run at a time, and unpickling has no other way to reach it
         self.log, self._handler = run_logger(self._run)
-        _watching = self
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         """Close the log."""
-        global _watching  # noqa: PLW0603 - see `__enter__`
-        _watching = None
+        super().__exit__()
         self.log.removeHandler(self._handler)
         self._handler.close()
 

@@ -111,10 +111,20 @@ class PolicyService:
         self.policy.act(np.zeros((1, size), np.float32), np.ones((1, actions), np.int8), np.zeros(1, np.int64))
 
 
-def quieten_serve() -> None:
-    """Silence what Ray Serve says of itself on the terminal; its own log files keep it."""
-    # Read when Serve's modules are imported in its own processes, which inherit it.
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+# What Serve's processes inherit from the Ray that is started: networks are small, so that a request costs what hands it
+# from loop to loop, and somebody waits for it. Ray Serve says of itself what it has to say in its own log files.
+ENVIRONMENT = {
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_worker_niceness": "0",
+}
+
+
+def prepare_serving() -> None:
+    """Set what Serve's processes inherit, where it is not set; to be called before Ray is started."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
@@ -131,7 +141,6 @@ def served(files: Mapping[str, bytes], listener: Listener, limits: Limits) -> It
         ConfigError: it cannot listen there.
     """
     listener.check_free()
-    quieten_serve()
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,

@@ -14,12 +14,12 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from namespaces import NamespaceCluster, why_not
 
@@ -55,15 +55,7 @@ class Chaos:
         if not begun:
             arguments += ["--runners", "3"]
         command = [sys.executable, "-m", "offload_rllib", "train", *arguments, "--address", self._cluster.address]
-        with (self.folder / "output").open("ab") as output:
-            self.driver = subprocess.Popen(  # noqa: S603 - our own arguments
-                self._cluster.inside(0, command),
-                cwd=self.folder,
-                env=self._cluster.environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self.driver = self._cluster.run(command, self.folder)
 
     def env_steps(self) -> int:
         """Return how far the run says it is."""
@@ -91,7 +83,7 @@ class Chaos:
             before = self.env_steps()
             os.killpg(self.driver.pid, signal.SIGKILL)
             self.driver.wait()
-            saved = [progress for path in self.checkpoints() if (progress := read_manifest(path))]
+            saved = [progress for path in checkpoints_of(self.run) if (progress := read_manifest(path))]
             self.redone_env_steps.append(before - int(saved[-1]["timesteps_total"]) if saved else before)
             self.start()
         self.done[deed] += 1
@@ -111,32 +103,40 @@ class Chaos:
             self.done["driver ended by itself"] += 1
             self.start()
 
-    def checkpoints(self) -> list[Path]:
-        """Return the checkpoints that are there, whole or not."""
-        return sorted((self.run / "tune" / "trial").glob("checkpoint_*"))
-
     def stop(self) -> int:
         """End the run with SIGTERM; return its exit code."""
         os.killpg(self.driver.pid, signal.SIGTERM)
         return self.driver.wait(180)
 
-    def audit(self) -> list[str]:
-        """Return what is wrong with the run's files."""
-        wrong = []
-        steps = 0
-        with (self.run / "tune" / "trial" / "result.json").open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        for number, row in enumerate(rows, 1):
-            steps += int(row["env_runners"]["num_env_steps_sampled"])
-            if row["training_iteration"] != number:
-                wrong.append(f"row {number} is of iteration {row['training_iteration']}")
-                break
-            if row["env_runners"]["num_env_steps_sampled_lifetime"] != steps:
-                counted = row["env_runners"]["num_env_steps_sampled_lifetime"]
-                wrong.append(f"iteration {number}: the counter says {counted}, the samples {steps}")
-                break
-        wrong += [f"{path.name} is not whole" for path in self.checkpoints() if read_manifest(path) is None]
-        return wrong
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the checkpoints that are there, whole or not."""
+    return sorted((run / "tune" / "trial").glob("checkpoint_*"))
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """Return the results in a run's log."""
+    with (run / "tune" / "trial" / "result.json").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def audit(run: Path) -> list[str]:
+    """Return what is wrong with a run's files: iterations missing or twice, wrong counters, broken checkpoints."""
+    wrong = []
+    steps = 0
+    for number, row in enumerate(rows_of(run), 1):
+        steps += int(row["env_runners"]["num_env_steps_sampled"])
+        counted = row["env_runners"]["num_env_steps_sampled_lifetime"]
+        if row["training_iteration"] != number:
+            wrong.append(f"row {number} is of iteration {row['training_iteration']}")
+            break
+        if counted != steps:
+            wrong.append(f"iteration {number}: the counter says {counted}, the samples {steps}")
+            break
+    found = checkpoints_of(run)
+    if not found:
+        wrong.append("no checkpoint")
+    return wrong + [f"{path.name} is not whole" for path in found if read_manifest(path) is None]
 
 
 def _is_runner(pid: int) -> bool:
@@ -180,7 +180,7 @@ def main() -> int:
         print(f"env steps: {first:,} to {last:,}, {(last - first) / options.minutes / 60:,.0f} a second")
         print(f"done again after the driver was killed, env steps: {chaos.redone_env_steps}")
         print(f"exit code after SIGTERM: {code} (130: interrupted, everything saved)")
-        wrong = chaos.audit()
+        wrong = audit(chaos.run)
         print("\n".join(wrong) if wrong else "every iteration once, counters exact, all checkpoints whole")
         print(f"the run: {chaos.run}")
         return 1 if wrong or code != 130 else 0

@@ -1,0 +1,277 @@
+"""Agent steps per second with 0, 1, 2 and 4 runners and with 1 and 2 learners, and where more would saturate.
+
+Usage: python benchmarks/scaling.py [--repeats 7] [--env ether_12] [--policy ppo]
+
+All trainings are there at the same time, and one iteration of each is done in turn, so that what else the machine does
+meets all of them. Shown are medians. The last table is a model, not a measurement: what the measured costs give for
+more runners, each on a core of its own, with the trainer and its learner on another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
+from offload_rllib.envs.vector import vector_env
+from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.experiment.bench import grid_environment
+from offload_rllib.experiment.cluster import connect
+from offload_rllib.experiment.training import quieten
+from offload_rllib.rollout.fragment import Fragment
+
+# Runners and learners; 0: in the trainer's process.
+SHAPES = ((0, 0), (1, 0), (2, 0), (4, 0), (2, 1), (2, 2))
+MODELLED_RUNNERS = (1, 2, 4, 8, 16, 32, 64, 128)
+MODELLED_NODES = (1024, 10_000)
+# Of a cluster's network, bytes per second: 10 Gbit/s.
+NETWORK_BYTES_PER_S = 1.25e9
+ARRAYS = ("observations", "masks", "actions", "log_probabilities", "rewards", "truncated")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration took, s."""
+
+    wall: float
+    sampling: float
+    """Waiting for samples, by the clock; in the trainer's process without runners."""
+    learning: float
+    """Learning and handing out the weights, by the clock."""
+    trainer_cpu: float
+    gathering_cpu: float
+    """Of `trainer_cpu`: asking runners, reading what they give, handing out the weights."""
+    runners_cpu: float
+    learners_cpu: float
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of all processes."""
+        return self.trainer_cpu + self.runners_cpu + self.learners_cpu
+
+
+class Training:
+    """A training whose iterations are timed."""
+
+    def __init__(self, environment: EnvironmentConfig, policy: str, runners: int, learners: int) -> None:
+        """Build it; all processes together reserve less than two CPUs of Ray's count."""
+        self.runners, self.learners = runners, learners
+        changes = [f"training.runners={runners}", f"training.learners={learners}"]
+        changes += ["training.cpus_per_runner=0.1", "training.envs_per_runner=4"]
+        config = algorithm_config(environment, load_policy_config(policy, changes), cpus=2)
+        self.algorithm: Any = config.build_algo()
+        self.env_steps = int(config.total_train_batch_size)
+        self.sample_bytes = 0
+        self._spent: dict[str, tuple[float, float]] = {}
+        for part in ("sample", "learn", "sync_weights"):
+            setattr(self.algorithm, part, partial(self._timed, part, getattr(self.algorithm, part)))
+
+    def _timed(self, part: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        done = work(*arguments, **options)
+        self._spent[part] = time.perf_counter() - wall, time.process_time() - cpu
+        if part == "sample":
+            self.sample_bytes = sum(bytes_of(fragment) for fragment in done)
+        return done
+
+    def _cpu_of_others(self) -> tuple[float, float]:
+        def spent(_: Any) -> float:
+            return time.process_time()
+
+        runners = self.algorithm.env_runner_group.foreach_env_runner(spent, local_env_runner=False)
+        if not self.learners:
+            return sum(runners), 0.0
+        return sum(runners), sum(answer.get() for answer in self.algorithm.learner_group.foreach_learner(spent))
+
+    def iterate(self) -> Iteration:
+        """Do one iteration."""
+        runners, learners = self._cpu_of_others()
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.algorithm.train()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        runners_after, learners_after = self._cpu_of_others()
+        sampling, gathering = self._spent["sample"]
+        learning, _ = self._spent["learn"]
+        return Iteration(
+            wall=wall,
+            sampling=sampling,
+            learning=learning,
+            trainer_cpu=cpu,
+            gathering_cpu=self._spent["sync_weights"][1] + (gathering if self.runners else 0.0),
+            runners_cpu=runners_after - runners,
+            learners_cpu=learners_after - learners,
+        )
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights that every runner is given in every iteration."""
+        state = self.algorithm.learner_group.get_weights(inference_only=True)
+        return sum(array.nbytes for module in state.values() for array in module.values())
+
+
+def bytes_of(fragment: Fragment) -> int:
+    """Return the bytes of a fragment's arrays."""
+    return sum(getattr(fragment, name).nbytes for name in ARRAYS)
+
+
+def median(values: Any) -> float:
+    """Return the median of values."""
+    return statistics.median(values)
+
+
+def table(head: str, rows: list[str]) -> str:
+    """Return a Markdown table with figures to the right."""
+    columns = head.count("|") + 1
+    return "\n".join([f"| {head} |", "|---" + "|---:" * (columns - 1) + "|", *rows])
+
+
+def measured(trainings: list[Training], repeats: int, agents: int) -> tuple[str, list[list[Iteration]]]:
+    """Return the table of what was measured, and the iterations of every training."""
+    for training in trainings:
+        training.iterate()  # compiles, connects
+    rounds = [[training.iterate() for training in trainings] for _ in range(repeats)]
+    by_training = [list(iterations) for iterations in zip(*rounds, strict=True)]
+    rows = []
+    for place, (training, iterations) in enumerate(zip(trainings, by_training, strict=True)):
+        steps = training.env_steps * agents
+        sampled = [first.sampling / own.sampling for first, own in zip(by_training[1], iterations, strict=True)]
+        faster = [first.wall / own.wall for first, own in zip(by_training[1], iterations, strict=True)]
+        processes = max(training.runners, 1)
+        shown = ("", "") if place == 0 else (f"{median(sampled):.2f}", f"{median(sampled) / processes:.0%}")
+        rows.append(
+            f"| {training.runners} + {training.learners} | {steps / median(i.wall for i in iterations):,.0f} "
+            f"| {median(faster):.2f} | {steps / median(i.sampling for i in iterations):,.0f} "
+            f"| {shown[0]} | {shown[1]} "
+            f"| {steps / median(i.cpu for i in iterations):,.0f} "
+            f"| {median(i.runners_cpu / i.cpu for i in iterations):.0%} "
+            f"| {median((i.trainer_cpu + i.learners_cpu) / i.cpu for i in iterations):.0%} |"
+        )
+    head = (
+        "runners + learners | agent steps/s | beside 1 + 0 | sampling alone, agent steps/s | beside 1 + 0 "
+        "| efficiency | agent steps per CPU-s | CPU in runners | CPU in trainer and learners"
+    )
+    return table(head, rows), by_training
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the model is made of, from the measurements."""
+
+    sampling_s: float
+    """CPU seconds of a runner per agent step."""
+    learning_s: float
+    """CPU seconds of the learner per agent step."""
+    gathering_s: float
+    """CPU seconds of the trainer per runner and iteration."""
+    agent_step_bytes: float
+    weight_bytes: int
+
+    def iteration_s(self, agent_steps: float, runners: int) -> tuple[float, float, float, float]:
+        """Return the seconds of an iteration: sampling, moving samples and weights, gathering, learning."""
+        moved = agent_steps * self.agent_step_bytes + runners * self.weight_bytes
+        return (
+            agent_steps * self.sampling_s / runners,
+            moved / NETWORK_BYTES_PER_S,
+            runners * self.gathering_s,
+            agent_steps * self.learning_s,
+        )
+
+
+def costs_of(trainings: list[Training], by_training: list[list[Iteration]], agents: int) -> Costs:
+    """Return what the model is made of; what one more runner costs the trainer is from 1 and 4 of them."""
+    of = {(training.runners, training.learners): place for place, training in enumerate(trainings)}
+    one, four = by_training[of[1, 0]], by_training[of[4, 0]]
+    steps = trainings[of[1, 0]].env_steps * agents
+    per_runner = median((b.gathering_cpu - a.gathering_cpu) / 3 for a, b in zip(one, four, strict=True))
+    return Costs(
+        sampling_s=median(i.runners_cpu for i in one) / steps,
+        learning_s=median(i.trainer_cpu - i.gathering_cpu for i in one) / steps,
+        gathering_s=max(per_runner, 0.0),
+        agent_step_bytes=trainings[of[1, 0]].sample_bytes / steps,
+        weight_bytes=trainings[of[1, 0]].weight_bytes(),
+    )
+
+
+def modelled(costs: Costs, agent_steps: float) -> str:
+    """Return the table of the model: a fixed batch, and a batch that grows with the runners."""
+    rows = []
+    for runners in MODELLED_RUNNERS:
+        parts = costs.iteration_s(agent_steps, runners)
+        alone = costs.iteration_s(agent_steps, 1)
+        without = sum(parts[:3])
+        rows.append(
+            f"| {runners} | {agent_steps / sum(parts):,.0f} | {sum(alone) / sum(parts):.2f} "
+            f"| {agent_steps / without:,.0f} | {sum(alone[:3]) / without:.1f} "
+            f"| {' / '.join(f'{part * 1000:,.1f}' for part in parts)} |"
+        )
+    head = (
+        "runners | agent steps/s | times 1 | agent steps/s if learning took no time | times 1 "
+        "| sampling / moving / gathering / learning, ms"
+    )
+    return table(head, rows)
+
+
+def sizes_of_networks(costs: Costs) -> str:
+    """Return a table of what larger networks of nodes send, from the shapes of their arrays."""
+    rows = []
+    for nodes in MODELLED_NODES:
+        env = vector_env(load_environment(grid_environment(nodes)), 1)
+        agents = len(env.agents)
+        # float32 observations, int8 masks, int32 actions, float32 log-probabilities and rewards.
+        agent_step = 4 * env.observation_size + env.num_actions + 4 + 4 + 4
+        step = agents * agent_step
+        rows.append(
+            f"| {nodes:,} | {agents:,} | {step / 1e6:.2f} | {8000 * step / 1e9:.1f} "
+            f"| {NETWORK_BYTES_PER_S / step:,.0f} | {1 / (agents * costs.learning_s):,.0f} |"
+        )
+    head = (
+        "nodes of the environment | agents | MB per environment step | GB per batch of 8,000 "
+        "| environment steps/s through the network | environment steps/s through the learner"
+    )
+    return table(head, rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--env", default="ether_12")
+    parser.add_argument("--policy", default="ppo")
+    options = parser.parse_args()
+    quieten()
+    torch.set_num_threads(1)
+    environment = load_environment(options.env)
+    agents = len(vector_env(environment).agents)
+    with connect(), ExitStack() as stack:
+        trainings = []
+        for runners, learners in SHAPES:
+            trainings.append(Training(environment, options.policy, runners, learners))
+            stack.callback(trainings[-1].algorithm.stop)
+        load = os.getloadavg()[0]
+        print(f"{options.env}, {options.policy}: {agents} agents, batches of {trainings[0].env_steps:,} environment")
+        print(f"steps, {os.cpu_count()} CPUs, load before {load:.1f}, medians of {options.repeats}\n")
+        shown, by_training = measured(trainings, options.repeats, agents)
+        print(shown, flush=True)
+        costs = costs_of(trainings, by_training, agents)
+    steps = trainings[0].env_steps * agents
+    print(
+        f"\nsampling {costs.sampling_s * 1e6:.3f} us of CPU per agent step, learning {costs.learning_s * 1e6:.2f} us, "
+        f"{costs.gathering_s * 1e3:.2f} ms per runner and iteration in the trainer; {costs.agent_step_bytes:.0f} bytes "
+        f"per agent step ({costs.agent_step_bytes * steps / 1e6:.1f} MB per iteration), {costs.weight_bytes:,} bytes "
+        f"of weights per runner\n"
+    )
+    print(sizes_of_networks(costs))
+    print(f"\nModel: batches of {trainings[0].env_steps:,} environment steps\n")
+    print(modelled(costs, steps))
+
+
+if __name__ == "__main__":
+    main()
