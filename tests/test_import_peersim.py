@@ -206,6 +206,8 @@ def test_constant_rates_by_layer_become_weights(tmp_path: Path) -> None:
         ({"protocol.clt.I": "1e7"}, r"protocol.clt.I: '1e7'; accepted: 2 numbers, one for each task type"),
         ({"NO_NODES_PER_LAYERS": "5.5,1"}, r"NO_NODES_PER_LAYERS: '5.5,1'; accepted: whole numbers from 1 up"),
         ({"NO_NODES_PER_LAYERS": "1e12,1"}, r"NO_NODES_PER_LAYERS: '1e12,1'; accepted: at most 10,000 nodes"),
+        ({"protocol.clt.numberOfTasks": 10**9}, r"numberOfTasks: '1000000000'; accepted: at most 1,000 task types"),
+        ({"CYCLES": 0}, r"CYCLES: '0'; accepted: finite numbers from"),
         ({"clientLayers": "0.5"}, r"clientLayers: '0.5'; accepted: whole numbers"),
         ({"clientLayers": "7"}, r"clientLayers: '7'; accepted: numbers of layers, from 0 to 1"),
         ({"RANDOMIZETOPOLOGY": 0, "init.Net1.TOPOLOGY": "0,nan"}, r"init.Net1.TOPOLOGY: '0,nan'; accepted: finite"),

@@ -27,6 +27,7 @@ SIDE_M = 100.0
 LARGEST_DB = 300.0  # as far as our own decibels go
 # Every node is written out, and every pair of nodes looked at.
 MOST_NODES = 10_000
+MOST_TYPES = 1_000
 
 # Keys without a counterpart, and why none is needed.
 DEAD = {
@@ -90,7 +91,7 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         reader.note("SCALE", NOTHING, "time is continuous, nothing is rounded to ticks")
     interval_s = reader.count("CYCLE") / scale
     reader.note("CYCLE", CARRIED, "decisions.interval_s")
-    seconds = reader.number("CYCLES", lowest=0)
+    seconds = reader.number("CYCLES", lowest=1e-9)
     steps = max(round(seconds / interval_s), 1)
     fits = math.isclose(steps * interval_s, seconds)
     reader.note("CYCLES", CARRIED if fits else CHANGED, "horizon_s" + ("" if fits else ", to whole decision intervals"))
@@ -241,6 +242,8 @@ def _links(reader: Reader) -> dict[str, Any]:
 
 def _workload(reader: Reader, topology: dict[str, Any], name: str, files: dict[str, str]) -> dict[str, Any]:
     types = reader.count("protocol.clt.numberOfTasks")
+    if types > MOST_TYPES:
+        raise reader.fail("protocol.clt.numberOfTasks", f"at most {MOST_TYPES:,} task types")
     reader.note("protocol.clt.numberOfTasks", CARRIED, "workload.jobs.types")
     columns = {}
     for key, target in (
