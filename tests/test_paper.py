@@ -194,7 +194,7 @@ def test_the_cost_of_a_budget_follows_from_a_finished_one(smallest: tuple[Path, 
     hours = hours_by_folder(folder, budget)
     # The dearest of the seeds stands for all.
     assert spent_s <= 3600 * sum(hours.values()) * 1.0001 < 3 * spent_s
-    more = hours_by_folder(folder, replace(budget, training_episodes=10, seeds=1))
+    more = hours_by_folder(folder, replace(budget, training_episodes=40, seeds=1))
     assert more["DDQN"] > 3 * hours["DDQN"]
     with pytest.raises(ConfigError, match="'PPO, pointer' was not measured"):
         hours_by_folder(folder, replace(budget, rhos=(0.8,), long_training_episodes=1, growth=(1,)))
