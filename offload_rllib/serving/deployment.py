@@ -111,12 +111,10 @@ class PolicyService:
         self.policy.act(np.zeros((1, size), np.float32), np.ones((1, actions), np.int8), np.zeros(1, np.int64))
 
 
-# What Serve's processes inherit from the Ray that is started: networks are small, so that a request costs what hands it
-# from loop to loop, and somebody waits for it. Ray Serve says of itself what it has to say in its own log files.
+# What Serve's processes inherit from the Ray that is started: somebody waits for them, so that they are not nicer than
+# others (Ray's 15 would starve them). Ray Serve says of itself what it has to say in its own log files.
 ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_worker_niceness": "0",
 }
 
