@@ -217,5 +217,5 @@ def test_results_that_are_written_at_the_same_time_do_not_meet(tmp_path: Path) -
         new_results(folders[0], tmp_path, "small")
     (tmp_path / "file").touch()
     for out, parent in ((tmp_path / "file" / "results", tmp_path), (None, tmp_path / "file")):
-        with pytest.raises(ConfigError, match=r"file/\S+: cannot be made: "):
+        with pytest.raises(NotADirectoryError, match="file/"):
             new_results(out, parent, "small")

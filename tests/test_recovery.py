@@ -76,6 +76,7 @@ def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
     ):
         training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     monkeypatch.undo()
+    monkeypatch.setattr(training, "ended_early", lambda: False)  # of this process, where other tests may end early
     monkeypatch.setattr(Tuner, "fit", lambda _: [SimpleNamespace(error=None, metrics={})])
     with pytest.raises(TrainingError, match=r"without a word: is .*/tune there, and can it be written\?") as error:
         training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]

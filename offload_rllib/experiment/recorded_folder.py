@@ -34,16 +34,17 @@ def new_results(out: Path | None, parent: Path, stem: str) -> Path:
     Only now, when there are results: who began at the same time may have taken the name that was free then.
 
     Raises:
-        ConfigError: `out` exists, or the folder cannot be made.
+        ConfigError: `out` exists.
+        OSError: the folder cannot be made.
     """
     while True:
         folder = out or next_free(parent, stem)
         try:
             folder.mkdir(parents=True)
-        except OSError as error:
+        except OSError:
             refuse_existing(out)
             if not folder.exists():
-                raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
+                raise
         else:
             return folder
 
