@@ -258,6 +258,7 @@ def test_what_cannot_be_sampled_is_refused() -> None:
         appo_config(envs_per_runner=3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "ring.yaml").write_text(yaml.safe_dump(small_environment()))
     policy = appo_config({"report_env_steps": 1600}, env_steps=40_000).model_dump(mode="json", by_alias=True)

@@ -26,6 +26,7 @@ from offload_rllib.experiment.training import TrainingError
 WANTED = 16_000
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_checkpoint_though_records_are_old_or_cut_off(tmp_path: Path) -> None:
     (tmp_path / "ring.yaml").write_text(yaml.safe_dump(small_environment()))
     policy = policy_config(runners=1, env_steps=WANTED).model_dump(mode="json", by_alias=True)

@@ -18,7 +18,7 @@ _FULL = 1
 _TICKS = 2
 _LARGE = 3
 # From how many nodes on a network is large: it outgrows the caches of a core.
-LARGE_NODES = 2048
+LARGE_NODES = 4096
 
 
 def variant(*, full: bool, ticks: bool = False, nodes: int = 0) -> Array:
