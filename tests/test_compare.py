@@ -144,7 +144,7 @@ def test_results_of_another_simulator_are_not_mixed(heuristics: tuple[Path, Comp
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_played(files: Path, tmp_path: Path) -> None:
     command = ["compare", *HEURISTICS, "--env", str(files / "ring.yaml"), "--sweep", "links.latency_s=0.01:0.09:0.02"]
-    command += ["--episodes", "960", "--metric", "score_mean_s", "--workers", "1", "--name"]
+    command += ["--episodes", "320", "--metric", "score_mean_s", "--workers", "1", "--name"]
     process = start(tmp_path, *command, "cut")
     cells = tmp_path / "comparisons" / "cut" / "cells"
     while len(list(cells.glob("*.json"))) < 1:
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_was_played(files: Path, tmp_path: Path) -> None:
     assert process.returncode == 130, output
     assert "offload-rllib compare --resume comparisons/cut" in output
     kept = {cell: cell.stat().st_mtime_ns for cell in cells.glob("*.json")}
-    assert len(kept) < 15 * 30, "it was stopped before its end"
+    assert len(kept) < 15 * 10, "it was stopped before its end"
     finish(start(tmp_path, "compare", "--resume", "comparisons/cut"))
     finish(start(tmp_path, *command, "whole"))
     assert all(cell.stat().st_mtime_ns == when for cell, when in kept.items())

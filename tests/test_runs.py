@@ -33,7 +33,10 @@ def files(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command line in a process group of its own, as a terminal does."""
+    """Start the command line in a process group of its own, as a terminal does.
+
+    Shells let what they start in the background ignore Ctrl-C, which children inherit; so it is allowed again.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "offload_rllib", *arguments],
         cwd=folder,
@@ -42,6 +45,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it takes no lock
     )
 
 
