@@ -11,12 +11,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
+from offload_rllib.commands.evaluate import EVALUATIONS
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.files import written_at_once
 from offload_rllib.simulator.heuristics import BASELINES
-
-SCORE = "score_mean_s"
 
 
 def bound(
@@ -45,6 +44,7 @@ def bound(
     from offload_rllib.experiment.bound import bounds_of_episodes
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate
+    from offload_rllib.experiment.metrics import SCORE
     from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
     from offload_rllib.experiment.statistics import interval, paired_difference
 
@@ -68,7 +68,7 @@ def bound(
         )
     bounds = np.array([each.mean_s for each in found])
     scores = {policy: evaluation.of(policy, SCORE) for policy in evaluation.policies}
-    folder = new_results(out, Path("evaluations"), f"{Path(env).stem}-bound")
+    folder = new_results(out, EVALUATIONS, f"{Path(env).stem}-bound")
     with written_at_once(folder / "bound.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["environment", "seed", "episode", "tasks", "slot_s", "proven", "bound_s", *scores])

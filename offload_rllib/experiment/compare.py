@@ -190,11 +190,9 @@ def _tasks_file(folder: Path, index: int) -> Path:
 
 def weights_of(contender: Contender) -> str:
     """Return a hash of a trained policy's files; nothing for a rule."""
-    return (
-        version_of(packed(contender.source))
-        if isinstance(contender, Trained) and isinstance(contender.source, Path)
-        else ""
-    )
+    if isinstance(contender, Trained) and isinstance(contender.source, Path):
+        return version_of(packed(contender.source))
+    return ""
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
@@ -234,7 +232,8 @@ def _kept(folder: Path, index: int, cell: Cell) -> Played | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    if {key: content.get(key) for key in _identity(cell)} != _identity(cell):
+    wanted = _identity(cell)
+    if {key: content.get(key) for key in wanted} != wanted:
         raise ConfigError(f"{path}: holds the results of something else than the plan says; delete it to play again")
     responses = np.zeros(content["bins"], np.int64)
     for i, count in content["responses"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from offload_rllib.experiment.training import quieten
 from offload_rllib.scenario import build_scenario
 
 WARM_UP_STEPS = 256  # of a training whose speed is measured
-AGENTS = {12: 9, 19: 14, 28: 21, 31: 22}
 RULES = "rules"
 
 
@@ -48,10 +48,16 @@ def estimated_hours(budget: Budget, console: Console) -> dict[str, float]:
         for label in dict.fromkeys(piece.label for piece in planned):
             steps_per_s = _speed(next(piece for piece in planned if piece.label == label), budget)
             equivalent = sum(
-                piece.steps * AGENTS[nodes_of(piece)] / AGENTS[12] for piece in planned if piece.label == label
+                piece.steps * agents_of(nodes_of(piece)) / agents_of(12) for piece in planned if piece.label == label
             )
             hours[label] = equivalent / steps_per_s / 3600
     return hours
+
+
+@cache
+def agents_of(nodes: int) -> int:
+    """Return how many nodes decide in the paper's network of so many."""
+    return len(build_scenario(paper_setting(LOAD_OF_SIZES, nodes).environment()).agents)
 
 
 def nodes_of(piece: Piece) -> int:
@@ -112,7 +118,7 @@ def hours_by_folder(folder: Path, budget: Budget) -> dict[str, float]:
         known = POINTER if label.startswith(POINTER) else label
         spent_s = sum(_dearest(playing, known, setting) * _episodes(setting, budget) for setting in piece.plays)
         if piece.trained_on is not None:
-            more = AGENTS[nodes_of(piece)] / AGENTS[12] if known != label else 1.0
+            more = agents_of(nodes_of(piece)) / agents_of(12) if known != label else 1.0
             spent_s += _dearest(training, known, piece.trained_on) * piece.steps * more
         hours[label] = hours.get(label, 0.0) + spent_s / 3600
     return hours
