@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import small_environment
 from typer.testing import CliRunner
@@ -305,6 +306,27 @@ def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str) ->
         algorithm.save(str(tmp_path))
     finally:
         algorithm.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DDQN"])
+def test_a_learner_in_a_process_of_its_own_learns_as_the_trainer_does(algorithm: str) -> None:
+    content = policy().model_dump(mode="json", by_alias=True)
+    sizes = {"learning_starts": 10, "batch_transitions": 16} if algorithm == "DDQN" else {"minibatch_steps": 64}
+    content["algorithm"] = {"name": algorithm, "batch_env_steps": 160, **sizes}
+    environment = load_environment(small_environment())
+    weights = []
+    for learners in (0, 1):
+        content["training"]["learners"] = learners
+        trained = algorithm_config(environment, load_policy_config(content), cpus=2).build_algo()
+        try:
+            trained.train()
+            weights.append(next(iter(trained.learner_group.get_weights().values())))
+        finally:
+            trained.stop()
+    for key, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][key], err_msg=key)
 
 
 def test_a_checkpoint_that_lacks_a_part_of_a_file_is_not_whole(tmp_path: Path) -> None:

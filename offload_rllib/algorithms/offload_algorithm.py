@@ -133,7 +133,8 @@ class OffloadAlgorithm(Algorithm):
         """Let the learners update from fragments, and give the runners the new weights."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             learners = self.config.num_learners
-            if learners > 1:
+            # Learners in processes of their own, if only one, are given shards: RLlib cannot divide a list.
+            if learners:
                 shards = [[f for fragment in fragments for f in fragment.split(learners, i)] for i in range(learners)]
                 data = TrainingData(batches=shards)
             else:

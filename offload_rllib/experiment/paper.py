@@ -245,7 +245,9 @@ def _tiers(factor: int) -> Setting:
 
 
 def pieces(budget: Budget) -> Iterator[Piece]:
-    """Yield everything that a budget asks for, the longest first."""
+    """Yield everything that a budget asks for, the longest first, so that no core waits long for another in the end."""
+    ruled = list(_rule_pieces(budget))
+    yield from (piece for piece in ruled if piece.plays[0].large)
     training: list[Piece] = []
     steps, long_steps = (STEPS_PER_EPISODE * n for n in (budget.training_episodes, budget.long_training_episodes))
     paper = {s.name: s for experiment in "AB" for s in settings_of(experiment, budget).values()}
@@ -272,14 +274,19 @@ def pieces(budget: Budget) -> Iterator[Piece]:
         tiers = tuple(settings_of("E", budget).values())
         tiers_steps = STEPS_PER_EPISODE * budget.tiers_training_episodes
         training.append(_training(POINTER, tiers[0], tiers, seed, tiers_steps))
-    yield from sorted(training, key=lambda piece: -piece.steps * len(CELLS))
+    yield from sorted(training, key=lambda piece: -piece.steps)
+    yield from (piece for piece in ruled if not piece.plays[0].large)
+
+
+def _rule_pieces(budget: Budget) -> Iterator[Piece]:
+    """Yield what is played without training: all rules, and the bound, in every setting."""
     rules = (*PAPER_RULES, *LEFT_OUT_RULES)
-    ruled: set[str] = set()
+    seen: set[str] = set()
     for experiment in "ABCDEV":
         for setting in settings_of(experiment, budget).values():
-            if setting.name in ruled:
+            if setting.name in seen:
                 continue
-            ruled.add(setting.name)
+            seen.add(setting.name)
             if experiment == "C":
                 yield Piece(f"bound-{setting.name}", BOUND, 0, None, (setting,))
             more = () if experiment in "ABV" else OTHER_RULES

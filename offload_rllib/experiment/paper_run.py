@@ -156,15 +156,18 @@ def run(folder: Path, budget: Budget, console: Console) -> None:
         TimeRemainingColumn(),
     )
     quieten()
+    untimed = not (folder / TIMES).is_file()
     if left:
         with console.status("loading the simulator's kernels (a new installation compiles them, for two minutes)"):
             for setting in {piece.plays[0].source: piece.plays[0] for piece in left}.values():
                 compile_kernels(build_scenario(setting.environment()))
+    if left or untimed:
         with connect(), Progress(*columns, console=console) as progress:
             bar = progress.add_task("pieces", total=len(planned), completed=len(planned) - len(left))
             _in_parallel(left, budget, folder.resolve(), lambda name: progress.update(bar, advance=1, description=name))
-    if not (folder / TIMES).is_file():
-        measure_times(folder, budget, console)
+            if untimed:
+                progress.update(bar, description="the time of the authors' evaluation")
+                measure_times(folder)
 
 
 def _in_parallel(left: list[Piece], budget: Budget, folder: Path, done: Any) -> None:
@@ -182,25 +185,37 @@ def _in_parallel(left: list[Piece], budget: Budget, folder: Path, done: Any) -> 
             done(name)
 
 
-def measure_times(folder: Path, budget: Budget, console: Console) -> None:
-    """Measure and keep the CPU seconds of the authors' evaluation: 100 episodes of 1,000 steps, one core."""
-    torch.set_num_threads(1)
-    times: dict[str, dict[str, float]] = {}
-    with console.status("measuring the time of the authors' evaluation"):
-        for nodes in CELLS:
-            setting = paper_setting(LOAD_OF_SIZES, nodes)
-            players = {contender.name: contender for contender in make_contenders(PAPER_RULES)}
-            for label in AUTHORS_S:
-                kept = folder / POLICIES / f"{setting.name}-{label.lower()}-0"
-                if kept.is_dir():
-                    players[label] = make_contenders([str(kept)])[0]
-            scenario = build_scenario(setting.environment())
-            for label, player in players.items():
-                began = time.process_time()
-                play(scenario, player, episodes=AUTHORS_EPISODES, seed=HELD_OUT_SEED + 1)
-                times.setdefault(label, {})[str(nodes)] = round(time.process_time() - began, 2)
+def measure_times(folder: Path) -> None:
+    """Measure and keep the CPU seconds of the authors' evaluation: 100 episodes of 1,000 steps, one core.
+
+    Needs a Ray that is running.
+    """
+    remote: Any = ray.remote(num_cpus=1)(_times)
+    # The largest first, so that the last to end is a small one.
+    sizes = sorted(CELLS, reverse=True)
+    measured = dict(zip(sizes, ray.get([remote.remote(nodes, folder.resolve()) for nodes in sizes]), strict=True))
+    times = {label: {str(nodes): measured[nodes][label] for nodes in CELLS} for label in measured[min(CELLS)]}
     with written_at_once(folder / TIMES) as partial:
         partial.write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
+
+
+def _times(nodes: int, folder: Path) -> dict[str, float]:
+    """Return the CPU seconds of each policy's evaluation in the paper's network of so many nodes."""
+    quieten()
+    torch.set_num_threads(1)
+    setting = paper_setting(LOAD_OF_SIZES, nodes)
+    players = {contender.name: contender for contender in make_contenders(PAPER_RULES)}
+    for label in AUTHORS_S:
+        kept = folder / POLICIES / f"{setting.name}-{label.lower()}-0"
+        if kept.is_dir():
+            players[label] = make_contenders([str(kept)])[0]
+    scenario = build_scenario(setting.environment())
+    times: dict[str, float] = {}
+    for label, player in players.items():
+        began = time.process_time()
+        play(scenario, player, episodes=AUTHORS_EPISODES, seed=HELD_OUT_SEED + 1)
+        times[label] = round(time.process_time() - began, 2)
+    return times
 
 
 def budget_of(folder: Path) -> Budget:
