@@ -113,7 +113,7 @@ class Training:
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weights that every runner is given in every iteration."""
-        state = self.algorithm.learner_group.get_weights(inference_only=True)
+        state = self.algorithm.env_runner_group.local_env_runner.module.get_state(inference_only=True)
         return sum(array.nbytes for module in state.values() for array in module.values())
 
 

@@ -17,6 +17,7 @@ from offload_rllib.config.base import Count, Natural, Schema
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, presets, read_yaml
 from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.contenders import Contender, Heuristic, is_rule_or_function, trained_contenders
 from offload_rllib.experiment.evaluation import Place, check
 from offload_rllib.experiment.metrics import chosen
@@ -369,7 +370,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
         if training.seed > 0:
             continue
         called = trained_name(plan, training.name, training.place.environment)
-        names |= {called, f"{called} (sampled)"}
+        names |= {called, f"{called}{SAMPLED}"}
         check_training(training.place.config, training.config)
         home = VectorEnv(build_scenario(training.place.config), 1)
         rows = (home.layout.first_row, home.layout.row_size)

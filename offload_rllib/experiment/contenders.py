@@ -13,6 +13,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
 from offload_rllib.policies.remote import RemotePolicy, is_service
 from offload_rllib.policies.saved import (
@@ -161,7 +162,7 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
         if is_service(name):
             called = name.partition("://")[2].rstrip("/")
             contenders.append(Trained(called, name, deterministic=True))
-            contenders.append(Trained(f"{called} (sampled)", name, deterministic=False))
+            contenders.append(Trained(f"{called}{SAMPLED}", name, deterministic=False))
             continue
         path = Path(name)
         if "/" not in name and not path.exists():
@@ -192,7 +193,7 @@ def trained_contenders(name: str, folders: Sequence[Path], labels: dict[str, str
     if len(set(seeds)) < len(seeds) or (None in seeds and len(seeds) > 1):
         seeds = list(range(len(folders)))  # checkpoints alone do not know their seed
     contenders: list[Contender] = []
-    for suffix, deterministic in (("", True), (" (sampled)", False)):
+    for suffix, deterministic in (("", True), (SAMPLED, False)):
         for policy, description, seed in zip(policies, descriptions, seeds, strict=True):
             trained_on = (labels or {}).get(description.environment, description.environment)
             contenders.append(Trained(name + suffix, policy, deterministic, trained_on, seed))

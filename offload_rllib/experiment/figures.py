@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from offload_rllib.config.files import written_at_once
-from offload_rllib.experiment.comparison import POLICY, Comparison
+from offload_rllib.experiment.comparison import POLICY, SAMPLED, Comparison
 from offload_rllib.experiment.metrics import SCORE, metric_of
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 
@@ -38,12 +38,12 @@ def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -
 
 def looks(policies: Sequence[str]) -> dict[str, dict[str, object]]:
     """Return colour, line style and marker of each policy; greedy and sampled play of one policy share the colour."""
-    bases = list(dict.fromkeys(policy.removesuffix(" (sampled)") for policy in policies))
+    bases = list(dict.fromkeys(policy.removesuffix(SAMPLED) for policy in policies))
     colours = colormaps["tab10" if len(bases) <= 10 else "tab20"]
     found = {}
     for policy in policies:
-        number = bases.index(policy.removesuffix(" (sampled)"))
-        sampled = policy.endswith(" (sampled)")
+        number = bases.index(policy.removesuffix(SAMPLED))
+        sampled = policy.endswith(SAMPLED)
         style = STYLES[(number // colours.N) % len(STYLES)]
         found[policy] = {
             "color": colours(number % colours.N),

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from offload_rllib.config.files import written_at_once
+from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.statistics import Interval
 
 # Rules in greys and pale colours, learners in strong ones that the colour-blind tell apart (Okabe and Ito).
@@ -66,7 +67,7 @@ def draw_panels(
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (name, lines) in zip(axes.flat, panels, strict=True):
         for line in lines:
-            colour, dash, marker = STYLES[line.policy.removesuffix(" (sampled)")]
+            colour, dash, marker = STYLES[line.policy.removesuffix(SAMPLED)]
             mean = [value.mean for value in line.values]
             # Hollow markers: lines that coincide stay visible. Bars, not bands: ten bands hide each other.
             axis.errorbar(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from offload_rllib.config.files import written_at_once
+from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
     BOUND,
@@ -32,7 +33,6 @@ from offload_rllib.experiment.paper_run import TIMES, load
 from offload_rllib.experiment.statistics import Interval, interval, paired_difference
 from offload_rllib.simulator.types import Array
 
-SAMPLED = " (sampled)"
 X_LABEL = {
     "A": "arrival rate, tasks per second and client (12 nodes)",
     "B": "nodes (0.5 tasks per second and client)",

@@ -21,6 +21,7 @@ from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.bound import bounds_of_episodes
 from offload_rllib.experiment.cluster import connect, local_cpus
+from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.contenders import Contender, make_contenders
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
@@ -81,7 +82,7 @@ def _contenders(piece: Piece, budget: Budget, folder: Path) -> tuple[dict[str, C
     saved = train_policy(environment, policy, folder / POLICIES / piece.name)
     took_s = time.process_time() - began
     greedy, sampled = make_contenders([str(saved)])
-    return {piece.label: greedy, f"{piece.label} (sampled)": sampled}, took_s
+    return {piece.label: greedy, f"{piece.label}{SAMPLED}": sampled}, took_s
 
 
 def do_piece(piece: Piece, budget: Budget, folder: Path) -> None:

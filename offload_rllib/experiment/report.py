@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
-from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, Comparison
+from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.experiment.evaluation_events import write_events
 from offload_rllib.experiment.statistics import Interval
 
@@ -98,7 +98,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
     for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
         for row, policy in enumerate(policies):
             value = evaluation.mean(policy, metric)
-            colour = "tab:orange" if policy in (reference, f"{reference} (sampled)") else "tab:blue"
+            colour = "tab:orange" if policy in (reference, f"{reference}{SAMPLED}") else "tab:blue"
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
             axis.annotate(

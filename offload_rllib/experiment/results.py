@@ -17,8 +17,8 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
 from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
-from offload_rllib.experiment.comparison import Comparison, load_comparison
-from offload_rllib.experiment.metrics import SCORE
+from offload_rllib.experiment.comparison import SAMPLED, Comparison, load_comparison
+from offload_rllib.experiment.metrics import SCORE, metric_of
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.statistics import Interval
 from offload_rllib.experiment.tables import difference_text, differences_table, means_table, number, transfer_table
@@ -42,6 +42,7 @@ class Study:
         changes: of the policies.
         reference: whom the others are compared with.
         figure: the metric that is drawn.
+        judged: the metrics by which learned policies are held against every rule.
         elsewhere: more environments, by what tables call them: a preset and its overrides. Policies are trained in all
             and play in all, and the section is the table of what is lost where they were not trained.
         seeds: training seeds.
@@ -55,7 +56,8 @@ class Study:
     overrides: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     reference: str = "shortest_finish"
-    figure: str = "score_mean_s"
+    figure: str = SCORE
+    judged: tuple[str, ...] = (SCORE,)
     elsewhere: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     seeds: int = SEEDS
 
@@ -137,17 +139,20 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
         f"![{study.title}](images/{picture.name})",
         "",
     ]
-    for table in _tables(study, comparison, reference_of(plan)):
+    for table in _tables(study, comparison, plan):
         rows: list[dict[str, Any]] = table.to_dict("records")
         lines += [tabulate(rows, "keys", "github", disable_numparse=True), ""]
     return lines
 
 
-def _tables(study: Study, comparison: Comparison, reference: str) -> list[pd.DataFrame]:
-    """Return the tables of a part as text: means and differences, or what policies lose where they were not trained."""
+def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[pd.DataFrame]:
+    """Return the tables of a part as text: verdicts, means and differences, or what is lost by transfer."""
+    reference = reference_of(plan)
     if not study.elsewhere:
         (point,) = comparison.points
+        learned = [name for name in comparison.policies if name.removesuffix(SAMPLED) in plan.trained]
         return [
+            *(_verdicts(comparison, metric, learned) for metric in study.judged),
             means_table(comparison, point, METRICS),
             differences_table(comparison, point, reference, METRICS[:4]),
         ]
@@ -166,6 +171,33 @@ def _tables(study: Study, comparison: Comparison, reference: str) -> list[pd.Dat
                 }
             )
     return [pd.DataFrame(rows)]
+
+
+def _verdicts(comparison: Comparison, metric: str, learned: Sequence[str]) -> pd.DataFrame:
+    """Return which rules each learned policy beats, and which not, where the interval of the difference excludes 0."""
+    (point,) = comparison.points
+    rules = [name for name in comparison.played(point) if name not in learned]
+    label = metric_of(metric).label
+    rows = []
+    for policy in learned:
+        differences = {rule: comparison.difference(policy, rule, metric, point) for rule in rules}
+        lower = [rule for rule, difference in differences.items() if difference.high < 0]
+        higher = [rule for rule, difference in differences.items() if difference.low > 0]
+        equal = [rule for rule in rules if rule not in (*lower, *higher)]
+        rows.append(
+            {
+                f"{label} of": policy,
+                f"certainly lower than, of {len(rules)} rules": _most(lower, rules),
+                "no certain difference from": ", ".join(equal),
+                "certainly higher than": ", ".join(higher),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _most(chosen: Sequence[str], rules: Sequence[str]) -> str:
+    """Return the names of a few of the rules, or how many of them there are."""
+    return "all" if len(chosen) == len(rules) else ", ".join(chosen) if len(chosen) <= 3 else str(len(chosen))
 
 
 def _seconds(run: Path) -> float:
