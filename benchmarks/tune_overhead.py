@@ -1,6 +1,6 @@
 """What a sweep costs beside training: CPU seconds of every process that it starts, by what they are for.
 
-Usage: python benchmarks/tune_overhead.py [--sweep ppo] [--trials 2] [--env-steps 1760000]
+Usage: python benchmarks/tune_overhead.py [--sweep ppo] [--trials 2] [--env-steps 2200000]
 
 By default two PPO trials side by side, each of more than two minutes of CPU time (of more steps on a faster machine).
 Every second the CPU time of each process that descends from the sweep's is read; what a process spent after the last
@@ -22,17 +22,15 @@ from pathlib import Path
 import psutil
 
 TRIALS, LEADER, SERVICES = "processes of trials", "process of the sweep", "Ray's services"
-# As Ray names a worker while it runs a trial.
-TRIAL_PROCESS = "ray::SweepTrial"
+# As Ray names its workers; what they run stands behind, and is another name while they wait.
+WORKER = "ray::"
 
 
 def purpose_of(process: psutil.Process, leader: int) -> str:
-    """Return what a process is for; one that has not been told yet counts with Ray's services."""
+    """Return what a process is for; a worker that is not named yet counts with Ray's services."""
     if process.pid == leader:
         return LEADER
-    title = " ".join(process.cmdline())
-    # Actors that wait for the next trial are named ray::ImplicitFunc or ray::SweepTrial, by version.
-    return TRIALS if TRIAL_PROCESS in title or "ImplicitFunc" in title else SERVICES
+    return TRIALS if " ".join(process.cmdline()).startswith(WORKER) else SERVICES
 
 
 def watch(command: list[str], folder: Path) -> dict[str, float]:
@@ -65,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", default="ppo", help="a preset of tune_configs/, or a file")
     parser.add_argument("--trials", type=int, default=2)
-    parser.add_argument("--env-steps", type=int, default=1_760_000, help="of each trial")
+    parser.add_argument("--env-steps", type=int, default=2_200_000, help="of each trial")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tune-overhead-") as scratch:
         name = Path(scratch) / "sweep"

@@ -100,10 +100,10 @@ BUDGETS = {
         name="quick",
         training_episodes=16,
         long_training_episodes=100,
-        tiers_training_episodes=40,
+        tiers_training_episodes=24,
         seeds=3,
         episodes=20,
-        large_episodes=4,
+        large_episodes=2,
         loads=(0.01, 0.1, 0.5, 0.9),
         rhos=(0.3, 0.6, 0.8, 1.0, 1.2),
         trained_there=(),
@@ -112,9 +112,9 @@ BUDGETS = {
     ),
     "standard": Budget(
         name="standard",
-        training_episodes=80,
-        long_training_episodes=250,
-        tiers_training_episodes=120,
+        training_episodes=60,
+        long_training_episodes=160,
+        tiers_training_episodes=72,
         seeds=5,
         episodes=100,
         large_episodes=10,
@@ -318,9 +318,15 @@ def training_configs(piece: Piece, budget: Budget) -> tuple[EnvironmentConfig, P
             "algorithm.learning_starts=200",
             "algorithm.replay_in_checkpoints=false",
         ),
-        # For trainings as short as these; the preset is made for 960,000 steps.
+        # For trainings as short as these; the presets are made for 960,000 and 480,000 steps.
         "a2c": ("algorithm.lr=1e-3", "algorithm.entropy_coeff=0.01", "algorithm.final_entropy_coeff=0.001"),
-        "ppo": (f"algorithm.batch_env_steps={batch}",),
+        "ppo": (
+            f"algorithm.batch_env_steps={batch}",
+            "algorithm.lr=5e-4",
+            "algorithm.final_lr=null",
+            "algorithm.entropy_coeff=0.005",
+            "algorithm.final_entropy_coeff=null",
+        ),
     }[algorithm]
     if piece.label.startswith(POINTER):
         own = (*own, "network={kind: pointer, hidden: [64, 64], activation: relu}")
@@ -337,6 +343,7 @@ def _published(label: str, common: tuple[str, ...]) -> tuple[str, list[str]]:
         "sharing=per_node",
         "network={hidden: [512, 256, 128], activation: relu}",
         "algorithm.lr=1e-4",
+        "algorithm.final_lr=null",
         "algorithm.lambda=1.0",
         "algorithm.epochs=1",
         "algorithm.minibatch_steps=64",
