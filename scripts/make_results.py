@@ -68,7 +68,12 @@ STUDIES = (
         "Networks not seen in training",
         "ether_12",
         ("ppo",),
-        changes=("network={kind: pointer, hidden: [64, 64], activation: relu}", "training.env_steps=160000"),
+        changes=(
+            "network={kind: pointer, hidden: [64, 64], activation: relu}",
+            "training.env_steps=160000",
+            "algorithm.batch_env_steps=4000",
+            "algorithm.entropy_coeff=0.02",
+        ),
         elsewhere={
             "ether_19": ("ether_19", ()),
             "ether_28": ("ether_28", ()),
