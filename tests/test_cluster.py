@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from conftest import small_environment
 from typer.testing import CliRunner
 
@@ -327,6 +328,16 @@ def test_a_learner_in_a_process_of_its_own_learns_as_the_trainer_does(algorithm:
             trained.stop()
     for key, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][key], err_msg=key)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_an_address_where_nobody_listens_is_an_error_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ClusterError, match=rf"^{address}: no Ray cluster can be reached there \(Connection refused\)"),
+        cluster.connect(RayOptions(address=address)),
+    ):
+        pass
 
 
 def test_a_checkpoint_that_lacks_a_part_of_a_file_is_not_whole(tmp_path: Path) -> None:

@@ -213,10 +213,26 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def _knock(address: str, hint: str) -> None:
+    """Raise ClusterError where nobody listens at a host:port: Ray itself tries for a minute before it says so."""
+    host, separator, port = address.removeprefix(CLIENT).rpartition(":")
+    if separator and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ClusterError(f"{address}: no Ray cluster can be reached there ({error.strerror}){hint}") from error
+
+
 def _join(options: RayOptions, settings: dict[str, Any]) -> None:
     if options.ship_code:
         settings["runtime_env"] = {"py_modules": [str(Path(__file__).parents[1])]}
     # Ray reads the variable itself where no address is given, and with "auto" prefers it to what it finds.
+    hint = (
+        ""
+        if options.resolved.startswith(CLIENT)
+        else "; from outside of the cluster: ray://HOST:10001 or `ray job submit`"
+    )
+    _knock(options.resolved, hint)
     try:
         ray.init(address=options.resolved, **settings)
     except exceptions.AuthenticationError as error:
@@ -227,13 +243,11 @@ def _join(options: RayOptions, settings: dict[str, Any]) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if "Version mismatch" in str(error):
             raise ClusterError(f"{options.resolved}: {' '.join(str(error).split())}") from error
-        hint = (
-            ""
-            if options.resolved.startswith(CLIENT)
-            else ("; this machine must be part of the cluster. From outside: ray://HOST:10001 or `ray job submit`")
-        )
         first = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(f"{options.resolved}: no Ray cluster can be reached there ({first[0]}){hint}") from error
+        raise ClusterError(
+            f"{options.resolved}: no Ray cluster lets this process in there ({first[0]}): is the port that of a Ray "
+            f"head, and the token in ~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH, the cluster's?{hint}"
+        ) from error
 
 
 def versions() -> dict[str, str]:
