@@ -320,7 +320,7 @@ def test_a_learner_in_a_process_of_its_own_learns_as_the_trainer_does(algorithm:
     weights = []
     for learners in (0, 1):
         content["training"]["learners"] = learners
-        trained = algorithm_config(environment, load_policy_config(content), cpus=2).build_algo()
+        trained: Any = algorithm_config(environment, load_policy_config(content), cpus=2).build_algo()
         try:
             trained.train()
             weights.append(next(iter(trained.learner_group.get_weights().values())))
