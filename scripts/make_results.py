@@ -24,20 +24,35 @@ DROPS = ("reward.drop_penalty_s=1500", "reward.scale=0.005")
 LONGER = ("training.env_steps=960000",)
 TAIL = ("score_mean_s", "score_p95_s", "dropped_share")
 STUDIES = (
-    Study("ether_12", "The paper's network under Alibaba jobs", "ether_12", ALGORITHMS),
+    Study(
+        "ether_12",
+        "The paper's network under Alibaba jobs",
+        "ether_12",
+        ALGORITHMS,
+        question="Few jobs are huge, and block the server for all others: who keeps them off it?",
+    ),
     Study(
         "ether_12_sharing",
         "The same with a policy per type of device, and one per node",
         "ether_12",
         ALGORITHMS,
-        ("per_device", "per_node"),
+        question="Each policy learns from fewer agents, and need not tell them apart.",
+        sharings=("per_device", "per_node"),
     ),
-    Study("herd_20", "Twenty equal nodes with old news, rho 0.9", "herd_20", HERD, reference="keep_first"),
+    Study(
+        "herd_20",
+        "Twenty equal nodes with old news, rho 0.9",
+        "herd_20",
+        HERD,
+        question="Nodes hear of each other every five mean service times: who goes by that goes where all others go.",
+        reference="keep_first",
+    ),
     Study(
         "herd_20_rho_0.8",
         "The same, rho 0.8",
         "herd_20",
         HERD,
+        question="With more room the rules herd less; is there still something to learn?",
         overrides=("workload.load.rho=0.8",),
         reference="keep_first",
     ),
@@ -46,6 +61,7 @@ STUDIES = (
         "Paid for few drops: the trade-off with the mean",
         "ether_12",
         ("ppo", "a2c"),
+        question="The score counts a drop as its deadline. Here learners pay for it as for 1,500 s more.",
         overrides=DROPS,
         changes=LONGER,
         reference="deadline_finish",
@@ -57,6 +73,7 @@ STUDIES = (
         "The same, rho 1.0",
         "ether_12",
         ("ppo", "a2c"),
+        question="As much work as all nodes together can do, so that some must be left; drops cost learners as much.",
         overrides=("workload.load.rho=1.0", *DROPS),
         changes=LONGER,
         reference="deadline_finish",
@@ -68,6 +85,7 @@ STUDIES = (
         "Networks not seen in training",
         "ether_12",
         ("ppo",),
+        question="A pointer policy fits any network: what does one of 12 nodes lose elsewhere to one trained there?",
         changes=(
             "network={kind: pointer, hidden: [64, 64], activation: relu}",
             "training.env_steps=160000",

@@ -37,6 +37,7 @@ class Study:
         title: of its section.
         environment: a preset.
         policies: presets of `policies/` that are trained.
+        question: what the part is about, in a sentence or two above its figure.
         sharings: each policy is trained with each.
         overrides: of the environment.
         changes: of the policies.
@@ -52,6 +53,7 @@ class Study:
     title: str
     environment: str
     policies: tuple[str, ...]
+    question: str = field(kw_only=True)
     sharings: tuple[str, ...] = ("shared",)
     overrides: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
@@ -133,6 +135,8 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
     )
     lines = [
         f"## {study.title}",
+        "",
+        study.question,
         "",
         about,
         "",
