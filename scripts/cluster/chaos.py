@@ -164,7 +164,8 @@ def main() -> int:
                 chaos.look_after()
                 time.sleep(1)
             began, first = time.monotonic(), chaos.env_steps()
-            moments = sorted(random.Random(options.seed).uniform(0, options.minutes * 60) for _ in range(options.kills))  # noqa: S311
+            draws = random.Random(options.seed)  # noqa: S311 - not for secrets
+            moments = sorted(draws.uniform(0, options.minutes * 60) for _ in range(options.kills))
             while (passed := time.monotonic() - began) < options.minutes * 60:
                 chaos.look_after()
                 if moments and passed >= moments[0]:
