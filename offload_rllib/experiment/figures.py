@@ -53,13 +53,15 @@ def looks(policies: Sequence[str]) -> dict[str, dict[str, object]]:
     return found
 
 
-def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def new_figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return an empty figure of so many inches, and its axes [rows][columns]."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _tidy(axis: Axes) -> None:
+def tidy(axis: Axes) -> None:
+    """Give axes a grid, and take away the frame's upper and right side."""
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -77,7 +79,7 @@ def over_sweep(comparison: Comparison, metric: str) -> Figure:
     (key,) = comparison.sweep
     environments = list(dict.fromkeys(point[0] for point in comparison.points))
     look, about = looks(comparison.policies), metric_of(metric)
-    figure, axes = _figure(1.6 + 4.4 * len(environments), 3.6, 1, len(environments))
+    figure, axes = new_figure(1.6 + 4.4 * len(environments), 3.6, 1, len(environments))
     for axis, environment in zip(axes[0], environments, strict=True):
         points = [point for point in comparison.points if point[0] == environment]
         for policy in comparison.policies:
@@ -91,7 +93,7 @@ def over_sweep(comparison: Comparison, metric: str) -> Figure:
         axis.set_title(environment, fontsize=10)
         if about.lower_is_better:
             axis.set_ylim(bottom=0)
-        _tidy(axis)
+        tidy(axis)
     axes[0][0].set_ylabel(about.label)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return figure
@@ -109,7 +111,7 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
     order = sorted(comparison.policies, key=mean_score, reverse=True)
     columns = min(len(points), 4)
     rows = -(-len(points) // columns)
-    figure, axes = _figure(2.2 + 2.9 * columns, rows * (0.9 + 0.27 * len(order)), rows, columns)
+    figure, axes = new_figure(2.2 + 2.9 * columns, rows * (0.9 + 0.27 * len(order)), rows, columns)
     for axis in axes.flat[len(points) :]:
         axis.set_visible(False)
     for number, (axis, point) in enumerate(zip(axes.flat, points, strict=False)):
@@ -128,7 +130,7 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
             axis.set_xlim(left=0)
         axis.set_title(comparison.label(point), fontsize=9)
         axis.set_xlabel(about.label, fontsize=9)
-        _tidy(axis)
+        tidy(axis)
     return figure
 
 
@@ -140,7 +142,7 @@ def of_metric(comparison: Comparison, metric: str) -> Figure:
 def of_profiles(comparison: Comparison, reference: str, metric: str = SCORE) -> Figure:
     """Draw performance profiles: in what share of episodes a policy comes within a factor of the reference."""
     profiles, look = comparison.profiles(reference, metric), looks(comparison.policies)
-    figure, axes = _figure(7, 3.6, 1, 1)
+    figure, axes = new_figure(7, 3.6, 1, 1)
     axis = axes[0][0]
     for policy, part in profiles.groupby(POLICY, sort=False):
         style = {key: value for key, value in look[str(policy)].items() if key != "marker"}
@@ -149,7 +151,7 @@ def of_profiles(comparison: Comparison, reference: str, metric: str = SCORE) -> 
     axis.set_xlabel(f"{metric_of(metric).title}, relative to {reference} on the same episode")
     axis.set_ylabel("episodes within the factor, %")
     axis.set_ylim(0, 101)
-    _tidy(axis)
+    tidy(axis)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return figure
 
@@ -163,7 +165,7 @@ def of_responses(comparison: Comparison) -> Figure | None:
     if not environments:
         return None
     look = looks(comparison.policies)
-    figure, axes = _figure(1.6 + 4.4 * len(environments), 3.6, 1, len(environments))
+    figure, axes = new_figure(1.6 + 4.4 * len(environments), 3.6, 1, len(environments))
     for axis, environment in zip(axes[0], environments, strict=True):
         for policy in comparison.policies:
             counts = [
@@ -182,7 +184,7 @@ def of_responses(comparison: Comparison) -> Figure | None:
         axis.set_ylim(1e-4, 1.1)
         axis.set_xlabel("response time, s")
         axis.set_title(environment, fontsize=10)
-        _tidy(axis)
+        tidy(axis)
     axes[0][0].set_ylabel("share of finished tasks that took longer")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return figure

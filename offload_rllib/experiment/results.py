@@ -18,14 +18,18 @@ from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
 from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
 from offload_rllib.experiment.comparison import SAMPLED, Comparison, load_comparison
+from offload_rllib.experiment.figures import write_figure
 from offload_rllib.experiment.metrics import SCORE, metric_of
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.statistics import Interval
 from offload_rllib.experiment.tables import difference_text, differences_table, means_table, number, transfer_table
+from offload_rllib.experiment.training_curves import of_training
 from offload_rllib.scenario.build import fitting_rules
 
 METRICS = ("score_mean_s", "score_p50_s", "score_p95_s", "dropped_share", "offloaded_share")
 SEEDS, EPISODES = 5, 20
+# In the figures of training.
+DRAWN_RULES = ("least_queue", "shortest_finish")
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,14 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
         f"![{study.title}](images/{picture.name})",
         "",
     ]
+    if not study.elsewhere:
+        curves = images / f"training_{study.name}.png"
+        rules = {
+            name: comparison.mean(name, SCORE, comparison.points[0]).mean for name in (*DRAWN_RULES, study.reference)
+        }
+        runs = {name: sorted((path / "runs").glob(f"{name}-*")) for name in plan.trained}
+        write_figure(of_training(runs, rules), curves.with_suffix(""), ("png",))
+        lines += [f"![Scores while they were trained](images/{curves.name})", ""]
     for table in _tables(study, comparison, plan):
         rows: list[dict[str, Any]] = table.to_dict("records")
         lines += [tabulate(rows, "keys", "github", disable_numparse=True), ""]
