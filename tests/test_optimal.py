@@ -77,7 +77,10 @@ ENV_STEPS = {
 # Action values are learned in units of the reward: at scale 1 DDQN stays at "always here" in two_nodes, at 0.03 and 0.1
 # it finds the optimum (seeds 1 to 3 and 1 to 2); advantages are standardised anyway.
 DDQN_SCALE = 0.03
-NOT_CLOSE = "DDQN with a policy for each device or node misses the 5 %; why is not known yet"
+# Of policies that do not share, each sees the transitions of its own nodes alone: replayed as often as those of a shared
+# one they make too few gradient steps, and two_nodes ends at 5 s.
+DDQN_UNSHARED = {"replay_ratio": 32.0}
+DDQN_UNSHARED_ENV_STEPS = {"two_nodes": 192_000, "three_nodes": 600_000}
 
 
 def environment(name: str, *overrides: str) -> EnvironmentConfig:
@@ -130,11 +133,14 @@ def test_the_optimum_is_no_worse_than_any_simpler_rule(references: dict[str, Com
 def test_learned_policies_come_close_to_the_optimum(
     network: str, algorithm: str, sharing: str, references: dict[str, Comparison], tmp_path: Path
 ) -> None:
+    unshared_ddqn = algorithm == "DDQN" and sharing != "shared"
+    env_steps = DDQN_UNSHARED_ENV_STEPS[network] if unshared_ddqn else ENV_STEPS[network][algorithm]
+    more = DDQN_UNSHARED if unshared_ddqn else {}
     policy = load_policy_config(
         {
             "sharing": sharing,
-            "algorithm": {"name": algorithm} | ALGORITHMS[algorithm],
-            "training": {"runners": 0, "envs_per_runner": 16, "env_steps": ENV_STEPS[network][algorithm], "seed": 1},
+            "algorithm": {"name": algorithm} | ALGORITHMS[algorithm] | more,
+            "training": {"runners": 0, "envs_per_runner": 16, "env_steps": env_steps, "seed": 1},
         }
     )
     scale = [f"reward.scale={DDQN_SCALE}"] if algorithm == "DDQN" else []
@@ -154,6 +160,4 @@ def test_learned_policies_come_close_to_the_optimum(
         f"{network} {algorithm} {sharing}: greedy {greedy:.4f} sampled {sampled:.4f} optimum {best:.4f} s; "
         f"{cpu_s:.0f} CPU s"
     )
-    if algorithm == "DDQN" and sharing != "shared" and greedy > CLOSE * best:
-        pytest.xfail(NOT_CLOSE)
     assert greedy <= CLOSE * best
