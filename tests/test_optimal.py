@@ -77,8 +77,8 @@ ENV_STEPS = {
 # Action values are learned in units of the reward: at scale 1 DDQN stays at "always here" in two_nodes, at 0.03 and 0.1
 # it finds the optimum (seeds 1 to 3 and 1 to 2); advantages are standardised anyway.
 DDQN_SCALE = 0.03
-# Policies that do not share see the transitions of their own nodes alone: replayed as often as those of a shared one they
-# make too few gradient steps, and two_nodes ends at 5 s.
+# Policies that do not share see the transitions of their own nodes alone: replayed as often as a shared one's they make
+# too few gradient steps, and two_nodes ends at 5 s.
 DDQN_UNSHARED = {"replay_ratio": 32.0}
 DDQN_UNSHARED_ENV_STEPS = {"two_nodes": 192_000, "three_nodes": 600_000}
 
