@@ -51,6 +51,7 @@ class Study:
         elsewhere: more environments, by what tables call them: a preset and its overrides. Policies are trained in all
             and play in all, and the section is the table of what is lost where they were not trained.
         seeds: training seeds.
+        tried: what else was tried, below the tables.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Study:
     judged: tuple[str, ...] = (SCORE,)
     elsewhere: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     seeds: int = SEEDS
+    tried: str = ""
 
     def plan(self) -> ComparisonPlan:
         """Return the comparison that the part consists of.
@@ -158,6 +160,8 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
     for table in _tables(study, comparison, plan):
         rows: list[dict[str, Any]] = table.to_dict("records")
         lines += [tabulate(rows, "keys", "github", disable_numparse=True), ""]
+    if study.tried:
+        lines += [study.tried, ""]
     return lines
 
 
@@ -170,7 +174,7 @@ def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[
         return [
             *(_verdicts(comparison, metric, learned) for metric in study.judged),
             means_table(comparison, point, METRICS),
-            differences_table(comparison, point, reference, METRICS[:4]),
+            _only(differences_table(comparison, point, reference, METRICS[:4]), learned, reference),
         ]
     rows = []
     for lost in transfer_table(comparison).to_dict("records"):
@@ -187,6 +191,12 @@ def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[
                 }
             )
     return [pd.DataFrame(rows)]
+
+
+def _only(differences: pd.DataFrame, learned: Sequence[str], reference: str) -> pd.DataFrame:
+    """Return the rows of learned policies."""
+    wanted = {f"{policy} - {reference}" for policy in learned}
+    return pd.DataFrame([row for row in differences.to_dict("records") if row["policy"] in wanted])
 
 
 def _verdicts(comparison: Comparison, metric: str, learned: Sequence[str]) -> pd.DataFrame:
