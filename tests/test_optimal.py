@@ -80,7 +80,7 @@ DDQN_SCALE = 0.03
 # Policies that do not share see the transitions of their own nodes alone: replayed as often as a shared one's they make
 # too few gradient steps, and two_nodes ends at 5 s.
 DDQN_UNSHARED = {"replay_ratio": 32.0}
-DDQN_UNSHARED_ENV_STEPS = {"two_nodes": 192_000, "three_nodes": 600_000}
+DDQN_UNSHARED_ENV_STEPS = {"two_nodes": 384_000, "three_nodes": 900_000}
 
 
 def environment(name: str, *overrides: str) -> EnvironmentConfig:
