@@ -226,13 +226,13 @@ def _knock(address: str, hint: str) -> None:
 def _join(options: RayOptions, settings: dict[str, Any]) -> None:
     if options.ship_code:
         settings["runtime_env"] = {"py_modules": [str(Path(__file__).parents[1])]}
-    # Ray reads the variable itself where no address is given, and with "auto" prefers it to what it finds.
     hint = (
         ""
         if options.resolved.startswith(CLIENT)
         else "; from outside of the cluster: ray://HOST:10001 or `ray job submit`"
     )
     _knock(options.resolved, hint)
+    # Ray reads the variable itself where no address is given, and with "auto" prefers it to what it finds.
     try:
         ray.init(address=options.resolved, **settings)
     except exceptions.AuthenticationError as error:

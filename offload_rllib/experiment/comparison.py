@@ -28,11 +28,11 @@ from offload_rllib.experiment.statistics import (
 )
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 
+# Ending of the name of a policy that draws its actions; without it, it plays greedily.
+SAMPLED = " (sampled)"
 # Columns of `Comparison.episodes` that say what was played; the values of the sweep stand behind `environment`.
 ENVIRONMENT = "environment"
 FINGERPRINT = "fingerprint"
-SAMPLED = " (sampled)"
-"""Ending of the name of a policy that draws its actions; without it, it plays greedily."""
 POLICY = "policy"
 TRAINED_ON = "trained_on"
 TRAINING_SEED = "training_seed"

@@ -193,8 +193,8 @@ def measure_times(folder: Path) -> None:
     """
     remote: Any = ray.remote(num_cpus=1)(_times)
     # The largest first, so that the last to end is a small one.
-    sizes = sorted(CELLS, reverse=True)
-    measured = dict(zip(sizes, ray.get([remote.remote(nodes, folder.resolve()) for nodes in sizes]), strict=True))
+    under_way = {nodes: remote.remote(nodes, folder.resolve()) for nodes in sorted(CELLS, reverse=True)}
+    measured = {nodes: ray.get(reference) for nodes, reference in under_way.items()}
     times = {label: {str(nodes): measured[nodes][label] for nodes in CELLS} for label in measured[min(CELLS)]}
     with written_at_once(folder / TIMES) as partial:
         partial.write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")

@@ -174,7 +174,7 @@ def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[
         return [
             *(_verdicts(comparison, metric, learned) for metric in study.judged),
             means_table(comparison, point, METRICS),
-            _only(differences_table(comparison, point, reference, METRICS[:4]), learned, reference),
+            differences_table(comparison, point, reference, METRICS[:4], learned),
         ]
     rows = []
     for lost in transfer_table(comparison).to_dict("records"):
@@ -191,12 +191,6 @@ def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[
                 }
             )
     return [pd.DataFrame(rows)]
-
-
-def _only(differences: pd.DataFrame, learned: Sequence[str], reference: str) -> pd.DataFrame:
-    """Return the rows of learned policies."""
-    wanted = {f"{policy} - {reference}" for policy in learned}
-    return pd.DataFrame([row for row in differences.to_dict("records") if row["policy"] in wanted])
 
 
 def _verdicts(comparison: Comparison, metric: str, learned: Sequence[str]) -> pd.DataFrame:

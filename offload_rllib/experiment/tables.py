@@ -49,10 +49,12 @@ def means_table(comparison: Comparison, point: Point, metrics: Sequence[str]) ->
     return pd.DataFrame(rows)
 
 
-def differences_table(comparison: Comparison, point: Point, reference: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return paired differences from a reference as text: a row per policy, a column per metric."""
+def differences_table(
+    comparison: Comparison, point: Point, reference: str, metrics: Sequence[str], policies: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return paired differences from a reference as text: a row per policy (None: all), a column per metric."""
     rows = []
-    for policy in comparison.played(point):
+    for policy in comparison.played(point) if policies is None else policies:
         if policy == reference:
             continue
         row = {"policy": f"{policy} - {reference}"}

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from offload_rllib.experiment.callbacks import PREFIX
 from offload_rllib.experiment.figures import looks, new_figure, tidy
 from offload_rllib.experiment.metrics import SCORE, metric_of
+from offload_rllib.experiment.run_folder import TUNE
+from offload_rllib.experiment.training import TRIAL
 
 POINTS = 40
 
@@ -18,10 +21,10 @@ POINTS = 40
 def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return environment steps [n] and mean scores [n], s, of the training episodes that a run's iterations ended."""
     steps, scores = [], []
-    with (run / "tune" / "trial" / "result.json").open(encoding="utf-8") as file:
+    with (run / TUNE / TRIAL / "result.json").open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            score = row["env_runners"].get("offload", {}).get(SCORE)
+            score = row["env_runners"].get(PREFIX, {}).get(SCORE)
             if score is not None and np.isfinite(score):
                 steps.append(row["timesteps_total"])
                 scores.append(score)
