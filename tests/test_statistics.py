@@ -87,6 +87,13 @@ def test_small_samples_use_students_t() -> None:
     assert [interval(np.random.default_rng(0).normal(size=n)).method for n in (19, 20)] == ["t", "bootstrap"]
 
 
+def test_values_that_are_mostly_equal_have_a_finite_interval() -> None:
+    # Of 20 values 19 are equal: a third of the resamples has no spread at all, and studentizing them gives no number.
+    found = interval(np.array([0.0] * 19 + [-4.0]))
+    assert found.method == "t"
+    assert (found.low, found.high) == pytest.approx((-0.2 - 2.093 * 0.2, -0.2 + 2.093 * 0.2), abs=1e-3)
+
+
 def test_pairing_removes_what_episodes_share() -> None:
     rng = np.random.default_rng(0)
     episodes = rng.normal(100, 30, 12)

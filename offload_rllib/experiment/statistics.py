@@ -47,7 +47,8 @@ def interval(values: np.ndarray) -> Interval:
     """Return the mean of independent values [n] with its 95 % interval; values that are not finite are left out.
 
     Student's t below 20 values, the studentized bootstrap from there on (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, 12.5), with a fixed seed. NaN without two values.
+    Bootstrap, 1993, 12.5), with a fixed seed; Student's t also where more than half of the values are equal. NaN
+    without two values.
     """
     values = values[np.isfinite(values)]
     count = len(values)
@@ -58,7 +59,7 @@ def interval(values: np.ndarray) -> Interval:
     if _equal(values):
         return Interval(mean, mean, mean, "t")
     error = float(stats.sem(values))
-    if count < BOOTSTRAP_FROM:
+    if count < BOOTSTRAP_FROM or _mostly_equal(values):
         half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
         return Interval(mean, mean - half, mean + half, "t")
     ratios = _studentized(values, mean)
@@ -69,6 +70,16 @@ def interval(values: np.ndarray) -> Interval:
 def _equal(values: np.ndarray) -> bool:
     """Return whether values are equal apart from rounding: then there is no spread to estimate."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max(initial=0.0))
+
+
+def _mostly_equal(values: np.ndarray) -> bool:
+    """Return whether more than half of the values are one number: too many resamples would have no spread.
+
+    So are the differences of two policies that seldom act differently.
+    """
+    middle = float(np.median(values))
+    same = np.abs(values - middle) <= ROUNDING * np.abs(values).max()
+    return 2 * np.count_nonzero(same) > len(values)
 
 
 def _studentized(values: np.ndarray, mean: float) -> np.ndarray:
