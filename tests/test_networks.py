@@ -152,6 +152,20 @@ def test_epsilon_greedy_draws_among_valid_actions_even_where_all_values_are_zero
         assert (logits.exp()[masks == 0] == 0).all()
 
 
+def test_epsilon_greedy_decides_between_equal_values_by_lot() -> None:
+    masks = torch.tensor([[1, 1, 0, 1]], dtype=torch.int8)
+    values = torch.tensor([[2.0, 1.0, INVALID_LOGIT, 2.0]])
+    assert torch.allclose(epsilon_greedy(values, masks, 0.3).exp(), torch.tensor([[0.45, 0.1, 0.0, 0.45]]), atol=1e-6)
+
+
+def test_pointers_give_destinations_that_look_alike_equal_values() -> None:
+    observations, masks = observations_and_masks(64, 6)
+    alike = permute_rows(observations, [0, 1, 1, 1, 1, 1])
+    values = randomised(QNetwork(observation_size(6), 6, HIDDEN, "tanh", "pointer"))(alike, torch.ones_like(masks))
+    assert torch.equal(values[:, 2:], values[:, 1:2].expand(-1, 4)), "not only close: else they would be no ties"
+    assert not torch.isclose(values[:, 0], values[:, 1]).any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_weight_and_are_finite(kind: str) -> None:
     observations, masks = observations_and_masks(8, 3, padding=2)

@@ -167,7 +167,9 @@ class QNetwork(nn.Module):
 
 
 def epsilon_greedy(values: Tensor, masks: Tensor, epsilon: float) -> Tensor:
-    """Return log probabilities [..., R]: the best action, or with probability `epsilon` any valid one.
+    """Return log probabilities [..., R]: the best action, equals alike, or with probability `epsilon` any valid one.
+
+    Pointers give destinations that look alike the same value, to the last bit.
 
     Args:
         values: [..., R] action values, `INVALID_LOGIT` where not valid.
@@ -175,6 +177,6 @@ def epsilon_greedy(values: Tensor, masks: Tensor, epsilon: float) -> Tensor:
         epsilon: in [0, 1].
     """
     valid = (masks != 0).to(values.dtype)
-    best = nn.functional.one_hot(values.argmax(-1), values.shape[-1])
-    probabilities = (1 - epsilon) * best + epsilon * valid / valid.sum(-1, keepdim=True)
+    best = (values == values.amax(-1, keepdim=True)).to(values.dtype)
+    probabilities = (1 - epsilon) * best / best.sum(-1, keepdim=True) + epsilon * valid / valid.sum(-1, keepdim=True)
     return probabilities.log().clamp_min(INVALID_LOGIT)
