@@ -324,6 +324,7 @@ def training_configs(piece: Piece, budget: Budget) -> tuple[EnvironmentConfig, P
             f"algorithm.batch_env_steps={batch}",
             "algorithm.lr=5e-4",
             "algorithm.final_lr=null",
+            "algorithm.lambda=0.95",
             "algorithm.entropy_coeff=0.005",
             "algorithm.final_entropy_coeff=null",
         ),

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from tabulate import tabulate
 
-from offload_rllib.config import load_environment, load_policy_config
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
 from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, reference_of
@@ -51,6 +51,7 @@ class Study:
         elsewhere: more environments, by what tables call them: a preset and its overrides. Policies are trained in all
             and play in all, and the section is the table of what is lost where they were not trained.
         seeds: training seeds.
+        episodes: that all policies play.
         tried: what else was tried, below the tables.
     """
 
@@ -67,6 +68,7 @@ class Study:
     judged: tuple[str, ...] = (SCORE,)
     elsewhere: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     seeds: int = SEEDS
+    episodes: int = EPISODES
     tried: str = ""
 
     def plan(self) -> ComparisonPlan:
@@ -91,7 +93,7 @@ class Study:
             policies=(*trained, *fitting_rules(environment)),
             trained=trained,
             training_seeds=self.seeds,
-            episodes=EPISODES,
+            episodes=self.episodes,
             metrics=METRICS,
             reference=self.reference,
         )
@@ -107,12 +109,12 @@ def run_study(study: Study, folder: Path, console: Console) -> bool:
     """Run a study in `folder/NAME`, or what is left of it; return whether it is finished, False after an interruption.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds something else, or the same part as it was before presets changed.
         TrainingError: a training failed.
     """
     path = folder / study.name
     if path.is_dir():
-        kept = ComparisonFolder.open(path)
+        kept = _opened(study, path)
     else:
         plan = study.plan()
         check_plan(plan)
@@ -123,6 +125,15 @@ def run_study(study: Study, folder: Path, console: Console) -> bool:
     if comparison is not None:
         finish_comparison(kept, comparison, kept.plan)
     return comparison is not None
+
+
+def _opened(study: Study, path: Path) -> ComparisonFolder:
+    kept, plan = ComparisonFolder.open(path), study.plan()
+    found = kept.plan
+    if found != plan:
+        changed = ", ".join(key for key in type(plan).model_fields if getattr(plan, key) != getattr(found, key))
+        raise ConfigError(f"{path}: holds this part with other {changed}; remove it, or take another --folder")
+    return kept
 
 
 def _section(study: Study, path: Path, images: Path) -> list[str]:
@@ -229,11 +240,15 @@ def _listed(changes: Sequence[str]) -> str:
 
 
 def write_page(path: Path, head: str, studies: Sequence[Study], folder: Path) -> None:
-    """Write a page of the studies that are finished in a folder, in one step, and their figures beside it."""
+    """Write a page of the studies that are finished in a folder, in one step, and their figures beside it.
+
+    Raises:
+        ConfigError: a part was made with other settings than it has now.
+    """
     lines = [head]
     for study in studies:
         done = folder / study.name
-        if done.is_dir() and ComparisonFolder.open(done).state == "finished":
+        if done.is_dir() and _opened(study, done).state == "finished":
             lines += _section(study, done, path.parent / "images")
     with written_at_once(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
