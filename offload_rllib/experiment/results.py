@@ -45,6 +45,7 @@ class Study:
         sharings: each policy is trained with each.
         overrides: of the environment.
         changes: of the policies.
+        own_changes: of single ones, by preset.
         reference: whom the others are compared with.
         figure: the metric that is drawn.
         judged: the metrics by which learned policies are held against every rule.
@@ -63,6 +64,7 @@ class Study:
     sharings: tuple[str, ...] = ("shared",)
     overrides: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    own_changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reference: str = "shortest_finish"
     figure: str = SCORE
     judged: tuple[str, ...] = (SCORE,)
@@ -79,7 +81,8 @@ class Study:
         """
         trained = {
             f"{policy}_{sharing}": load_policy_config(
-                policy, [f"sharing={sharing}", *_in_one_process(policy), *self.changes]
+                policy,
+                [f"sharing={sharing}", *_in_one_process(policy), *self.changes, *self.own_changes.get(policy, ())],
             )
             for policy in self.policies
             for sharing in self.sharings
@@ -145,8 +148,9 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
     shutil.copyfile(path / "summary.csv", picture.with_suffix(".csv"))
     seconds = sum(_seconds(run) for run in (path / "runs").iterdir())
     steps = {config.training.env_steps for config in plan.trained.values()}
+    own = "".join(f", {policy}{_listed(changes)}" for policy, changes in study.own_changes.items())
     about = (
-        f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}; "
+        f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}{own}; "
         f"{', '.join(f'{count:,}' for count in sorted(steps))} environment steps per run, {plan.training_seeds} "
         f"training seeds, {plan.episodes} held-out episodes. Training took {seconds / 60:.0f} minutes in all."
     )
