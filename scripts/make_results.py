@@ -19,7 +19,7 @@ from offload_rllib.experiment.results import Study, run_study, write_page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 ALGORITHMS = ("ppo", "a2c", "ddqn")
-HERD = ("ppo_herd", "a2c_herd")
+HERD = ("ppo_herd", "a2c_herd", "ddqn_herd")
 DROPS = ("reward.drop_penalty_s=500",)
 # A drop comes 100 to 200 intervals after the decision, out of sight of a critic to which the task has left.
 UP_TO_DROPS = ("training.env_steps=960000", "algorithm.lambda=1.0")
