@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from offload_rllib.config import ConfigError
-from offload_rllib.experiment.results import Study, run_study, write_page
+from offload_rllib.experiment.results import Study, check_folder, run_study, write_page
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 ALGORITHMS = ("ppo", "a2c", "ddqn")
@@ -135,6 +135,7 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console()
     try:
+        check_folder(STUDIES, arguments.folder)
         for study in STUDIES:
             if arguments.only is None or study.name in arguments.only:
                 if not run_study(study, arguments.folder, console):

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError
 from offload_rllib.experiment.compare import ComparisonFolder
-from offload_rllib.experiment.results import Study, run_study, write_page
+from offload_rllib.experiment.results import Study, check_folder, run_study, write_page
 
 
 def test_a_part_that_was_made_with_other_settings_is_refused(tmp_path: Path) -> None:
     study = Study("part", "A part", "ether_12", ("ppo",), question="?")
     ComparisonFolder.create(str(tmp_path / "part"), study.plan(), "test")
+    check_folder([study], tmp_path)
     for changed, keys in (
         (replace(study, changes=("algorithm.lr=2e-3",)), "trained"),
         (replace(study, episodes=60), "episodes"),
@@ -23,5 +24,7 @@ def test_a_part_that_was_made_with_other_settings_is_refused(tmp_path: Path) -> 
     ):
         with pytest.raises(ConfigError, match=f"part: holds this part with other {keys}; remove it"):
             run_study(changed, tmp_path, Console())
+        with pytest.raises(ConfigError, match=f"other {keys}"):
+            check_folder([changed], tmp_path)
         with pytest.raises(ConfigError, match=f"other {keys}"):
             write_page(tmp_path / "page.md", "", [changed], tmp_path)

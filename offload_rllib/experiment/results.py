@@ -130,6 +130,17 @@ def run_study(study: Study, folder: Path, console: Console) -> bool:
     return comparison is not None
 
 
+def check_folder(studies: Sequence[Study], folder: Path) -> None:
+    """Check that what a folder holds of the studies was made with the settings that they have now.
+
+    Raises:
+        ConfigError: it was not.
+    """
+    for study in studies:
+        if (folder / study.name).is_dir():
+            _opened(study, folder / study.name)
+
+
 def _opened(study: Study, path: Path) -> ComparisonFolder:
     kept, plan = ComparisonFolder.open(path), study.plan()
     found = kept.plan
