@@ -21,11 +21,21 @@ def test_the_configuration_page_is_that_of_the_schema() -> None:
     subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=100)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the fragments by which GitHub addresses the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#\s]*)(#[^)\s]+)?", page.read_text()):
+        if "://" in target:
+            continue
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        if heading and linked.suffix == ".md":
+            assert heading in anchors(linked), f"{target}{heading}"
 
 
 def test_the_specification_of_observations_lists_every_number_in_order() -> None:

@@ -87,11 +87,23 @@ def test_small_samples_use_students_t() -> None:
     assert [interval(np.random.default_rng(0).normal(size=n)).method for n in (19, 20)] == ["t", "bootstrap"]
 
 
-def test_values_that_are_mostly_equal_have_a_finite_interval() -> None:
-    # Of 20 values 19 are equal: a third of the resamples has no spread at all, and studentizing them gives no number.
+def test_values_that_are_nearly_all_equal_have_an_interval_of_their_own_size() -> None:
+    # Of 20 values 19 are equal: a third of the resamples has no spread at all, and studentized they are 1e11.
     found = interval(np.array([0.0] * 19 + [-4.0]))
     assert found.method == "t"
     assert (found.low, found.high) == pytest.approx((-0.2 - 2.093 * 0.2, -0.2 + 2.093 * 0.2), abs=1e-3)
+    for equal, method in ((11, "bootstrap"), (16, "bootstrap"), (17, "t")):
+        assert interval(np.array([0.0] * equal + list(range(1, 21 - equal)))).method == method
+
+
+@pytest.mark.parametrize(("count", "zeros", "least"), [(20, 0.55, 0.92), (20, 0.75, 0.85), (20, 0.85, 0.7)])
+def test_intervals_cover_means_of_values_that_are_often_zero(count: int, zeros: float, least: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw() -> tuple[np.ndarray]:
+        return (rng.exponential(1, count) * (rng.random(count) >= zeros),)
+
+    assert coverage(interval, 1 - zeros, draw) >= least
 
 
 def test_pairing_removes_what_episodes_share() -> None:

@@ -77,8 +77,10 @@ class Study:
         """Return the comparison that the part consists of.
 
         Raises:
-            ConfigError: a preset is not there, or does not take a change.
+            ConfigError: a preset is not there, or does not take a change; changes are those of none of the policies.
         """
+        if of_none := ", ".join(set(self.own_changes) - set(self.policies)):
+            raise ConfigError(f"{self.name}: own_changes of {of_none}, trained are {', '.join(self.policies)}")
         trained = {
             f"{policy}_{sharing}": load_policy_config(
                 policy,
@@ -112,7 +114,7 @@ def run_study(study: Study, folder: Path, console: Console) -> bool:
     """Run a study in `folder/NAME`, or what is left of it; return whether it is finished, False after an interruption.
 
     Raises:
-        ConfigError: the folder holds something else, or the same part as it was before presets changed.
+        ConfigError: the folder holds something else, or the same part as it was before it or its presets changed.
         TrainingError: a training failed.
     """
     path = folder / study.name
@@ -142,11 +144,20 @@ def check_folder(studies: Sequence[Study], folder: Path) -> None:
 
 
 def _opened(study: Study, path: Path) -> ComparisonFolder:
-    kept, plan = ComparisonFolder.open(path), study.plan()
+    kept, wanted = ComparisonFolder.open(path), study.plan()
     found = kept.plan
-    if found != plan:
-        changed = ", ".join(key for key in type(plan).model_fields if getattr(plan, key) != getattr(found, key))
-        raise ConfigError(f"{path}: holds this part with other {changed}; remove it, or take another --folder")
+    if found != wanted:
+        changed = []
+        for key in type(wanted).model_fields:
+            new, old = getattr(wanted, key), getattr(found, key)
+            if isinstance(new, dict):
+                changed += [label for label in sorted({*new, *old}) if new.get(label) != old.get(label)]
+            elif new != old:
+                changed.append(key)
+        raise ConfigError(
+            f"{path}: made with other settings than this part has now ({', '.join(changed)}); remove it, or take "
+            "another --folder"
+        )
     return kept
 
 

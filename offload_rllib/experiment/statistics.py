@@ -47,8 +47,9 @@ def interval(values: np.ndarray) -> Interval:
     """Return the mean of independent values [n] with its 95 % interval; values that are not finite are left out.
 
     Student's t below 20 values, the studentized bootstrap from there on (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, 12.5), with a fixed seed; Student's t also where more than half of the values are equal. NaN
-    without two values.
+    Bootstrap, 1993, 12.5), with a fixed seed; Student's t also where so many values are equal that too many
+    resamples have no spread. There it holds the mean of a skewed distribution in 75 to 90 % of cases only. NaN without
+    two values.
     """
     values = values[np.isfinite(values)]
     count = len(values)
@@ -73,13 +74,12 @@ def _equal(values: np.ndarray) -> bool:
 
 
 def _mostly_equal(values: np.ndarray) -> bool:
-    """Return whether more than half of the values are one number: too many resamples would have no spread.
+    """Return whether resamples of one number alone are so many that they reach into the interval's quantiles.
 
-    So are the differences of two policies that seldom act differently.
+    So it is with differences of two policies that seldom act differently: their quantiles would be no numbers.
     """
-    middle = float(np.median(values))
-    same = np.abs(values - middle) <= ROUNDING * np.abs(values).max()
-    return 2 * np.count_nonzero(same) > len(values)
+    same = np.abs(values - float(np.median(values))) <= ROUNDING * np.abs(values).max()
+    return np.mean(same) ** len(values) > (1 - CONFIDENCE) / 2
 
 
 def _studentized(values: np.ndarray, mean: float) -> np.ndarray:

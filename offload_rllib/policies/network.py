@@ -169,7 +169,8 @@ class QNetwork(nn.Module):
 def epsilon_greedy(values: Tensor, masks: Tensor, epsilon: float) -> Tensor:
     """Return log probabilities [..., R]: the best action, equals alike, or with probability `epsilon` any valid one.
 
-    Pointers give destinations that look alike the same value, to the last bit.
+    Pointers give destinations that look alike the same value to the last bit, but for single rows at the end of a
+    batch whose size does not suit the matrix kernels of the CPU.
 
     Args:
         values: [..., R] action values, `INVALID_LOGIT` where not valid.

@@ -45,7 +45,7 @@ class PolicyDescription(Schema):
     output: Literal["logits", "values"] = "logits"
     """What the networks give for each action: logits of an `Actor`, or values of a `QNetwork`."""
     epsilon: Share = 0.0
-    """With `values`: the share of random actions when actions are drawn; 0.0 draws the best one, always."""
+    """With `values`: the share of random actions when actions are drawn; with 0.0 only equals are drawn."""
     observation_size: Count
     """F of the environment they were trained on."""
     actions: Count
@@ -202,8 +202,9 @@ class SavedPolicy:
         Args:
             observations: [..., A, F] float32.
             masks: [..., A, R], 1 where an action is valid.
-            deterministic: take the action of the highest score, else draw: by the policy's probabilities, or with
-                action values any valid action with the probability that `epsilon` says.
+            deterministic: take the action of the highest score, the first among equals; else draw: by the policy's
+                probabilities, or with action values any valid action with the probability that `epsilon` says, and
+                otherwise among the best.
 
         Raises:
             ValueError: the arrays are not of the policy's sizes.

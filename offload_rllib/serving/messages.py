@@ -45,7 +45,7 @@ class ActRequest(Schema):
     policies: Quick[str] = ()
     """[N] names of the policies that decide, instead of `agents`: for agents of another environment."""
     deterministic: Flag = True
-    """Take the action of the highest score; false draws from the policy's probabilities."""
+    """Take the action of the highest score; false draws, as `SavedPolicy` does."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)] | None = None
     """Of the draws: the same seed and row give the same draw. Without one, the service draws a seed and tells it."""
     rows: Quick[Annotated[int, Field(ge=0, le=LARGEST_ROW, strict=True)]] = ()
