@@ -174,7 +174,8 @@ def _section(study: Study, path: Path, images: Path) -> list[str]:
     about = (
         f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}{own}; "
         f"{', '.join(f'{count:,}' for count in sorted(steps))} environment steps per run, {plan.training_seeds} "
-        f"training seeds, {plan.episodes} held-out episodes. Training took {seconds / 60:.0f} minutes in all."
+        f"training seed{'s' if plan.training_seeds > 1 else ''}, {plan.episodes} held-out episodes. Training took "
+        f"{seconds / 60:.0f} minutes in all."
     )
     lines = [
         f"## {study.title}",
