@@ -2,8 +2,9 @@
 
 Usage: python scripts/make_results.py [--folder comparisons/results] [--only NAME ...]
 
-Budget: about three hours on one core. Ctrl-C saves what was done; the same command goes on with it. The page holds the
-parts that are finished.
+Budget: about three hours, for each training takes one core and they run one after another. On two cores two calls with
+different parts, --only, take half of it. Ctrl-C saves what was done; the same command goes on with it. The page holds
+the parts that are finished.
 """
 
 from __future__ import annotations
