@@ -292,3 +292,13 @@ def test_every_preset_fits_the_default_environment(name: str) -> None:
     from offload_rllib.experiment.training import check
 
     check(load_environment("ether_12"), load_policy_config(name))
+
+
+def test_policies_are_made_in_the_order_of_the_nodes() -> None:
+    from offload_rllib.experiment.algorithm_config import algorithm_config
+
+    # Initial weights are drawn one policy after the other: in an order that changes from process to process the same
+    # seed would be another run.
+    policy = load_policy_config("ppo", ["sharing=per_node"])
+    config = algorithm_config(load_environment("ether_12"), policy, cpus=2)
+    assert list(config.policies) == VectorEnv(build_scenario(load_environment("ether_12")), 1).agents

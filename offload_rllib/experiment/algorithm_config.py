@@ -298,7 +298,7 @@ def algorithm_config(
         model["critic"] = algorithm.critic
     config.learners(learner_config_dict=settings)
     config.multi_agent(
-        policies=set(assignment.policies),
+        policies=list(assignment.policies),  # in order: initial weights are drawn one policy after the other
         policy_mapping_fn=PolicyMapping(assignment),
         algorithm_config_overrides_per_module=overrides_per_module(policy, assignment),
     )
