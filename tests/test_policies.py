@@ -301,4 +301,4 @@ def test_policies_are_made_in_the_order_of_the_nodes() -> None:
     # seed would be another run.
     policy = load_policy_config("ppo", ["sharing=per_node"])
     config = algorithm_config(load_environment("ether_12"), policy, cpus=2)
-    assert list(config.policies) == VectorEnv(build_scenario(load_environment("ether_12")), 1).agents
+    assert tuple(config.policies) == VectorEnv(build_scenario(load_environment("ether_12")), 1).agents
