@@ -128,10 +128,10 @@ STUDIES = (
         "The same with a random network of 100 nodes",
         "ether_12",
         ("ppo",),
-        question="One training seed each, for 100 nodes take a quarter of an hour: intervals are over episodes alone.",
+        question="From 12 nodes of one kind of network to 100 of another.",
         changes=POINTER,
         elsewhere={"random_100": ("random_20", ("topology.nodes=100",))},
-        seeds=1,
+        seeds=3,
     ),
 )
 HEAD = """\
