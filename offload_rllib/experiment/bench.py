@@ -116,7 +116,7 @@ def _stock_ppo(environment: EnvironmentConfig) -> AlgorithmConfig:
         train_batch_size_per_learner=algorithm.batch_env_steps,
         use_kl_loss=False,
     )
-    config.multi_agent(policies=set(assignment.policies), policy_mapping_fn=PolicyMapping(assignment))
+    config.multi_agent(policies=list(assignment.policies), policy_mapping_fn=PolicyMapping(assignment))
     config.rl_module(
         rl_module_spec=RLModuleSpec(module_class=MaskedActorCritic, model_config=policy.network.model_dump())
     )

@@ -79,7 +79,7 @@ class Study:
         Raises:
             ConfigError: a preset is not there, or does not take a change; changes are those of none of the policies.
         """
-        if of_none := ", ".join(set(self.own_changes) - set(self.policies)):
+        if of_none := ", ".join(sorted(set(self.own_changes) - set(self.policies))):
             raise ConfigError(f"{self.name}: own_changes of {of_none}, trained are {', '.join(self.policies)}")
         trained = {
             f"{policy}_{sharing}": load_policy_config(
@@ -161,9 +161,10 @@ def _opened(study: Study, path: Path) -> ComparisonFolder:
     return kept
 
 
-def _section(study: Study, path: Path, images: Path) -> list[str]:
+def _section(study: Study, kept: ComparisonFolder, images: Path) -> list[str]:
     """Return a finished study's part of the page, and copy its figure to the page's images."""
-    comparison, plan = load_comparison(path), ComparisonFolder.open(path).plan
+    path, plan = kept.path, kept.plan
+    comparison = load_comparison(path)
     images.mkdir(parents=True, exist_ok=True)
     picture = images / f"results_{study.name}.png"
     shutil.copyfile(path / FIGURES / f"{study.figure}.png", picture)
@@ -275,7 +276,7 @@ def write_page(path: Path, head: str, studies: Sequence[Study], folder: Path) ->
     lines = [head]
     for study in studies:
         done = folder / study.name
-        if done.is_dir() and _opened(study, done).state == "finished":
-            lines += _section(study, done, path.parent / "images")
+        if done.is_dir() and (kept := _opened(study, done)).state == "finished":
+            lines += _section(study, kept, path.parent / "images")
     with written_at_once(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
