@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from offload_rllib.cli import app
 from offload_rllib.envs.observation import ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
@@ -36,6 +37,39 @@ def test_links_lead_to_files(page: Path) -> None:
         assert linked.exists(), target
         if heading and linked.suffix == ".md":
             assert heading in anchors(linked), f"{target}{heading}"
+
+
+# Words by which a page would speak of verbs, and of what the scripts launch.
+SPOKEN_OF = {
+    "tune": "sweep",
+    "compare": "compar",
+    "serve": "serv",
+    "bound": "bound",
+    "export": "onnx",
+    "launch": "launcher",
+}
+
+
+def test_the_readme_denies_nothing_that_exists() -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    denied = readme.split("Not yet here:")[1].split("\n\n")[1].lower()
+    assert denied.startswith("- "), "the list of what is missing"
+    verbs = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+    for word in (*verbs, *SPOKEN_OF):
+        assert word not in denied, f"'{word}' exists, and the README says that it does not"
+    assert "none yet" not in readme
+    layout = readme.split("## Layout")[1].split("##")[0]
+    for folder in re.findall(r"^    (\w+)/ ", layout, re.MULTILINE):
+        assert any((CHECKOUT / folder).iterdir()), folder
+
+
+def test_every_verb_is_described() -> None:
+    text = (CHECKOUT / "docs" / "command_line.md").read_text() + "".join(
+        page.read_text() for page in PAGES if page.stem in {"compare", "tune", "serving", "bound"}
+    )
+    for info in app.registered_commands:
+        verb = info.name or (info.callback.__name__ if info.callback else "")
+        assert f"offload-rllib {verb}" in text, verb
 
 
 def test_the_specification_of_observations_lists_every_number_in_order() -> None:

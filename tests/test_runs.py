@@ -89,11 +89,16 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
 
     events = EventAccumulator(str(run / "tune" / "trial"))
     events.Reload()
-    scores = events.Scalars("ray/tune/env_runners/offload/score_mean_s")
+    scores = events.Scalars("episodes/score_mean_s")
     assert [event.step for event in scores] == trained_steps(run) == list(range(160, STEPS + 1, 160))
     tags = set(events.Tags()["scalars"])
-    for name in ("response_mean_s", "score_p95_s", "dropped_expired_share", "overload", "offloaded_share"):
-        assert f"ray/tune/env_runners/offload/{name}" in tags
+    figures = ("episodes/response_mean_s", "episodes/score_p95_s", "episodes_drops/dropped_expired_share")
+    assert {*figures, "ray/tune/learners/shared/entropy"} <= tags
+    assert not any("env_runners/offload" in tag for tag in tags), "no figure is shown twice"
+    assert min(tags) == "episodes/dropped_share", "TensorBoard begins with what the run is about"
+    evaluated = EventAccumulator(str(run / "evaluation"))
+    evaluated.Reload()
+    assert "evaluation/score_mean_s/ring/shortest_finish" in evaluated.Tags()["scalars"]
 
     again = finish(start(files, "evaluate", "ring.yaml", "local", str(run), "--episodes", "3", "--out", "compared"))
     assert "local" in again, again

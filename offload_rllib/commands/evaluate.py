@@ -36,24 +36,41 @@ def evaluate(
     environment = load_environment(env, set_ or ())
     refuse_existing(out)
     stem = Path(env).stem
-    play(environment, policies, episodes, held_out_seed, lambda: new_results(out, EVALUATIONS, stem), stem)
+    play(environment, policies, episodes, held_out_seed, lambda: new_results(out, EVALUATIONS, stem), label=stem)
 
 
 def play(
-    environment: EnvironmentConfig, names: list[str], episodes: int, seed: int, made: Callable[[], Path], title: str
+    environment: EnvironmentConfig,
+    names: list[str],
+    episodes: int,
+    seed: int,
+    made: Callable[[], Path],
+    *,
+    label: str,
+    title: str | None = None,
 ) -> None:
-    """Let policies play held-out episodes; write the results to the folder that is `made` then, and print them."""
+    """Let policies play held-out episodes, write the results to a folder, and print them.
+
+    Args:
+        environment: where they play.
+        names: of the policies; the first one is the reference.
+        episodes: how many.
+        seed: of the held-out episodes.
+        made: makes the folder, when there are results.
+        label: what the results call the environment.
+        title: of the figure; None: the label.
+    """
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate as evaluate_all
     from offload_rllib.experiment.report import tables, write_report
 
     contenders = make_contenders(names)
     with Progress(console=console, transient=True) as progress:
-        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress)
+        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress, label=label)
     reference = contenders[0].name
     # Files first: a closed pipe ends the printing, and must not cost the results.
     paths = write_report(
-        evaluation, reference, made(), f"{title}: {environment.description} ({episodes} held-out episodes)"
+        evaluation, reference, made(), f"{title or label}: {environment.description} ({episodes} held-out episodes)"
     )
     for table in tables(evaluation, reference):
         console.print(table)

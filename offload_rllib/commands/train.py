@@ -126,14 +126,23 @@ def _new_run(
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
     check(environment, configured)
-    return RunFolder.create(name, environment, configured, f"{Path(env).stem}-{Path(policy).stem}", storage)
+    stem = Path(env).stem
+    return RunFolder.create(
+        name, environment, configured, f"{stem}-{Path(policy).stem}", storage, environment_name=stem
+    )
 
 
 def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) -> None:
     from offload_rllib.experiment.model_card import write_model_card
 
     play(
-        run.environment, [str(run.path), *BASELINES], episodes, held_out_seed, lambda: run.path / "evaluation", run.name
+        run.environment,
+        [str(run.path), *BASELINES],
+        episodes,
+        held_out_seed,
+        lambda: run.path / "evaluation",
+        label=run.environment_name,
+        title=f"{run.environment_name}, {run.name}",
     )
     say(f"model card: {write_model_card(run)}")
     say(f"trained policy: {run.path / 'policy'}")

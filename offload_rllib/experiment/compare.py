@@ -176,7 +176,9 @@ def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> 
 def _run_folder(path: Path, training: Training) -> RunFolder:
     if path.is_dir():
         return RunFolder.open(path)
-    return RunFolder.create(str(path), training.place.config, training.config, "")
+    return RunFolder.create(
+        str(path), training.place.config, training.config, "", environment_name=training.place.environment
+    )
 
 
 def cell_file(folder: Path, index: int) -> Path:

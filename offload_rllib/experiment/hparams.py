@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
 
 # Made when imported, from a description of the format: pyright cannot see it.
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -19,6 +18,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from offload_rllib.config.sweep import Domain
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_trial import VALIDATION
+from offload_rllib.experiment.tensorboard_logger import TensorBoardLogger
 
 SUFFIX = ".hparams"
 # Beside the metrics of the sweep.
@@ -71,8 +71,8 @@ def write_trial(folder: Path, plan: SweepPlan, trial_name: str, values: dict[str
     _write(folder, hp.hparams_pb(shown, trial_id=trial_name))
 
 
-class HParamsLogger(TBXLoggerCallback):
-    """Tune's TensorBoard logger, with hyperparameters written when a trial begins and metrics chosen for them.
+class HParamsLogger(TensorBoardLogger):
+    """The TensorBoard logger, with hyperparameters written when a trial begins and metrics chosen for them.
 
     Tune's own writes them when a trial ends, with every number of the result as a metric.
     """

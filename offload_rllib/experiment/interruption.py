@@ -18,13 +18,15 @@ from typing import Any
 from pyarrow import fs
 from ray.air.constants import EXPR_RESULT_FILE, TRAINING_ITERATION
 from ray.tune import Callback
-from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT, TIMESTEPS_TOTAL
 from rich.console import Console
 
 # Made when imported, from a description of the format: pyright cannot see it.
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from offload_rllib.experiment.tensorboard_logger import TensorBoardLogger
 
 # Tune's own way to end an experiment and keep its state; it listens to this signal as soon as it runs.
 END_OF_EXPERIMENT = signal.SIGUSR1
@@ -81,16 +83,16 @@ def interruptible(console: Console) -> Iterator[None]:
             os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = tune_listens
 
 
-def loggers(tensorboard: TBXLoggerCallback | None = None) -> list[Callback]:
+def loggers(tensorboard: TensorBoardLogger | None = None) -> list[Callback]:
     """Return what logs results, in an order that matters: rows are trimmed before the loggers open their files.
 
     Tune's CSV logger is not among them: its columns are those of the first result, and the figures of episodes, which
     come with later ones, would be missing.
 
     Args:
-        tensorboard: what writes for TensorBoard; None takes Tune's own.
+        tensorboard: what writes for TensorBoard; None takes `TensorBoardLogger`.
     """
-    return [TrimRepeated(), JsonLoggerCallback(), tensorboard or TBXLoggerCallback(), SaveWhenAsked()]
+    return [TrimRepeated(), JsonLoggerCallback(), tensorboard or TensorBoardLogger(), SaveWhenAsked()]
 
 
 class SaveWhenAsked(Callback):

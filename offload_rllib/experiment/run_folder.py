@@ -48,6 +48,8 @@ class RunFolder(RecordedFolder):
         policy: PolicyConfig,
         default_name: str,
         storage: str | None = None,
+        *,
+        environment_name: str = "environment",
     ) -> RunFolder:
         """Make the folder of a new run under `runs/`.
 
@@ -58,6 +60,7 @@ class RunFolder(RecordedFolder):
             default_name: used without a name.
             storage: a folder in place of `runs/` that all nodes of a cluster see, or the address (``s3://...``) below
                 which Tune's experiment is kept, beside a folder under `runs/` for the rest.
+            environment_name: what tables and figures call the environment.
 
         Raises:
             ConfigError: the folder exists, or cannot be made.
@@ -74,7 +77,7 @@ class RunFolder(RecordedFolder):
             "policy.yaml": policy.model_dump(mode="json", by_alias=True),
         }
         kept_at = {} if storage is None else {"storage": f"{storage.rstrip('/')}/{path.name}"}
-        run.make(content, environment=fingerprint(environment), **kept_at)
+        run.make(content, environment=fingerprint(environment), environment_name=environment_name, **kept_at)
         return run
 
     def remove(self) -> None:
@@ -96,6 +99,11 @@ class RunFolder(RecordedFolder):
     def environment(self) -> EnvironmentConfig:
         """The environment it was trained on."""
         return load_environment(self.path / "environment.yaml")
+
+    @property
+    def environment_name(self) -> str:
+        """What tables and figures call the environment."""
+        return str(self.entries().get("environment_name", "environment"))
 
     @property
     def policy_config(self) -> PolicyConfig:
