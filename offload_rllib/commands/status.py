@@ -16,6 +16,7 @@ from rich.table import Table
 
 from offload_rllib.commands.terminal import console
 from offload_rllib.config import ConfigError
+from offload_rllib.config.files import read_json
 
 # A run that has told nothing for so many of its iterations, and at least so long, is not well.
 SILENT_ITERATIONS = 5
@@ -56,13 +57,13 @@ def read_status(run: Path) -> dict[str, Any]:
     record = run / "run.json"
     if not record.is_file():
         raise ConfigError(f"{run}: not a run folder: run.json is missing")
+    entries = read_json(record, "the record of a run")
+    if "state" not in entries:
+        raise ConfigError(f"{record}: not the record of a run: it has no state")
+    state = str(entries["state"])
     try:
-        state = str(json.loads(record.read_text(encoding="utf-8"))["state"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{record}: not the record of a run ({error})") from error
-    try:
-        told = dict(json.loads((run / "status.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        told = read_json(run / "status.json", "the status of a run")
+    except ConfigError:
         told = {}
     return told | {"state": state, "health": _health(run, state, told)}
 

@@ -13,6 +13,9 @@ from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+# Beyond both, a network takes longer to make than anybody waits.
+MOST_LAYERS, MOST_UNITS = 64, 2**16
+Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
@@ -22,7 +25,7 @@ class Network(Schema):
     kind: Literal["mlp", "pointer"] = "mlp"
     """mlp: a perceptron over the whole observation, for one number of actions; pointer: every destination is scored by
     the same weights, for any number of them."""
-    hidden: tuple[Count, ...] = (64, 64)
+    hidden: Annotated[tuple[Units, ...], Field(max_length=MOST_LAYERS)] = (64, 64)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the layers."""

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from offload_rllib.config import ConfigError
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.compare_plan import (
@@ -37,6 +37,7 @@ from offload_rllib.experiment.training import available_cpus, quieten, train
 from offload_rllib.policies.saved import packed, version_of
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.jit import source_hash
+from offload_rllib.simulator.metrics import BIN_MIDDLES
 
 PLAN = "compare.yaml"
 COMPARISONS = Path("comparisons")
@@ -233,15 +234,18 @@ def _kept(folder: Path, index: int, cell: Cell) -> Played | None:
     path = cell_file(folder, index)
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, "the results of a part of a comparison")
     wanted = _identity(cell)
     if {key: content.get(key) for key in wanted} != wanted:
         raise ConfigError(f"{path}: holds the results of something else than the plan says; delete it to play again")
-    responses = np.zeros(content["bins"], np.int64)
-    for i, count in content["responses"].items():
-        responses[int(i)] = count
-    costs = (content[key] for key in ("choices", "wall_s", "cpu_s", "seconds"))
-    return Played(content["figures"], responses, *costs)
+    try:
+        responses = np.zeros(min(content["bins"], len(BIN_MIDDLES)), np.int64)
+        for i, count in content["responses"].items():
+            responses[int(i)] = count
+        costs = [content[key] for key in ("choices", "wall_s", "cpu_s", "seconds")]
+        return Played(content["figures"], responses, *costs)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error!r}); delete it to play again") from error
 
 
 def _batches(cells: Sequence[Cell], missing: Iterable[int]) -> list[list[int]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.loading import nearest
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
 from offload_rllib.experiment.statistics import (
@@ -313,15 +313,18 @@ def load_comparison(folder: str | Path) -> Comparison:
     for name in (RECORD, EPISODES, TIMINGS):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: no finished comparison: {name} is missing")
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_json(folder / RECORD, "the record of a comparison")
     responses = {}
-    for entry in record.pop("responses"):
-        counts = np.zeros(len(BIN_MIDDLES), np.int64)
-        for index, count in entry["counts"].items():
-            counts[int(index)] = count
-        responses[tuple(entry["point"]), entry[POLICY]] = counts
-    timings = pd.read_csv(folder / TIMINGS, keep_default_na=False, na_values=[""])
-    return Comparison(pd.read_parquet(folder / EPISODES), timings, tuple(record.pop("sweep")), responses, record)
+    try:
+        for entry in record.pop("responses"):
+            counts = np.zeros(len(BIN_MIDDLES), np.int64)
+            for index, count in entry["counts"].items():
+                counts[int(index)] = count
+            responses[tuple(entry["point"]), entry[POLICY]] = counts
+        timings = pd.read_csv(folder / TIMINGS, keep_default_na=False, na_values=[""])
+        return Comparison(pd.read_parquet(folder / EPISODES), timings, tuple(record.pop("sweep")), responses, record)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ConfigError(f"{folder}: not a finished comparison ({error!r})") from error
 
 
 def combined(comparisons: Sequence[Comparison]) -> Comparison:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from offload_rllib.config import ConfigError
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.version import __version__
 
 _PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
@@ -158,7 +158,7 @@ class RecordedFolder:
     def record(self, **entries: Any) -> None:
         """Add entries to the record, in one step."""
         path = self.path / self.RECORD
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content = self.entries() if path.exists() else {}
         with written_at_once(path) as partial:
             partial.write_text(json.dumps(content | entries, indent=2) + "\n", encoding="utf-8")
 
@@ -168,10 +168,7 @@ class RecordedFolder:
         Raises:
             ConfigError: it cannot be read.
         """
-        try:
-            return dict(json.loads((self.path / self.RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND} ({error})") from error
+        return read_json(self.path / self.RECORD, f"the record of a {self.KIND}")
 
     @property
     def state(self) -> str:

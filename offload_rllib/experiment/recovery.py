@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config import ConfigError
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.policies.manifest import MANIFEST, read_manifest
 
 STATES = "experiment_state-*.json"
@@ -23,8 +24,8 @@ FIRST_STATE = "first_state.json"
 
 def _parsed(path: Path) -> dict[str, Any] | None:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_json(path, "Tune's record of an experiment")
+    except ConfigError:
         return None
     return state if state.get("trial_data") else None
 
@@ -97,7 +98,7 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
         if path not in [kept for kept, _ in whole] and (path / MANIFEST).exists() | (path > whole[0][0]):
             shutil.rmtree(path)
 
-    state = json.loads(newest.read_text(encoding="utf-8"))
+    state = read_json(newest, "Tune's record of an experiment")
     trial_state, metadata = state["trial_data"][0]
     trial = Trial.from_json_state(trial_state, stub=True)
     trial.restore_run_metadata(metadata)

@@ -18,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.utils.util import flatten_dict  # pyright: ignore[reportPrivateImportUsage]
 
+from offload_rllib.config.files import read_text
 from offload_rllib.config.sweep import Domain
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_trial import ENV_STEPS, VALIDATION
@@ -99,7 +100,7 @@ def earlier_results(trial: Trial) -> list[dict[str, Any]]:
     path = Path(trial.storage.trial_fs_path) / EXPR_RESULT_FILE
     if not path.is_file():
         return []
-    return [flatten_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [flatten_dict(json.loads(line)) for line in read_text(path).splitlines()]
 
 
 class RestoredASHA(ASHAScheduler):

@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.files import read_json
 from offload_rllib.experiment.algorithm_config import SMALLEST_RUNNER_CPUS, algorithm_config
 from offload_rllib.experiment.callbacks import LOGGED, PREFIX
 from offload_rllib.experiment.contenders import Trained
@@ -174,7 +175,7 @@ class SweepTrial(tune.Trainable):
         """Go on from a checkpoint."""
         for seed, algorithm in self._algorithms.items():
             algorithm.load_checkpoint(str(seed_folder(Path(checkpoint), seed)))
-        self._cost = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
+        self._cost = read_json(Path(checkpoint) / STATE, "the costs of a trial")
 
     def reset_config(self, new_config: dict[str, Token]) -> bool:
         """Begin another trial in this process: starting one takes as long as some thousands of environment steps."""

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config import ConfigError
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.policy import Training
 from offload_rllib.experiment.callbacks import PREFIX
 from offload_rllib.experiment.present import PresentCallback
@@ -56,8 +57,8 @@ def run_logger(run: RunFolder) -> tuple[logging.Logger, logging.Handler]:
 def last_status(run: RunFolder) -> dict[str, Any]:
     """Return what a run last told about itself; nothing if it has not."""
     try:
-        return dict(json.loads((run.path / STATUS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return read_json(run.path / STATUS, "the status of a run")
+    except ConfigError:
         return {}
 
 
@@ -96,8 +97,8 @@ class RunWatch(PresentCallback):
 
     def _known_best(self) -> float:
         try:
-            return float(json.loads((self._run.path / BEST / "best.json").read_text(encoding="utf-8"))[SCORE])
-        except (OSError, ValueError, KeyError):
+            return float(read_json(self._run.path / BEST / "best.json", "the score of a policy")[SCORE])
+        except (ValueError, KeyError, TypeError):
             return math.inf
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

@@ -10,6 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.files import read_json
+
 MANIFEST = "contents.json"
 
 
@@ -36,10 +39,10 @@ def write_manifest(checkpoint: Path, progress: dict[str, Any]) -> None:
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
     """Return the progress noted in a checkpoint if all its files are there in full, else None."""
     try:
-        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(checkpoint / MANIFEST, "the contents of a checkpoint")
         if all((checkpoint / name).stat().st_size == size for name, size in content["files"].items()):
             return dict(content["progress"])
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ConfigError, TypeError, ValueError, KeyError, AttributeError):
         return None
     return None
 

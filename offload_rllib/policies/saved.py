@@ -7,18 +7,18 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from offload_rllib.config.base import Count, Flag, Natural, Schema, Share
+from offload_rllib.config.base import Flag, Natural, Schema, Share
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import read_bytes, read_json, written_at_once
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.envs.vector import VectorEnv
@@ -31,8 +31,14 @@ from offload_rllib.simulator.types import Array
 FORMAT_VERSION = 2
 DESCRIPTION = "policy.json"
 POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
+# More than any network here takes or gives.
+LARGEST_SIZE = 2**24
 # Agents evaluated at once. Temporaries of larger batches leave the processor's cache, at a third of the speed.
 CHUNK = 1024
+
+
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE, strict=True)]
+RowSize = Annotated[int, Field(ge=0, le=LARGEST_SIZE, strict=True)]
 
 
 class PolicyDescription(Schema):
@@ -46,13 +52,13 @@ class PolicyDescription(Schema):
     """What the networks give for each action: logits of an `Actor`, or values of a `QNetwork`."""
     epsilon: Share = 0.0
     """With `values`: the share of random actions when actions are drawn; with 0.0 only equals are drawn."""
-    observation_size: Count
+    observation_size: Size
     """F of the environment they were trained on."""
-    actions: Count
+    actions: Size
     """R of that environment."""
     network: Network
     """Of every policy."""
-    rows: tuple[Natural, Natural] = FULL_ROWS
+    rows: tuple[RowSize, RowSize] = FULL_ROWS
     """With a pointer network: numbers before the first row of an observation, and numbers of a row."""
     dueling: Flag = False
     """With `values`: whether the network has a value stream."""
@@ -268,10 +274,7 @@ def packed(folder: Path) -> dict[str, bytes]:
         ConfigError: the folder holds no policy, or one that cannot be read.
     """
     names = [DESCRIPTION, *(f"{name}.safetensors" for name in load_description(folder).serves)]
-    try:
-        return {name: (folder / name).read_bytes() for name in names}
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return {name: read_bytes(folder / name) for name in names}
 
 
 def unpacked(files: Mapping[str, bytes]) -> SavedPolicy:
@@ -298,15 +301,33 @@ def load_saved_policy(folder: Path) -> SavedPolicy:
         ConfigError: the folder holds no policy, or one that cannot be read.
     """
     description = load_description(folder)
+    with torch.device("meta"):  # sizes alone: a description may ask for more memory than there is
+        wanted = {key: tuple(value.shape) for key, value in description.make_network().state_dict().items()}
     networks: dict[str, Any] = {}
     for name in description.serves:
         path = folder / f"{name}.safetensors"
         try:
-            networks[name] = description.make_network()
-            networks[name].load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            weights = load(read_bytes(path))
+        except SafetensorError as error:
             raise ConfigError(f"{path}: not the weights that {DESCRIPTION} describes ({error})") from error
+        _check_weights(path, weights, wanted)
+        networks[name] = description.make_network()
+        networks[name].load_state_dict(weights)
     return SavedPolicy(description, networks)
+
+
+def _check_weights(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ConfigError for weights of other sizes, or that are no numbers: such a network would decide, and badly."""
+    for key in sorted({*weights, *wanted}):
+        given = tuple(weights[key].shape) if key in weights else "missing"
+        if given != wanted.get(key):
+            raise ConfigError(
+                f"{path}: not the weights that {DESCRIPTION} describes: {key} is {given}, described as "
+                f"{wanted.get(key, 'missing')}"
+            )
+    for key, value in weights.items():
+        if value.dtype != torch.float32 or not torch.isfinite(value).all():
+            raise ConfigError(f"{path}: {key}: must be finite numbers of 32 bits")
 
 
 def load_description(folder: Path) -> PolicyDescription:
@@ -314,11 +335,10 @@ def load_description(folder: Path) -> PolicyDescription:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ConfigError(f"{folder}: no policy here: {DESCRIPTION} is missing")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: not the description of a policy ({error})") from error
+    content = read_json(path, "the description of a policy")
+    if "format" not in content:
+        raise ConfigError(f"{path}: not the description of a policy: it has no format")
+    version = content["format"]
     if version != FORMAT_VERSION:
         raise ConfigError(
             f"{path}: a policy of format {version}; this version reads format {FORMAT_VERSION}. Load it with the "
@@ -327,4 +347,7 @@ def load_description(folder: Path) -> PolicyDescription:
     description = validated(PolicyDescription, content, str(path))
     if set(description.policy_of) - set(description.serves) or len(description.policy_of) != len(description.agents):
         raise ConfigError(f"{path}: agents and policy_of do not belong together")
+    misfit = description.misfit(description.observation_size, description.actions)
+    if misfit:
+        raise ConfigError(f"{path}: rows {description.rows} do not make up the observation: {misfit}")
     return description
