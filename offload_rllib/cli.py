@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from offload_rllib.commands.bound import bound
 from offload_rllib.commands.compare import compare
-from offload_rllib.commands.environment_options import EnvArgument, SetOption
+from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
@@ -84,14 +84,18 @@ def policies() -> None:
 def show(
     env: EnvArgument,
     set_: SetOption = None,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write; by default ENV.png here.")] = None,
+    trust: TrustOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture to write, .png, .svg or .pdf; by default ENV.png here.")
+    ] = None,
 ) -> None:
     """Print the numbers of an environment's network and load, and draw its topology."""
-    from offload_rllib.experiment.topology_view import draw, print_numbers
+    from offload_rllib.experiment.topology_view import draw, picture_format, print_numbers
     from offload_rllib.scenario import build_scenario
 
-    environment = load_environment(env, set_ or ())
+    environment = load_environment(env, set_ or (), trust=trust)
     path = out or Path(f"{Path(env).stem}.png")
+    picture_format(path)
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
     shown = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -145,7 +149,7 @@ def import_peersim(
             listing.add_column(column, overflow="fold")
         for note in imported.notes:
             if note.fate == fate:
-                listing.add_row(escape(note.key), escape(note.value), escape(note.why))
+                listing.add_row(note.key, note.value, note.why)
         console.print(listing)
     for name in written:
         say(f"written: {name}")
@@ -166,6 +170,9 @@ def main() -> None:
     What the user got wrong is one message and exit code 2; what the machine refuses (a folder, a full disk) or a
     training run that failed is one message and exit code 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows only ASCII: a ? beats an error
     try:
         app()
     except ConfigError as error:

@@ -18,7 +18,7 @@ from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.experiment.bound import lower_bound, recorded_tasks
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.recorded_folder import new_results
+from offload_rllib.experiment.recorded_folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
@@ -211,11 +211,14 @@ def test_the_verb_says_how_far_policies_are_from_the_bound(tmp_path: Path, monke
 
 
 def test_results_that_are_written_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
-    folders = [new_results(None, tmp_path / "evaluations", "small") for _ in range(2)]
+    def write(folder: Path) -> None:
+        (folder / "figures").touch()
+
+    folders = [write_results(None, tmp_path / "evaluations", "small", write)[0] for _ in range(2)]
     assert [folder.name for folder in folders] == ["small-1", "small-2"]
     with pytest.raises(ConfigError, match="small-1: exists and is not overwritten; choose another --out"):
-        new_results(folders[0], tmp_path, "small")
+        write_results(folders[0], tmp_path, "small", write)
     (tmp_path / "file").touch()
     for out, parent in ((tmp_path / "file" / "results", tmp_path), (None, tmp_path / "file")):
         with pytest.raises(NotADirectoryError, match="file/"):
-            new_results(out, parent, "small")
+            write_results(out, parent, "small", write)

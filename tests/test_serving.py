@@ -29,12 +29,13 @@ from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
 from offload_rllib.policies.remote import Connection, RemotePolicy, ServiceError
 from offload_rllib.policies.saved import SavedPolicy, packed, version_of
-from offload_rllib.serving.app import make_app
+from offload_rllib.serving.app import Places, make_app
 from offload_rllib.serving.deployment import Listener
-from offload_rllib.serving.messages import Limits, Rows, act_together
+from offload_rllib.serving.messages import Limits, RefusedError, Rows, act_together
 from offload_rllib.simulator.types import Array
 
 ROWS = 64
+WAITING = 40
 
 
 def serve_in_thread(policy: SavedPolicy, version: str) -> tuple[uvicorn.Server, str]:
@@ -43,7 +44,7 @@ def serve_in_thread(policy: SavedPolicy, version: str) -> tuple[uvicorn.Server, 
     async def act(rows: Rows) -> Array:
         return act_together(policy, [rows])[0]
 
-    app = make_app(policy, version, act, Limits(rows=ROWS, body_bytes=2**20))
+    app = make_app(policy, version, act, Limits(rows=ROWS, body_bytes=2**20, body_s=3.0, waiting=WAITING))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
@@ -177,6 +178,34 @@ def test_a_flood_of_requests_is_answered(service: tuple[str, Path]) -> None:
     assert len({json.dumps(answer) for _, answer in answers}) == 1
 
 
+def unfinished(url: str, count: int) -> list[socket.socket]:
+    """Return connections that have announced a body and send none."""
+    host, _, port = url.partition("://")[2].rpartition(":")
+    connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(count)]
+    for connection in connections:
+        connection.sendall(b"POST /v1/act HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+    return connections
+
+
+def test_bodies_that_do_not_come_hold_no_places_and_have_a_deadline(service: tuple[str, Path]) -> None:
+    url, _ = service
+    silent = unfinished(url, 4 * WAITING)
+    assert post(url, json.dumps(good(url)).encode())[0] == 200
+    for connection in silent:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        connection.close()
+
+
+def test_more_requests_than_there_are_places_are_told_so() -> None:
+    places = Places(2)
+    with places.one(), places.one():
+        with pytest.raises(RefusedError, match="full") as refused, places.one():
+            pass
+        assert refused.value.status == 503
+    with places.one():
+        pass
+
+
 def test_addresses_that_answer_nothing_or_something_else_are_named(service: tuple[str, Path]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -233,6 +262,10 @@ def test_ray_serve_answers_refuses_floods_and_stops_cleanly(tmp_path: Path) -> N
     with ThreadPoolExecutor(300) as pool:
         statuses = set(pool.map(status_of, range(600)))
     assert statuses <= {200, 503}
+    silent = unfinished(url, 150)  # more than may wait
+    assert post(url, json.dumps(request).encode())[0] == 200
+    for connection in silent:
+        connection.close()
     assert post(url, json.dumps(request).encode())[0] == 200
     assert post(url, b"{")[0] == 400
     os.killpg(process.pid, signal.SIGINT)

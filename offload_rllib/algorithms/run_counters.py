@@ -26,7 +26,8 @@ class RunCounters:
             "restarts": Gauge("offload_runner_restarts", "Runners that came back after they were lost.", TAG),
         }
         for metric in (self._iterations, *self._gauges.values()):
-            metric.set_default_tags({"run": run})
+            # Ray takes ASCII alone.
+            metric.set_default_tags({"run": run.encode("ascii", "backslashreplace").decode("ascii")})
 
     def update(self, result: dict[str, Any]) -> None:
         """Count a result."""

@@ -10,11 +10,17 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
+from offload_rllib.commands.environment_options import (
+    EnvArgument,
+    EpisodesOption,
+    HeldOutSeedOption,
+    SetOption,
+    TrustOption,
+)
 from offload_rllib.commands.evaluate import EVALUATIONS
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.names import plain_name
 from offload_rllib.simulator.heuristics import BASELINES
 
 
@@ -25,6 +31,7 @@ def bound(
         typer.Argument(metavar="[POLICY]...", help="As in `evaluate`; by default the usual heuristics."),
     ] = None,
     set_: SetOption = None,
+    trust: TrustOption = False,
     episodes: EpisodesOption = 10,
     held_out_seed: HeldOutSeedOption = 0,
     slot: Annotated[
@@ -45,10 +52,10 @@ def bound(
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate
     from offload_rllib.experiment.metrics import SCORE
-    from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
+    from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
     from offload_rllib.experiment.statistics import interval, paired_difference
 
-    environment = load_environment(env, set_ or ())
+    environment = load_environment(env, set_ or (), trust=trust)
     refuse_existing(out)
     if slot is not None and not slot > 0:
         raise ConfigError(f"--slot {slot:g}: must be above 0 s")
@@ -68,13 +75,16 @@ def bound(
         )
     bounds = np.array([each.mean_s for each in found])
     scores = {policy: evaluation.of(policy, SCORE) for policy in evaluation.policies}
-    folder = new_results(out, EVALUATIONS, f"{Path(env).stem}-bound")
-    with written_at_once(folder / "bound.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["environment", "seed", "episode", "tasks", "slot_s", "proven", "bound_s", *scores])
-        for e, each in enumerate(found):
-            about = (evaluation.environment, held_out_seed, e, each.tasks, each.slot_s, each.proven, each.mean_s)
-            writer.writerow([*about, *(float(values[e]) for values in scores.values())])
+
+    def write(into: Path) -> None:
+        with (into / "bound.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["environment", "seed", "episode", "tasks", "slot_s", "proven", "bound_s", *scores])
+            for e, each in enumerate(found):
+                about = (evaluation.environment, held_out_seed, e, each.tasks, each.slot_s, each.proven, each.mean_s)
+                writer.writerow([*about, *(float(values[e]) for values in scores.values())])
+
+    folder, _ = write_results(out, EVALUATIONS, f"{plain_name(Path(env).stem)}-bound", write)
     mean = interval(bounds)
     half = (mean.high - mean.low) / 2
     kind = "mixed-integer program" if whole else "linear program"

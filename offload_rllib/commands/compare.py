@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from offload_rllib.commands.cluster_options import (
     named_below,
     on_cluster,
 )
+from offload_rllib.commands.environment_options import TrustOption
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
@@ -73,6 +75,7 @@ def compare(
         int | None, typer.Option(min=1, help="Tasks that play at the same time; default: the CPUs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The folder under comparisons/; must not exist.")] = None,
+    trust: TrustOption = False,
     resume: Annotated[
         str | None, typer.Option(metavar="COMPARISON", help="Go on with an interrupted comparison's folder.")
     ] = None,
@@ -90,7 +93,7 @@ def compare(
     if resume is not None:
         if policies or env or sweep or train_env or name or metric or reference or set_ or set_policy:
             raise ConfigError("--resume takes everything from the comparison's folder; give no other arguments")
-        folder = ComparisonFolder.open(resume)
+        folder = ComparisonFolder.open(resume, trust=trust)
         if folder.state == "finished":
             raise ConfigError(f"{folder.path}: this comparison is finished; there is nothing to resume")
         plan = folder.plan
@@ -98,7 +101,7 @@ def compare(
         if policies and len(policies) == 1 and is_plan(policies[0]):
             if env or sweep or train_env or metric or reference or set_ or set_policy:
                 raise ConfigError(f"{policies[0]} says everything; give only --name and --workers beside it")
-            plan = load_plan(policies[0])
+            plan = load_plan(policies[0], trust=trust)
         else:
             if not policies or not env:
                 raise ConfigError(
@@ -113,6 +116,7 @@ def compare(
                 overrides=set_ or (),
                 policy_overrides=set_policy or (),
                 reference=reference,
+                trust=trust,
                 train_at_every_point=train_at_every_point,
                 training_seeds=seeds,
                 episodes=episodes,
@@ -126,10 +130,10 @@ def compare(
             named_below(storage, name, "comparison"), plan, shlex.join(["offload-rllib", *sys.argv[1:]])
         )
     say(f"comparison folder: {folder.path}")
-    with folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
+    with nullcontext() if resume else folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
         comparison = run_comparison(folder, console, workers=workers)
     if comparison is None:
-        say(f"interrupted; what was done is saved. Go on with: offload-rllib compare --resume {folder.path}")
+        say(f"interrupted; what was done is saved. Go on with: {folder.resume_command}")
         raise typer.Exit(130)
     # Files first: a closed pipe ends the printing, and must not cost the results.
     paths = finish_comparison(folder, comparison, plan)

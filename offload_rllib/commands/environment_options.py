@@ -17,6 +17,10 @@ SetPolicyOption = Annotated[
     list[str] | None,
     typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Run Python code that a file of a run, sweep or comparison names; see docs/trust.md."),
+]
 EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
 HeldOutSeedOption = Annotated[
     int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")

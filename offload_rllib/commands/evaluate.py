@@ -9,11 +9,19 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from offload_rllib.commands.environment_options import EnvArgument, EpisodesOption, HeldOutSeedOption, SetOption
+from offload_rllib.commands.environment_options import (
+    EnvArgument,
+    EpisodesOption,
+    HeldOutSeedOption,
+    SetOption,
+    TrustOption,
+)
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import EnvironmentConfig, load_environment
+from offload_rllib.config.names import one_line, plain_name
 
 EVALUATIONS = Path("evaluations")
+Write = Callable[[Path], dict[str, Path]]
 
 
 def evaluate(
@@ -26,17 +34,23 @@ def evaluate(
         ),
     ],
     set_: SetOption = None,
+    trust: TrustOption = False,
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
-    from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
+    from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
 
-    environment = load_environment(env, set_ or ())
+    environment = load_environment(env, set_ or (), trust=trust)
     refuse_existing(out)
-    stem = Path(env).stem
-    play(environment, policies, episodes, held_out_seed, lambda: new_results(out, EVALUATIONS, stem), label=stem)
+    stem = plain_name(Path(env).stem)
+
+    def keep(write: Write) -> dict[str, Path]:
+        folder, paths = write_results(out, EVALUATIONS, stem, write)
+        return {kind: folder / path.name for kind, path in paths.items()}
+
+    play(environment, policies, episodes, held_out_seed, keep, label=stem)
 
 
 def play(
@@ -44,7 +58,7 @@ def play(
     names: list[str],
     episodes: int,
     seed: int,
-    made: Callable[[], Path],
+    keep: Callable[[Write], dict[str, Path]],
     *,
     label: str,
     title: str | None = None,
@@ -56,7 +70,7 @@ def play(
         names: of the policies; the first one is the reference.
         episodes: how many.
         seed: of the held-out episodes.
-        made: makes the folder, when there are results.
+        keep: called with what writes the results into a folder; returns the files by what they are.
         label: what the results call the environment.
         title: of the figure; None: the label.
     """
@@ -69,9 +83,8 @@ def play(
         evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress, label=label)
     reference = contenders[0].name
     # Files first: a closed pipe ends the printing, and must not cost the results.
-    paths = write_report(
-        evaluation, reference, made(), f"{title or label}: {environment.description} ({episodes} held-out episodes)"
-    )
+    about = one_line(f"{title or label}: {environment.description} ({episodes} held-out episodes)")
+    paths = keep(lambda folder: write_report(evaluation, reference, folder, about))
     for table in tables(evaluation, reference):
         console.print(table)
     for kind, path in paths.items():

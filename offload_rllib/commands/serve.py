@@ -29,7 +29,9 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that decide.")] = 1,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 256,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait, of each replica; more are answered 503.")
+    ] = 256,
     max_rows: Annotated[int, typer.Option(min=1, help="Observations in one request.")] = 4096,
 ) -> None:
     """Answer observations with a trained policy's actions, over HTTP, until Ctrl-C."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def _health(run: Path, state: str, told: dict[str, Any]) -> str:
-    go_on = f"go on: offload-rllib train --resume {run}"
+    go_on = f"go on: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
     if state in ENDED:
         return state if state == "finished" else f"{state}; {go_on}"
     if not told:

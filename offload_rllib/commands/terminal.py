@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from rich.console import Console
 
-console = Console()
+# What is shown may come from files of others: nothing in it is taken for markup.
+console = Console(markup=False, emoji=False)
 if not console.is_terminal:
-    console = Console(width=100)  # a log file has no width; 80 would fold the tables
+    console = Console(markup=False, emoji=False, width=100)  # a log file has no width; 80 would fold the tables
+
+
+def say_logs(folder: Path) -> None:
+    """Print how TensorBoard shows a folder."""
+    say(f"TensorBoard: {shlex.join(['tensorboard', '--logdir', str(folder)])}")
 
 
 def say(line: str) -> None:

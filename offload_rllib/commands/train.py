@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import shlex
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,11 +21,19 @@ from offload_rllib.commands.cluster_options import (
     StorageOption,
     training_overrides,
 )
-from offload_rllib.commands.environment_options import EpisodesOption, HeldOutSeedOption, SetOption, SetPolicyOption
+from offload_rllib.commands.environment_options import (
+    EpisodesOption,
+    HeldOutSeedOption,
+    SetOption,
+    SetPolicyOption,
+    TrustOption,
+)
 from offload_rllib.commands.evaluate import play
 from offload_rllib.commands.status import WORKING, read_status
-from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.config.names import plain_name
+from offload_rllib.config.trust import functions_of
 from offload_rllib.simulator.heuristics import BASELINES
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ def train(
     set_policy: SetPolicyOption = None,
     name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
+    trust: TrustOption = False,
     or_resume: Annotated[
         bool, typer.Option("--or-resume", help="With --name: go on with the run if it is there; done is done.")
     ] = False,
@@ -66,18 +76,20 @@ def train(
     changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
     if options.is_client:
         numbers = ["--episodes", str(episodes), "--held-out-seed", str(held_out_seed)]
-        flags = ["--or-resume"] if or_resume else []
+        flags = [flag for flag, is_set in (("--or-resume", or_resume), ("--trust", trust)) if is_set]
         given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
         texts = [part for key, value in given.items() if value is not None for part in (key, value)]
         if resume is not None and not Path(resume).is_absolute():
             raise ConfigError(f"--resume '{resume}': from outside a cluster the whole path on its nodes is needed")
-        _train_from_outside(options, env, policy, set_, changes, storage, [*numbers, *flags, *texts])
+        _train_from_outside(options, env, policy, set_, changes, storage, [*numbers, *flags, *texts], trust=trust)
         return
     if or_resume and (resume or not name):
         raise ConfigError("--or-resume needs --name, and no --resume")
     if resume is not None and (env or policy or set_ or name or storage or changes or runners):
         raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-    begun = _to_resume(resume) if resume else _begun(name, storage) if or_resume else None
+    if or_resume and env is not None and not trust:  # code that the command itself names needs no further word
+        trust = bool(functions_of(load_environment(env, set_ or ())))
+    begun = _to_resume(resume, trust=trust) if resume else _begun(name, storage, trust=trust) if or_resume else None
     if begun is not None and begun.state == "finished":
         say(f"{begun.path}: this run is finished")
         return
@@ -92,13 +104,13 @@ def train(
             nodes = len(cluster.nodes)
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
         take_all = runners == ALL or (nodes > 1 and not _chooses_runners(changes))
-        run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all)
+        run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all, trust=trust)
         say(f"run folder: {run.path}")
-        say(f"TensorBoard: tensorboard --logdir {run.path}")
-        with run.removed_if_not_begun():
+        say_logs(run.path)
+        with nullcontext() if begun else run.removed_if_not_begun():
             finished = train_run(run, console, resume=begun is not None)
     if not finished:
-        say(f"interrupted; what was done is saved. Go on with: offload-rllib train --resume {run.path}")
+        say(f"interrupted; what was done is saved. Go on with: {run.resume_command}")
         raise typer.Exit(130)
     _compare_with_heuristics(run, episodes, held_out_seed)
 
@@ -116,12 +128,13 @@ def _new_run(
     storage: str | None,
     *,
     take_all: bool,
+    trust: bool,
 ) -> RunFolder:
     """Make the folder of a new run, after all that can be wrong with it has been looked for."""
     from offload_rllib.experiment.run_folder import RunFolder
     from offload_rllib.experiment.training import check, with_all_runners
 
-    environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, changes)
+    environment, configured = load_environment(env, set_ or (), trust=trust), load_policy_config(policy, changes)
     if take_all:
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
@@ -135,18 +148,19 @@ def _new_run(
 def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) -> None:
     from offload_rllib.experiment.model_card import write_model_card
 
+    evaluation = run.path / "evaluation"
     play(
         run.environment,
         [str(run.path), *BASELINES],
         episodes,
         held_out_seed,
-        lambda: run.path / "evaluation",
-        label=run.environment_name,
+        lambda write: write(evaluation),
+        label=plain_name(run.environment_name),
         title=f"{run.environment_name}, {run.name}",
     )
     say(f"model card: {write_model_card(run)}")
     say(f"trained policy: {run.path / 'policy'}")
-    say(f"TensorBoard: tensorboard --logdir {run.path}")
+    say_logs(run.path)
 
 
 def _train_from_outside(
@@ -157,6 +171,8 @@ def _train_from_outside(
     set_policy: list[str],
     storage: str | None,
     others: list[str],
+    *,
+    trust: bool,
 ) -> None:
     """Let a process in the cluster train; environment and policy are resolved here and sent along."""
     import yaml
@@ -172,7 +188,7 @@ def _train_from_outside(
             raise ConfigError(
                 "--storage: from outside a cluster the whole path of a folder is needed that all its nodes see"
             )
-        environment, configured = load_environment(env, set_ or ()), load_policy_config(policy, set_policy)
+        environment, configured = load_environment(env, set_ or (), trust=trust), load_policy_config(policy, set_policy)
         names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
         if names[0] == names[1]:
             names = names[0], f"policy-{names[1]}"
@@ -186,16 +202,16 @@ def _train_from_outside(
         raise typer.Exit(code)
 
 
-def _to_resume(path: str) -> RunFolder:
+def _to_resume(path: str, *, trust: bool) -> RunFolder:
     from offload_rllib.experiment.run_folder import RunFolder
 
-    run = RunFolder.open(path)
+    run = RunFolder.open(path, trust=trust)
     if run.state == "finished":
         raise ConfigError(f"{run.path}: this run is finished; there is nothing to resume")
     return run
 
 
-def _begun(name: str | None, storage: str | None) -> RunFolder | None:
+def _begun(name: str | None, storage: str | None, *, trust: bool) -> RunFolder | None:
     """Return the run of a name if its training has begun; one that had not come to its first checkpoint is removed."""
     from offload_rllib.experiment.run_folder import RUNS, RunFolder, is_uri
 
@@ -205,9 +221,11 @@ def _begun(name: str | None, storage: str | None) -> RunFolder | None:
     path = Path(name) if "/" in name else parent / name
     if not path.is_dir():
         return None
-    run = RunFolder.open(path)
+    run = RunFolder.open(path, trust=trust)
     if run.state == "training" and read_status(path)["health"].startswith(WORKING):
-        raise ConfigError(f"{path}: this run is being trained; watch it: offload-rllib status {path}")
+        raise ConfigError(
+            f"{path}: this run is being trained; watch it: {shlex.join(['offload-rllib', 'status', str(path)])}"
+        )
     if run.state != "finished" and not run.checkpoints() and not is_uri(run.experiment):
         run.remove()
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,8 @@ from offload_rllib.commands.cluster_options import (
     named_below,
     on_cluster,
 )
-from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.environment_options import TrustOption
+from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import load_sweep
 
@@ -34,6 +37,7 @@ def tune(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the sweep, e.g. budget.trials=8."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's folder under sweeps/; must not exist.")] = None,
+    trust: TrustOption = False,
     resume: Annotated[
         str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep's folder.")
     ] = None,
@@ -46,10 +50,10 @@ def tune(
 
     quieten()
     with on_cluster(address, storage, ship_code=ship_code) as parent:
-        _tune(config, set_, named_below(parent, name, Path(config).stem if config else ""), resume)
+        _tune(config, set_, named_below(parent, name, Path(config).stem if config else ""), resume, trust=trust)
 
 
-def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: str | None) -> None:
+def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: str | None, *, trust: bool) -> None:
     from offload_rllib.experiment.sweep import sweep
     from offload_rllib.experiment.sweep_folder import SweepFolder
     from offload_rllib.experiment.sweep_plan import check_plan, plan_sweep
@@ -58,25 +62,25 @@ def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: 
     if resume is not None:
         if config or set_ or name:
             raise ConfigError("--resume takes everything from the sweep's folder; give no other arguments")
-        folder = SweepFolder.open(resume)
+        folder = SweepFolder.open(resume, trust=trust)
         if folder.state == "finished":
             raise ConfigError(f"{folder.path}: this sweep is finished; there is nothing to resume")
     else:
         if config is None:
             raise ConfigError("tune needs CONFIG, e.g.: offload-rllib tune ppo")
-        plan = plan_sweep(load_sweep(config, set_ or ()))
+        plan = plan_sweep(load_sweep(config, set_ or (), trust=trust), trust=trust)
         with console.status("checking the sweep (a new installation compiles the simulator, for about a minute)"):
             warnings = check_plan(plan, available_cpus())
         for line in warnings:
             say(f"note: {line}")
         folder = SweepFolder.create(name, plan, Path(config).stem)
     say(f"sweep folder: {folder.path}")
-    say(f"TensorBoard: tensorboard --logdir {folder.path}")
-    with folder.removed_if_not_begun():
+    say_logs(folder.path)
+    with nullcontext() if resume else folder.removed_if_not_begun():
         finished, outcomes = sweep(folder, console, resume=resume is not None)
     _report(folder, outcomes)
     if not finished:
-        say(f"interrupted; what was done is saved. Go on with: offload-rllib tune --resume {folder.path}")
+        say(f"interrupted; what was done is saved. Go on with: {folder.resume_command}")
         raise typer.Exit(130)
 
 
@@ -100,4 +104,5 @@ def _report(folder: SweepFolder, outcomes: list[TrialOutcome]) -> None:
         say(f"{what}: {path}")
     if "best policy" in paths:
         environment = folder.path / BEST_ENVIRONMENT if plan.touches_environment else plan.config.environment
-        say(f"train it: offload-rllib train {environment} {paths['best policy']}")
+        words = ["offload-rllib", "train", str(environment), str(paths["best policy"])]
+        say(f"train it: {shlex.join(words)}")

@@ -33,6 +33,9 @@ Natural = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
+# Marks a field whose text may name a Python function of the user's: using it runs that code (`config.trust`).
+NAMES_CODE = "names code"
+
 # A Python function of the user's: the dotted path of its module, a colon, its name.
 FUNCTION_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 

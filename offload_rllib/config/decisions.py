@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from offload_rllib.config.base import (
     FUNCTION_PATH,
+    NAMES_CODE,
     Count,
     Finite,
     Flag,
@@ -46,7 +47,7 @@ class Agents(Schema):
     """Device types whose nodes are agents."""
     nodes: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names of the nodes that are agents."""
-    others: Name = "local"
+    others: Annotated[Name, NAMES_CODE] = "local"
     """Rule of the nodes that could decide and are not agents: a heuristic, e.g. `shortest_finish` or
     `soft_finish:0.5`, or a function `package.module:function`."""
 
@@ -125,6 +126,7 @@ Observe = Annotated[
             ]
         }
     ),
+    NAMES_CODE,
 ]
 
 
@@ -153,6 +155,7 @@ RewardName = Annotated[
     str,
     AfterValidator(_reward_name),
     WithJsonSchema({"anyOf": [{"enum": list(REWARD_NAMES)}, {"type": "string", "pattern": FUNCTION_PATH}]}),
+    NAMES_CODE,
 ]
 
 

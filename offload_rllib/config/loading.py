@@ -15,6 +15,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.config.sweep import SweepConfig
+from offload_rllib.config.trust import refuse_code
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -285,9 +286,9 @@ def validated(
         raise ConfigError(explain(error, model, where)) from error
 
 
-def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:
+def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str], *, trust: bool = False) -> Model:
     overrides = list(overrides)
-    context = None
+    context, path = None, None
     if isinstance(source, model):
         if not overrides:
             return source
@@ -299,22 +300,26 @@ def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) 
         content, where = read_yaml(path), str(path)
         preset = path.resolve().parent == preset_folder(kind).resolve()
         context = {"folder": None if preset else path.parent}
-    return validated(model, apply_overrides(content, overrides), where, context)
+    loaded = validated(model, apply_overrides(content, overrides), where, context)
+    if path is not None:
+        refuse_code(path, loaded, trust=trust)
+    return loaded
 
 
 def load_environment(
-    source: str | Path | Mapping[str, Any] | EnvironmentConfig, overrides: Iterable[str] = ()
+    source: str | Path | Mapping[str, Any] | EnvironmentConfig, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> EnvironmentConfig:
     """Return an environment's configuration.
 
     Args:
         source: a preset's name, a path to a YAML file, a mapping, or a configuration.
         overrides: ``a.b=value`` texts, applied in order.
+        trust: use a file of a run's folder though it names Python functions, whose code will run.
 
     Raises:
-        ConfigError: what was given cannot be.
+        ConfigError: what was given cannot be, or names code that is not trusted.
     """
-    return _load(EnvironmentConfig, "envs", source, overrides)
+    return _load(EnvironmentConfig, "envs", source, overrides, trust=trust)
 
 
 def load_policy_config(
@@ -324,9 +329,11 @@ def load_policy_config(
     return _load(PolicyConfig, "policies", source, overrides)
 
 
-def load_sweep(source: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = ()) -> SweepConfig:
+def load_sweep(
+    source: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = (), *, trust: bool = False
+) -> SweepConfig:
     """Return a sweep's configuration, whose environment and policy are still names; see `experiment.sweep_plan`.
 
     Arguments and errors as `load_environment`.
     """
-    return _load(SweepConfig, "tune_configs", source, overrides)
+    return _load(SweepConfig, "tune_configs", source, overrides, trust=trust)

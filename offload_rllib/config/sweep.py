@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from offload_rllib.config.base import Count, DataFile, Finite, Natural, Positive, Schema, bare_word_is
+from offload_rllib.config.base import NAMES_CODE, Count, DataFile, Finite, Natural, Positive, Schema, bare_word_is
 from offload_rllib.config.policy import Seed
 
 ENVIRONMENT, POLICY = "environment", "policy"
@@ -26,7 +26,7 @@ SpaceKey = Annotated[str, Field(min_length=3, strict=True)]
 class Domain(Schema):
     """The values of one key; in YAML a bare list is a `choice`."""
 
-    choice: Annotated[tuple[Option, ...], Field(min_length=1)] | None = None
+    choice: Annotated[Annotated[tuple[Option, ...], Field(min_length=1)] | None, NAMES_CODE] = None
     """One of these, each as likely; whatever the key accepts."""
     uniform: tuple[Finite, Finite] | None = None
     """A number from low to high."""

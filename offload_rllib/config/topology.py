@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from offload_rllib.config.base import Finite, Schema
+from offload_rllib.config.base import NAMES_CODE, Finite, Schema
 from offload_rllib.config.devices import Hardware, Name
 from offload_rllib.config.ether import (
     EtherClusters,
@@ -78,7 +78,7 @@ class PythonTopology(Drawn):
 
     kind: Literal["python"]
     """Chooses this kind."""
-    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), NAMES_CODE]
     """`package.module:function`, importable where the environment is built; called with `seed` and the arguments."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for it."""

@@ -54,6 +54,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         *,
         overrides: Iterable[str] = (),
         render_mode: str | None = None,
+        trust: bool = False,
     ) -> None:
         """Build the environment.
 
@@ -61,11 +62,12 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
             render_mode: `ansi`, `rgb_array` or None.
+            trust: run Python code that a file of a run's folder names.
 
         Raises:
             ConfigError: what was given cannot be.
         """
-        config = load_environment(env, [*overrides, "reward.scope=team"])
+        config = load_environment(env, [*overrides, "reward.scope=team"], trust=trust)
         self._batch = VectorEnv(build_scenario(config), 1)
         self._renderer = Renderer(self._batch, render_mode)
         self.render_mode = render_mode
@@ -134,9 +136,10 @@ def gym_env(
     *,
     overrides: Iterable[str] = (),
     render_mode: str | None = None,
+    trust: bool = False,
 ) -> OffloadGymEnv:
     """Return the Gymnasium environment; arguments and errors as `OffloadGymEnv`."""
-    return OffloadGymEnv(env, overrides=overrides, render_mode=render_mode)
+    return OffloadGymEnv(env, overrides=overrides, render_mode=render_mode, trust=trust)
 
 
 gymnasium.register(ENV_ID, entry_point="offload_rllib.envs.central:OffloadGymEnv")

@@ -114,6 +114,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         *,
         overrides: Iterable[str] = (),
         render_mode: str | None = None,
+        trust: bool = False,
     ) -> None:
         """Build the environment.
 
@@ -121,11 +122,12 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
             render_mode: `ansi`, `rgb_array` or None.
+            trust: run Python code that a file of a run's folder names.
 
         Raises:
             ConfigError: what was given cannot be.
         """
-        self._batch = vector_env(env, 1, overrides=overrides)
+        self._batch = vector_env(env, 1, overrides=overrides, trust=trust)
         self._series = (0, 0, 0)
         self._next_episode = 0
         self._renderer = Renderer(self._batch, render_mode)
@@ -239,6 +241,7 @@ def parallel_env(
     *,
     overrides: Iterable[str] = (),
     render_mode: str | None = None,
+    trust: bool = False,
 ) -> OffloadParallelEnv:
     """Return the PettingZoo environment; arguments and errors as `OffloadParallelEnv`."""
-    return OffloadParallelEnv(env, overrides=overrides, render_mode=render_mode)
+    return OffloadParallelEnv(env, overrides=overrides, render_mode=render_mode, trust=trust)

@@ -26,16 +26,19 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
     """`OffloadParallelEnv` as RLlib's `MultiAgentEnv`; see there for spaces, rewards and episodes.
 
     `env_config` holds `env` (a preset's name, a path, or a resolved configuration as a mapping) and, optionally,
-    `overrides`, `render_mode` and `seed`. An episode's address is (`seed`, the worker's index, the seed that RLlib
-    gives this environment, episode): RLlib's seeds alone overlap between neighbouring workers and between runs with
-    neighbouring seeds, and without a seed all environments of a worker would play the same episodes.
+    `overrides`, `render_mode`, `trust` and `seed`. An episode's address is (`seed`, the worker's index, the seed that
+    RLlib gives this environment, episode): RLlib's seeds alone overlap between neighbouring workers and between runs
+    with neighbouring seeds, and without a seed all environments of a worker would play the same episodes.
     """
 
     def __init__(self, config: Any) -> None:
         """Build from an `env_config`."""
         self.render_mode = config.get("render_mode")
         self.parallel = OffloadParallelEnv(
-            config["env"], overrides=config.get("overrides", ()), render_mode=self.render_mode
+            config["env"],
+            overrides=config.get("overrides", ()),
+            render_mode=self.render_mode,
+            trust=config.get("trust", False),
         )
         self._seed = int(config.get("seed", 0))
         self._worker = int(getattr(config, "worker_index", 0))

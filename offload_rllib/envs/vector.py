@@ -396,6 +396,7 @@ def vector_env(
     *,
     overrides: Iterable[str] = (),
     log: bool = False,
+    trust: bool = False,
 ) -> VectorEnv:
     """Return the native batched environment.
 
@@ -404,11 +405,12 @@ def vector_env(
         num_envs: how many episodes run side by side.
         overrides: ``a.b=value`` texts.
         log: keep the fate of every task.
+        trust: run Python code that a file of a run's folder names.
 
     Raises:
-        ConfigError: what was given cannot be.
+        ConfigError: what was given cannot be, or names code that is not trusted.
     """
-    return VectorEnv(build_scenario(load_environment(env, overrides)), num_envs, log=log)
+    return VectorEnv(build_scenario(load_environment(env, overrides, trust=trust)), num_envs, log=log)
 
 
 def compile_kernels(scenario: BuiltScenario) -> None:

@@ -23,6 +23,7 @@ from ray import exceptions
 from ray.util import client
 
 from offload_rllib.config import ConfigError
+from offload_rllib.experiment.own_ray import on_loopback, restrict_token
 from offload_rllib.version import __version__
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -198,7 +199,9 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if options.is_local:
         try:
-            ray.init(address=LOCAL, num_cpus=local_cpus(), include_dashboard=options.dashboard, **settings)
+            with on_loopback():
+                ray.init(address=LOCAL, num_cpus=local_cpus(), include_dashboard=options.dashboard, **settings)
+            restrict_token()
         except Exception as error:  # Ray raises Exception itself when its processes do not come up in time
             ray.shutdown()
             raise ClusterError(f"Ray does not start on this machine: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json, written_at_once
+from offload_rllib.config.trust import functions_of
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.cluster import connect
 from offload_rllib.experiment.compare_plan import (
@@ -31,6 +33,7 @@ from offload_rllib.experiment.compare_plan import (
 from offload_rllib.experiment.comparison import Comparison
 from offload_rllib.experiment.contenders import Contender, Trained
 from offload_rllib.experiment.evaluation import Cell, Played, Player, assemble, cells_of
+from offload_rllib.experiment.folder_lock import locked
 from offload_rllib.experiment.recorded_folder import RecordedFolder
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.training import available_cpus, quieten, train
@@ -55,6 +58,7 @@ class ComparisonFolder(RecordedFolder):
     """
 
     KIND = "comparison"
+    VERB = "compare"
     PARENT = COMPARISONS
     RECORD = "state.json"
     CONTENT = (PLAN,)
@@ -71,10 +75,11 @@ class ComparisonFolder(RecordedFolder):
         Raises:
             ConfigError: the folder exists, or cannot be made.
         """
-        folder = ComparisonFolder(ComparisonFolder.new_path(name, next(iter(plan.environments))))
+        folder = ComparisonFolder(ComparisonFolder.new_path(name, next(iter(plan.environments))), trust=True)
         fingerprints = {place.label: place.fingerprint for place in places_of(plan)}
         content = {PLAN: plan.model_dump(mode="json", by_alias=True)}
-        folder.make(content, command=command, environments=fingerprints, simulator=source_hash())
+        about = {"command": command, "environments": fingerprints, "functions": functions_of(plan)}
+        folder.make(content, **about, simulator=source_hash())
         return folder
 
     @property
@@ -85,7 +90,7 @@ class ComparisonFolder(RecordedFolder):
             ConfigError: an environment means something else in this version than when the comparison was begun, or the
                 simulator is another.
         """
-        plan = load_plan(self.path / PLAN)
+        plan = load_plan(self.path / PLAN, trust=self.trust)
         state = self.entries()
         begun = state["environments"]
         for place in places_of(plan):
@@ -97,8 +102,8 @@ class ComparisonFolder(RecordedFolder):
         if state.get("simulator") != source_hash():
             raise ConfigError(
                 f"{self.path}: begun with another version of the simulator (sources {state.get('simulator')}, now "
-                f"{source_hash()}): the results do not go into one table. Begin anew: offload-rllib compare "
-                f"{self.path / PLAN}"
+                f"{source_hash()}): the results do not go into one table. Begin anew: "
+                f"{shlex.join(['offload-rllib', 'compare', str(self.path / PLAN)])}"
             )
         return plan
 
@@ -117,9 +122,15 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
 
     Raises:
         TrainingError: a training failed.
+        ConfigError: another process works on the comparison.
     """
     plan = folder.plan
     quieten()
+    with locked(folder.path, console.print):
+        return _run(folder, plan, console, workers)
+
+
+def _run(folder: ComparisonFolder, plan: ComparisonPlan, console: Console, workers: int | None) -> Comparison | None:
     folder.record(state="training")
     try:
         with connect():
@@ -161,22 +172,22 @@ def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> 
     runs: list[tuple[Training, Path]] = []
     for number, training in enumerate(trainings, 1):
         path = folder.path / RUNS / training.folder
-        run = _run_folder(path, training)
+        run = _run_folder(path, training, trust=folder.trust)
         if run.state != "finished":
             console.print(f"training {number} of {len(trainings)}: {training.folder}", highlight=False)
             resume = bool(run.checkpoints())
             if not resume and run.state != "created":  # it had not come to its first checkpoint
                 shutil.rmtree(path)
-                run = _run_folder(path, training)
+                run = _run_folder(path, training, trust=folder.trust)
             if not train(run, console, resume=resume):
                 return None
         runs.append((training, path))
     return runs
 
 
-def _run_folder(path: Path, training: Training) -> RunFolder:
+def _run_folder(path: Path, training: Training, *, trust: bool) -> RunFolder:
     if path.is_dir():
-        return RunFolder.open(path)
+        return RunFolder.open(path, trust=trust)
     return RunFolder.create(
         str(path), training.place.config, training.config, "", environment_name=training.place.environment
     )

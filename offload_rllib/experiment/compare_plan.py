@@ -13,9 +13,11 @@ import yaml
 from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
-from offload_rllib.config.base import Count, Natural, Schema
+from offload_rllib.config.base import NAMES_CODE, Count, Natural, Schema
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, presets, read_yaml
+from offload_rllib.config.names import plain_name
+from offload_rllib.config.trust import refuse_code
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.contenders import Contender, Heuristic, is_rule_or_function, trained_contenders
@@ -39,7 +41,7 @@ class SweptKey(Schema):
     """Its name in tables."""
     key: str
     """Its path, with dots."""
-    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+    values: Annotated[tuple[Any, ...], Field(min_length=1), NAMES_CODE]
     """In the order played."""
 
 
@@ -54,7 +56,7 @@ class ComparisonPlan(Schema):
     """Where policies are trained instead; empty: in each environment itself."""
     sweep: tuple[SweptKey, ...] = ()
     """Every combination of values is a point of the comparison."""
-    policies: Annotated[tuple[str, ...], Field(min_length=1)]
+    policies: Annotated[tuple[str, ...], Field(min_length=1), NAMES_CODE]
     """Heuristics, functions, folders of runs, and names of `trained`, in the order of the tables."""
     trained: dict[str, PolicyConfig] = Field(default_factory=dict)
     """Policies to train, by name."""
@@ -145,6 +147,7 @@ def plan_of(
     sweep: Sequence[str] = (),
     overrides: Sequence[str] = (),
     policy_overrides: Sequence[str] = (),
+    trust: bool = False,
     reference: str | None = None,
     **keys: Any,
 ) -> ComparisonPlan:
@@ -158,18 +161,20 @@ def plan_of(
         sweep: as for `parse_sweep`.
         overrides: of all environments.
         policy_overrides: of all policies that are trained.
+        trust: use files of runs that name code.
         reference: whom others are compared with; None: the first policy.
         keys: the other keys of `ComparisonPlan`.
 
     Raises:
         ConfigError: a name stands for nothing.
     """
-    loaded = _environments(environments, overrides)
+    loaded = _environments(environments, overrides, trust=trust)
     trained = {}
     runs = {}
     names = []
     for name in dict.fromkeys(policies):
         called, equals, folders = name.partition("=")
+        called = plain_name(called)
         if equals and not Path(name).is_dir():
             if called in runs or "/" in called:
                 raise ConfigError(f"'{name}': '{called}' must be a name of its own, without /")
@@ -192,7 +197,7 @@ def plan_of(
                 raise ConfigError(f"{option}: nothing is trained here: {', '.join(names)} need no training")
     elsewhere = {}
     for name in training_environments:
-        elsewhere |= loaded if name == HERE else _environments([name], overrides)
+        elsewhere |= loaded if name == HERE else _environments([name], overrides, trust=trust)
     return ComparisonPlan(
         environments=loaded,
         training_environments=elsewhere,
@@ -205,12 +210,12 @@ def plan_of(
     )
 
 
-def _environments(names: Sequence[str], overrides: Sequence[str]) -> dict[str, EnvironmentConfig]:
-    labels = [Path(name).stem for name in names]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ConfigError(f"two environments are called '{label}': give their files different names")
-    return {label: load_environment(name, overrides) for label, name in zip(labels, names, strict=True)}
+def _environments(names: Sequence[str], overrides: Sequence[str], *, trust: bool) -> dict[str, EnvironmentConfig]:
+    labels = [plain_name(Path(name).stem) for name in names]
+    for called in labels:
+        if labels.count(called) > 1:
+            raise ConfigError(f"two environments are called '{called}': give their files different names")
+    return {called: load_environment(name, overrides, trust=trust) for called, name in zip(labels, names, strict=True)}
 
 
 def _run_folders(text: str, folders: str) -> tuple[str, ...]:
@@ -229,7 +234,7 @@ def _policy(name: str, overrides: Sequence[str]) -> tuple[str, PolicyConfig | No
     if is_rule_or_function(name, "policies"):
         return name, None
     if name.endswith((".yaml", ".yml")) or name in presets("policies"):
-        return Path(name).stem, load_policy_config(name, overrides)
+        return plain_name(Path(name).stem), load_policy_config(name, overrides)
     if Path(name).is_dir():
         return name, None
     raise ConfigError(
@@ -238,17 +243,23 @@ def _policy(name: str, overrides: Sequence[str]) -> tuple[str, PolicyConfig | No
     )
 
 
-def load_plan(path: str | Path) -> ComparisonPlan:
+def load_plan(path: str | Path, *, trust: bool = False) -> ComparisonPlan:
     """Return a plan that was written as YAML.
 
+    Args:
+        path: the file.
+        trust: use it though it lies in a comparison's folder and names code.
+
     Raises:
-        ConfigError: the file holds none.
+        ConfigError: the file holds none, or names code that is not trusted.
     """
     content = read_yaml(Path(path))
     try:
-        return ComparisonPlan.model_validate(content)
+        plan = ComparisonPlan.model_validate(content)
     except ValueError as error:
         raise ConfigError(f"{path}: not a comparison: {' '.join(str(error).split())}") from error
+    refuse_code(Path(path), plan, trust=trust)
+    return plan
 
 
 def is_plan(path: str) -> bool:

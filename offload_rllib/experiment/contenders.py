@@ -12,6 +12,7 @@ import numpy as np
 from offload_rllib.config import ConfigError
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
+from offload_rllib.config.names import plain_name
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.comparison import SAMPLED
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
@@ -170,7 +171,7 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
                 f"'{name}' is neither a heuristic, nor a function package.module:function, nor a run folder."
                 f"{nearest(name, HEURISTICS)}"
             )
-        contenders += trained_contenders(path.resolve().name, [path])
+        contenders += trained_contenders(plain_name(path.resolve().name), [path])
     return contenders
 
 

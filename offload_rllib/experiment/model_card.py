@@ -6,12 +6,12 @@ After the model cards of Mitchell et al. (arXiv 1810.03993), as far as a trainin
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import read_json, written_at_once
+from offload_rllib.config.names import as_markdown, plain_name
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, load_description
 
@@ -40,10 +40,10 @@ def write_model_card(run: RunFolder) -> Path:
 
 
 def _lines(run: RunFolder) -> Iterator[str]:
-    record: dict[str, Any] = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+    record: dict[str, Any] = read_json(run.path / RECORD, "the record of a run")
     environment, config = run.environment, run.policy_config
     policy = load_description(run.path / POLICY_FOLDER)
-    yield f"# {run.name}"
+    yield f"# {as_markdown(run.name)}"
     yield ""
     yield (
         f"A task-offloading policy, trained with {policy.algorithm} by offload-rllib {record.get('version', '')}: each "
@@ -51,7 +51,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
     )
     yield from _section("Policy")
     yield from _rows(
-        ("description", config.description),
+        ("description", as_markdown(config.description)),
         ("algorithm", policy.algorithm),
         ("network", _network(policy)),
         ("sharing", _sharing(policy)),
@@ -59,7 +59,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
     )
     yield from _section("Training")
     yield from _rows(
-        ("environment", environment.description),
+        ("environment", as_markdown(environment.description)),
         ("fingerprint of the environment", f"`{policy.environment}`"),
         ("environment steps", f"{policy.env_steps:,}"),
         ("seed", str(config.training.seed)),
@@ -77,13 +77,14 @@ def _lines(run: RunFolder) -> Iterator[str]:
     yield "import offload_rllib"
     yield "from offload_rllib.envs.vector import held_out_keys"
     yield ""
-    yield f'env = offload_rllib.vector_env("{run.name}/environment.yaml")'
-    yield f'policy = offload_rllib.load_policy("{run.name}").on(env)'
+    yield f"env = offload_rllib.vector_env({f'{run.name}/environment.yaml'!r})"
+    yield f"policy = offload_rllib.load_policy({run.name!r}).on(env)"
     yield "env.reset(held_out_keys(0, env.num_envs))"
     yield "env.step(policy(env.observations, env.masks))"
     yield "```"
     yield ""
-    yield "Run it where this folder is. Weights are safetensors, the rest is JSON: loading runs no code of the folder."
+    yield "Run it where this folder is. Weights are safetensors, the rest is JSON and YAML: loading runs no code of the"
+    yield "folder. Where `environment.yaml` names Python code, `vector_env` refuses it unless told `trust=True`."
     yield "Neither ray nor a GPU is needed."
     yield from _section("Limits")
     yield "- Trained in simulation, on the environment above; elsewhere it may do worse than a heuristic."
@@ -101,7 +102,7 @@ def _rows(*rows: tuple[str, str]) -> Iterator[str]:
     yield from ("| | |", "|---|---|")
     for name, value in rows:
         if value:
-            yield f"| {name} | {value.replace('|', '&#124;')} |"
+            yield f"| {name} | {value} |"
 
 
 def _network(policy: PolicyDescription) -> str:
@@ -112,7 +113,7 @@ def _network(policy: PolicyDescription) -> str:
 
 def _sharing(policy: PolicyDescription) -> str:
     names = list(policy.serves)
-    shown = ", ".join(f"`{name}`" for name in names[:MOST_AGENTS_SHOWN])
+    shown = ", ".join(f"`{plain_name(name)}`" for name in names[:MOST_AGENTS_SHOWN])
     more = f", ... ({len(names)} in all)" if len(names) > MOST_AGENTS_SHOWN else ""
     return f"{policy.sharing}: {shown}{more}, for {len(policy.agents)} agents"
 
@@ -140,4 +141,4 @@ def _results(path: Path) -> Iterator[str]:
             row = figures[policy, metric]
             half = (float(row["high"]) - float(row["low"])) / 2
             cells.append(f"{float(row['mean']) * factor:.2f} ± {half * factor:.2f}")
-        yield f"| {policy} | " + " | ".join(cells) + " |"
+        yield f"| {as_markdown(policy)} | " + " | ".join(cells) + " |"

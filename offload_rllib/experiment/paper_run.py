@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config.files import umask, written_at_once
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.bound import bounds_of_episodes
@@ -66,7 +66,7 @@ def train_policy(environment: EnvironmentConfig, policy: PolicyConfig, folder: P
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".training-") as scratch:
             algorithm.save_checkpoint(scratch)
             kept = Path(scratch) / POLICY_FOLDER
-            kept.chmod(0o755)
+            kept.chmod(0o777 & ~umask())
             shutil.move(kept, folder)
     finally:
         algorithm.stop()

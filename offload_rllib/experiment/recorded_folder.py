@@ -5,21 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
 
 from offload_rllib.config import ConfigError
-from offload_rllib.config.files import read_json, written_at_once
+from offload_rllib.config.files import read_json, umask, written_at_once
 from offload_rllib.version import __version__
 
+Results = TypeVar("Results")
 _PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
 
 
@@ -28,25 +31,44 @@ def next_free(folder: Path, stem: str) -> Path:
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}").exists())
 
 
-def new_results(out: Path | None, parent: Path, stem: str) -> Path:
-    """Make the folder that results are about to be written to: `out`, or the next free one.
+def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Path], Results]) -> tuple[Path, Results]:
+    """Write results into a folder that appears when all of them are there: `out`, or the next free one.
 
-    Only now, when there are results: who began at the same time may have taken the name that was free then.
+    The name is chosen only then: who began at the same time may have taken the one that was free before.
+
+    Args:
+        out: the folder, or None.
+        parent: of the folder without `out`.
+        stem: of its name.
+        write: given a folder, writes into it.
+
+    Returns:
+        The folder, and what `write` returned.
 
     Raises:
         ConfigError: `out` exists.
         OSError: the folder cannot be made.
     """
-    while True:
-        folder = out or next_free(parent, stem)
-        try:
-            folder.mkdir(parents=True)
-        except OSError:
-            refuse_existing(out)
-            if not folder.exists():
-                raise
-        else:
-            return folder
+    refuse_existing(out)
+    beside = out.parent if out else parent
+    beside.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=beside, prefix=f".{out.name if out else stem}."))
+    try:
+        partial.chmod(0o777 & ~umask())
+        written = write(partial)
+        while True:
+            folder = out or next_free(parent, stem)
+            try:
+                partial.rename(folder)  # fails where a folder with something in it is
+            except OSError:
+                refuse_existing(out)
+                if not folder.exists():
+                    raise
+            else:
+                return folder, written
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def refuse_existing(out: Path | None) -> None:
@@ -72,10 +94,13 @@ class RecordedFolder:
 
     Attributes:
         path: of the folder.
+        trust: whether code that its files name may be run: they may come from somebody else.
     """
 
     KIND: ClassVar[str]
     """What messages call it."""
+    VERB: ClassVar[str]
+    """The command that goes on with one."""
     PARENT: ClassVar[Path]
     """Where it lies unless a path is given."""
     RECORD: ClassVar[str]
@@ -84,6 +109,7 @@ class RecordedFolder:
     """The YAML files that say what is to be done; a folder without one of them is none of this kind."""
 
     path: Path
+    trust: bool = field(default=False, compare=False)
 
     @classmethod
     def new_path(cls, name: str | None, default_name: str) -> Path:
@@ -136,13 +162,13 @@ class RecordedFolder:
             raise
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Return an existing folder.
+    def open(cls, path: str | Path, *, trust: bool = False) -> Self:
+        """Return an existing folder; `trust` as the attribute.
 
         Raises:
             ConfigError: there is no such folder, or it is none of this kind.
         """
-        folder = cls(Path(path))
+        folder = cls(Path(path), trust=trust)
         if not folder.path.is_dir():
             raise ConfigError(f"{folder.path}: no such {cls.KIND} folder")
         missing = [name for name in (cls.RECORD, *cls.CONTENT) if not (folder.path / name).is_file()]
@@ -178,9 +204,15 @@ class RecordedFolder:
             raise ConfigError(f"{self.path / self.RECORD}: not the record of a {self.KIND}: it has no state")
         return str(entries["state"])
 
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on."""
+        trust = ["--trust"] if self.entries().get("functions") else []
+        return shlex.join(["offload-rllib", self.VERB, "--resume", str(self.path), *trust])
+
     @contextmanager
     def removed_if_not_begun(self) -> Iterator[None]:
-        """Remove the folder if the block fails before work has begun: it would hold nothing, and block its name."""
+        """Remove a new folder if the block fails before work has begun: it would hold nothing, and block its name."""
         try:
             yield
         except BaseException:

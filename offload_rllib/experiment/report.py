@@ -115,7 +115,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(policies)), policies)
     axes[0].set_ylim(-0.6, len(policies) - 0.2)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     with written_at_once(path) as partial:
         figure.savefig(partial, dpi=150, format="png")
 

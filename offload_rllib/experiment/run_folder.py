@@ -10,6 +10,7 @@ from offload_rllib.config import EnvironmentConfig, PolicyConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import load_environment, load_policy_config
+from offload_rllib.config.trust import functions_of
 from offload_rllib.experiment.recorded_folder import RecordedFolder, next_free
 from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER
@@ -37,6 +38,7 @@ class RunFolder(RecordedFolder):
     """
 
     KIND = "run"
+    VERB = "train"
     PARENT = RUNS
     RECORD = RECORD
     CONTENT = ("environment.yaml", "policy.yaml")
@@ -71,13 +73,14 @@ class RunFolder(RecordedFolder):
             raise ConfigError(f"--name '{name}': with --storage {storage} give a name, not a path")
         else:
             path = next_free(Path(storage), default_name) if name is None else Path(storage) / name
-        run = RunFolder(path)
+        run = RunFolder(path, trust=True)
         content = {
             "environment.yaml": environment.model_dump(mode="json"),
             "policy.yaml": policy.model_dump(mode="json", by_alias=True),
         }
         kept_at = {} if storage is None else {"storage": f"{storage.rstrip('/')}/{path.name}"}
-        run.make(content, environment=fingerprint(environment), environment_name=environment_name, **kept_at)
+        about = {"environment": fingerprint(environment), "environment_name": environment_name}
+        run.make(content, **about, functions=functions_of(environment), **kept_at)
         return run
 
     def remove(self) -> None:
@@ -98,7 +101,7 @@ class RunFolder(RecordedFolder):
     @property
     def environment(self) -> EnvironmentConfig:
         """The environment it was trained on."""
-        return load_environment(self.path / "environment.yaml")
+        return load_environment(self.path / "environment.yaml", trust=self.trust)
 
     @property
     def environment_name(self) -> str:

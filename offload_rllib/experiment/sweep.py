@@ -16,6 +16,7 @@ from rich.console import Console
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.cluster import connect
+from offload_rllib.experiment.folder_lock import locked
 from offload_rllib.experiment.hparams import HParamsLogger, write_experiment
 from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.run_folder import TUNE
@@ -59,10 +60,15 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
 
     Raises:
         TrainingError: Tune itself failed.
-        ConfigError: there is nothing to resume.
+        ConfigError: there is nothing to resume, or another process works on the sweep.
     """
     plan = folder.plan
     quieten()
+    with locked(folder.path, console.print):
+        return _sweep(folder, plan, console, resume=resume)
+
+
+def _sweep(folder: SweepFolder, plan: SweepPlan, console: Console, *, resume: bool) -> tuple[bool, list[TrialOutcome]]:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(plan.environment))  # once, before every trial would compile them for itself
     with connect(), SweepTable(plan, console) as table, interruptible(console):
@@ -72,9 +78,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
             tuner.fit()
         except Exception as error:
             folder.record(state="failed")
-            raise TrainingError(
-                f"the sweep failed: {error}\ngo on with: offload-rllib tune --resume {folder.path}"
-            ) from error
+            raise TrainingError(f"the sweep failed: {error}\ngo on with: {folder.resume_command}") from error
     finished = not ended_early()
     folder.record(state="finished" if finished else "interrupted")
     return finished, table.outcomes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import load_environment, load_policy_config, load_sweep
+from offload_rllib.config.trust import functions_of
 from offload_rllib.experiment.recorded_folder import RecordedFolder
 from offload_rllib.experiment.run_folder import TUNE
 from offload_rllib.experiment.sweep_plan import SweepPlan
@@ -25,6 +26,7 @@ class SweepFolder(RecordedFolder):
     """
 
     KIND = "sweep"
+    VERB = "tune"
     PARENT = SWEEPS
     RECORD = "sweep.json"
     CONTENT = (SWEEP_FILE, ENVIRONMENT_FILE, POLICY_FILE)
@@ -41,21 +43,22 @@ class SweepFolder(RecordedFolder):
         Raises:
             ConfigError: the folder exists, or cannot be made.
         """
-        folder = SweepFolder(SweepFolder.new_path(name, default_name))
+        folder = SweepFolder(SweepFolder.new_path(name, default_name), trust=True)
         content = {
             SWEEP_FILE: plan.config.model_dump(mode="json", exclude_unset=True),
             ENVIRONMENT_FILE: plan.environment.model_dump(mode="json"),
             POLICY_FILE: plan.policy.model_dump(mode="json", by_alias=True),
         }
-        folder.make(content, environment=fingerprint(plan.environment))
+        functions = functions_of((plan.config, plan.environment))
+        folder.make(content, environment=fingerprint(plan.environment), functions=functions)
         return folder
 
     @property
     def plan(self) -> SweepPlan:
         """What is to be done, from the files of the folder alone."""
         return SweepPlan(
-            load_sweep(self.path / SWEEP_FILE),
-            load_environment(self.path / ENVIRONMENT_FILE),
+            load_sweep(self.path / SWEEP_FILE, trust=self.trust),
+            load_environment(self.path / ENVIRONMENT_FILE, trust=self.trust),
             load_policy_config(self.path / POLICY_FILE),
         )
 

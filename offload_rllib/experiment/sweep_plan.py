@@ -104,8 +104,8 @@ def _changed(
     return environment, policy
 
 
-def plan_sweep(config: SweepConfig) -> SweepPlan:
-    """Return the plan of a sweep.
+def plan_sweep(config: SweepConfig, *, trust: bool = False) -> SweepPlan:
+    """Return the plan of a sweep; `trust` as in `load_environment`.
 
     Raises:
         ConfigError: environment or policy cannot be, or `fixed` names keys they do not have.
@@ -114,7 +114,7 @@ def plan_sweep(config: SweepConfig) -> SweepPlan:
         "policy.training.env_steps": config.budget.env_steps,
         "policy.training.seed": config.seeds[0],
     }
-    environment, policy = load_environment(config.environment), load_policy_config(config.policy)
+    environment, policy = load_environment(config.environment, trust=trust), load_policy_config(config.policy)
     return SweepPlan(config, *_changed(environment, policy, config.fixed | own))
 
 

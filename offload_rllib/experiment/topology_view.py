@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from offload_rllib.config import ConfigError
 from offload_rllib.config.files import written_at_once
+from offload_rllib.config.names import one_line
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import resamples
@@ -117,6 +119,21 @@ def layout(network: Network) -> tuple[np.ndarray, bool]:
     return np.array([places[i] for i in range(len(positions))]), False
 
 
+PICTURES = ("png", "svg", "pdf")
+
+
+def picture_format(path: Path) -> str:
+    """Return what a picture of a name is to be.
+
+    Raises:
+        ConfigError: its ending is none of `PICTURES`.
+    """
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in PICTURES:
+        raise ConfigError(f"--out {path}: accepted endings: {', '.join(PICTURES)}")
+    return ending
+
+
 def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     """Draw the nodes and the links between them, as a PNG.
 
@@ -165,11 +182,11 @@ def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):
             handle.set_sizes([60.0])
-    axis.set_title(title, fontsize=10)
+    axis.set_title(one_line(title), fontsize=10, parse_math=False)
     figure.draw_without_rendering()  # places are final, so that names can be measured against each other
     _write_names(axis, [node.name for node in network.nodes], positions)
     with written_at_once(path) as partial:
-        figure.savefig(partial, dpi=DPI, format="png")
+        figure.savefig(partial, dpi=DPI, format=picture_format(path))
 
 
 def _write_names(axis: Axes, names: list[str], positions: np.ndarray) -> None:
@@ -188,6 +205,7 @@ def _write_names(axis: Axes, names: list[str], positions: np.ndarray) -> None:
             box = (x + dx, y + dy, x + dx + width * len(name), y + dy + height)
             inside = left < box[0] and bottom < box[1] and box[2] < right and box[3] < top
             if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
-                axis.annotate(name, place, xytext=(dx, dy), textcoords="offset points", fontsize=NAME_POINTS, zorder=3)
+                looks = {"fontsize": NAME_POINTS, "zorder": 3, "parse_math": False}
+                axis.annotate(name, place, xytext=(dx, dy), textcoords="offset points", **looks)
                 taken.append(box)
                 break

@@ -26,6 +26,7 @@ from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config, places
 from offload_rllib.experiment.cluster import Cluster, check_shared, connect, found_or_local
+from offload_rllib.experiment.folder_lock import locked
 from offload_rllib.experiment.interruption import ended_early, interruptible, loggers
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.progress import TrainingProgress
@@ -117,10 +118,17 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     Raises:
         TrainingError: the trial ended with an error.
         ClusterError: the cluster's nodes cannot work on this run.
-        ConfigError: there is nothing to resume.
+        ConfigError: there is nothing to resume, or another process works on the run.
     """
     environment, policy = run.environment, run.policy_config
     quieten()
+    with locked(run.path, console.print):
+        return _train(run, environment, policy, console, resume=resume)
+
+
+def _train(
+    run: RunFolder, environment: EnvironmentConfig, policy: PolicyConfig, console: Console, *, resume: bool
+) -> bool:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
     with (
@@ -252,7 +260,7 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
         reason.append(f"nor could the state be written: {failure.strerror}")
     if not isinstance(error, RuntimeError):
         reason.append(f"the whole error is in {run.experiment}/{TRIAL}/error.txt")
-    reason.append(f"go on from the last checkpoint: offload-rllib train --resume {run.path}")
+    reason.append(f"go on from the last checkpoint: {run.resume_command}")
     lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
     cause = error if isinstance(error, BaseException) else None
     raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause

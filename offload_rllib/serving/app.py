@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,6 +39,7 @@ def make_app(policy: SavedPolicy, version: str, act: Act, limits: Limits | None 
         ``GET /health``: `status` and `version`.
     """
     limits = limits or Limits()
+    places = Places(limits.waiting)
     about = {
         "version": version,
         "description": policy.description.model_dump(mode="json"),
@@ -46,8 +49,9 @@ def make_app(policy: SavedPolicy, version: str, act: Act, limits: Limits | None 
     schema = ActRequest.model_json_schema()
 
     async def post_act(request: Request) -> Response:
-        rows = read_request(await _body(request, limits.body_bytes), policy.description, limits)
-        actions = await act(rows)
+        rows = read_request(await _body(request, limits), policy.description, limits)
+        with places.one():
+            actions = await act(rows)
         answer = {"actions": actions.tolist(), "version": version}
         return JSONResponse(answer | {"deterministic": rows.seed is None, "seed": rows.seed})
 
@@ -71,8 +75,39 @@ def make_app(policy: SavedPolicy, version: str, act: Act, limits: Limits | None 
     )
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
-    """Return the body of a request, of which no more is kept than is accepted."""
+class Places:
+    """Requests that may wait for an answer at the same time; one counts from when it is there in full."""
+
+    def __init__(self, most: int) -> None:
+        """Set how many."""
+        self._free = most
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place while the block runs.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        if not self._free:
+            raise RefusedError(503, "the service is full: too many requests wait; ask again later")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Return the body of a request, of which no more is kept than is accepted, and for which nobody waits for ever."""
+    try:
+        async with asyncio.timeout(limits.body_s):
+            return await _read_body(request, limits.body_bytes)
+    except TimeoutError:
+        raise RefusedError(408, f"request: its body did not come within {limits.body_s:g} s") from None
+
+
+async def _read_body(request: Request, most_bytes: int) -> bytes:
     too_much = RefusedError(413, f"request: longer than {most_bytes} bytes, which is the most that is accepted")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > most_bytes:
@@ -90,7 +125,7 @@ async def _body(request: Request, most_bytes: int) -> bytes:
 
 def _error(status: int, reason: str) -> Response:
     # What was refused may not have been read to its end, so that nothing can follow it on this connection.
-    headers = {"Connection": "close"} if status == 413 else None
+    headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"error": reason[:MOST_CHARACTERS]}, status, headers)
 
 

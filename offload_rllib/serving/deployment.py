@@ -27,6 +27,9 @@ NAME = "offload-rllib"
 # Requests that are decided together. More wait for nobody: what is there is taken.
 MOST_TOGETHER = 64
 REQUEST_TIMEOUT_S = 30.0
+# Requests that a replica reads at the same time. They cost little until their bodies are there, and those who wait for
+# an answer are counted apart (`Limits.waiting`).
+MOST_READ = 16_384
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Listener:
         host: address of an interface; loopback unless others are to reach it.
         port: TCP port.
         replicas: processes that decide.
-        queue: requests that wait; more are answered 503.
+        queue: requests that wait, of each replica; more are answered 503.
     """
 
     host: str = "127.0.0.1"
@@ -79,7 +82,7 @@ class Listener:
             ) from error
 
 
-@serve.deployment(name="policy", max_ongoing_requests=2 * MOST_TOGETHER)
+@serve.deployment(name="policy", max_ongoing_requests=MOST_READ)
 @serve.ingress()
 class PolicyService:
     """A replica: loads the policies it is handed, and decides for the requests that wait together."""
@@ -146,10 +149,9 @@ def served(files: Mapping[str, bytes], listener: Listener, limits: Limits) -> It
         logging_config=quiet,
     )
     try:
-        deployment = PolicyService.options(
-            num_replicas=listener.replicas, max_queued_requests=listener.queue, logging_config=quiet
-        )
-        serve.run(deployment.bind(files, limits), name=NAME, route_prefix="/")
+        deployment = PolicyService.options(num_replicas=listener.replicas, logging_config=quiet)
+        waiting = limits.model_copy(update={"waiting": listener.queue})
+        serve.run(deployment.bind(files, waiting), name=NAME, route_prefix="/")
         yield
     finally:
         # Not serve.shutdown(): that kills the controller while it answers, of which Ray complains on the terminal.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import FailFast, Field, ValidationError, model_validator
 
-from offload_rllib.config.base import Count, Finite, Flag, Schema
+from offload_rllib.config.base import Count, Finite, Flag, Positive, Schema
 from offload_rllib.config.loading import explain
 from offload_rllib.policies.draws import row_draws
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
@@ -31,6 +31,10 @@ class Limits(Schema):
     """Rows: agents that want an action."""
     body_bytes: Count = 32 * 2**20
     """Length of the JSON text, bytes."""
+    body_s: Positive = 15.0
+    """Time for the body to come, s; later it is answered 408."""
+    waiting: Count = 256
+    """Requests that wait for an answer, of each process; more are answered 503. Bodies under way do not count."""
 
 
 class ActRequest(Schema):
@@ -64,7 +68,7 @@ class RefusedError(ValueError):
     """A request that is not answered.
 
     Attributes:
-        status: the HTTP status: 400 no JSON, 413 too much, 422 not what is accepted.
+        status: the HTTP status: 400 no JSON, 408 too slow, 413 too much, 422 not what is accepted, 503 full.
     """
 
     def __init__(self, status: int, reason: str) -> None:

@@ -8,6 +8,7 @@ the sources of *all* kernels, so an edit anywhere starts from an empty folder.
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
 import shutil
@@ -19,6 +20,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import config as numba_config
+
+from offload_rllib.simulator.kernel_cache import KernelCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,24 +40,38 @@ def source_hash(package: Path = PACKAGE) -> str:
 
 
 def user_cache() -> Path:
-    """Return the folder for files that can be made again: ``$OFFLOAD_RLLIB_CACHE`` or the user's cache folder."""
+    """Return the folder for files that can be made again: ``$OFFLOAD_RLLIB_CACHE`` or the user's cache folder.
+
+    Raises:
+        FileNotFoundError: neither is known.
+    """
     chosen = os.environ.get("OFFLOAD_RLLIB_CACHE")
     if chosen:
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "offload-rllib"
-
-
-def _kernel_cache() -> str:
-    folder = user_cache() / "kernels" / source_hash()
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "offload-rllib"
     try:
+        return Path.home() / ".cache" / "offload-rllib"
+    except RuntimeError as error:  # a user whom the system does not know, without HOME, as in containers
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder", "cache") from error
+
+
+def _kernel_cache() -> str | None:
+    """Return the folder of compiled kernels; None if there is no place for any."""
+    folder = Path("cache")
+    try:
+        folder = user_cache() / "kernels" / source_hash()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         # Compiled code is trusted when it is loaded, so it never goes to a folder that others could have made.
-        private = tempfile.mkdtemp(prefix="offload-rllib-kernels-")
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        try:
+            private = tempfile.mkdtemp(prefix="offload-rllib-kernels-")
+            atexit.register(shutil.rmtree, private, ignore_errors=True)
+        except OSError:
+            private = None
         warnings.warn(
             f"{folder}: compiled kernels cannot be kept ({error.strerror}); each process compiles them anew, which "
             "takes about half a minute. Set OFFLOAD_RLLIB_CACHE to a folder that can be written.",
@@ -70,7 +87,6 @@ KERNEL_CACHE = _kernel_cache()
 # Kernels allocate nothing and outlive no array, so they count no references: atomic counters made them 5 times slower.
 # They are inlined into each other, for a struct of arrays passed by value costs more than most of them do.
 OPTIONS: dict[str, Any] = {
-    "cache": True,
     "nogil": True,
     "error_model": "numpy",  # division by zero is not checked
     "_nrt": False,
@@ -89,11 +105,15 @@ def called_kernel(function: Function) -> Function:
 
 
 def _compiled(function: Function, options: dict[str, Any]) -> Function:
-    before = numba_config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue] - set by numba at import
-    # Numba picks the cache folder when it decorates; the user's own setting is put back for other packages.
-    numba_config.CACHE_DIR = KERNEL_CACHE  # pyright: ignore[reportAttributeAccessIssue]
+    settings: Any = numba_config  # its attributes are set by numba at import, unseen by the type checker
+    before = settings.CACHE_DIR, settings.DISABLE_JIT
+    # Numba looks at both when it decorates; the user's own settings are put back for other packages. Interpreted,
+    # kernels would not work: they count in the unsigned numbers of the machine, and write into structs.
+    settings.CACHE_DIR, settings.DISABLE_JIT = KERNEL_CACHE or "", 0
     try:
-        compiled = numba.njit(**options)(function)
+        compiled: Any = numba.njit(**options)(function)
+        if KERNEL_CACHE is not None:
+            compiled._cache = KernelCache(function)  # noqa: SLF001 - what `cache=True` does, with another class
     finally:
-        numba_config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
+        settings.CACHE_DIR, settings.DISABLE_JIT = before
     return cast("Function", compiled)

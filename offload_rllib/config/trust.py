@@ -1,0 +1,66 @@
+"""Whose code runs: Python functions that a configuration names, and folders that others may have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from offload_rllib.config.base import NAMES_CODE, is_function_path
+from offload_rllib.config.errors import ConfigError
+
+# Files that make a folder one of a run, a sweep, a comparison or a saved policy: things that are passed on.
+RECORDS = ("run.json", "sweep.json", "state.json", "policy.json", "policy/policy.json")
+
+
+def functions_of(config: Any) -> tuple[str, ...]:
+    """Return the functions ``package.module:function`` that a configuration names, each once."""
+    return tuple(dict.fromkeys(_functions(config)))
+
+
+def _functions(part: Any) -> Iterator[str]:
+    if isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            yield from filter(is_function_path, _texts(value)) if NAMES_CODE in field.metadata else _functions(value)
+    elif isinstance(part, Mapping):
+        for value in part.values():
+            yield from _functions(value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from _functions(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def refuse_code(path: Path, config: Any, *, trust: bool) -> None:
+    """Refuse a file of a run that names functions, unless its folder is trusted: using it would run their code.
+
+    Args:
+        path: of the file.
+        config: what was read from it.
+        trust: whether the user asked for it.
+
+    Raises:
+        ConfigError: the file lies in a folder of a run, a sweep, a comparison or a policy, and names functions.
+    """
+    functions = functions_of(config)
+    if trust or not functions:
+        return
+    folders = {path.parent, path.resolve().parent}
+    if any((folder / name).exists() for folder in folders for name in RECORDS):
+        raise ConfigError(
+            f"{path}: names Python code ({', '.join(functions)}), and lies in a folder that others may have made; "
+            "if you trust it, say so: --trust, or trust=True in Python"
+        )

@@ -1,0 +1,46 @@
+"""A Ray of this process's own: reached from this machine alone, with a token that only its user can read."""
+
+# Ray has no public way to keep a node to the loopback interface.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._private import ray_constants
+
+# Ray binds its ports to loopback where clusters are switched off, by default on Windows and macOS. What is asked for
+# as address 127.0.0.1 it takes for that of the network instead.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that is started in the block listen on the loopback interface only."""
+    before, variable = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(CLUSTERS)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[CLUSTERS] = "0"  # for its processes
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if variable is None:
+            del os.environ[CLUSTERS]
+        else:
+            os.environ[CLUSTERS] = variable
+
+
+def restrict_token() -> None:
+    """Take the right to read the user's token from everybody else: Ray writes it as readable as any file.
+
+    A file of somebody else's is left alone.
+    """
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        if token.stat().st_uid == os.getuid() and token.stat().st_mode & 0o077:
+            token.chmod(0o600)
+    except (OSError, RuntimeError):  # there is none, or no home folder: then there is nothing to read
+        return
