@@ -227,3 +227,28 @@ def test_two_nodes_of_one_name_are_named() -> None:
     environment = small_environment()
     environment["topology"]["nodes"][1]["name"] = "a"
     refused(environment, [], r"topology.nodes: node name 'a' is used more than once")
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e5", 100_000), ("2.5E3", 2500), ("1e0", 1), ("1e+2", 100)])
+def test_whole_numbers_may_have_an_exponent(text: str, number: int) -> None:
+    assert load_policy_config("ppo", [f"training.env_steps={text}"]).training.env_steps == number
+    assert load_environment("ether_12", [f"reward.scale={text}"]).reward.scale == number
+
+
+@pytest.mark.parametrize("text", ["1.5e0", "1e-1", "1e300", "1e5x"])
+def test_what_is_not_whole_is_refused_where_that_is_needed(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"training.env_steps"):
+        load_policy_config("ppo", [f"training.env_steps={text}"])
+
+
+def test_names_may_have_hyphens() -> None:
+    environment = small_environment()
+    environment["topology"]["nodes"][0]["name"] = "edge-1"
+    environment["topology"]["links"] = [["edge-1", "b"], ["b", "c"], ["c", "d"], ["d", "edge-1"]]
+    assert load_environment(environment).topology.nodes[0].name == "edge-1"
+    mapping = {"sharing": {"mapping": {"edge-nodes": ["edge-1"], "others": ["node"]}}}
+    assert load_policy_config({"algorithm": {"name": "PPO"}} | mapping).sharing.mapping
+    for wrong in ("-a", "a b", "a/b", ""):
+        environment["topology"]["nodes"][0]["name"] = wrong
+        with pytest.raises(ConfigError, match=r"topology.nodes.0.name"):
+            load_environment(environment)

@@ -71,7 +71,8 @@ def test_training_from_outside_hands_the_cluster_a_command_that_there_is(monkeyp
     parsed = parse(arguments)
     assert (parsed["storage"], parsed["name"], parsed["episodes"]) == ("/shared/runs", "one", 7)
     sent = load_policy_config(yaml.safe_load(files[parsed["policy"]]))
-    assert (sent.training.seed, sent.training.runners) == (3, 4)
+    assert (sent.training.seed, parsed["runners"]) == (3, "4")
+    assert "runners" not in sent.training.model_fields_set, "only the option chooses"
     assert load_environment(yaml.safe_load(files[parsed["env"]])) == load_environment("ether_12")
     assert CliRunner().invoke(app, ["train", "--resume", "/shared/runs/one", *outside]).exit_code == 0
     assert parse(handed.pop()[2])["resume"] == "/shared/runs/one"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import offload_rllib
 from offload_rllib.simulator import jit
 
@@ -75,3 +77,64 @@ def test_kernels_outside_the_hashed_folders_call_none_of_other_files_there() -> 
         for other in outside - {path}:
             module = ".".join(other.relative_to(package.parent).with_suffix("").parts)
             assert module not in text, f"{path} uses {module}, whose kernels the cache does not watch"
+
+
+MIX = "from offload_rllib.simulator.streams import mix; import numpy as np; print(mix(np.uint64(1)))"
+
+
+def mixed(program: str = MIX, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call a kernel in a new process."""
+    return subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_file_of_the_cache_is_compiled_again(tmp_path: Path, kind: str) -> None:
+    expected = mixed(OFFLOAD_RLLIB_CACHE=str(tmp_path)).stdout
+    (path,) = tmp_path.rglob(f"streams.mix*.{kind}")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:middle], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]):
+        path.write_bytes(damaged)
+        done = mixed(OFFLOAD_RLLIB_CACHE=str(tmp_path))
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+        assert path.stat().st_size == len(whole), "it was written again"
+
+
+def test_a_cache_that_takes_no_files_any_more_costs_a_warning(tmp_path: Path) -> None:
+    full = "import errno; from numba.core.caching import IndexDataCacheFile\n"
+    full += "def refuse(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+    full += "IndexDataCacheFile._open_for_write = refuse\n"
+    done = mixed(full + MIX, OFFLOAD_RLLIB_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == mixed().stdout
+    assert done.stderr.count("compiled kernels cannot be kept (No space left on device)") == 1
+
+
+def test_a_user_without_home_and_name_compiles_in_a_folder_of_the_process(tmp_path: Path) -> None:
+    nobody = "import os, pwd\n"
+    nobody += "def unknown(uid): raise KeyError(f'uid not found: {uid}')\n"
+    nobody += "pwd.getpwuid = unknown\nfor name in ('HOME', 'OFFLOAD_RLLIB_CACHE', 'XDG_CACHE_HOME'):\n"
+    nobody += "    os.environ.pop(name, None)\n"
+    done = mixed(nobody + MIX, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == mixed().stdout
+    assert "there is no home folder" in done.stderr
+    assert not list(tmp_path.iterdir()), "the private folder is removed at the end"
+
+
+def test_without_any_folder_kernels_stay_in_memory(tmp_path: Path) -> None:
+    nowhere = (
+        "import tempfile\ndef refuse(**_): raise OSError(30, 'Read-only file system')\ntempfile.mkdtemp = refuse\n"
+    )
+    (tmp_path / "file").touch()
+    done = mixed(nowhere + MIX, OFFLOAD_RLLIB_CACHE=str(tmp_path / "file"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == mixed().stdout
+
+
+def test_kernels_are_compiled_though_numba_is_told_not_to() -> None:
+    done = mixed(NUMBA_DISABLE_JIT="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == mixed().stdout

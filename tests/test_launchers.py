@@ -175,6 +175,10 @@ def test_submit_hands_a_training_to_the_cluster(tmp_path: Path) -> None:
     entrypoint = list(options["entrypoint"])
     assert entrypoint[:3] == ["python", "-m", "offload_rllib"]
     assert parse(entrypoint[3:])["storage"] == "s3://bucket/runs"
+    assert parse(entrypoint[3:])["runners"] is None, "the policy's, unless the call says a number"
+    subprocess.run([*call, "--runners", "3"], env=environment, check=True)
+    words = (tmp_path / "called").read_text().rstrip("\0").split("\0")
+    assert parse(words[words.index("offload_rllib") + 1 :])["runners"] == "3"
 
 
 def test_the_runtime_environment_names_all_that_the_package_needs() -> None:

@@ -32,6 +32,7 @@ from offload_rllib.commands.evaluate import play
 from offload_rllib.commands.status import WORKING, read_status
 from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.config.loading import find, preset_folder
 from offload_rllib.config.names import plain_name
 from offload_rllib.config.trust import functions_of
 from offload_rllib.simulator.heuristics import BASELINES
@@ -103,7 +104,7 @@ def train(
             cluster = connection.enter_context(connect())
             nodes = len(cluster.nodes)
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
-        take_all = runners == ALL or (nodes > 1 and not _chooses_runners(changes))
+        take_all = runners == ALL or (nodes > 1 and not _chooses_runners(policy or "", changes))
         run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all, trust=trust)
         say(f"run folder: {run.path}")
         say_logs(run.path)
@@ -115,8 +116,13 @@ def train(
     _compare_with_heuristics(run, episodes, held_out_seed)
 
 
-def _chooses_runners(changes: list[str]) -> bool:
-    return any(change.startswith("training.runners=") for change in changes)
+def _chooses_runners(policy: str, changes: list[str]) -> bool:
+    """Return whether a person said how many runners there are to be: by an option, or in a policy file of their own."""
+    if any(change.startswith("training.runners=") for change in changes):
+        return True
+    path = find("policies", policy)
+    own = path.resolve().parent != preset_folder("policies").resolve()
+    return own and "runners" in load_policy_config(path).training.model_fields_set
 
 
 def _new_run(
@@ -193,9 +199,10 @@ def _train_from_outside(
         if names[0] == names[1]:
             names = names[0], f"policy-{names[1]}"
         contents = environment.model_dump(mode="json"), configured.model_dump(mode="json", by_alias=True)
+        del contents[1]["training"]["runners"]  # there, it would count as chosen
         files = {file: yaml.safe_dump(content, sort_keys=False) for file, content in zip(names, contents, strict=True)}
         arguments = [*names, *arguments, "--storage", storage]
-        if _chooses_runners(set_policy):
+        if _chooses_runners(policy, set_policy):
             arguments += ["--runners", str(configured.training.runners)]
     code = run_there(options, files, ["train", *arguments], lambda text: console.out(text, end="", highlight=False))
     if code:

@@ -17,6 +17,8 @@ from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.config.sweep import SweepConfig
 from offload_rllib.config.trust import refuse_code
 
+# The largest up to which every whole number is one of 64 bits with a decimal point, too.
+LARGEST_WHOLE = 2**53
 PACKAGE = Path(__file__).resolve().parent.parent
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -111,6 +113,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a number; one like ``1e5`` is whole, as people write whole numbers so, too."""
+        number = self.construct_yaml_float(node)
+        whole = "e" in str(node.value).lower() and number.is_integer() and abs(number) <= LARGEST_WHOLE
+        return int(number) if whole else number
+
 
 _Loader.yaml_implicit_resolvers = {
     first: list(rules) for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -120,6 +128,9 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def _read(text: str) -> Any:

@@ -12,7 +12,7 @@ from offload_rllib.config.base import Count, Natural, NonNegative, Positive, Sch
 from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
-PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*$")]
 # Beyond both, a network takes longer to make than anybody waits.
 MOST_LAYERS, MOST_UNITS = 64, 2**16
 Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]

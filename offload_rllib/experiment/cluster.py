@@ -23,7 +23,7 @@ from ray import exceptions
 from ray.util import client
 
 from offload_rllib.config import ConfigError
-from offload_rllib.experiment.own_ray import on_loopback, restrict_token
+from offload_rllib.experiment.own_ray import AUTH_MODE, on_loopback, restrict_token, use_token_if_there_is_one
 from offload_rllib.version import __version__
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -235,6 +235,7 @@ def _join(options: RayOptions, settings: dict[str, Any]) -> None:
         else "; from outside of the cluster: ray://HOST:10001 or `ray job submit`"
     )
     _knock(options.resolved, hint)
+    use_token_if_there_is_one()
     # Ray reads the variable itself where no address is given, and with "auto" prefers it to what it finds.
     try:
         ray.init(address=options.resolved, **settings)
@@ -249,8 +250,18 @@ def _join(options: RayOptions, settings: dict[str, Any]) -> None:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterError(
             f"{options.resolved}: no Ray cluster lets this process in there ({first[0]}): is the port that of a Ray "
-            f"head, and the token in ~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH, the cluster's?{hint}"
+            f"head{_about_token()}?{hint}"
         ) from error
+
+
+def _about_token() -> str:
+    """Return what may be wrong with the token, as the end of a question."""
+    mode = os.environ.get(AUTH_MODE)
+    if mode == "token":
+        return ", and the token in ~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH, the cluster's"
+    if mode is None:
+        return ", one that asks for no token (there is none here: ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
+    return f", one that asks for no token (none is sent, for {AUTH_MODE} is {mode} here)"
 
 
 def versions() -> dict[str, str]:

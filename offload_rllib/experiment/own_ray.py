@@ -1,16 +1,20 @@
-"""A Ray of this process's own: reached from this machine alone, with a token that only its user can read."""
+"""How this process stands to Ray's security: loopback for a Ray of its own, and the token, for its user alone."""
 
 # Ray has no public way to keep a node to the loopback interface.
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ray._private import ray_constants
+from ray._private.authentication import authentication_token_setup
+
+AUTH_MODE = "RAY_AUTH_MODE"
 
 # Ray binds its ports to loopback where clusters are switched off, by default on Windows and macOS. What is asked for
 # as address 127.0.0.1 it takes for that of the network instead.
@@ -31,6 +35,20 @@ def on_loopback() -> Iterator[None]:
             del os.environ[CLUSTERS]
         else:
             os.environ[CLUSTERS] = variable
+
+
+def use_token_if_there_is_one() -> None:
+    """Let this process show the user's token to a cluster, unless RAY_AUTH_MODE says otherwise.
+
+    `ray start` asks for a token where it finds one, and a driver beside it sends none by itself.
+    """
+    logger = logging.getLogger(authentication_token_setup.__name__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it would say on the terminal what it does
+    try:
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    finally:
+        logger.setLevel(level)
 
 
 def restrict_token() -> None:

@@ -17,4 +17,4 @@ if [[ -n ${OFFLOAD_RUNTIME_ENV:-} ]]; then
     options+=(--runtime-env "$OFFLOAD_RUNTIME_ENV")
 fi
 exec ray job submit ${options[@]+"${options[@]}"} --no-wait -- \
-    python -m offload_rllib train "$@" --address auto --runners all --storage "$OFFLOAD_STORAGE" --or-resume
+    python -m offload_rllib train "$@" --address auto --storage "$OFFLOAD_STORAGE" --or-resume

@@ -72,8 +72,8 @@ def _field(content: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
 
 def _node(config: EtherJson, name: str, described: Any, where: str) -> Node:
     _field(described, "id", (int, str), where)
-    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-        raise ConfigError(f"{where}: the name must consist of letters, digits and underscores")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise ConfigError(f"{where}: the name must consist of letters, digits, underscores and hyphens")
     position = _field(described, "coordinates", (list,), where)
     if len(position) != 2 or not all(isinstance(value, int | float) for value in position):
         raise ConfigError(f"{where}: coordinates: must be two numbers (given: {position})")

@@ -1,0 +1,79 @@
+"""What Ray is told for safety, and what a command line leaves to a policy file: small promises of clusters."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from offload_rllib.commands.train import _chooses_runners
+from offload_rllib.experiment.cluster import ClusterError, RayOptions, connect
+
+
+def test_a_policy_file_of_a_persons_own_chooses_the_runners_and_a_preset_does_not(tmp_path: Path) -> None:
+    content = {"algorithm": {"name": "PPO"}}
+    (tmp_path / "silent.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content | {"training": {"runners": 2}}))
+    assert not _chooses_runners("ppo", [])
+    assert not _chooses_runners(str(tmp_path / "silent.yaml"), [])
+    assert _chooses_runners(str(tmp_path / "own.yaml"), [])
+    assert _chooses_runners("ppo", ["training.runners=3"])
+
+
+def test_a_ray_of_its_own_listens_on_loopback_only_and_its_token_is_private(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    (tmp_path / ".ray" / "auth_token").chmod(0o644)
+    program = """
+import psutil, ray
+from offload_rllib.experiment.cluster import RayOptions, connect
+with connect(RayOptions("local", dashboard=True)):
+    ray.get(ray.remote(lambda: 1).remote())
+    here = psutil.Process()
+    for process in (here, *here.children(recursive=True)):
+        for each in process.net_connections("inet"):
+            if each.status == psutil.CONN_LISTEN:
+                print("listens", each.laddr.ip)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"HOME": str(tmp_path), "RAY_raylet_start_wait_time_s": "180"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    addresses = re.findall(r"^listens (.*)$", done.stdout, re.MULTILINE)
+    assert len(addresses) > 4
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_is_there_is_shown_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr("offload_rllib.experiment.cluster._knock", lambda *_: None)
+    seen: list[str | None] = []
+
+    def refuse(**_: Any) -> None:
+        seen.append(os.environ.get("RAY_AUTH_MODE"))
+        raise ConnectionError("no")
+
+    monkeypatch.setattr("offload_rllib.experiment.cluster.ray.init", refuse)
+    monkeypatch.setattr("ray._private.authentication.authentication_token_setup.Config.initialize", lambda _: None)
+    with pytest.raises(ClusterError, match="and the token in"), connect(RayOptions("head:6379")):
+        pass
+    assert seen == ["token"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with (
+        pytest.raises(ClusterError, match="none is sent, for RAY_AUTH_MODE is disabled"),
+        connect(RayOptions("head:6379")),
+    ):
+        pass
