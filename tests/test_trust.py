@@ -17,7 +17,7 @@ from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.trust import functions_of
 from offload_rllib.experiment.compare import ComparisonFolder
-from offload_rllib.experiment.compare_plan import load_plan, plan_of
+from offload_rllib.experiment.compare_plan import SweptKey, load_plan, plan_of
 from offload_rllib.experiment.run_folder import RunFolder
 
 CODE = """
@@ -133,5 +133,7 @@ def test_code_named_by_a_comparison_is_refused_unless_trusted(ran: Path) -> None
         with pytest.raises(ConfigError, match=r"compare.yaml: names Python code \(strangers_code:choose\)"):
             refused()
     assert ComparisonFolder.open("sent", trust=True).plan == plan
-    swept = plan_of(["local"], ["small.yaml"], sweep=[f"reward.name={FUNCTION}:pay,delay"])
-    assert functions_of(swept) == (f"{FUNCTION}:pay",)
+    swept = SweptKey(column="name", key="reward.name", values=(f"{FUNCTION}:pay", "delay"))
+    assert functions_of(plan_of(["local"], ["small.yaml"]).model_copy(update={"sweep": (swept,)})) == (
+        f"{FUNCTION}:pay",
+    )

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ RUN_NAME = "run"
 RUNNERS = "runners"
 NOTICES = "notices"
 DEFAULT_TIMEOUT_S = 60.0
+# Seconds of work for each second of looking whether lost runners are back: short iterations would only look.
+WORK_PER_LOOK = 20.0
 
 
 class OffloadConfig(AlgorithmConfig):
@@ -66,6 +69,9 @@ class OffloadAlgorithm(Algorithm):
 
     policy_prefix = "actor."
     """What the names of the weights that a kept policy needs begin with."""
+
+    _look_again = 0.0
+    """When it is time to look for lost runners again, by the monotonic clock."""
 
     @property
     def env_steps(self) -> int:
@@ -103,14 +109,22 @@ class OffloadAlgorithm(Algorithm):
         self._counters_of_ray.update(result)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Bring back runners that Ray has started again."""
+        """Bring back runners that Ray has started again; now and then, for those that are not back cost a wait."""
+        if time.monotonic() < self._look_again:
+            return []
+        return self._restore(env_runner_group)
+
+    def _restore(self, env_runner_group: Any) -> list[int]:
+        began = time.monotonic()
         restored = super().restore_env_runners(env_runner_group)
+        ended = time.monotonic()
+        self._look_again = ended + WORK_PER_LOOK * (ended - began)
         if env_runner_group is self.env_runner_group:
             self.sampler.restored(restored)
         return restored
 
     def _bring_back(self) -> None:
-        restored = self.restore_env_runners(self.env_runner_group)
+        restored = self._restore(self.env_runner_group)
         if restored:
             self._make_on_env_runners_recreated_callbacks(
                 config=self.config,

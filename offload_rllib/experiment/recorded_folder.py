@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -51,7 +53,10 @@ def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Pa
     """
     refuse_existing(out)
     beside = out.parent if out else parent
-    beside.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(beside)) from error
     partial = Path(tempfile.mkdtemp(dir=beside, prefix=f".{out.name if out else stem}."))
     try:
         partial.chmod(0o777 & ~umask())
