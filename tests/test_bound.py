@@ -220,5 +220,5 @@ def test_results_that_are_written_at_the_same_time_do_not_meet(tmp_path: Path) -
         write_results(folders[0], tmp_path, "small", write)
     (tmp_path / "file").touch()
     for out, parent in ((tmp_path / "file" / "results", tmp_path), (None, tmp_path / "file")):
-        with pytest.raises(NotADirectoryError, match="file/"):
+        with pytest.raises(NotADirectoryError, match="file"):
             write_results(out, parent, "small", write)

@@ -36,7 +36,8 @@ from offload_rllib.experiment.evaluation import Cell, Played, Player, assemble, 
 from offload_rllib.experiment.folder_lock import locked
 from offload_rllib.experiment.recorded_folder import RecordedFolder
 from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.training import available_cpus, quieten, train
+from offload_rllib.experiment.several_trainings import train_all
+from offload_rllib.experiment.training import available_cpus, quieten
 from offload_rllib.policies.saved import packed, version_of
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.jit import source_hash
@@ -168,21 +169,18 @@ def _run(folder: ComparisonFolder, plan: ComparisonPlan, console: Console, worke
 
 def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> list[tuple[Training, Path]] | None:
     """Train what is not trained yet; return the trainings with their run folders, None after an interruption."""
-    trainings = trainings_of(plan)
     runs: list[tuple[Training, Path]] = []
-    for number, training in enumerate(trainings, 1):
+    waiting: list[RunFolder] = []
+    for training in trainings_of(plan):
         path = folder.path / RUNS / training.folder
         run = _run_folder(path, training, trust=folder.trust)
         if run.state != "finished":
-            console.print(f"training {number} of {len(trainings)}: {training.folder}", highlight=False)
-            resume = bool(run.checkpoints())
-            if not resume and run.state != "created":  # it had not come to its first checkpoint
+            if not run.checkpoints() and run.state != "created":  # it had not come to its first checkpoint
                 shutil.rmtree(path)
                 run = _run_folder(path, training, trust=folder.trust)
-            if not train(run, console, resume=resume):
-                return None
+            waiting.append(run)
         runs.append((training, path))
-    return runs
+    return runs if train_all(waiting, console) else None
 
 
 def _run_folder(path: Path, training: Training, *, trust: bool) -> RunFolder:
