@@ -21,7 +21,9 @@ from offload_rllib.commands.status import read_status, status
 from offload_rllib.commands.terminal import console
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.files import written_at_once
+from offload_rllib.config.loading import presets
 from offload_rllib.config.names import as_markdown, one_line, plain_name
+from offload_rllib.envs import rllib
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.recorded_folder import write_results
@@ -104,6 +106,14 @@ def test_status_shows_whatever_a_run_tells(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("ray_session")
 def test_a_metric_takes_the_name_of_any_run() -> None:
     RunCounters("Übung-ether_12-ppo-1").update({})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_preset_of_any_name_hinders_no_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rllib, "presets", lambda kind: presets(kind) | {"Büro": Path("Büro.yaml")})
+    names = rllib.register_environments()
+    assert "ether_12" in names
+    assert "Büro" not in names
 
 
 def test_a_picture_has_the_format_of_its_name(tmp_path: Path) -> None:

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private import worker
 
 from offload_rllib.commands.train import _chooses_runners
+from offload_rllib.config.policy import Training
 from offload_rllib.experiment.cluster import ClusterError, RayOptions, connect
+from offload_rllib.experiment.own_ray import messages_to_log
+from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.experiment.watch import RunWatch
 
 
 def test_a_policy_file_of_a_persons_own_chooses_the_runners_and_a_preset_does_not(tmp_path: Path) -> None:
@@ -77,3 +82,19 @@ def test_a_token_that_is_there_is_shown_to_a_cluster(monkeypatch: pytest.MonkeyP
         connect(RayOptions("head:6379")),
     ):
         pass
+
+
+def test_what_ray_tells_goes_to_the_log_of_a_run_or_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"lines": ["A worker died. To troubleshoot:\n Lease ID: 01"], "pid": "raylet", "is_err": False}
+    with messages_to_log():
+        worker.print_to_stdstream(told, ignore_prefix=False)
+        assert capsys.readouterr() == ("", "Ray: A worker died\n")
+        run = RunFolder(tmp_path)
+        with RunWatch(run, Training()):
+            worker.print_to_stdstream(told, ignore_prefix=False)
+        assert capsys.readouterr() == ("", "")
+        assert "Ray: A worker died. To troubleshoot: Lease ID: 01" in (tmp_path / "logs" / "train.log").read_text()
+        worker.print_to_stdstream(told, ignore_prefix=False)
+        assert capsys.readouterr().err == "Ray: A worker died\n"

@@ -96,9 +96,12 @@ class _Preset:
 
 
 def register_environments() -> list[str]:
-    """Register every preset of `envs/` under its file name, and `offload` for any configuration; return the names."""
+    """Register every preset of `envs/` under its file name, and `offload` for any configuration; return the names.
+
+    Ray's names are ASCII: a preset of another name is reached by `offload` and ``env_config={"env": NAME}``.
+    """
     register_env("offload", create_environment)
-    names = list(presets("envs"))
+    names = [name for name in presets("envs") if name.isascii()]
     for name in names:
         register_env(name, _Preset(name))
     return ["offload", *names]

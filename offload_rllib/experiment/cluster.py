@@ -23,7 +23,13 @@ from ray import exceptions
 from ray.util import client
 
 from offload_rllib.config import ConfigError
-from offload_rllib.experiment.own_ray import AUTH_MODE, on_loopback, restrict_token, use_token_if_there_is_one
+from offload_rllib.experiment.own_ray import (
+    AUTH_MODE,
+    messages_to_log,
+    on_loopback,
+    restrict_token,
+    use_token_if_there_is_one,
+)
 from offload_rllib.version import __version__
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -211,7 +217,8 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
         cluster = found()
         if not options.is_local:
             compare_versions(cluster)
-        yield Cluster(cluster.nodes, owned=options.is_local)
+        with messages_to_log():
+            yield Cluster(cluster.nodes, owned=options.is_local)
     finally:
         ray.shutdown()
 

@@ -1,20 +1,24 @@
-"""How this process stands to Ray's security: loopback for a Ray of its own, and the token, for its user alone."""
+"""What Ray does by itself and is told to do otherwise: ports on all interfaces, an open token, long messages."""
 
-# Ray has no public way to keep a node to the loopback interface.
+# Ray has no public way for any of it.
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray._private.authentication import authentication_token_setup
 
 AUTH_MODE = "RAY_AUTH_MODE"
+# The logger of what Ray tells, for whoever keeps a log.
+MESSAGES = "offload_rllib.ray"
 
 # Ray binds its ports to loopback where clusters are switched off, by default on Windows and macOS. What is asked for
 # as address 127.0.0.1 it takes for that of the network instead.
@@ -35,6 +39,30 @@ def on_loopback() -> Iterator[None]:
             del os.environ[CLUSTERS]
         else:
             os.environ[CLUSTERS] = variable
+
+
+@contextmanager
+def messages_to_log() -> Iterator[None]:
+    """Keep what Ray's nodes tell this process off the terminal while the block runs.
+
+    That a process died comes as a dump of a dozen numbers, in the midst of the progress. It goes to the log of the run
+    in work; where there is none its first sentence is printed.
+    """
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = _note
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+def _note(message: dict[str, Any], **_: Any) -> None:
+    text = " ".join(" ".join(message["lines"]).split())
+    logger = logging.getLogger(MESSAGES)
+    if logger.handlers:
+        logger.warning("Ray: %s", text)
+    else:
+        print(f"Ray: {text.partition('. ')[0]}", file=sys.stderr)  # noqa: T201 - for a person
 
 
 def use_token_if_there_is_one() -> None:

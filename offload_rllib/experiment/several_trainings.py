@@ -72,7 +72,9 @@ def _train(path: str, trust: bool) -> bool:
 
 def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> bool:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
-        compile_kernels(build_scenario(runs[0].environment))  # once, before every training would compile them for itself
+        compile_kernels(
+            build_scenario(runs[0].environment)
+        )  # once, before every training would compile them for itself
     waiting, working, finished = list(runs), {}, 0
     with _sigterm_as_ctrl_c():
         try:

@@ -276,5 +276,5 @@ def quieten() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # `loggers` says which there are
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name in ("ray.rllib", "ray.tune", "ray.train"):
+    for name in ("ray.rllib", "ray.tune", "ray.train", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -20,6 +20,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.policy import Training
 from offload_rllib.experiment.callbacks import PREFIX
+from offload_rllib.experiment.own_ray import MESSAGES
 from offload_rllib.experiment.present import PresentCallback
 from offload_rllib.experiment.recovery import keep_first_state
 from offload_rllib.experiment.run_folder import BEST, STATUS, TUNE, RunFolder
@@ -49,8 +50,9 @@ def run_logger(run: RunFolder) -> tuple[logging.Logger, logging.Handler]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger(f"offload_rllib.run.{run.path.resolve()}")
     logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
+    for each in (logger, logging.getLogger(MESSAGES)):
+        each.propagate = False
+        each.addHandler(handler)
     return logger, handler
 
 
@@ -87,7 +89,8 @@ class RunWatch(PresentCallback):
     def __exit__(self, *_: object) -> None:
         """Close the log."""
         super().__exit__()
-        self.log.removeHandler(self._handler)
+        for logger in (self.log, logging.getLogger(MESSAGES)):
+            logger.removeHandler(self._handler)
         self._handler.close()
 
     @property
