@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,7 +73,9 @@ def test_a_token_that_is_there_is_shown_to_a_cluster(monkeypatch: pytest.MonkeyP
         raise ConnectionError("no")
 
     monkeypatch.setattr("offload_rllib.experiment.cluster.ray.init", refuse)
-    monkeypatch.setattr("ray._private.authentication.authentication_token_setup.Config.initialize", lambda _: None)
+    # The real one would change how every later test of this process stands to clusters.
+    settings = SimpleNamespace(initialize=lambda _: None)
+    monkeypatch.setattr("ray._private.authentication.authentication_token_setup.Config", settings)
     with pytest.raises(ClusterError, match="and the token in"), connect(RayOptions("head:6379")):
         pass
     assert seen == ["token"]
