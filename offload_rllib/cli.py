@@ -16,6 +16,7 @@ from offload_rllib.commands.bound import bound
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
+from offload_rllib.commands.home import ensure_home
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
@@ -170,6 +171,7 @@ def main() -> None:
     What the user got wrong is one message and exit code 2; what the machine refuses (a folder, a full disk) or a
     training run that failed is one message and exit code 1.
     """
+    ensure_home()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows only ASCII: a ? beats an error

@@ -124,6 +124,20 @@ def test_a_user_without_home_and_name_compiles_in_a_folder_of_the_process(tmp_pa
     assert not list(tmp_path.iterdir()), "the private folder is removed at the end"
 
 
+def test_a_command_of_a_user_without_home_and_name_finds_both(tmp_path: Path) -> None:
+    nobody = "import os, pwd, sys\n"
+    nobody += "def unknown(uid): raise KeyError(f'uid not found: {uid}')\n"
+    nobody += "pwd.getpwuid = unknown\nfor name in ('HOME', 'USER', 'LOGNAME', 'LNAME', 'USERNAME'):\n"
+    nobody += "    os.environ.pop(name, None)\n"
+    nobody += (
+        "from offload_rllib.cli import main\nsys.argv = ['offload-rllib', 'train', 'ether_12', 'nothing']\nmain()\n"
+    )
+    done = mixed(nobody, TMPDIR=str(tmp_path))
+    assert done.returncode == 2, done.stderr  # it got as far as that, past the import of Ray
+    assert "'nothing' is not a preset of policies/" in done.stderr
+    assert not list(tmp_path.iterdir()), "the home folder is removed at the end"
+
+
 def test_without_any_folder_kernels_stay_in_memory(tmp_path: Path) -> None:
     nowhere = (
         "import tempfile\ndef refuse(**_): raise OSError(30, 'Read-only file system')\ntempfile.mkdtemp = refuse\n"
