@@ -17,7 +17,9 @@ import yaml
 from conftest import small_environment
 from rich.console import Console
 from test_policies import PPO
+from typer.testing import CliRunner
 
+from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.loading import load_sweep
 from offload_rllib.experiment import folder_lock
@@ -153,3 +155,26 @@ def test_going_on_with_what_is_being_done_changes_nothing(tmp_path: Path, kind: 
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind", "work"),
+    [
+        ("train", "run", "offload_rllib.experiment.training.train"),
+        ("tune", "sweep", "offload_rllib.experiment.sweep.sweep"),
+        ("compare", "comparison", "offload_rllib.experiment.compare.run_comparison"),
+    ],
+)
+def test_what_had_not_begun_survives_the_attempt_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, kind: str, work: str
+) -> None:
+    folder, _ = _folders(tmp_path)[kind]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConfigError("nothing to resume")
+
+    monkeypatch.setattr(work, refuse)
+    error = CliRunner().invoke(app, [verb, "--resume", str(folder)]).exception
+    assert isinstance(error, ConfigError)
+    assert "nothing to resume" in str(error)
+    assert folder.is_dir()
