@@ -130,3 +130,21 @@ def test_a_pipe_in_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
 def test_networks_of_a_policy_file_have_bounds(hidden: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"network.hidden"):
         load_policy_config({"algorithm": {"name": "PPO"}, "network": {"hidden": hidden}})
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"pid": 2**70}, {"pid": "x"}, {"time": "yesterday"}, {"figures": [1]}, {"checkpoint": {"a": 1}}]
+)
+def test_a_status_that_is_none_is_named_by_its_key(tmp_path: Path, told: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text('{"state": "training"}')
+    whole = {
+        "time": "2026-01-01T00:00:00+00:00", "host": "h", "pid": 1, "iteration": 3, "iteration_seconds": 1.5,
+        "env_steps": 480, "env_steps_wanted": 960, "env_steps_per_second": None, "figures": {"score_mean_s": None},
+        "runners": {"all": 2, "healthy": 2}, "notices": [], "checkpoint": {},
+    }  # fmt: skip
+    path = tmp_path / "status.json"
+    path.write_text(json.dumps(whole))
+    assert read_status(tmp_path)["health"].startswith("silent for")
+    path.write_text(json.dumps(whole | told if told else {}))
+    with pytest.raises(ConfigError, match=rf"status.json: not the status of a run: {next(iter(told), 'time')}"):
+        read_status(tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from rich.live import Live
 from rich.table import Table
 
@@ -25,6 +26,34 @@ SILENT_S = 120.0
 REFRESH_S = 2.0
 WORKING = ("well", "works")
 ENDED = ("finished", "interrupted", "failed")
+
+
+class Saved(BaseModel):
+    """The last checkpoint."""
+
+    env_steps: int
+    time: str
+
+
+class NoCheckpoint(BaseModel, extra="forbid"):
+    """Nothing is saved yet."""
+
+
+class Told(BaseModel):
+    """What a run tells in `status.json`, as far as it is shown."""
+
+    time: AwareDatetime
+    host: str
+    pid: Annotated[int, Field(gt=0, le=2**31 - 1)]
+    iteration: int
+    iteration_seconds: float
+    env_steps: int
+    env_steps_wanted: int
+    env_steps_per_second: float | None
+    figures: dict[str, float | None]
+    runners: dict[str, int]
+    notices: list[str]
+    checkpoint: Saved | NoCheckpoint
 
 
 def status(
@@ -62,10 +91,16 @@ def read_status(run: Path) -> dict[str, Any]:
     if "state" not in entries:
         raise ConfigError(f"{record}: not the record of a run: it has no state")
     state = str(entries["state"])
+    path = run / "status.json"
+    if not path.exists():
+        return {"state": state, "health": _health(run, state, {})}
+    told = read_json(path, "the status of a run")
     try:
-        told = read_json(run / "status.json", "the status of a run")
-    except ConfigError:
-        told = {}
+        Told.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: not the status of a run: {key}: {first['msg']}") from error
     return told | {"state": state, "health": _health(run, state, told)}
 
 
