@@ -20,8 +20,8 @@ from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.training import TrainingError, train
 from offload_rllib.scenario import build_scenario
 
-# How long trainings that were told to stop may take to save what they did.
-SAVED_WITHIN_S = 120.0
+# How long trainings that were told to stop may take to end.
+ENDED_WITHIN_S = 120.0
 
 
 def needed_cpus(policy: PolicyConfig, cluster: Cluster) -> float:
@@ -47,10 +47,11 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
         console: where is said what is done.
 
     Returns:
-        Whether all are finished; False after an interruption, with the state of those that were in work saved.
+        Whether all are finished; False after an interruption. One after another, a training then saves all that it has
+        done; side by side, they go on from their last checkpoints.
 
     Raises:
-        TrainingError: one of them failed; those beside it are stopped, and saved.
+        TrainingError: one of them failed; those beside it are stopped.
     """
     if not runs:
         return True
@@ -90,10 +91,10 @@ def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> b
                 finished += 1
                 console.print(f"trained {run.name}: {finished} of {len(runs)} are finished", highlight=False)
         except KeyboardInterrupt:
-            console.print("stopping when what was done is saved; once more stops at once")
+            console.print("stopping; each training goes on from its last checkpoint")
             return False
         finally:
-            _stop(list(working))
+            _stop(working)
     return True
 
 
@@ -107,16 +108,20 @@ def _result(task: Any) -> bool:
         raise TrainingError(f"a training failed: {' '.join(str(error).split())[-500:]}") from error
 
 
-def _stop(tasks: list[Any]) -> None:
-    """Tell trainings to save and end, as Ctrl-C does; those that take too long are ended."""
+def _stop(working: dict[Any, RunFolder]) -> None:
+    """Tell trainings to end, as a second Ctrl-C does: checkpoints are kept; those that take too long are killed."""
+    tasks = list(working)
     try:
         for task in tasks:
             ray.cancel(task)
-        _, late = ray.wait(tasks, num_returns=len(tasks), timeout=SAVED_WITHIN_S) if tasks else ([], [])
+        _, late = ray.wait(tasks, num_returns=len(tasks), timeout=ENDED_WITHIN_S) if tasks else ([], [])
     except KeyboardInterrupt:
         late = tasks
     for task in late:
         ray.cancel(task, force=True)
+    for run in working.values():
+        if run.state == "training":
+            run.record(state="interrupted")
 
 
 @contextmanager
