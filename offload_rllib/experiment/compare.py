@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import shutil
@@ -127,7 +128,7 @@ def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int |
     """
     plan = folder.plan
     quieten()
-    with locked(folder.path, console.print):
+    with locked(folder.path, functools.partial(console.print, soft_wrap=True, highlight=False)):
         return _run(folder, plan, console, workers)
 
 

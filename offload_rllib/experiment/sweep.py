@@ -64,7 +64,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
     """
     plan = folder.plan
     quieten()
-    with locked(folder.path, console.print):
+    with locked(folder.path, functools.partial(console.print, soft_wrap=True, highlight=False)):
         return _sweep(folder, plan, console, resume=resume)
 
 

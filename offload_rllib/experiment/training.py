@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -122,7 +123,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     """
     environment, policy = run.environment, run.policy_config
     quieten()
-    with locked(run.path, console.print):
+    with locked(run.path, functools.partial(console.print, soft_wrap=True, highlight=False)):
         return _train(run, environment, policy, console, resume=resume)
 
 
