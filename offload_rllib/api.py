@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from offload_rllib.config import EnvironmentConfig
 from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
 from offload_rllib.envs.vector import vector_env
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
     from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.remote import RemotePolicy
     from offload_rllib.policies.saved import SavedPolicy
 
-__all__ = ["gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+    Config = TypeVar("Config", bound=AlgorithmConfig)
+
+__all__ = ["configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
 
 
 def register() -> list[str]:
@@ -30,6 +36,18 @@ def register() -> list[str]:
 
     register_trainable("OffloadPPO", PPO)
     return register_environments()
+
+
+def configure(
+    config: Config,
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    *,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """Set in RLlib's configuration what an environment of this package needs; see `algorithms.stock.configure`."""
+    from offload_rllib.algorithms.stock import configure as set_up
+
+    return set_up(config, env, overrides=overrides)
 
 
 def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPolicy:

@@ -27,9 +27,9 @@ from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.rollout.callbacks import OffloadCallback
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import require_hindsight
 from offload_rllib.rollout.replay import replay_bytes, require_memory

@@ -8,6 +8,7 @@ from typing import Any
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from offload_rllib.envs.spaces import FIGURES
 from offload_rllib.rollout.runner import BatchedEnvRunner
 
 # A fixed set: metrics per agent or per node would grow with the network.
@@ -50,7 +51,7 @@ class OffloadCallback(RLlibCallback):
     def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
         """Log the figures that the environment gives with the last step."""
         infos = episode.get_infos(-1)
-        figures = next((info["episode"] for info in infos.values() if "episode" in info), None)
+        figures = next((info[FIGURES] for info in infos.values() if FIGURES in info), None)
         if figures is None or metrics_logger is None:
             return
         for name in LOGGED:
