@@ -50,7 +50,7 @@ def configure(
     return set_up(config, env, overrides=overrides)
 
 
-def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
+def load_policy(policy: str | Path, *, trust: bool = False) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
     """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
 
     ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
@@ -58,6 +58,7 @@ def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPol
     Args:
         policy: folder of a run or of a checkpoint; the address of a service, ``http://HOST:PORT``; or a heuristic:
             its name, or a function ``package.module:function``.
+        trust: run the Python code that a saved policy names (`network.module`).
 
     Raises:
         ConfigError: there is no such heuristic, or no policy in the folder.
@@ -81,4 +82,4 @@ def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPol
         return HeuristicPolicy(name)
     if is_service(name):
         return RemotePolicy(name)
-    return load_saved_policy(trained_policy_folder(Path(policy)))
+    return load_saved_policy(trained_policy_folder(Path(policy)), trust=trust)

@@ -25,7 +25,7 @@ from ray.rllib.core.rl_module.apis import (
 )
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
@@ -84,12 +84,25 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
     def setup(self) -> None:
         """Make the networks; a copy for inference alone has no critic."""
         size, actions = self._sizes()
-        self.actor = Actor(size, actions, **self._shape())
+        self.actor = self.make_network(size, actions, **self._shape())
         self.critic = None
         if not self.inference_only:
             central = (self.model_config or {}).get("critic", LOCAL) == CENTRAL
             self.critic = (CentralCritic if central else Critic)(size, **self._shape())
         self.action_dist_cls = TorchCategorical
+
+    @classmethod
+    def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
+        """Return the actor: a network from observations [..., F] and masks [..., R] to logits [..., R].
+
+        A subclass may return its own: it is what a kept policy is made of.
+
+        Args:
+            observation_size: F.
+            actions: R.
+            shape: `hidden`, `activation`, `kind` and `rows`, as `network.Actor` takes them.
+        """
+        return Actor(observation_size, actions, **shape)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         seen = batch[Columns.OBS]
@@ -137,9 +150,17 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         """Make the network; the target network comes from the learner, by `make_target_networks`."""
         size, actions = self._sizes()
         given = self.model_config or {}
-        self.q = QNetwork(size, actions, **self._shape(), dueling=given.get("dueling", False))
+        self.q = self.make_network(size, actions, **self._shape(), dueling=given.get("dueling", False))
         self.epsilon = Scheduler(fixed_value_or_schedule=given.get("epsilon", 0.0), framework=self.framework)
         self.action_dist_cls = TorchCategorical
+
+    @classmethod
+    def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
+        """Return the network from observations [..., F] and masks [..., R] to action values [..., R].
+
+        As `MaskedActorCritic.make_network`; `shape` holds `dueling`, too.
+        """
+        return QNetwork(observation_size, actions, **shape)
 
     def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return ``{QF_PREDS: [B, R]}`` of ``batch[Columns.OBS]``."""
