@@ -31,6 +31,7 @@ from offload_rllib.envs.series import process_number
 from offload_rllib.policies.module import MaskedActorCritic
 
 STEPS = 40  # of an episode of `small_environment`
+SHORT = ["horizon_s=40", "warmup_s=0", "drain_s=0"]
 
 
 def key_of(env: Any) -> int:
@@ -120,6 +121,7 @@ def test_the_state_is_what_all_agents_observe() -> None:
 def test_the_masks_of_the_central_face_are_those_of_its_observation(tasks: int) -> None:
     env = gymnasium.make(ENV_ID, env=small_environment(decisions={"tasks_per_decision": tasks}))
     observation, _ = env.reset(seed=1)
+    assert isinstance(env.action_space, gymnasium.spaces.MultiDiscrete)
     choices = 0
     for _ in range(10):
         masks = env.get_wrapper_attr("action_masks")()
@@ -127,7 +129,7 @@ def test_the_masks_of_the_central_face_are_those_of_its_observation(tasks: int) 
         assert masks.shape == (int(env.action_space.nvec.sum()),)
         assert (masks == observation["action_mask"].astype(bool).reshape(-1)).all()
         choices += int(masks.sum() > 4 * tasks)
-        observation = env.step(np.zeros(env.action_space.shape, int))[0]
+        observation = env.step(np.zeros_like(env.action_space.nvec))[0]
     assert choices > 0
 
 
@@ -171,7 +173,7 @@ STOCK = {
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("name", sorted(STOCK))
 def test_rllibs_own_algorithms_train_in_one_try(name: str) -> None:
-    config: AlgorithmConfig = offload_rllib.configure(STOCK[name].copy(), "manual_5", overrides=["horizon_s=40"])
+    config: AlgorithmConfig = offload_rllib.configure(STOCK[name].copy(), "manual_5", overrides=SHORT)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=1, rollout_fragment_length=80)
     config.learners(num_learners=0)
     config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=160)
@@ -200,7 +202,7 @@ def test_modules_need_no_keys_and_name_what_does_not_fit() -> None:
     paper = vector_env(small_environment(observe="paper"))
     spaces = {"observation_space": observation_space(paper), "action_space": action_space(paper)}
 
-    def build(**model_config: Any) -> MaskedActorCritic:
+    def build(**model_config: Any) -> Any:
         spec = RLModuleSpec(module_class=MaskedActorCritic, model_config=model_config, inference_only=False, **spaces)
         return spec.build()
 

@@ -99,9 +99,9 @@ def test_benchmarls_environments_play_different_episodes() -> None:
     pytest.importorskip("benchmarl")
     from conftest import small_environment
 
-    from offload_rllib.envs.benchmarl import OffloadTask
+    from offload_rllib.envs.benchmarl import OffloadTaskClass
 
-    task = OffloadTask.OFFLOAD.get_task({"env": small_environment()})
+    task = OffloadTaskClass("OFFLOAD", {"env": small_environment()})
     keys = []
     for _ in range(2):  # once to train, once to evaluate
         make = task.get_env_fun(2, continuous_actions=False, seed=0, device="cpu")

@@ -171,5 +171,6 @@ def test_a_callback_that_derives_from_ours_stands_in_for_it() -> None:
     content = policy_config().model_dump(mode="json", by_alias=True)
     content["training"]["callbacks"] = ["own_code:Doubled"]
     config = algorithm_config(load_environment(small_environment()), load_policy_config(content), cpus=2)
-    assert [callback.__name__ for callback in config.callbacks_class] == ["Doubled"]
-    assert issubclass(config.callbacks_class[0], OffloadCallback)
+    callbacks: Any = config.callbacks_class
+    assert [callback.__name__ for callback in callbacks] == ["Doubled"]
+    assert issubclass(callbacks[0], OffloadCallback)

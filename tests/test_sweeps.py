@@ -417,8 +417,8 @@ def test_a_sweep_leaves_a_study_that_optuna_opens(files: Path, names: list[str],
         TrialOutcome("trial_0002", values, FAILED),
         TrialOutcome("trial_0003", values, WAITING),
     ]
-    for _ in range(2):  # the second is that of a sweep that was resumed
-        path = write_study(tmp_path / "a study.db", plan, trials, "mine")
+    write_study(tmp_path / "a study.db", plan, trials[:1], "mine")
+    path = write_study(tmp_path / "a study.db", plan, trials, "mine")  # that of a sweep that was resumed
     study = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
     assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"][: len(names)]

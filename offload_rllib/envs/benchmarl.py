@@ -3,6 +3,9 @@
 Pass `task=OffloadTask.OFFLOAD.get_task({"env": "ether_12"})` to BenchMARL's `Experiment`; see `docs/clients.md`.
 """
 
+# BenchMARL and TorchRL are no dependencies of this package: where they are missing their types are, too.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

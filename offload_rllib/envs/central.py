@@ -93,12 +93,12 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         self.spec = self._spec
 
     @property
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self) -> EnvSpec | None:
         """How to make the environment again; `max_episode_steps` is the length of its episodes unless it is given."""
         return self._spec
 
     @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         # `gymnasium.make` sets what was registered, for environments of any length. A copy: what was registered, and
         # what `make` reads afterwards, stays as it is.
         self._spec = copy.copy(spec)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -45,6 +45,8 @@ SMALLEST_RUNNER_CPUS = 0.1
 # Of a node's own resource, of which it has 1: who asks for any of it is placed there.
 NODE_SHARE = 0.001
 PROBE_S = 0.5
+
+Config = TypeVar("Config", bound=AlgorithmConfig)
 
 
 def places(share: float, nodes: Sequence[float]) -> int:
@@ -93,7 +95,7 @@ def _divided(batch_env_steps: int, learners: int) -> int:
     return batch_env_steps // max(learners, 1)
 
 
-def _implementation(algorithm: AlgorithmSettings, default: type[AlgorithmConfig]) -> AlgorithmConfig:
+def _implementation(algorithm: AlgorithmSettings, default: type[Config]) -> Config:
     """Return the configuration that the settings are put into: the user's subclass of the default, if one is named."""
     if algorithm.implementation is None:
         return default()

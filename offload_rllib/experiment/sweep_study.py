@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.sweep import Domain, Metric
@@ -45,7 +45,7 @@ def write_study(path: Path, plan: SweepPlan, outcomes: Sequence[TrialOutcome], n
     return path
 
 
-def directions(metrics: Sequence[Metric]) -> list[str]:
+def directions(metrics: Sequence[Metric]) -> list[Literal["minimize", "maximize"]]:
     """Return Optuna's word for where each metric is to go."""
     return ["minimize" if metric.mode == "min" else "maximize" for metric in metrics]
 

@@ -8,10 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.errors import ConfigError
+
+Class = TypeVar("Class")
 
 
 def load_object(path: str, where: str) -> Any:
@@ -44,7 +46,7 @@ def load_object(path: str, where: str) -> Any:
     return found
 
 
-def load_class(path: str, where: str, base: type) -> type:
+def load_class(path: str, where: str, base: type[Class]) -> type[Class]:
     """Return the class that ``package.module:Class`` names; arguments and errors as `load_object`.
 
     Raises:
