@@ -161,7 +161,7 @@ def test_human_rendering_shows_every_step(face: Any, capsys: pytest.CaptureFixtu
 
 
 STOCK = {
-    "PPO": PPOConfig().training(train_batch_size_per_learner=80, minibatch_size=160, num_epochs=2),
+    "PPO": PPOConfig().training(train_batch_size_per_learner=80, minibatch_size=40, num_epochs=2),
     "APPO": APPOConfig().training(train_batch_size_per_learner=80),
     "DQN": DQNConfig().training(
         train_batch_size_per_learner=32, num_steps_sampled_before_learning_starts=80, training_intensity=None
