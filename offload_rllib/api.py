@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from offload_rllib.config import EnvironmentConfig
 from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
 from offload_rllib.envs.vector import vector_env
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
     from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.remote import RemotePolicy
     from offload_rllib.policies.saved import SavedPolicy
 
-__all__ = ["gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+    Config = TypeVar("Config", bound=AlgorithmConfig)
+
+__all__ = ["configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
 
 
 def register() -> list[str]:
@@ -32,7 +38,19 @@ def register() -> list[str]:
     return register_environments()
 
 
-def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
+def configure(
+    config: Config,
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    *,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """Set in RLlib's configuration what an environment of this package needs; see `algorithms.stock.configure`."""
+    from offload_rllib.algorithms.stock import configure as set_up
+
+    return set_up(config, env, overrides=overrides)
+
+
+def load_policy(policy: str | Path, *, trust: bool = False) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
     """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
 
     ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
@@ -40,6 +58,7 @@ def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPol
     Args:
         policy: folder of a run or of a checkpoint; the address of a service, ``http://HOST:PORT``; or a heuristic:
             its name, or a function ``package.module:function``.
+        trust: run the Python code that a saved policy names (`network.module`).
 
     Raises:
         ConfigError: there is no such heuristic, or no policy in the folder.
@@ -63,4 +82,4 @@ def load_policy(policy: str | Path) -> SavedPolicy | RemotePolicy | HeuristicPol
         return HeuristicPolicy(name)
     if is_service(name):
         return RemotePolicy(name)
-    return load_saved_policy(trained_policy_folder(Path(policy)))
+    return load_saved_policy(trained_policy_folder(Path(policy)), trust=trust)

@@ -55,7 +55,7 @@ def test_the_central_agent_plays_what_the_agents_play(tasks: int) -> None:
         seen, reward, terminated, truncated, info = central.step(actions.reshape(-1))
         assert reward == float(native.rewards[0, 0]) == float(native.rewards[0, 3])
         assert (terminated, truncated) == (False, done)
-        assert ("episode" in info) == done
+        assert ("figures" in info) == done
         total += reward
     assert total < 0
     assert not np.allclose(central.reset()[0]["observations"], 0)
@@ -159,5 +159,7 @@ def test_pictures_change_with_the_queues_and_come_fast() -> None:
 
 def test_unknown_render_modes_are_refused() -> None:
     for make in (offload_rllib.parallel_env, offload_rllib.gym_env):
-        with pytest.raises(ConfigError, match=r"render_mode: 'human' is not offered. Accepted: ansi, rgb_array, None"):
-            make(small_environment(), render_mode="human")
+        with pytest.raises(
+            ConfigError, match=r"render_mode: 'html' is not offered. Accepted: human, ansi, rgb_array, None"
+        ):
+            make(small_environment(), render_mode="html")

@@ -25,9 +25,9 @@ from offload_rllib.algorithms.direct_learner import DivergedError
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.experiment import training
 from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.policies.sharing import SHARED
+from offload_rllib.rollout.callbacks import OffloadCallback
 
 BATCH = 160
 STEPS = 10 * BATCH

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_environment
+from conftest import make_env, small_environment
 
 from offload_rllib.algorithms.ddqn import DDQN, DDQNConfig, DDQNLearner
 from offload_rllib.algorithms.direct_learner import DivergedError
 from offload_rllib.algorithms.double_q import double_q_targets, move_target, value_at, weighted_huber
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
-from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.rllib import register_environments
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.experiment.training import check
 from offload_rllib.policies.network import INVALID_LOGIT
@@ -50,9 +50,9 @@ def policy_config(algorithm: dict[str, Any] | None = None, **training: Any) -> P
 
 
 def make_learner(**algorithm: Any) -> DDQNLearner:
-    env = OffloadParallelEnv(small_environment())
+    env = make_env(small_environment())
     config = algorithm_config(load_environment(small_environment()), policy_config(algorithm), cpus=2)
-    spaces = {SHARED: (env.observation_space("a"), env.action_space("a"))}
+    spaces = {SHARED: (observation_space(env), action_space(env))}
     learner = config.build_learner(env=None, spaces=spaces)
     assert isinstance(learner, DDQNLearner)
     return learner

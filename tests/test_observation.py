@@ -72,7 +72,7 @@ def test_the_papers_observation_is_small() -> None:
         *(f"row_{row}.{name}" for row in range(3) for name in ("valid", "tasks")),
     )
     face = offload_rllib.parallel_env(small_environment(observe="paper"))
-    assert face.observation_space("a")["observations"].shape == (8,)  # pyright: ignore[reportIndexIssue]
+    assert face.observation_space("a")["observation"].shape == (8,)  # pyright: ignore[reportIndexIssue]
     parallel_api_test(face, num_cycles=60)
 
 

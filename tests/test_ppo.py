@@ -22,7 +22,7 @@ from offload_rllib.algorithms.on_policy import HAS_CHOICE, select_rows
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.observation import layout_of
-from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import SHARED
@@ -41,10 +41,10 @@ def policy_config(**training: Any) -> PolicyConfig:
 
 @pytest.fixture
 def module() -> MaskedActorCritic:
-    env = OffloadParallelEnv(small_environment())
+    env = make_env(small_environment())
     return MaskedActorCritic(
-        observation_space=env.observation_space("a"),
-        action_space=env.action_space("a"),
+        observation_space=observation_space(env),
+        action_space=action_space(env),
         inference_only=False,
         model_config={"hidden": (16, 16), "activation": "tanh"},
     )
@@ -101,15 +101,11 @@ def test_every_choice_is_kept_and_a_sample_of_the_rest() -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_steps_without_a_choice_do_not_move_the_actor() -> None:
+    env = make_env(small_environment())
     config = algorithm_config(load_environment(small_environment()), policy_config(), cpus=2)
     learner = config.build_learner(
         env=None,
-        spaces={
-            SHARED: (
-                OffloadParallelEnv(small_environment()).observation_space("a"),
-                OffloadParallelEnv(small_environment()).action_space("a"),
-            )
-        },
+        spaces={SHARED: (observation_space(env), action_space(env))},
     )
     gradients = []
     for noise in (0.0, 10.0):

@@ -38,12 +38,14 @@ from offload_rllib.experiment.sweep_plan import SweepPlan, check_plan, option_of
 from offload_rllib.experiment.sweep_plots import importances
 from offload_rllib.experiment.sweep_report import write_sweep_report
 from offload_rllib.experiment.sweep_search import RestoredASHA, RestoredMedian, param_space, search_algorithm
+from offload_rllib.experiment.sweep_study import write_study
 from offload_rllib.experiment.sweep_table import trials_table
 from offload_rllib.experiment.sweep_trial import mean_of, trial_resources
 from offload_rllib.experiment.sweep_trials import (
     FAILED,
     FINISHED,
     STOPPED,
+    WAITING,
     TrialOutcome,
     best_of,
     pareto_front,
@@ -398,6 +400,36 @@ def test_the_leaderboard_compares_trials_that_had_the_whole_budget() -> None:
     assert best_of(metrics, trials[4:]) is None
     assert best_of(metrics[:1], trials[:1] + trials[4:]) is trials[0]
     assert best_of(metrics[1:], trials) is trials[2]
+
+
+@pytest.mark.parametrize("names", [["score_mean_s"], ["score_mean_s", "offloaded_share"]])
+def test_a_sweep_leaves_a_study_that_optuna_opens(files: Path, names: list[str], tmp_path: Path) -> None:
+    import optuna
+
+    metrics = [{"name": name, "mode": "min" if i == 0 else "max"} for i, name in enumerate(names)]
+    space = {"policy.algorithm.lr": {"log_uniform": [1e-4, 1e-2]}, "policy.network.hidden": {"choice": [[8], [8, 8]]}}
+    plan = plan_of(files, space=space, metrics=metrics)
+    values = {"policy.algorithm.lr": 1e-3, "policy.network.hidden": [8, 8]}
+    figures = {"score_mean_s": 2.0, "offloaded_share": 0.5, "response_mean_s": 1.5}
+    trials = [
+        TrialOutcome("trial_0000", values, FINISHED, STEPS, figures),
+        TrialOutcome("trial_0001", values | {"policy.algorithm.lr": 2e-3}, STOPPED, 160, figures),
+        TrialOutcome("trial_0002", values, FAILED),
+        TrialOutcome("trial_0003", values, WAITING),
+    ]
+    write_study(tmp_path / "a study.db", plan, trials[:1], "mine")
+    path = write_study(tmp_path / "a study.db", plan, trials, "mine")  # that of a sweep that was resumed
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"][: len(names)]
+    assert study.metric_names == names
+    first, stopped, _ = study.trials
+    assert first.values == [figures[name] for name in names]
+    assert first.params == {"policy.algorithm.lr": 1e-3, "policy.network.hidden": token_of([8, 8])}
+    assert first.user_attrs["response_mean_s"] == 1.5
+    assert first.user_attrs["trial"] == "trial_0000"
+    assert stopped.intermediate_values == ({160: 2.0} if len(names) == 1 else {})
+    assert list(tmp_path.iterdir()) == [path], "nothing else is left behind"
 
 
 class EarlierTrial:

@@ -80,7 +80,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the mask-aware module with a target network."""
-        return RLModuleSpec(module_class=MaskedAPPO, model_config={"hidden": (64, 64), "activation": "tanh"})
+        return RLModuleSpec(module_class=MaskedAPPO)
 
 
 class LearnerStoppedError(RuntimeError):

@@ -112,13 +112,13 @@ class DDQNConfig(OffloadConfig):
         """Return the mask-aware module of action values."""
         return RLModuleSpec(
             module_class=MaskedQ,
-            model_config={
-                "hidden": (64, 64),
-                "activation": "tanh",
-                "dueling": True,
-                "epsilon": [[0, 1.0], [50_000, 0.05]],
-            },
+            model_config={"dueling": True, "epsilon": [[0, 1.0], [50_000, 0.05]]},
         )
+
+
+def _last(schedule: Any) -> float:
+    """Return the last value of RLlib's schedule, or the number that stands for one."""
+    return float(schedule[-1][1] if isinstance(schedule, list | tuple) else schedule)
 
 
 OWN_SETTINGS = (
@@ -323,8 +323,8 @@ class DDQN(OffloadAlgorithm):
         """Describe networks of action values; drawn actions explore as much as at the end of the schedule."""
         return {
             "output": "values",
-            "dueling": model_config["dueling"],
-            "epsilon": float(model_config["epsilon"][-1][1]),
+            "dueling": model_config.get("dueling", False),
+            "epsilon": _last(model_config.get("epsilon", 0.0)),
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> Any:

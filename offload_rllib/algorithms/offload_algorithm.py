@@ -37,6 +37,7 @@ from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
 from offload_rllib.policies.sharing import assignment_of
+from offload_rllib.rollout.callbacks import OffloadCallback
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
@@ -58,10 +59,11 @@ class OffloadConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class)
         self.env_runner_cls = BatchedEnvRunner
         self.learner_config_dict = {IDLE_PER_CHOICE: 1.0}
+        self.callbacks_class = OffloadCallback
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the mask-aware module; RLlib's own fails on Dict observations."""
-        return RLModuleSpec(module_class=MaskedActorCritic, model_config={"hidden": (64, 64), "activation": "tanh"})
+        return RLModuleSpec(module_class=MaskedActorCritic)
 
 
 class OffloadAlgorithm(Algorithm):

@@ -213,7 +213,9 @@ class OnPolicyLearner(DirectLearner):
         return self.metrics.reduce()
 
     def _has_central_critic(self) -> bool:
-        return any(isinstance(module.unwrapped().critic, CentralCritic) for module in self.module.values())
+        return any(
+            isinstance(getattr(module.unwrapped(), "critic", None), CentralCritic) for module in self.module.values()
+        )
 
     def _update_module(
         self,

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from offload_rllib.config.appo import APPO
-from offload_rllib.config.base import Count, NonNegative, Positive, Schema, Share
+from offload_rllib.config.base import AlgorithmSettings, Count, NonNegative, Positive, Share
 from offload_rllib.config.ddqn import DDQN
 
 
-class OnPolicy(Schema):
+class OnPolicy(AlgorithmSettings):
     """What PPO and A2C share."""
 
     lr: Positive = 3e-4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from offload_rllib.config.base import Count, NonNegative, Positive, Schema, Share
+from offload_rllib.config.base import AlgorithmSettings, Count, NonNegative, Positive, Share
 
 
-class APPO(Schema):
+class APPO(AlgorithmSettings):
     """Asynchronous PPO (IMPACT; Luo et al., arXiv 1912.00167): runners sample while the learner learns."""
 
     name: Literal["APPO"]

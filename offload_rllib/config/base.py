@@ -40,6 +40,10 @@ NAMES_CODE = "names code"
 FUNCTION_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
+# A class or function of the user's, where nothing else may stand.
+CodePath = Annotated[str, Field(pattern=f"^{FUNCTION_PATH}$")]
+
+
 def is_function_path(text: str) -> bool:
     """Return whether a text names a Python function, as ``package.module:function``."""
     return re.fullmatch(FUNCTION_PATH, text) is not None
@@ -49,6 +53,14 @@ class Schema(BaseModel):
     """Base of every part of a configuration: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class AlgorithmSettings(Schema):
+    """An algorithm whose implementation may be replaced."""
+
+    implementation: CodePath | None = None
+    """A configuration class of one's own in place of this package's for the algorithm, as package.module:Class: a
+    subclass of it, which may bring an algorithm or a learner of its own (`docs/rollout.md`)."""
 
 
 def bare_word_is(key: str) -> Any:

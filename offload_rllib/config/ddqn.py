@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Count, Flag, NonNegative, Positive, Schema, Share
+from offload_rllib.config.base import AlgorithmSettings, Count, Flag, NonNegative, Positive, Share
 
 LARGEST_REPLAY = 2**31
 
 
-class DDQN(Schema):
+class DDQN(AlgorithmSettings):
     """Double deep Q-learning (van Hasselt, Guez, Silver, arXiv 1509.06461) over the choices of agents, with replay."""
 
     name: Literal["DDQN"]

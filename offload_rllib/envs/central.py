@@ -5,6 +5,7 @@ Importing this module registers it as ``offload/Offload-v0``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +13,17 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from offload_rllib.config import EnvironmentConfig, load_environment
-from offload_rllib.envs.rendering import RENDER_MODES, Renderer
-from offload_rllib.envs.vector import VectorEnv, training_key
+from offload_rllib.envs.rendering import FRAMES_PER_SECOND, RENDER_MODES, Renderer
+from offload_rllib.envs.series import EpisodeSeries
+from offload_rllib.envs.spaces import ACTION_MASK, FIGURES, OBSERVATIONS
+from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.scenario import build_scenario
 
 ENV_ID = "offload/Offload-v0"
+ENTRY_POINT = "offload_rllib.envs.central:OffloadGymEnv"
 
 Observation = dict[str, np.ndarray]
 
@@ -32,20 +37,22 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
 
     ## Observation space
     `Dict(observations=Box((A, F), float32), action_mask=Box(0, 1, (A x k, R), int8))`: the agents' observations and
-    masks, row by row in the same order.
+    masks, row by row in the same order. `action_masks()` gives the masks alone, as MaskablePPO of sb3-contrib asks for
+    them.
 
     ## Rewards
     That of `reward.scope: team`, whatever the configuration says: the sum over nodes of what each is paid, over the
     number of agents.
 
     ## Starting state, episode end
-    As there; the episode ends by truncation. `info["episode"]` holds its figures then.
+    As there; the episode ends by truncation, after `spec.max_episode_steps` steps. `info["figures"]` holds its figures
+    then.
     """
 
     # Gymnasium declares it per instance, and gives it per class.
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
         "render_modes": list(RENDER_MODES),
-        "render_fps": 4,
+        "render_fps": FRAMES_PER_SECOND,
     }
 
     def __init__(
@@ -61,28 +68,44 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         Args:
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
-            render_mode: `ansi`, `rgb_array` or None.
+            render_mode: `human` (shown in the terminal), `ansi`, `rgb_array` or None.
             trust: run Python code that a file of a run's folder names.
 
         Raises:
             ConfigError: what was given cannot be.
         """
+        overrides = tuple(overrides)
         config = load_environment(env, [*overrides, "reward.scope=team"], trust=trust)
         self._batch = VectorEnv(build_scenario(config), 1)
         self._renderer = Renderer(self._batch, render_mode)
         self.render_mode = render_mode
-        self._seed = 0
-        self._next_episode = 0
+        self._series = EpisodeSeries()
         agents, rows = len(self._batch.agents), self._batch.num_actions
         decisions = agents * self._batch.tasks_per_decision
         low, high = self._batch.observation_bounds
         self.action_space = spaces.MultiDiscrete(np.full(decisions, rows))
         self.observation_space = spaces.Dict(
             {
-                "observations": spaces.Box(low, high, (agents, self._batch.observation_size), np.float32),
-                "action_mask": spaces.Box(0, 1, (decisions, rows), np.int8),
+                OBSERVATIONS: spaces.Box(low, high, (agents, self._batch.observation_size), np.float32),
+                ACTION_MASK: spaces.Box(0, 1, (decisions, rows), np.int8),
             }
         )
+        given = {"env": env, "overrides": overrides, "render_mode": render_mode}
+        self._spec = EnvSpec(ENV_ID, ENTRY_POINT, kwargs=given)
+        self.spec = self._spec
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How to make the environment again; `max_episode_steps` is the length of its episodes unless it is given."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # `gymnasium.make` sets what was registered, for environments of any length. A copy: what was registered, and
+        # what `make` reads afterwards, stays as it is.
+        self._spec = copy.copy(spec)
+        if self._spec is not None and self._spec.max_episode_steps is None:
+            self._spec.max_episode_steps = self._batch.steps_per_episode
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -97,12 +120,15 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. A seed starts its series of episodes; without one the series goes on."""
+        """Start an episode. A seed starts its series of episodes; without one the series goes on.
+
+        An environment that is never seeded has a series of its own (`envs.series.EpisodeSeries`).
+        """
         super().reset(seed=seed)
         if seed is not None:
-            self._seed, self._next_episode = seed, 0
-        self._batch.reset(np.array([training_key(self._seed, 0, 0, self._next_episode)], np.uint64))
-        self._next_episode += 1
+            self._series.start(seed)
+        self._batch.reset(np.array([self._series.next_key()], np.uint64))
+        self._renderer.show()
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -119,15 +145,20 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         if decisions.shape != self.action_space.shape:
             raise ValueError(f"an action has shape {self.action_space.shape} (agents x tasks), is {decisions.shape}")
         truncated = self._batch.step(decisions.reshape(self._batch.masks.shape[:-1]))
-        info = {"episode": self._batch.episode_metrics(0)} if truncated else {}
+        info = {FIGURES: self._batch.episode_metrics(0)} if truncated else {}
+        self._renderer.show()
         return self._observation(), float(self._batch.rewards[0, 0]), False, truncated, info
 
     def _observation(self) -> Observation:
         masks = self._batch.masks[0].reshape(-1, self._batch.num_actions)
-        return {"observations": self._batch.observations[0].copy(), "action_mask": masks.copy()}
+        return {OBSERVATIONS: self._batch.observations[0].copy(), ACTION_MASK: masks.copy()}
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions are valid now, [A k R] bool: R for each number of an action, in their order."""
+        return self._batch.masks[0].reshape(-1).astype(np.bool_)
 
     def render(self) -> Any:
-        """Return a table of the nodes (`ansi`) or a picture [height, width, 3] uint8 of the network (`rgb_array`)."""
+        """Return a table (`ansi`), a picture [height, width, 3] uint8 (`rgb_array`), or None; see `envs.rendering`."""
         return self._renderer.render()
 
 
@@ -142,4 +173,4 @@ def gym_env(
     return OffloadGymEnv(env, overrides=overrides, render_mode=render_mode, trust=trust)
 
 
-gymnasium.register(ENV_ID, entry_point="offload_rllib.envs.central:OffloadGymEnv")
+gymnasium.register(ENV_ID, entry_point=ENTRY_POINT)

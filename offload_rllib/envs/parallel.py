@@ -11,9 +11,10 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from offload_rllib.config import EnvironmentConfig
-from offload_rllib.envs.rendering import RENDER_MODES, Renderer
-from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.envs.vector import training_key, vector_env
+from offload_rllib.envs.rendering import FRAMES_PER_SECOND, RENDER_MODES, Renderer
+from offload_rllib.envs.series import EpisodeSeries
+from offload_rllib.envs.spaces import ACTION_MASK, FIGURES, OBSERVATION, action_space, observation_space
+from offload_rllib.envs.vector import vector_env
 
 Observation = dict[str, Any]
 
@@ -33,7 +34,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     valid. An action that is not valid acts as 0 and is counted, or raises with `decisions.strict`.
 
     ## Observation space
-    `Dict(observations=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 14 + 12 R. The mask is 1
+    `Dict(observation=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 14 + 12 R. The mask is 1
     where an action is valid. All numbers are scaled: s(x, h) = x / (|x| + h), so that h shows as 0.5. tau is a
     quarter of the mean deadline, or four mean services without deadlines, at least one decision interval.
 
@@ -84,29 +85,37 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     tasks held longest; the mask is a tuple of k arrays; and from index 7 on the observation repeats the numbers of a
     task and its R rows k times, for F = 7 + k (7 + 12 R). An estimate of one task does not count the others on offer.
 
+    ## State
+    `state()` is what all agents observe, one after the other: [A F] float32 in `state_space`, for critics that see
+    everything while they learn.
+
     ## Rewards
     `reward.name` and `reward.scope` in the configuration: `delay` (default), `sparse`, `paper`, `peersimgym` or a
     function, with `reward.shaping` on top; see `docs/rewards.md`.
 
     ## Starting state
     An empty network at time 0. The phases of the broadcasts and the workload follow from the seed; the workload does
-    not depend on what agents do.
+    not depend on what agents do. `reset(seed=...)` starts a series of episodes, `reset()` goes on with it. Environments
+    that are never seeded are numbered (`envs.series.EpisodeSeries`), and no two of a program play the same episodes.
 
     ## Episode end
     Truncation of all agents at `horizon_s`, with a last observation and reward; never termination. Every agent is
     there for the whole episode.
 
     ## Info
-    At the truncation, `info["episode"]` of every agent holds the episode's figures (`simulator.metrics.summary`).
+    At the truncation, `info["figures"]` of every agent holds the episode's figures (`simulator.metrics.summary`).
     """
 
     # PettingZoo declares it per instance, and gives it per class.
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
         "name": "offload_v0",
         "render_modes": list(RENDER_MODES),
-        "render_fps": 4,
+        "render_fps": FRAMES_PER_SECOND,
         "is_parallelizable": True,
     }
+
+    observation_key: ClassVar[str] = OBSERVATION
+    """Of the numbers in an observation."""
 
     def __init__(
         self,
@@ -121,27 +130,34 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         Args:
             env: a preset's name, a path to a YAML file, a mapping, or a configuration.
             overrides: ``a.b=value`` texts.
-            render_mode: `ansi`, `rgb_array` or None.
+            render_mode: `human` (shown in the terminal), `ansi`, `rgb_array` or None.
             trust: run Python code that a file of a run's folder names.
 
         Raises:
             ConfigError: what was given cannot be.
         """
         self._batch = vector_env(env, 1, overrides=overrides, trust=trust)
-        self._series = (0, 0, 0)
-        self._next_episode = 0
+        self._series = EpisodeSeries()
         self._renderer = Renderer(self._batch, render_mode)
         self.render_mode = render_mode
         self.possible_agents = list(self._batch.agents)
         self.agents: list[str] = []
         # One space object for all: the agents' observations have the same layout, so that they can share a policy.
-        self.observation_spaces = dict.fromkeys(self.possible_agents, observation_space(self._batch))
+        space = observation_space(self._batch, self.observation_key)
+        self.observation_spaces = dict.fromkeys(self.possible_agents, space)
         self.action_spaces = {agent: action_space(self._batch) for agent in self.possible_agents}
+        numbers = len(self.possible_agents) * self._batch.observation_size
+        self.state_space = spaces.Box(*self._batch.observation_bounds, (numbers,), np.float32)
 
     @property
     def config(self) -> EnvironmentConfig:
         """The resolved configuration."""
         return self._batch.scenario.config
+
+    @property
+    def steps_per_episode(self) -> int:
+        """Decisions until the truncation."""
+        return self._batch.steps_per_episode
 
     def destinations(self, agent: str) -> list[str]:
         """Return the node that each valid action of an agent leads to in this episode, itself first."""
@@ -168,8 +184,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
             environment: the same, for environments in one process.
             first_episode: where in the series to begin, for runs that are resumed.
         """
-        self._series = (seed, worker, environment)
-        self._next_episode = first_episode
+        self._series.start(seed, worker, environment, first_episode)
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -183,9 +198,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         if seed is not None:
             self.start_series(seed)
         self.agents = list(self.possible_agents)
-        key = training_key(*self._series, self._next_episode)
-        self._next_episode += 1
-        self._batch.reset(np.array([key], np.uint64))
+        self._batch.reset(np.array([self._series.next_key()], np.uint64))
+        self._renderer.show()
         return self._observations(), {agent: {} for agent in self.agents}
 
     def step(
@@ -210,7 +224,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         if truncated:
             self.agents = []
             figures = self._batch.episode_metrics(0)
-            infos = {agent: {"episode": figures} for agent in agents}
+            infos = {agent: {FIGURES: figures} for agent in agents}
+        self._renderer.show()
         return (
             self._observations(),
             rewards,
@@ -224,12 +239,16 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         seen, masks = self._batch.observations[0].copy(), self._batch.masks[0].copy()
         several = self._batch.tasks_per_decision > 1
         return {
-            agent: {"observations": seen[i], "action_mask": tuple(masks[i]) if several else masks[i]}
+            agent: {self.observation_key: seen[i], ACTION_MASK: tuple(masks[i]) if several else masks[i]}
             for i, agent in enumerate(self.possible_agents)
         }
 
+    def state(self) -> np.ndarray:
+        """Return what all agents observe, in the order of `possible_agents`: [A F] float32."""
+        return self._batch.observations[0].reshape(-1).copy()
+
     def render(self) -> Any:
-        """Return a table of the nodes (`ansi`) or a picture [height, width, 3] uint8 of the network (`rgb_array`)."""
+        """Return a table (`ansi`), a picture [height, width, 3] uint8 (`rgb_array`), or None; see `envs.rendering`."""
         return self._renderer.render()
 
     def close(self) -> None:

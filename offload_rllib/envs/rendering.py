@@ -5,6 +5,8 @@ Both show the true state. matplotlib is imported when the first picture is drawn
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,10 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.simulator.types import UNBOUNDED, Array
 
-RENDER_MODES = ("ansi", "rgb_array")
+RENDER_MODES = ("human", "ansi", "rgb_array")
+FRAMES_PER_SECOND = 4
+# Moves a terminal's cursor to the upper left corner and clears what is below.
+CLEAR = "\x1b[H\x1b[J"
 LARGEST_LABELLED = 40
 PICTURE_INCHES = (7.0, 6.0)
 PICTURE_DPI = 80
@@ -201,9 +206,26 @@ class Renderer:
         self._env = env
         self._mode = check_render_mode(mode)
         self._picture: NetworkPicture | None = None
+        self._next_frame_s = 0.0
+
+    def show(self) -> None:
+        """Write the table to standard output, if the mode is `human`; after every reset and step.
+
+        A terminal is drawn over, `FRAMES_PER_SECOND` times a second at most; anything else gets one table after the
+        other.
+        """
+        if self._mode != "human":
+            return
+        if not sys.stdout.isatty():
+            sys.stdout.write(table(self._env) + "\n\n")
+            return
+        time.sleep(max(self._next_frame_s - time.monotonic(), 0.0))
+        self._next_frame_s = time.monotonic() + 1 / FRAMES_PER_SECOND
+        sys.stdout.write(CLEAR + table(self._env) + "\n")
+        sys.stdout.flush()
 
     def render(self) -> str | Array | None:
-        """Return the table (`ansi`), the picture (`rgb_array`), or nothing (no mode)."""
+        """Return the table (`ansi`), the picture (`rgb_array`), or nothing (no mode, and `human`: see `show`)."""
         if self._mode == "ansi":
             return table(self._env)
         if self._mode == "rgb_array":

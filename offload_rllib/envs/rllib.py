@@ -8,22 +8,27 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from offload_rllib.config import presets
 from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.envs.series import unseeded_environment
+from offload_rllib.envs.spaces import OBSERVATIONS
 
-# Environments that RLlib does not seed are numbered from here, away from the seeds it gives.
-UNSEEDED = 2**40
-_instances = itertools.count()
+
+class _ParallelEnv(OffloadParallelEnv):
+    """The same with the key that RLlib's masking modules, and ours, look for."""
+
+    observation_key: ClassVar[str] = OBSERVATIONS
 
 
 class OffloadMultiAgentEnv(MultiAgentEnv):
     """`OffloadParallelEnv` as RLlib's `MultiAgentEnv`; see there for spaces, rewards and episodes.
+
+    Observations are `Dict(observations=..., action_mask=...)`: RLlib's masking modules, and ours, say it in the plural.
 
     `env_config` holds `env` (a preset's name, a path, or a resolved configuration as a mapping) and, optionally,
     `overrides`, `render_mode`, `trust` and `seed`. An episode's address is (`seed`, the worker's index, the seed that
@@ -34,7 +39,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
     def __init__(self, config: Any) -> None:
         """Build from an `env_config`."""
         self.render_mode = config.get("render_mode")
-        self.parallel = OffloadParallelEnv(
+        self.parallel = _ParallelEnv(
             config["env"],
             overrides=config.get("overrides", ()),
             render_mode=self.render_mode,
@@ -43,7 +48,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         self._seed = int(config.get("seed", 0))
         self._worker = int(getattr(config, "worker_index", 0))
         self._first_episode = 0
-        self.parallel.start_series(self._seed, worker=self._worker, environment=UNSEEDED + next(_instances))
+        self.parallel.start_series(self._seed, worker=self._worker, environment=unseeded_environment())
         self.possible_agents = list(self.parallel.possible_agents)
         self.agents = list(self.possible_agents)
         self.observation_spaces = self.parallel.observation_spaces

@@ -7,16 +7,29 @@ from gymnasium import spaces
 
 from offload_rllib.envs.vector import VectorEnv
 
+# What others call the numbers of an observation: RLlib's masking modules and ours in the plural, PettingZoo's world
+# (Tianshou, SuperSuit, AgileRL) in the singular.
+OBSERVATIONS = "observations"
+OBSERVATION = "observation"
+ACTION_MASK = "action_mask"
+# Key of the last info of an episode. Gymnasium and Stable-Baselines3 keep "episode" for what they count themselves.
+FIGURES = "figures"
 
-def observation_space(batch: VectorEnv) -> spaces.Dict:
-    """Return `Dict(observations [F] float32, action_mask [R] int8)`; with k > 1 the mask is a tuple of k such."""
+
+def observation_space(batch: VectorEnv, key: str = OBSERVATIONS) -> spaces.Dict:
+    """Return `Dict(observations [F] float32, action_mask [R] int8)`; with k > 1 the mask is a tuple of k such.
+
+    Args:
+        batch: the environment.
+        key: of the numbers, `OBSERVATIONS` or `OBSERVATION`.
+    """
     low, high = batch.observation_bounds
     mask = spaces.Box(0, 1, (batch.num_actions,), np.int8)
     tasks = batch.tasks_per_decision
     return spaces.Dict(
         {
-            "observations": spaces.Box(low, high, (batch.observation_size,), np.float32),
-            "action_mask": mask if tasks == 1 else spaces.Tuple([mask] * tasks),
+            key: spaces.Box(low, high, (batch.observation_size,), np.float32),
+            ACTION_MASK: mask if tasks == 1 else spaces.Tuple([mask] * tasks),
         }
     )
 

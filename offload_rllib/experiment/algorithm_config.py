@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
@@ -23,18 +24,20 @@ from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
+from offload_rllib.config.base import AlgorithmSettings
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.callbacks import OffloadCallback
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import require_hindsight
 from offload_rllib.rollout.replay import replay_bytes, require_memory
 from offload_rllib.rollout.runner import CREDIT, DECISIONS, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario.functions import load_class
 
 # The trainer sleeps while runners sample, so it is not given a core of its own.
 TRAINER_CPUS = 0.5
@@ -42,6 +45,8 @@ SMALLEST_RUNNER_CPUS = 0.1
 # Of a node's own resource, of which it has 1: who asks for any of it is placed there.
 NODE_SHARE = 0.001
 PROBE_S = 0.5
+
+Config = TypeVar("Config", bound=AlgorithmConfig)
 
 
 def places(share: float, nodes: Sequence[float]) -> int:
@@ -90,8 +95,15 @@ def _divided(batch_env_steps: int, learners: int) -> int:
     return batch_env_steps // max(learners, 1)
 
 
+def _implementation(algorithm: AlgorithmSettings, default: type[Config]) -> Config:
+    """Return the configuration that the settings are put into: the user's subclass of the default, if one is named."""
+    if algorithm.implementation is None:
+        return default()
+    return load_class(algorithm.implementation, "algorithm.implementation", default)()
+
+
 def _ppo(algorithm: PPO, env_steps: int, learners: int) -> AlgorithmConfig:
-    config = OffloadPPOConfig()
+    config = _implementation(algorithm, OffloadPPOConfig)
     config.training(
         lambda_=algorithm.lambda_,
         clip_param=algorithm.clip,
@@ -105,7 +117,7 @@ def _ppo(algorithm: PPO, env_steps: int, learners: int) -> AlgorithmConfig:
 
 
 def _a2c(algorithm: A2C, env_steps: int, learners: int) -> AlgorithmConfig:
-    config = A2CConfig()
+    config = _implementation(algorithm, A2CConfig)
     config.training(
         lambda_=algorithm.lambda_,
         entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
@@ -117,7 +129,7 @@ def _a2c(algorithm: A2C, env_steps: int, learners: int) -> AlgorithmConfig:
 
 
 def _appo(algorithm: APPO, env_steps: int) -> AlgorithmConfig:
-    config = OffloadAPPOConfig()
+    config = _implementation(algorithm, OffloadAPPOConfig)
     config.training(
         clip_param=algorithm.clip,
         entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
@@ -135,7 +147,7 @@ def _appo(algorithm: APPO, env_steps: int) -> AlgorithmConfig:
 
 
 def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
-    config = DDQNConfig()
+    config = _implementation(algorithm, DDQNConfig)
     config.training(
         train_batch_size_per_learner=algorithm.batch_transitions,
         priority_beta=[[0, algorithm.priority_beta], [env_steps, 1.0]],
@@ -143,6 +155,12 @@ def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
     )
     config.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
     return config
+
+
+def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
+    """Return the user's callbacks behind this package's, unless one of them is a subclass of it and does its work."""
+    own = [load_class(path, "training.callbacks", RLlibCallback) for path in paths]
+    return own if any(issubclass(callback, OffloadCallback) for callback in own) else [OffloadCallback, *own]
 
 
 def _require_replay(algorithm: DDQN, batch: VectorEnv, policies: int) -> None:
@@ -302,7 +320,11 @@ def algorithm_config(
         policy_mapping_fn=PolicyMapping(assignment),
         algorithm_config_overrides_per_module=overrides_per_module(policy, assignment),
     )
+    if policy.network.module is not None:
+        module_class = load_class(policy.network.module, "network.module", module_class)
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
-    config.callbacks(OffloadCallback)
+    config.callbacks(
+        _callbacks(training.callbacks), on_episode_end=EpisodeMetrics(training.metrics) if training.metrics else None
+    )
     config.debugging(seed=training.seed, log_level="ERROR")
     return config

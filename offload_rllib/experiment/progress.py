@@ -10,8 +10,8 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from offload_rllib.experiment.callbacks import PREFIX
 from offload_rllib.experiment.present import PresentCallback
+from offload_rllib.rollout.callbacks import PREFIX
 
 # Without a terminal (a log file, CI) a line now and then says the same.
 LINE_EVERY_S = 15.0

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from offload_rllib.config.sweep import Domain, Metric
 from offload_rllib.experiment.figures import write_figure
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
+from offload_rllib.experiment.sweep_study import directions, parameters
 from offload_rllib.experiment.sweep_table import shown_value
 from offload_rllib.experiment.sweep_trials import FAILED, FINISHED, TrialOutcome, best_of
 
@@ -137,31 +138,13 @@ def importances(plan: SweepPlan, outcomes: Sequence[TrialOutcome]) -> dict[str, 
         return {}
     import optuna  # noqa: PLC0415 - takes a second, and only the end of a sweep needs it
 
-    distributions = {key: _distribution(domain) for key, domain in plan.config.space.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if metric.mode == "min" else "maximize")
+    study = optuna.create_study(directions=directions([metric]))
     for outcome in shown:
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={key: token_of(value) for key, value in outcome.values.items()},
-                distributions=distributions,
-                value=outcome.figure(metric.name),
-            )
-        )
+        study.add_trial(optuna.trial.create_trial(value=outcome.figure(metric.name), **parameters(plan, outcome)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the estimate is new, and that trials are few
         return optuna.importance.get_param_importances(study)
-
-
-def _distribution(domain: Domain) -> Any:
-    from optuna import distributions  # noqa: PLC0415 - as above
-
-    if domain.choice is not None:
-        return distributions.CategoricalDistribution([token_of(option) for option in domain.choice])
-    low, high = domain.bounds
-    if domain.whole:
-        return distributions.IntDistribution(int(low), int(high), log=domain.logarithmic)
-    return distributions.FloatDistribution(low, high, log=domain.logarithmic)
 
 
 def plot_importance(stem: Path, plan: SweepPlan, outcomes: Sequence[TrialOutcome], title: str) -> Path | None:

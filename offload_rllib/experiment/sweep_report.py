@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: leaderboard, plots, and the best policy as a file that `train` takes."""
+"""What a sweep leaves behind: leaderboard, study, plots, and the best policy as a file that `train` takes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from offload_rllib.experiment.run_folder import TUNE
 from offload_rllib.experiment.sweep_folder import ENVIRONMENT_FILE, POLICY_FILE, SweepFolder
 from offload_rllib.experiment.sweep_plan import SweepPlan, token_of
 from offload_rllib.experiment.sweep_plots import plot_importance, plot_parallel_coordinates
+from offload_rllib.experiment.sweep_study import STUDY, write_study
 from offload_rllib.experiment.sweep_table import shown_value
 from offload_rllib.experiment.sweep_trial import seed_folder
 from offload_rllib.experiment.sweep_trials import FAILED, TrialOutcome, best_of, pareto_front, ranked
@@ -105,10 +106,11 @@ def write_trial_files(folder: SweepFolder, plan: SweepPlan, outcomes: Sequence[T
 def write_sweep_report(folder: SweepFolder, plan: SweepPlan, outcomes: Sequence[TrialOutcome]) -> dict[str, Path]:
     """Write all that a sweep leaves behind, over what an earlier part of it left; return the paths by what they are.
 
-    Without any result there is the leaderboard alone, with what went wrong.
+    Without any result there are the leaderboard and the study alone, with what went wrong.
     """
     paths = {"leaderboard": folder.path / LEADERBOARD}
     write_leaderboard(paths["leaderboard"], plan, outcomes)
+    paths["study"] = write_study(folder.path / STUDY, plan, outcomes, folder.name)
     best = best_of(plan.config.metrics, outcomes)
     if best is None:
         return paths

@@ -24,11 +24,11 @@ from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import read_json
 from offload_rllib.experiment.algorithm_config import SMALLEST_RUNNER_CPUS, algorithm_config
-from offload_rllib.experiment.callbacks import LOGGED, PREFIX
 from offload_rllib.experiment.contenders import Trained
 from offload_rllib.experiment.evaluation import evaluate
 from offload_rllib.experiment.sweep_plan import SweepPlan, Token
 from offload_rllib.policies.saved import SavedPolicy
+from offload_rllib.rollout.callbacks import LOGGED, PREFIX
 
 VALIDATION = "validation"
 BY_SEED = "validation_by_seed"

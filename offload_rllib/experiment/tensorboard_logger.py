@@ -7,7 +7,7 @@ from typing import Any
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.logger import TBXLoggerCallback
 
-from offload_rllib.experiment.callbacks import PREFIX
+from offload_rllib.rollout.callbacks import PREFIX
 
 # TensorBoard sorts groups of tags by name: these come before `evaluation` and `ray`.
 EPISODES = "episodes"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from offload_rllib.experiment.callbacks import PREFIX
 from offload_rllib.experiment.figures import looks, new_figure, tidy
 from offload_rllib.experiment.metrics import SCORE, metric_of
 from offload_rllib.experiment.run_folder import TUNE
 from offload_rllib.experiment.training import TRIAL
+from offload_rllib.rollout.callbacks import PREFIX
 
 POINTS = 40
 

@@ -19,13 +19,13 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, NUM
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.policy import Training
-from offload_rllib.experiment.callbacks import PREFIX
 from offload_rllib.experiment.own_ray import MESSAGES
 from offload_rllib.experiment.present import PresentCallback
 from offload_rllib.experiment.recovery import keep_first_state
 from offload_rllib.experiment.run_folder import BEST, STATUS, TUNE, RunFolder
 from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import POLICY_FOLDER
+from offload_rllib.rollout.callbacks import PREFIX
 
 LOG_BYTES = 2 * 2**20
 LOG_FILES = 5

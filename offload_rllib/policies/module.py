@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from gymnasium.spaces import Discrete
-from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
+from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.core.learner.utils import make_target_network
@@ -24,18 +25,25 @@ from ray.rllib.core.rl_module.apis import (
 )
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.policies.network import MLP, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
+from offload_rllib.config.loading import validated
+from offload_rllib.config.policy import Network
+from offload_rllib.policies.network import POINTER, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
 
 LOCAL, CENTRAL = "local", "central"
 EVERYONE = "everyone"
+SHAPE = ("hidden", "activation", "kind")
 
 
 class _Masked(TorchRLModule):
     """A module over `Dict(observations, action_mask)`, for the stock runner and every learner.
+
+    All keys of `model_config` have defaults: `hidden`, `activation` and `kind` those of `config.policy.Network`;
+    `rows`, which a pointer reads (see `policies.pointer`), that of a full observation. Other keys are not read: RLlib
+    adds its own.
 
     The batch is only read. RLlib's own masking example takes keys out of it in place, which works for PPO alone.
     """
@@ -53,32 +61,48 @@ class _Masked(TorchRLModule):
         return self.observation_space["observations"].shape[0], int(self.action_space.n)
 
     def _shape(self) -> dict[str, Any]:
-        config = self.model_config
-        return {
-            "hidden": config["hidden"],
-            "activation": config["activation"],
-            "kind": config.get("kind", MLP),
-            "rows": config.get("rows", FULL_ROWS),
-        }
+        given = self.model_config or {}
+        network = validated(Network, {key: given[key] for key in SHAPE if key in given}, "model_config")
+        first, row_size = given.get("rows", FULL_ROWS)
+        size, actions = self._sizes()
+        if network.kind == POINTER and size != first + actions * row_size:
+            raise ConfigError(
+                f"model_config.rows: ({first}, {row_size}) does not fit observations of {size} numbers for {actions} "
+                "actions; accepted: (first_row, row_size) of the environment's layout, `vector_env(...).layout`"
+            )
+        return {key: getattr(network, key) for key in SHAPE} | {"rows": (first, row_size)}
 
 
 class MaskedActorCritic(_Masked, ValueFunctionAPI):
     """Actor and critic.
 
-    `model_config` holds `hidden`, `activation`, `kind`, `critic` (see `config.policy`) and, for a pointer, `rows`
-    (see `policies.pointer`; by default those of a full observation). With a central critic a batch that needs values
-    holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
+    `model_config` may hold `hidden`, `activation`, `kind`, `rows`, and `critic`: ``local`` (default) or ``central``
+    (see `config.policy`). With a central critic, which this project's learners feed, a batch that needs values holds
+    `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
     """
 
     def setup(self) -> None:
         """Make the networks; a copy for inference alone has no critic."""
         size, actions = self._sizes()
-        self.actor = Actor(size, actions, **self._shape())
+        self.actor = self.make_network(size, actions, **self._shape())
         self.critic = None
         if not self.inference_only:
-            central = self.model_config.get("critic", LOCAL) == CENTRAL
+            central = (self.model_config or {}).get("critic", LOCAL) == CENTRAL
             self.critic = (CentralCritic if central else Critic)(size, **self._shape())
         self.action_dist_cls = TorchCategorical
+
+    @classmethod
+    def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
+        """Return the actor: a network from observations [..., F] and masks [..., R] to logits [..., R].
+
+        A subclass may return its own: it is what a kept policy is made of.
+
+        Args:
+            observation_size: F.
+            actions: R.
+            shape: `hidden`, `activation`, `kind` and `rows`, as `network.Actor` takes them.
+        """
+        return Actor(observation_size, actions, **shape)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         seen = batch[Columns.OBS]
@@ -114,21 +138,29 @@ class MaskedAPPO(MaskedActorCritic, TargetNetworkAPI, InferenceOnlyAPI):
 
 
 class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
-    """Action values, `INVALID_LOGIT` where an action is not valid.
+    """Action values, `INVALID_LOGIT` where an action is not valid; for `DDQN` and for RLlib's DQN.
 
-    `model_config` holds that of `MaskedActorCritic` (without `critic`), `dueling`, and `epsilon`: a number, or RLlib's
-    schedule ``[[env steps, value], ...]``. Exploration draws among the valid actions only: RLlib's own counts an
+    `model_config` may hold that of `MaskedActorCritic` (without `critic`), `dueling` (default: no), and `epsilon`: a
+    number (default: 0), or RLlib's schedule ``[[env steps, value], ...]``. RLlib's DQN fills both in from its own
+    settings. Exploration draws among the valid actions only: RLlib's own counts an
     action as invalid if its value is -inf or exactly 0.
     """
 
     def setup(self) -> None:
         """Make the network; the target network comes from the learner, by `make_target_networks`."""
         size, actions = self._sizes()
-        self.q = QNetwork(size, actions, **self._shape(), dueling=self.model_config.get("dueling", False))
-        self.epsilon = Scheduler(
-            fixed_value_or_schedule=self.model_config.get("epsilon", 0.0), framework=self.framework
-        )
+        given = self.model_config or {}
+        self.q = self.make_network(size, actions, **self._shape(), dueling=given.get("dueling", False))
+        self.epsilon = Scheduler(fixed_value_or_schedule=given.get("epsilon", 0.0), framework=self.framework)
         self.action_dist_cls = TorchCategorical
+
+    @classmethod
+    def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
+        """Return the network from observations [..., F] and masks [..., R] to action values [..., R].
+
+        As `MaskedActorCritic.make_network`; `shape` holds `dueling`, too.
+        """
+        return QNetwork(observation_size, actions, **shape)
 
     def compute_q_values(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return ``{QF_PREDS: [B, R]}`` of ``batch[Columns.OBS]``."""
@@ -153,7 +185,14 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         return ["target_q"]
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        return self.compute_q_values(batch)
+        outputs = self.compute_q_values(batch)
+        if Columns.NEXT_OBS in batch:
+            # What RLlib's DQN learner takes its targets from; this project's learner asks for them itself.
+            following = {Columns.OBS: batch[Columns.NEXT_OBS]}
+            with torch.no_grad():
+                outputs[QF_NEXT_PREDS] = self.compute_q_values(following)[QF_PREDS]
+                outputs[QF_TARGET_NEXT_PREDS] = self.forward_target(following)[QF_PREDS]
+        return outputs
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         # The most probable action of these logits is the best one; RLlib takes it when it does not explore.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from offload_rllib.config.base import Flag, Natural, Schema, Share
 from offload_rllib.config.errors import ConfigError
@@ -26,6 +27,7 @@ from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.sharing import Assignment, device_types
+from offload_rllib.scenario.functions import load_object
 from offload_rllib.simulator.types import Array
 
 FORMAT_VERSION = 2
@@ -35,6 +37,7 @@ POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
 LARGEST_SIZE = 2**24
 # Agents evaluated at once. Temporaries of larger batches leave the processor's cache, at a third of the speed.
 CHUNK = 1024
+TRUST = "OFFLOAD_RLLIB_TRUST"
 
 
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE, strict=True)]
@@ -80,12 +83,27 @@ class PolicyDescription(Schema):
         """Who used which policy in training."""
         return Assignment(self.sharing, self.serves, self.agents, self.policy_of)
 
-    def make_network(self) -> Actor | QNetwork:
-        """Return a network of the described shape, with weights that are still to be loaded."""
+    def make_network(self) -> nn.Module:
+        """Return a network of the described shape, with weights that are still to be loaded.
+
+        Raises:
+            ConfigError: there is no class `network.module`, or it makes no networks.
+        """
+        if self.network.module is not None:
+            return self._make_own_network(self.network.module)
         shape = (self.observation_size, self.actions, self.network.hidden, self.network.activation, self.network.kind)
         if self.output == "values":
             return QNetwork(*shape, self.rows, dueling=self.dueling)
         return Actor(*shape, self.rows)
+
+    def _make_own_network(self, path: str) -> nn.Module:
+        make = getattr(load_object(path, "network.module"), "make_network", None)
+        if make is None:
+            raise ConfigError(f"network.module: {path} has no class method make_network")
+        shape = {key: getattr(self.network, key) for key in ("hidden", "activation", "kind")} | {"rows": self.rows}
+        if self.output == "values":
+            shape["dueling"] = self.dueling
+        return make(self.observation_size, self.actions, **shape)
 
     def check_fits(self, env: VectorEnv) -> None:
         """Raise ConfigError if an environment's observations or actions do not fit the networks."""
@@ -165,7 +183,7 @@ class SavedPolicy:
     def __init__(
         self,
         description: PolicyDescription,
-        networks: Mapping[str, Actor | QNetwork],
+        networks: Mapping[str, nn.Module],
         assignment: Assignment | None = None,
     ) -> None:
         """Wrap networks; use `load_saved_policy`."""
@@ -294,13 +312,23 @@ def version_of(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
-def load_saved_policy(folder: Path) -> SavedPolicy:
+def load_saved_policy(folder: Path, *, trust: bool = False) -> SavedPolicy:
     """Return the policies of a folder that `save_policies` wrote.
 
+    Args:
+        folder: the folder.
+        trust: run the Python code that the description names (`network.module`); the environment variable `TRUST` says
+            so for all policies.
+
     Raises:
-        ConfigError: the folder holds no policy, or one that cannot be read.
+        ConfigError: the folder holds no policy, one that cannot be read, or one that names code that is not trusted.
     """
     description = load_description(folder)
+    if description.network.module is not None and not (trust or os.environ.get(TRUST) == "1"):
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: network.module: names Python code ({description.network.module}), which loading "
+            f"would run; if you trust it, set {TRUST}=1, or load_policy(..., trust=True) in Python"
+        )
     with torch.device("meta"):  # sizes alone: a description may ask for more memory than there is
         wanted = {key: tuple(value.shape) for key, value in description.make_network().state_dict().items()}
     networks: dict[str, Any] = {}

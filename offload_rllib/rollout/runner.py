@@ -35,7 +35,7 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_SAMPLED_LIFETIME,
 )
 
-from offload_rllib.envs.spaces import action_space, observation_space
+from offload_rllib.envs.spaces import FIGURES, action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
 from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find_choices, gather
 from offload_rllib.rollout.fragment import Fragment
@@ -91,7 +91,7 @@ class FinishedEpisode:
 
     def get_infos(self, _indices: int = -1) -> dict[str, dict[str, Any]]:
         """Return the infos of the last step, as `OffloadParallelEnv` gives them; no others are kept."""
-        return {agent: {"episode": self._figures} for agent in self.agent_returns}
+        return {agent: {FIGURES: self._figures} for agent in self.agent_returns}
 
 
 class BatchedEnvRunner(MultiAgentEnvRunner):

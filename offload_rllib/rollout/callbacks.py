@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.spaces import FIGURES
 from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.scenario.functions import load_function
 
 # A fixed set: metrics per agent or per node would grow with the network.
 LOGGED = (
@@ -27,6 +31,39 @@ LOGGED = (
     "occupancy_tasks",
 )
 PREFIX = "offload"
+
+
+class EpisodeMetrics:
+    """RLlib's function `on_episode_end` that logs metrics of the user's, each a function of an episode's figures."""
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        """Take the functions, ``package.module:function`` by the name of the metric, and see that they can be loaded.
+
+        Raises:
+            ConfigError: one of them cannot, or has the name of a figure that is logged anyway.
+        """
+        self._paths = dict(paths)
+        for name, path in self._paths.items():
+            if name in LOGGED:
+                raise ConfigError(f"training.metrics.{name}: this figure is logged anyway; choose another name")
+            load_function(path, f"training.metrics.{name}")
+
+    def __call__(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
+        """Log them."""
+        figures = figures_of(episode)
+        if figures is None or metrics_logger is None:
+            return
+        for name, path in self._paths.items():
+            # Loaded here, and not kept: runners get a copy of this object, for which there must be no code in it.
+            value = float(load_function(path, f"training.metrics.{name}")(figures))
+            if not math.isnan(value):
+                metrics_logger.log_value((PREFIX, name), value, reduce="mean")
+
+
+def figures_of(episode: Any) -> dict[str, float] | None:
+    """Return the figures that the environment gives with the last step of an episode, if it has given them."""
+    infos = episode.get_infos(-1)
+    return next((info[FIGURES] for info in infos.values() if FIGURES in info), None)
 
 
 def _continue_series(env_runner: Any, env_steps: int) -> None:
@@ -49,8 +86,7 @@ class OffloadCallback(RLlibCallback):
 
     def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
         """Log the figures that the environment gives with the last step."""
-        infos = episode.get_infos(-1)
-        figures = next((info["episode"] for info in infos.values() if "episode" in info), None)
+        figures = figures_of(episode)
         if figures is None or metrics_logger is None:
             return
         for name in LOGGED:
