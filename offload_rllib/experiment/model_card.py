@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from offload_rllib.config.files import written_at_once
+from offload_rllib.experiment.interval_text import with_half_width
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
+from offload_rllib.experiment.statistics import Interval
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, load_description
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -125,7 +127,8 @@ def _results(path: Path) -> Iterator[str]:
         rows = list(csv.DictReader(file))
     figures = {(row["policy"], row["metric"]): row for row in rows}
     yield (
-        f"Mean ± half of the 95 % interval over {rows[0]['episodes']} held-out episodes (seed {rows[0]['seed']}), the "
+        f"Mean ± the larger half of the 95 % interval over {rows[0]['episodes']} held-out episodes "
+        f"(seed {rows[0]['seed']}), the "
         "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or age."
     )
     yield ""
@@ -138,6 +141,6 @@ def _results(path: Path) -> Iterator[str]:
         cells = []
         for metric, _, factor in COLUMNS:
             row = figures[policy, metric]
-            half = (float(row["high"]) - float(row["low"])) / 2
-            cells.append(f"{float(row['mean']) * factor:.2f} ± {half * factor:.2f}")
+            value = Interval(*(float(row[end] or "nan") for end in ("mean", "low", "high")))
+            cells.append(with_half_width(value, factor))
         yield f"| {policy} | " + " | ".join(cells) + " |"
