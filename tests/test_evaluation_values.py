@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from conftest import small_environment
@@ -71,7 +70,7 @@ def test_what_is_put_together_keeps_rows_apart() -> None:
     assert set(both.responses) == set(one.responses)
     assert both.only(["random"]).episodes["policy"].unique().tolist() == ["random"]
     assert label_of("ring", {"rho": 0.5, "scope": "own"}) == "ring, rho=0.5, scope=own"
-    assert pd.isna(both.episodes["training_seed"]).all()
+    assert set(both.episodes["training_seed"].isna()) == {True}
 
 
 def test_bounds_of_a_second_batch_are_those_of_its_own_episodes() -> None:
@@ -85,9 +84,10 @@ def test_bounds_of_a_second_batch_are_those_of_its_own_episodes() -> None:
 
 
 def test_the_least_time_of_a_law_and_the_price_of_a_drop() -> None:
-    laws = {CONSTANT: 2.0, UNIFORM: 2.0, LOGNORMAL: 3.0, 99: 0.0}
+    laws: dict[int, Any] = {CONSTANT: 2.0, UNIFORM: 2.0, LOGNORMAL: 3.0, 99: 0.0}
     for kind, least in laws.items():
-        assert bound._least({"kind": kind, "a": 2.0, "b": 3.0}) == least  # pyright: ignore[reportPrivateUsage]
+        law: Any = {"kind": kind, "a": 2.0, "b": 3.0}
+        assert bound._least(law) == least  # pyright: ignore[reportPrivateUsage]
     scenario: Any = SimpleNamespace(settings=[{"horizon_s": 40.0}])
     tasks: Any = {"created_s": np.array([1.0, 10.0]), "deadline_s": np.array([6.0, np.inf])}
     assert bound._price_of_dropping(scenario, tasks).tolist() == [5.0, 30.0]  # pyright: ignore[reportPrivateUsage]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,12 +37,12 @@ def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -
         paths[kind] = stem.with_name(f"{stem.name}.{kind}")
         # Without a date the same results give the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        with written_at_once(paths[kind]) as partial, rc_context(FONTS):
+        with written_at_once(paths[kind]) as partial, rc_context(FONTS):  # pyright: ignore[reportArgumentType] - any mapping will do
             figure.savefig(partial, dpi=150, format=kind, metadata=metadata)
     return paths
 
 
-def looks(policies: Sequence[str]) -> dict[str, dict[str, object]]:
+def looks(policies: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, line style and marker of each policy; greedy and sampled play of one policy share the colour."""
     bases = list(dict.fromkeys(policy.removesuffix(SAMPLED) for policy in policies))
     colours = colormaps["tab10" if len(bases) <= 10 else "tab20"]
@@ -87,7 +88,7 @@ def _lines(
     comparison: Comparison,
     groups: Sequence[str],
     draw: Callable[[Axes, str, str, bool], None],
-    finish: Callable[[Axes], None],
+    finish: Callable[[Axes], object],
     labels: tuple[str, str],
 ) -> Figure:
     """Draw a line for each policy in each group: in one panel, or, if they are many, in a panel each.

@@ -141,6 +141,6 @@ def _results(path: Path) -> Iterator[str]:
         cells = []
         for metric, _, factor in COLUMNS:
             row = figures[policy, metric]
-            value = Interval(*(float(row[end] or "nan") for end in ("mean", "low", "high")))
-            cells.append(with_half_width(value, factor))
+            mean, low, high = (float(row[end] or "nan") for end in ("mean", "low", "high"))
+            cells.append(with_half_width(Interval(mean, low, high), factor))
         yield f"| {policy} | " + " | ".join(cells) + " |"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -212,8 +213,8 @@ def _p_value(parts: Sequence[_Part], mean: float) -> float:
     """Return the p-value at which an interval around `mean` just reaches 0."""
     if _half_width(parts, SMALLEST_P) < abs(mean):
         return SMALLEST_P
-    found = optimize.brentq(lambda x: _half_width(parts, math.exp(x)) - abs(mean), math.log(SMALLEST_P), 0.0)
-    return math.exp(float(found))
+    found: Any = optimize.brentq(lambda x: _half_width(parts, math.exp(x)) - abs(mean), math.log(SMALLEST_P), 0.0)
+    return math.exp(found)
 
 
 def interquartile_mean(values: np.ndarray) -> Interval:
