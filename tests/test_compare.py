@@ -391,6 +391,9 @@ def test_a_finished_comparison_is_drawn_again_without_playing(trained: tuple[Pat
     assert "quick from ring (sampled)" in text
     assert "quick from busy" not in text
     assert not (out / "cells").exists()
+    failed = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "not"), "--policy", "nobody"])
+    assert failed.exit_code != 0
+    assert not (tmp_path / "not").exists()
     for options, message in (
         (["--out", str(out)], "exists and is not overwritten"),
         (["--policy", "quick"], r"'quick': no policy of this comparison"),

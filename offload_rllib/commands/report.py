@@ -29,14 +29,10 @@ def report(
     """Write tables, figures and the page of a finished comparison again; nothing is played."""
     from offload_rllib.experiment.compare import ComparisonFolder
     from offload_rllib.experiment.compare_report import draw_again
-    from offload_rllib.experiment.comparison import load_comparison
     from offload_rllib.experiment.recorded_folder import refuse_existing
 
     folder = ComparisonFolder.open(comparison)
-    load_comparison(folder.path)  # before anything is made
     refuse_existing(out)
-    if out is not None:
-        out.mkdir(parents=True)
     paths = draw_again(folder, out or folder.path, metrics=metric or (), policies=policy or (), reference=reference)
     for what, path in paths.items():
         say(f"{what}: {path}")

@@ -110,7 +110,7 @@ def default_name(plan: ComparisonPlan) -> str:
     def some(names: Iterable[str]) -> str:
         names = list(names)
         shown = names if len(names) <= MOST_NAMED + 1 else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED}_more"]
-        return "-".join(re.sub(r"[^\w.]+", "_", name) for name in shown)
+        return "-".join(re.sub(r"[^\w.-]+", "_", name) for name in shown)
 
     return f"{some(plan.environments)}-{some(Path(name).name for name in plan.policies)}"
 

@@ -67,7 +67,7 @@ def draw_again(
 
     Args:
         folder: of the comparison.
-        out: an existing folder, which may be that of the comparison.
+        out: where to, which may be the comparison's own folder.
         metrics: what to show; empty: as the comparison was made.
         policies: whom to show; empty: all.
         reference: whom the others are compared with, as tables call it; None: as the comparison was made.
@@ -82,6 +82,8 @@ def draw_again(
     if reference not in comparison.policies:
         raise ConfigError(f"--reference '{reference}': no policy here.{nearest(reference, comparison.policies)}")
     plan = plan.model_copy(update={"metrics": tuple(metrics) or plan.metrics})
+    chosen(plan.metrics, comparison.metrics)
+    out.mkdir(parents=True, exist_ok=True)  # only now, when nothing is wrong with what was asked for
     return write_comparison(comparison, plan, out, runs=folder.path / RUNS, reference=reference)
 
 
@@ -119,7 +121,8 @@ def _training_curves(comparison: Comparison, plan: ComparisonPlan, runs: Path) -
     for training in trainings_of(plan):
         trained.setdefault(training.place.label, {}).setdefault(training.name, []).append(runs / training.folder)
     given = {name: list(map(Path, folders)) for name, folders in plan.runs.items()}
-    given |= {Path(name).name: [Path(name)] for name in plan.policies if Path(name).is_dir()}
+    folders = [Path(name) for name in plan.policies if name not in (*HEURISTICS, *plan.trained)]
+    given |= {folder.name: [folder] for folder in folders if folder.is_dir()}
     if given:
         trained["given runs"] = given
     figures = {}
