@@ -37,6 +37,8 @@ everybody's drops with `reward.scope=team` (200 s: 2.8 %; 300 s: 2.2 %; 500 s: 2
 nothing from `lambda` 1, for its batches end after 100 intervals: two seeds of five stayed at 40 s."""
 # Drops are few and come in heaps: it takes more episodes to tell who has fewer.
 EPISODES_OF_DROPS = 200
+# Found by `offload-rllib tune-rule ether_12 size_interval`, with workload.load.rho=1.0 for the second.
+TUNED, TUNED_AT_FULL_LOAD = ("size_interval:3",), ("size_interval:2.5",)
 TAIL = ("score_mean_s", "score_p95_s", "dropped_share")
 POINTER = (
     "network={kind: pointer, hidden: [64, 64], activation: relu}",
@@ -51,6 +53,7 @@ STUDIES = (
         "ether_12",
         ALGORITHMS,
         question="Few jobs are huge, and block the server for all others: who keeps them off it?",
+        tuned=TUNED,
     ),
     Study(
         "ether_12_sharing",
@@ -59,6 +62,7 @@ STUDIES = (
         ALGORITHMS,
         question="Each policy learns from fewer agents, and need not tell them apart.",
         sharings=("per_device", "per_node"),
+        tuned=TUNED,
         # Fewer transitions for each policy: with the preset's DDQN is far from done.
         own_changes={"ddqn": ("training.env_steps=960000", "algorithm.n_step=5")},
         tried="With the steps and `n_step` of its preset DDQN came to 48.6 ± 14.5 s per device, 52 ± 10.5 s per node.",
@@ -89,6 +93,7 @@ STUDIES = (
         ("ppo", "a2c"),
         question="The score counts a drop as its deadline. Here learners pay for it as for 500 s more.",
         overrides=DROPS,
+        tuned=TUNED,
         own_changes=UP_TO_DROPS,
         reference="deadline_finish",
         figure="dropped_share",
@@ -103,6 +108,7 @@ STUDIES = (
         ("ppo", "a2c"),
         question="As much work as all nodes together can do, so that some must be left; drops cost learners as much.",
         overrides=("workload.load.rho=1.0", *DROPS),
+        tuned=TUNED_AT_FULL_LOAD,
         own_changes=UP_TO_DROPS,
         reference="deadline_finish",
         figure="dropped_share",
@@ -141,8 +147,10 @@ HEAD = """\
 
 Every algorithm against every heuristic, on held-out episodes that all share. `NAME` plays greedily, `NAME (sampled)`
 draws its actions. ± and [ ] are 95 % intervals over training seeds and episodes; differences are policy minus
-reference, paired by episode, and in parentheses if their interval includes 0.
-[What the statistics are](compare.md#the-statistics). The page is written by `python scripts/make_results.py`.
+reference, paired by episode, and in parentheses if they are not certain, adjusted for their number in the table.
+[What the statistics are](compare.md#the-statistics). Rules stand with the defaults of their parameters, and, where a
+part says so, with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. The page is written by
+`python scripts/make_results.py`.
 """
 
 

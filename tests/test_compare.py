@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from offload_rllib.experiment.compare_report import finish_comparison
 from offload_rllib.experiment.comparison import Comparison, combined, load_comparison
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.experiment.interval_text import with_half_width
 from offload_rllib.experiment.statistics import interquartile_mean
 from offload_rllib.experiment.tables import transfer_table
 
@@ -175,11 +177,13 @@ def test_the_report_holds_everything_and_needs_nothing(heuristics: tuple[Path, C
     for kind in ("png", "svg", "pdf"):
         assert (folder / "figures" / f"score_mean_s.{kind}").stat().st_size > 1000
     tex = (folder / "tables.tex").read_text()
-    # Means, robust statistics and differences of each point, means and differences of each metric over all points.
-    tables = 3 * len(comparison.points) + 2 * 3
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == tables
-    middle = interquartile_mean(comparison.matrix("local", "score_mean_s", ("ring", 0.05))).mean
-    assert f"{middle:.3g} ±" in (folder / "tables.md").read_text()
+    # In short, means, robust statistics and differences of each point; means and differences of each metric over all.
+    tables = 4 * len(comparison.points) + 2 * 3
+    assert len(re.findall(r"^% .*intervals", tex, re.MULTILINE)) >= tables
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") >= tables
+    assert (folder / "tables.md").read_text().count("### ") == tables
+    middle = interquartile_mean(comparison.matrix("local", "score_mean_s", ("ring", 0.05)))
+    assert f"{with_half_width(middle)} |" in re.sub(" +", " ", (folder / "tables.md").read_text())
 
 
 def test_tensorboard_shows_the_network_and_response_times(heuristics: tuple[Path, Comparison]) -> None:
@@ -353,3 +357,63 @@ def test_every_part_of_the_results_page_is_a_comparison_that_is_accepted() -> No
     spec.loader.exec_module(module)
     for study in module.STUDIES:
         check_plan(study.plan())
+
+
+def test_a_sweep_of_the_load_over_a_recording_says_what_to_sweep_instead() -> None:
+    with pytest.raises(ConfigError, match=r"--sweep workload.arrivals.speed=0.5,1,2"):
+        check_plan(plan_of(["local"], ["replay_4"], sweep=["rho=0.3,0.6"]))
+    plan = plan_of(["local"], ["replay_4"], sweep=["workload.arrivals.speed=0.5,2"], episodes=2)
+    check_plan(plan)
+    assert [place.values for place in places_of(plan)] == [{"speed": 0.5}, {"speed": 2}]
+
+
+def test_folders_are_called_after_environments_and_policies(files: Path, trained: tuple[Path, Comparison]) -> None:
+    ring, run = str(files / "ring.yaml"), str(trained[0] / "runs" / "quick-ring-seed_0")
+    for policies, environments, name in (
+        (["local", "size_interval:5"], [ring], "ring-local-size_interval_5"),
+        ([f"mine={run}", run, "random", "local"], [ring, "ether_12"], "ring-ether_12-mine-quick-ring-seed_0-2_more"),
+    ):
+        assert compare.default_name(plan_of(policies, environments)) == name
+
+
+def test_a_finished_comparison_is_drawn_again_without_playing(trained: tuple[Path, Comparison], tmp_path: Path) -> None:
+    folder, out = trained[0], tmp_path / "again"
+    curves = sorted(path.name for path in (folder / "figures").glob("training_*.png"))
+    assert curves == ["training_busy.png", "training_ring.png"]
+    assert "Scores while they were trained: ring" in (folder / "report.html").read_text()
+    command = ["report", str(folder), "--out", str(out), "--metric", "score_p95_s", "--policy", "quick from ring"]
+    result = CliRunner().invoke(app, [*command, "--reference", "local"])
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert {"score_p95_s.pdf", "profiles.svg", "training_ring.png"} < names
+    assert not any(name.startswith("score_mean_s") for name in names)
+    text = (out / "tables.md").read_text()
+    assert "quick from ring (sampled)" in text
+    assert "quick from busy" not in text
+    assert not (out / "cells").exists()
+    failed = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "not"), "--policy", "nobody"])
+    assert failed.exit_code != 0
+    assert not (tmp_path / "not").exists()
+    for options, message in (
+        (["--out", str(out)], "exists and is not overwritten"),
+        (["--policy", "quick"], r"'quick': no policy of this comparison"),
+        (["--metric", "nothing"], r"--metric 'nothing': is no metric"),
+        (["--reference", "nobody"], r"--reference 'nobody': no policy here"),
+    ):
+        failed = CliRunner().invoke(app, ["report", str(folder), *options])
+        assert re.search(message, str(failed.exception)), failed.exception
+
+
+def test_tables_on_a_narrow_terminal_are_split_and_cut_no_name(
+    heuristics: tuple[Path, Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from offload_rllib.commands import compare as verb
+
+    narrow = Console(width=60, file=io.StringIO())
+    monkeypatch.setattr(verb, "console", narrow)
+    verb._print(heuristics[1], "shortest_finish")  # pyright: ignore[reportPrivateUsage]
+    text = narrow.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "(1 of 2)" in text
+    for policy in HEURISTICS:
+        assert re.search(rf"│ {policy} +│ +\d", text), policy
+    assert text.count("latency_s=") >= 6

@@ -12,6 +12,7 @@ from test_policies import PPO, kept
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.experiment.contenders import make_contenders
 from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.experiment.interval_text import with_half_width
 from offload_rllib.experiment.model_card import write_model_card
 from offload_rllib.experiment.report import write_report
 from offload_rllib.experiment.run_folder import RunFolder
@@ -37,8 +38,9 @@ def test_the_card_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     text = write_model_card(run).read_text()
     assert "Not evaluated yet" not in text
     for policy in ("ring", "ring (sampled)", "local"):
-        score = evaluation.of(policy, "score_mean_s").mean()
-        assert re.search(rf"\| {re.escape(policy)} \| {score:.2f} ± ", text), policy
+        # The same numbers, and the same half of the interval, as in tables.
+        score = with_half_width(evaluation.mean(policy, "score_mean_s"))
+        assert f"| {policy} | {score} |" in text, policy
 
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert code

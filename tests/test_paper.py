@@ -29,7 +29,7 @@ from offload_rllib.experiment.paper import (
 )
 from offload_rllib.experiment.paper_estimate import hours_by_folder
 from offload_rllib.experiment.paper_figures import PANELS, paper_reduction, play
-from offload_rllib.experiment.paper_report import Results, read, verdict, write_report
+from offload_rllib.experiment.paper_report import Results, read, verdicts, write_report
 from offload_rllib.experiment.paper_run import PIECES, POLICIES, run
 from offload_rllib.scenario import build_scenario
 
@@ -180,9 +180,15 @@ def test_a_claim_holds_only_if_seeds_and_episodes_leave_no_doubt() -> None:
     unlucky = np.array([[-5.0], [-6.0], [4.0]]) + rng.normal(0, 0.01, (3, 20))
     learners = {"sure": played(sure), "torn": played(torn), "unlucky": played(unlucky), "worse": played(-sure)}
     results = Results(SMALLEST, {"S": rules | learners}, {}, {})
-    found = {name: verdict(results, "S", name, "score_mean_s") for name in learners}
+    found = {name: verdicts(results, ["S"], [name], "score_mean_s")["S", name] for name in learners}
     doubt = "same or undecided"
     assert found == {"sure": "lower", "torn": doubt, "unlucky": doubt, "worse": "higher"}
+    # One comparison of three would be certain, p = 0.03, and is not among so many.
+    row = np.linspace(-1, 1, 20)
+    close = {"close": played(np.array([row * 4 + 1.26]))}
+    results = Results(SMALLEST, {"S": rules | close}, {}, {})
+    assert 0.02 < results.difference("S", "close", PAPER_RULES[0], "score_mean_s").p < 0.05
+    assert verdicts(results, ["S"], ["close"], "score_mean_s") == {("S", "close"): doubt}
 
 
 def test_the_cost_of_a_budget_follows_from_a_finished_one(smallest: tuple[Path, Budget]) -> None:

@@ -59,10 +59,10 @@ def description(env: VectorEnv, assignment: Assignment, **changes: Any) -> Polic
     )
 
 
-def kept(folder: Path, env: VectorEnv, rule: Any = "shared", **changes: Any) -> SavedPolicy:
-    """Return policies with random weights, after they were on disk."""
+def kept(folder: Path, env: VectorEnv, rule: Any = "shared", *, draw: int = 0, **changes: Any) -> SavedPolicy:
+    """Return policies with random weights, others for each `draw`, after they were on disk."""
     described = description(env, assign_in(sharing(rule), env.scenario), **changes)
-    torch.manual_seed(len(described.serves))
+    torch.manual_seed(len(described.serves) + 1000 * draw)
     weights: dict[str, Mapping[str, torch.Tensor]] = {}
     for name in described.serves:
         network = described.make_network()

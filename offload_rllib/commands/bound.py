@@ -51,6 +51,7 @@ def bound(
     from offload_rllib.experiment.bound import bounds_of_episodes
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate
+    from offload_rllib.experiment.interval_text import difference_text, number, with_half_width
     from offload_rllib.experiment.metrics import SCORE
     from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
     from offload_rllib.experiment.statistics import interval, paired_difference
@@ -86,10 +87,9 @@ def bound(
 
     folder, _ = write_results(out, EVALUATIONS, f"{plain_name(Path(env).stem)}-bound", write)
     mean = interval(bounds)
-    half = (mean.high - mean.low) / 2
     kind = "mixed-integer program" if whole else "linear program"
     table = Table(
-        title=f"lower bound of the mean score: {mean.mean:.2f} ± {half:.2f} s ({kind}, slots of {found[0].slot_s:g} s)",
+        title=f"lower bound of the mean score: {with_half_width(mean)} s ({kind}, slots of {found[0].slot_s:g} s)",
         caption=f"{episodes} held-out episodes; ±, [ ]: 95 % intervals; the optimum lies between bound and best policy",
     )
     for column in ("policy", "score, s", "above the bound, s", "times the bound"):
@@ -97,8 +97,7 @@ def bound(
     for policy in sorted(scores, key=lambda name: scores[name].mean()):
         gap = paired_difference(scores[policy], bounds)
         times = scores[policy].mean() / bounds.mean()
-        above = f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]"
-        table.add_row(policy, f"{scores[policy].mean():.2f}", above, f"{times:.2f}")
+        table.add_row(policy, number(scores[policy].mean()), difference_text(gap, sure=True), f"{times:.2f}")
     console.print(table)
     unproven = sum(not each.proven for each in found)
     if unproven:

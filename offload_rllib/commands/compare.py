@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # More points are printed as one table.
 MOST_PRINTED = 2
+UNSURE = "[95 %], ( ): no certain difference, adjusted for the table"
 
 # ray and torch take seconds to import: only a comparison that is about to run needs them.
 
@@ -84,7 +85,7 @@ def compare(
     ship_code: ShipCodeOption = False,
 ) -> None:
     """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
-    from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
+    from offload_rllib.experiment.compare import ComparisonFolder, default_name, run_comparison
     from offload_rllib.experiment.compare_plan import check_plan, is_plan, load_plan, plan_of, reference_of
     from offload_rllib.experiment.compare_report import finish_comparison
     from offload_rllib.experiment.training import quieten
@@ -127,7 +128,7 @@ def compare(
         with console.status("checking the comparison (a new installation compiles the simulator, for about a minute)"):
             check_plan(plan)
         folder = ComparisonFolder.create(
-            named_below(storage, name, "comparison"), plan, shlex.join(["offload-rllib", *sys.argv[1:]])
+            named_below(storage, name, default_name(plan)), plan, shlex.join(["offload-rllib", *sys.argv[1:]])
         )
     say(f"comparison folder: {folder.path}")
     with nullcontext() if resume else folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
@@ -160,11 +161,10 @@ def _print(comparison: Comparison, reference: str) -> None:
     several = len(comparison.policies) > 1
     if len(comparison.points) > MOST_PRINTED:
         about = metric_of(SCORE).label
-        # A column per point would not fit a terminal: a row per point, and a column per policy.
-        _show(f"{about}, ± 95 %", over_points_table(comparison, SCORE).set_index("policy").T.reset_index(names=""))
+        _show(f"{about}, ± 95 %", over_points_table(comparison, SCORE))
         if several:
-            differences = over_points_table(comparison, SCORE, reference).set_index("policy").T.reset_index(names="")
-            _show(f"{about}: policy minus {reference}, paired by episode, [95 %], ( ): includes 0", differences)
+            differences = over_points_table(comparison, SCORE, reference)
+            _show(f"{about}: policy minus {reference}, paired by episode, {UNSURE}", differences)
     else:
         metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
         for point in comparison.points:
@@ -173,16 +173,31 @@ def _print(comparison: Comparison, reference: str) -> None:
             _show(f"{label}: robust statistics", robust_table(comparison, point, reference))
             if several and reference in comparison.played(point):
                 differences = differences_table(comparison, point, reference, metrics)
-                _show(f"{label}: differences, paired by episode, [95 %], ( ): includes 0", differences)
+                _show(f"{label}: differences, paired by episode, {UNSURE}", differences)
     _show("what deciding costs (not the same from run to run)", timings_table(comparison))
 
 
 def _show(title: str, frame: pd.DataFrame) -> None:
+    """Print a table, in parts where the terminal is narrower: no name and no number is cut."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(frame.columns):
-        table.add_column(str(column), justify="right" if number else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(str, row))
-    console.print(table)
+    columns = list(map(str, frame.columns))
+    widths = [max(map(len, [*_words(name), *map(str, frame.iloc[:, i])])) + 3 for i, name in enumerate(columns)]
+    parts: list[list[int]] = [[]]
+    for i in range(1, len(columns)):
+        if parts[-1] and widths[0] + sum(widths[k] for k in parts[-1]) + widths[i] > console.width:
+            parts.append([])
+        parts[-1].append(i)
+    for number, part in enumerate(parts, 1):
+        shown = f"{title} ({number} of {len(parts)})" if len(parts) > 1 else title
+        table = Table(title=shown, title_justify="left")
+        for i in (0, *part):
+            table.add_column(columns[i], justify="right" if i else "left", overflow="fold", min_width=widths[i] - 3)
+        for row in frame.itertuples(index=False):
+            table.add_row(*(str(row[i]) for i in (0, *part)))
+        console.print(table)
+
+
+def _words(heading: str) -> list[str]:
+    """Return the parts of a heading between which it may be folded."""
+    return heading.split() or [""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,7 @@ PLAN = "compare.yaml"
 COMPARISONS = Path("comparisons")
 RUNS, CELLS = "runs", "cells"
 TASKS = "tasks.parquet"
+MOST_NAMED = 2  # in the name of a folder
 FORMAT = 2  # of a cell's file
 
 
@@ -70,14 +72,14 @@ class ComparisonFolder(RecordedFolder):
         """Make the folder of a new comparison.
 
         Args:
-            name: of the folder, or a path; None takes the first environment's label with the next free number.
+            name: of the folder, or a path; None takes `default_name` with the next free number.
             plan: what is to be done.
             command: that repeats it.
 
         Raises:
             ConfigError: the folder exists, or cannot be made.
         """
-        folder = ComparisonFolder(ComparisonFolder.new_path(name, next(iter(plan.environments))), trust=True)
+        folder = ComparisonFolder(ComparisonFolder.new_path(name, default_name(plan)), trust=True)
         fingerprints = {place.label: place.fingerprint for place in places_of(plan)}
         content = {PLAN: plan.model_dump(mode="json", by_alias=True)}
         about = {"command": command, "environments": fingerprints, "functions": functions_of(plan)}
@@ -108,6 +110,17 @@ class ComparisonFolder(RecordedFolder):
                 f"{shlex.join(['offload-rllib', 'compare', str(self.path / PLAN)])}"
             )
         return plan
+
+
+def default_name(plan: ComparisonPlan) -> str:
+    """Return what a comparison's folder is called unless it is named: environments and policies, a few of each."""
+
+    def some(names: Iterable[str]) -> str:
+        names = list(names)
+        shown = names if len(names) <= MOST_NAMED + 1 else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED}_more"]
+        return "-".join(re.sub(r"[^\w.-]+", "_", name) for name in shown)
+
+    return f"{some(plan.environments)}-{some(Path(name).name for name in plan.policies)}"
 
 
 def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int | None = None) -> Comparison | None:
@@ -222,7 +235,8 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _keep(folder: Path, index: int, cell: Cell, played: Played) -> None:
+def keep(folder: Path, index: int, cell: Cell, played: Played) -> None:
+    """Write the results of a cell into a comparison's folder."""
     bins = np.flatnonzero(played.responses)
     content = _identity(cell) | {
         "figures": played.figures,
@@ -240,7 +254,12 @@ def _keep(folder: Path, index: int, cell: Cell, played: Played) -> None:
         partial.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _kept(folder: Path, index: int, cell: Cell) -> Played | None:
+def kept(folder: Path, index: int, cell: Cell) -> Played | None:
+    """Return the results of a cell that a comparison's folder holds; None if it was not played yet.
+
+    Raises:
+        ConfigError: they are of other weights, episodes, or another environment or policy.
+    """
     path = cell_file(folder, index)
     if not path.is_file():
         return None
@@ -275,7 +294,7 @@ def _play_batch(cells: list[Cell]) -> list[Played]:
 
 def _play(folder: ComparisonFolder, cells: list[Cell], console: Console, workers: int) -> list[Played]:
     (folder.path / CELLS).mkdir(exist_ok=True)
-    played = {index: kept for index, cell in enumerate(cells) if (kept := _kept(folder.path, index, cell)) is not None}
+    played = {i: done for i, cell in enumerate(cells) if (done := kept(folder.path, i, cell)) is not None}
     waiting = _batches(cells, (index for index in range(len(cells)) if index not in played))
     if waiting:
         with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
@@ -293,7 +312,7 @@ def _play(folder: ComparisonFolder, cells: list[Cell], console: Console, workers
                 (done,), _ = ray.wait(list(running), num_returns=1)
                 batch = running.pop(done)
                 for index, result in zip(batch, ray.get(done), strict=True):
-                    _keep(folder.path, index, cells[index], result)
+                    keep(folder.path, index, cells[index], result)
                     played[index] = result
                 progress.update(bar, completed=len(played))
         finally:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.config.arrivals import Replay
 from offload_rllib.config.base import NAMES_CODE, Count, Natural, Schema
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, presets, read_yaml
@@ -290,7 +291,13 @@ def _changed(label: str, config: EnvironmentConfig, changes: list[str]) -> Envir
     try:
         return load_environment(config, changes)
     except ConfigError as error:
-        raise ConfigError(f"--sweep: {label} with {', '.join(changes)}: {error}") from error
+        why = f"--sweep: {label} with {', '.join(changes)}: {error}"
+        if isinstance(config.workload.arrivals, Replay) and any("workload.load." in change for change in changes):
+            why += (
+                f" ({label} replays a recording, whose load is what it is: sweep how fast it is played instead, e.g. "
+                "--sweep workload.arrivals.speed=0.5,1,2)"
+            )
+        raise ConfigError(why) from error
 
 
 def trainings_of(plan: ComparisonPlan) -> list[Training]:

@@ -18,6 +18,7 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
 from offload_rllib.experiment.statistics import (
     Interval,
+    holm,
     interquartile_mean,
     interval,
     mean_over_seeds_and_episodes,
@@ -174,6 +175,22 @@ class Comparison:
         rows = self._rows
         return tuple(policy for policy in self.policies if (point, policy) in rows)
 
+    def only(self, policies: Sequence[str]) -> Comparison:
+        """Return the comparison of some of the policies; a trained one is named without ``(sampled)`` for both.
+
+        Raises:
+            ConfigError: there is no such policy.
+        """
+        for name in policies:
+            if name not in self.policies:
+                raise ConfigError(f"'{name}': no policy of this comparison.{nearest(name, self.policies)}")
+        wanted = [name for name in self.policies if name in policies or name.removesuffix(SAMPLED) in policies]
+        episodes, timings = (
+            table[table[POLICY].isin(wanted)].reset_index(drop=True) for table in (self.episodes, self.timings)
+        )
+        responses = {key: counts for key, counts in self.responses.items() if key[1] in wanted}
+        return replace(self, episodes=episodes, timings=timings, responses=responses)
+
     def _cells(self) -> Iterator[tuple[Point, str, dict[str, Any]]]:
         for point in self.points:
             about = dict(zip(self.keys, point, strict=True))
@@ -214,8 +231,9 @@ class Comparison:
         """Return differences from a policy, paired by episode, and probabilities of doing better than it.
 
         One row per point, policy and metric: the mean difference (policy minus reference) with its 95 % interval, the
-        same relative to the reference's mean, and the probability of improvement with its interval. Points where the
-        reference did not play are left out.
+        same relative to the reference's mean, and the probability of improvement with its interval; `p` is the p-value
+        of the difference alone, `p_adjusted` for all policies and metrics of the point. Points where the reference did
+        not play are left out.
 
         Args:
             reference: one of `policies`.
@@ -243,13 +261,17 @@ class Comparison:
                         "low": difference.low,
                         "high": difference.high,
                         "method": difference.method,
+                        "p": difference.p,
                         "relative": difference.mean / base if base > 0 else float("nan"),
                         "improvement": better.mean,
                         "improvement_low": better.low,
                         "improvement_high": better.high,
                     }
                 )
-        return pd.DataFrame(rows)
+        found = pd.DataFrame(rows)
+        if rows:
+            found["p_adjusted"] = found.groupby(self.keys, sort=False, dropna=False)["p"].transform(holm)
+        return found
 
     def profiles(
         self, reference: str, metric: str = SCORE, ratios: Sequence[float] = tuple(np.linspace(0.5, 2.0, 61))
@@ -276,7 +298,7 @@ class Comparison:
             if not relative:
                 continue
             seeds = min(map(len, relative))
-            values = np.concatenate([part[:seeds] for part in relative], axis=1)
+            values = np.stack([part[:seeds] for part in relative], axis=1)  # [M, points, N]
             below = 1 - performance_profile(values, ratios)
             high, low = (1 - profile_band(values, ratios)).clip(0, 1)  # sums of shares are 1 only up to rounding
             about = {POLICY: policy, "reference": reference, "metric": metric}

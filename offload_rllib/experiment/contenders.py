@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from offload_rllib.config import ConfigError
+from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
@@ -24,10 +24,30 @@ from offload_rllib.policies.saved import (
     SavedPolicy,
     load_description,
     load_saved_policy,
+    packed,
+    version_of,
 )
 from offload_rllib.scenario.build import check_rule
 from offload_rllib.scenario.functions import load_function
 from offload_rllib.simulator.heuristics import HEURISTICS
+
+# Keys of a policy that may differ between its training seeds: none of them changes what is learned.
+NOT_LEARNING = (
+    "description",
+    "training.seed",
+    "training.tracking",
+    "training.cpus_per_runner",
+    "training.checkpoint_every",
+    "training.checkpoint_every_s",
+    "training.keep_checkpoints",
+    "training.keep_best",
+    "training.sample_timeout_s",
+    "training.sample_attempts",
+)
+
+
+# Runs of one budget may end so far apart, as a share of it.
+STEPS_APART = 0.05
 
 
 class Contender(Protocol):
@@ -180,19 +200,23 @@ def trained_contenders(name: str, folders: Sequence[Path], labels: dict[str, str
 
     Args:
         name: of the policy.
-        folders: of runs, checkpoints or policies that differ by their training seed.
+        folders: of runs, checkpoints or policies that differ by their training seed, and by nothing else.
         labels: names of environments by fingerprint, for `Contender.trained_on`.
 
     Raises:
-        ConfigError: a folder holds no policy, or they were not trained alike.
+        ConfigError: a folder holds no policy, they were not trained alike, or two are the same.
     """
     policies = [trained_policy_folder(folder) for folder in folders]
     descriptions = [load_description(policy) for policy in policies]
-    for folder, description in zip(folders, descriptions, strict=True):
+    configs = [_config_of(folder) for folder in folders]
+    for folder, description, config in zip(folders, descriptions, configs, strict=True):
         _refuse_unlike(folders[0], descriptions[0], folder, description)
-    seeds = [_training_seed(folder) for folder in folders]
-    if len(set(seeds)) < len(seeds) or (None in seeds and len(seeds) > 1):
-        seeds = list(range(len(folders)))  # checkpoints alone do not know their seed
+        if configs[0] is not None and config is not None:
+            _refuse_other_settings(folders[0], configs[0], folder, config)
+    _refuse_copies(folders, policies)
+    known = [None if config is None else config.training.seed for config in configs]
+    _refuse_equal_seeds(folders, known)
+    seeds = list(range(len(folders))) if None in known and len(known) > 1 else known  # checkpoints do not know theirs
     contenders: list[Contender] = []
     for suffix, deterministic in (("", True), (SAMPLED, False)):
         for policy, description, seed in zip(policies, descriptions, seeds, strict=True):
@@ -201,8 +225,51 @@ def trained_contenders(name: str, folders: Sequence[Path], labels: dict[str, str
     return contenders
 
 
-def _training_seed(folder: Path) -> int | None:
-    return RunFolder.open(folder).policy_config.training.seed if (folder / RECORD).is_file() else None
+def _config_of(folder: Path) -> PolicyConfig | None:
+    """Return how a run was trained; None of a checkpoint or a policy alone."""
+    return RunFolder.open(folder).policy_config if (folder / RECORD).is_file() else None
+
+
+def _refuse_copies(folders: Sequence[Path], policies: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for folder, policy in zip(folders, policies, strict=True):
+        version = version_of(packed(policy))
+        if version in seen:
+            raise ConfigError(
+                f"{seen[version]} and {folder} hold the same policy: copies of one run are not several training seeds"
+            )
+        seen[version] = folder
+
+
+def _refuse_equal_seeds(folders: Sequence[Path], seeds: Sequence[int | None]) -> None:
+    seen: dict[int, Path] = {}
+    for folder, seed in zip(folders, seeds, strict=True):
+        if seed is None:
+            continue
+        if seed in seen:
+            raise ConfigError(
+                f"{seen[seed]} and {folder} were both trained with training.seed {seed}: give runs of different seeds"
+            )
+        seen[seed] = folder
+
+
+def _refuse_other_settings(first: Path, one: PolicyConfig, folder: Path, other: PolicyConfig) -> None:
+    """Refuse runs whose settings differ by more than the seed, and by what only says where and how often."""
+    mine, theirs = (dict(_leaves(config.model_dump(mode="json", by_alias=True))) for config in (one, other))
+    for key in sorted(mine.keys() | theirs.keys()):
+        if key not in NOT_LEARNING and mine.get(key) != theirs.get(key):
+            raise ConfigError(
+                f"{first} and {folder} are not one policy with different training seeds: {key} is {mine.get(key)} and "
+                f"{theirs.get(key)}"
+            )
+
+
+def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(content, dict):
+        yield path, content
+        return
+    for key, value in content.items():
+        yield from _leaves(value, f"{path}.{key}" if path else key)
 
 
 def _refuse_unlike(first: Path, one: PolicyDescription, folder: Path, other: PolicyDescription) -> None:
@@ -211,8 +278,13 @@ def _refuse_unlike(first: Path, one: PolicyDescription, folder: Path, other: Pol
         ("algorithm", one.algorithm, other.algorithm),
         ("sharing", one.sharing, other.sharing),
         ("network", one.network, other.network),
+        ("environment steps", one.env_steps, other.env_steps),
     ):
-        if mine != theirs:
+        # Training ends with an iteration, and iterations of asynchronous learners are not all of one length.
+        near = (
+            isinstance(mine, int) and isinstance(theirs, int) and abs(mine - theirs) <= STEPS_APART * max(mine, theirs)
+        )
+        if mine != theirs and not near:
             raise ConfigError(
                 f"{first} and {folder} are not one policy with different training seeds: {what} {mine} and {theirs}"
             )

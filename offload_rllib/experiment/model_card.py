@@ -12,7 +12,9 @@ from typing import Any
 
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.names import as_markdown, plain_name
+from offload_rllib.experiment.interval_text import with_half_width
 from offload_rllib.experiment.run_folder import RECORD, RunFolder
+from offload_rllib.experiment.statistics import Interval
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, load_description
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -126,7 +128,8 @@ def _results(path: Path) -> Iterator[str]:
         rows = list(csv.DictReader(file))
     figures = {(row["policy"], row["metric"]): row for row in rows}
     yield (
-        f"Mean ± half of the 95 % interval over {rows[0]['episodes']} held-out episodes (seed {rows[0]['seed']}), the "
+        f"Mean ± the larger half of the 95 % interval over {rows[0]['episodes']} held-out episodes "
+        f"(seed {rows[0]['seed']}), the "
         "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or age."
     )
     yield ""
@@ -139,6 +142,6 @@ def _results(path: Path) -> Iterator[str]:
         cells = []
         for metric, _, factor in COLUMNS:
             row = figures[policy, metric]
-            half = (float(row["high"]) - float(row["low"])) / 2
-            cells.append(f"{float(row['mean']) * factor:.2f} ± {half * factor:.2f}")
+            mean, low, high = (float(row[end] or "nan") for end in ("mean", "low", "high"))
+            cells.append(with_half_width(Interval(mean, low, high), factor))
         yield f"| {as_markdown(policy)} | " + " | ".join(cells) + " |"

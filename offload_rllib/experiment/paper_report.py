@@ -14,6 +14,7 @@ from rich.markdown import Markdown
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import SAMPLED
+from offload_rllib.experiment.interval_text import with_half_width
 from offload_rllib.experiment.paper import (
     AUTHORS_S,
     BOUND,
@@ -30,7 +31,7 @@ from offload_rllib.experiment.paper import (
 from offload_rllib.experiment.paper_figures import PANELS, Figures, paper_reduction, pooled
 from offload_rllib.experiment.paper_plots import Line, draw_panels
 from offload_rllib.experiment.paper_run import TIMES, load
-from offload_rllib.experiment.statistics import Interval, interval, paired_difference
+from offload_rllib.experiment.statistics import Interval, certain, interval, paired_difference
 from offload_rllib.simulator.types import Array
 
 X_LABEL = {
@@ -115,25 +116,24 @@ def learners_of(results: Results) -> tuple[str, ...]:
     return PAPER_LEARNERS if results.budget.as_published else (*PAPER_LEARNERS, OURS)
 
 
-def verdict(results: Results, setting: str, learner: str, key: str) -> str:
-    """Return how a learner compares with the paper's three baselines on the same held-out episodes.
+def verdicts(
+    results: Results, settings: Sequence[str], learners: Sequence[str], key: str
+) -> dict[tuple[str, str], str]:
+    """Return how learners compare with the paper's three baselines on the same held-out episodes, by setting.
 
-    ``lower``: the 95 % interval of the difference, over training seeds and episodes, is below 0 for all three
-    baselines; ``higher``: above 0 for one of them; ``same or undecided`` otherwise.
+    ``lower``: certainly lower than each of the three; ``higher``: certainly higher than one of them; ``same or
+    undecided`` otherwise. Certain is what `statistics.certain` says of all comparisons here together.
     """
-    differences = [results.difference(setting, learner, rule, key) for rule in PAPER_RULES]
-    if any(difference.low > 0 for difference in differences):
-        return "higher"
-    if all(difference.high < 0 for difference in differences):
-        return "lower"
-    return "same or undecided"
-
-
-def _shown(value: Interval, factor: float = 1.0) -> str:
-    mean = factor * value.mean
-    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 10 else 2
-    half = factor * (value.high - value.low) / 2
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half > 0 else "")
+    pairs = [(setting, learner) for setting in settings for learner in learners]
+    differences = [results.difference(*pair, rule, key) for pair in pairs for rule in PAPER_RULES]
+    signs = [
+        np.sign(difference.mean) if sure else 0.0
+        for difference, sure in zip(differences, certain(differences), strict=True)
+    ]
+    found = {}
+    for pair, of_rules in zip(pairs, np.reshape(signs, (len(pairs), -1)), strict=True):
+        found[pair] = "higher" if (of_rules > 0).any() else "lower" if (of_rules < 0).all() else "same or undecided"
+    return found
 
 
 def _table(
@@ -153,7 +153,7 @@ def _table(
     for policy in policies:
         cells = [get(setting.name, policy, key) for setting in settings.values()]
         if any(len(cell) for cell in cells):
-            shown = [_shown(interval(cell), factor) if len(cell) else "" for cell in cells]
+            shown = [with_half_width(interval(cell), factor) if len(cell) else "" for cell in cells]
             yield f"| {policy} | " + " | ".join(shown) + " |"
     yield ""
 
@@ -166,8 +166,9 @@ def _lines(results: Results) -> Iterator[str]:
         f"{budget.seeds} training seed(s) of {budget.training_episodes} episodes for each policy of A and B, of "
         f"{budget.long_training_episodes} for C and D and {budget.tiers_training_episodes} for E; "
         f"{budget.episodes} held-out episodes; replay ratio {budget.replay_ratio:g}; "
-        f"{sum(results.training_s.values()) / 60:.0f} CPU minutes of training. ±: half of the 95 % interval of the "
-        "mean over training seeds (Student's t); rules have none, for they are not trained, and play the same episodes."
+        f"{sum(results.training_s.values()) / 60:.0f} CPU minutes of training. ±: the larger half of the 95 % "
+        "interval of the mean over training seeds (Student's t); rules have none, for they are not trained, and play "
+        "the same episodes."
     )
     yield ""
     yield from _claims(results)
@@ -226,16 +227,17 @@ def _claims(results: Results) -> Iterator[str]:
     yield "## What holds"
     yield ""
     yield (
-        f"In how many of the {len(settings)} settings of A and B (95 % intervals of paired differences, over training "
-        "seeds and episodes):"
+        f"In how many of the {len(settings)} settings of A and B (paired differences, over training seeds and "
+        "episodes, certain at 95 %, adjusted for all comparisons of a row by Holm's method):"
     )
     yield ""
     yield "| claim | " + " | ".join(learners_of(results)) + " |"
     yield "|---" + "|---" * len(learners_of(results)) + "|"
     for claim, key in (*CLAIMS, SCORE_CLAIM):
         cells = []
+        by_pair = verdicts(results, list(settings), learners_of(results), key)
         for learner in learners_of(results):
-            found = [verdict(results, name, learner, key) for name in settings]
+            found = [by_pair[name, learner] for name in settings]
             good = [v != "higher" for v in found] if claim.startswith("no more") else [v == "lower" for v in found]
             cells.append(f"{sum(good)} hold, {found.count('higher')} the opposite")
         yield f"| {claim} | " + " | ".join(cells) + " |"
@@ -245,17 +247,22 @@ def _claims(results: Results) -> Iterator[str]:
 
 def _constant_rule(results: Results, settings: list[str]) -> Iterator[str]:
     """Yield the row that holds learners against the rule that sends everything to the server."""
-    cells = []
-    for learner in learners_of(results):
-        same = better = 0
-        for name in settings:
-            learned = results.values(name, learner, "score_mean_s")
-            server = results.values(name, "always_server", "score_mean_s")[0]
-            if np.allclose(learned, server, rtol=1e-9):
-                same += 1
-                continue
-            better += results.difference(name, learner, "always_server", "score_mean_s").high < 0
-        cells.append(f"{better} better, {same} the same to nine digits")
+    learners, key = learners_of(results), "score_mean_s"
+    pairs = [(name, learner) for name in settings for learner in learners]
+    server = {name: results.values(name, "always_server", key)[0] for name in settings}
+    same = {pair for pair in pairs if np.allclose(results.values(*pair, key), server[pair[0]], rtol=1e-9)}
+    others = [pair for pair in pairs if pair not in same]
+    differences = [results.difference(*pair, "always_server", key) for pair in others]
+    better = {
+        pair
+        for pair, difference, sure in zip(others, differences, certain(differences), strict=True)
+        if sure and difference.mean < 0
+    }
+    cells = [
+        f"{sum(pair[1] == learner for pair in better)} better, "
+        f"{sum(pair[1] == learner for pair in same)} the same to nine digits"
+        for learner in learners
+    ]
     yield "| score lower than that of `always_server` | " + " | ".join(cells) + " |"
 
 

@@ -12,8 +12,10 @@ from rich.table import Table
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.experiment.evaluation_events import write_events
-from offload_rllib.experiment.statistics import Interval
+from offload_rllib.experiment.interval_text import difference_text, number, with_half_width
+from offload_rllib.experiment.statistics import certain
 
+UNSURE = "[ ]: 95 % interval; ( ): no certain difference, adjusted for the number in the table"
 COMPARED = ("score_mean_s", "dropped_share")
 SHOWN = (
     ("score_mean_s", "score, s", 1.0),
@@ -25,20 +27,10 @@ SHOWN = (
 )
 
 
-def _with_half_width(value: Interval, factor: float) -> str:
-    half = max(value.high - value.mean, value.mean - value.low)
-    return f"{value.mean * factor:.1f} ± {half * factor:.1f}"
-
-
-def _range(value: Interval, factor: float) -> str:
-    text = f"{value.mean * factor:+.1f} [{value.low * factor:+.1f}, {value.high * factor:+.1f}]"
-    return text if value.excludes_zero else f"({text})"
-
-
 def tables(evaluation: Comparison, reference: str) -> list[Table]:
     """Return a table of means with 95 % intervals, and one of paired differences from a reference policy.
 
-    Both fit a terminal of 80 columns. A difference in parentheses is one whose interval includes 0.
+    Both fit a terminal of 80 columns. A difference in parentheses is not certain, adjusted for all of the table.
     """
     episodes = evaluation.episode_count
     means = Table(
@@ -47,28 +39,30 @@ def tables(evaluation: Comparison, reference: str) -> list[Table]:
         "done: response of finished tasks; sent: tasks that left their node; full: time nodes are full\n"
         "±: 95 % interval of the mean",
     )
-    paired = Table(title=f"policy minus {reference}, paired by episode", caption="[ ]: 95 % interval; ( ): includes 0")
+    paired = Table(title=f"policy minus {reference}, paired by episode", caption=UNSURE)
     means.add_column("policy", overflow="fold")
     paired.add_column("policy", overflow="fold")
     for _, title, _ in SHOWN:
-        means.add_column(title, justify="right", no_wrap=True)
+        means.add_column(title, justify="right")
     for title in ("score, s", "dropped, % points"):
-        paired.add_column(title, justify="right", no_wrap=True)
-    for policy in sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, "score_mean_s").mean()):
-        style = "bold" if policy == reference else ""
-        cells = []
-        for metric, _, factor in SHOWN:
-            value = evaluation.mean(policy, metric)
-            cells.append(_with_half_width(value, factor) if metric in COMPARED else f"{value.mean * factor:.1f}")
-        means.add_row(policy, *cells, style=style)
+        paired.add_column(title, justify="right")
+    order = sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, "score_mean_s").mean())
+    cells = [(policy, metric) for policy in order if policy != reference for metric in COMPARED]
+    differences = [evaluation.difference(policy, reference, metric) for policy, metric in cells]
+    factors = {metric: factor for metric, _, factor in SHOWN}
+    texts = {
+        cell: difference_text(difference, factors[cell[1]], sure=sure)
+        for cell, difference, sure in zip(cells, differences, certain(differences), strict=True)
+    }
+    for policy in order:
+        values = [(evaluation.mean(policy, metric), metric, factor) for metric, _, factor in SHOWN]
+        means.add_row(
+            policy,
+            *(with_half_width(v, f) if metric in COMPARED else number(v.mean * f) for v, metric, f in values),
+            style="bold" if policy == reference else "",
+        )
         if policy != reference:
-            paired.add_row(
-                policy,
-                *(
-                    _range(evaluation.difference(policy, reference, metric), factor)
-                    for metric, factor in zip(COMPARED, (1.0, 100.0), strict=True)
-                ),
-            )
+            paired.add_row(policy, *(texts[policy, metric] for metric in COMPARED))
     return [means, paired] if len(evaluation.policies) > 1 else [means]
 
 
@@ -102,7 +96,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
             axis.annotate(
-                f"{value.mean * factor:.1f}",
+                number(value.mean * factor),
                 (value.mean * factor, row),
                 xytext=(0, 6),
                 textcoords="offset points",

@@ -19,10 +19,11 @@ from offload_rllib.experiment.compare_plan import ComparisonPlan, check_plan, re
 from offload_rllib.experiment.compare_report import FIGURES, finish_comparison
 from offload_rllib.experiment.comparison import SAMPLED, Comparison, load_comparison
 from offload_rllib.experiment.figures import write_figure
+from offload_rllib.experiment.interval_text import difference_text, number
 from offload_rllib.experiment.metrics import SCORE, metric_of
 from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.statistics import Interval
-from offload_rllib.experiment.tables import difference_text, differences_table, means_table, number, transfer_table
+from offload_rllib.experiment.statistics import Interval, certain
+from offload_rllib.experiment.tables import differences_table, means_table, transfer_table
 from offload_rllib.experiment.training_curves import of_training
 from offload_rllib.scenario.build import fitting_rules
 
@@ -46,6 +47,7 @@ class Study:
         overrides: of the environment.
         changes: of the policies.
         own_changes: of single ones, by preset.
+        tuned: rules with a parameter that was found by `offload-rllib tune-rule`, beside those with their defaults.
         reference: whom the others are compared with.
         figure: the metric that is drawn.
         judged: the metrics by which learned policies are held against every rule.
@@ -65,6 +67,7 @@ class Study:
     overrides: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     own_changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tuned: tuple[str, ...] = ()
     reference: str = "shortest_finish"
     figure: str = SCORE
     judged: tuple[str, ...] = (SCORE,)
@@ -95,7 +98,7 @@ class Study:
         return ComparisonPlan(
             environments=environments,
             training_environments=environments if self.elsewhere else {},
-            policies=(*trained, *fitting_rules(environment)),
+            policies=(*trained, *fitting_rules(environment), *self.tuned),
             trained=trained,
             training_seeds=self.seeds,
             episodes=self.episodes,
@@ -211,47 +214,56 @@ def _tables(study: Study, comparison: Comparison, plan: ComparisonPlan) -> list[
         (point,) = comparison.points
         learned = [name for name in comparison.policies if name.removesuffix(SAMPLED) in plan.trained]
         return [
-            *(_verdicts(comparison, metric, learned) for metric in study.judged),
+            *(verdicts(comparison, metric, learned) for metric in study.judged),
             means_table(comparison, point, METRICS),
             differences_table(comparison, point, reference, METRICS[:4], learned),
         ]
-    rows = []
-    for lost in transfer_table(comparison).to_dict("records"):
-        if lost["trained_on"] == study.environment and lost["environment"] != study.environment:
-            difference = Interval(lost["difference"], lost["low"], lost["high"])
-            rows.append(
-                {
-                    "policy": lost["policy"],
-                    "plays in": lost["environment"],
-                    f"trained in {study.environment}": number(lost["mean"]),
-                    "trained there": number(lost["there"]),
-                    "lost by the transfer": difference_text(difference, 1.0),
-                    reference: number(comparison.mean(reference, SCORE, (lost["environment"],)).mean),
-                }
-            )
+    lost = [
+        row
+        for row in transfer_table(comparison).to_dict("records")
+        if row["trained_on"] == study.environment and row["environment"] != study.environment
+    ]
+    differences = [Interval(row["difference"], row["low"], row["high"], p=row["p"]) for row in lost]
+    rows = [
+        {
+            "policy": row["policy"],
+            "plays in": row["environment"],
+            f"trained in {study.environment}": number(row["mean"]),
+            "trained there": number(row["there"]),
+            "lost by the transfer": difference_text(difference, sure=sure),
+            reference: number(comparison.mean(reference, SCORE, (row["environment"],)).mean),
+        }
+        for row, difference, sure in zip(lost, differences, certain(differences), strict=True)
+    ]
     return [pd.DataFrame(rows)]
 
 
-def _verdicts(comparison: Comparison, metric: str, learned: Sequence[str]) -> pd.DataFrame:
-    """Return which rules each learned policy beats, and which not, where the interval of the difference excludes 0."""
+def verdicts(comparison: Comparison, metric: str, learned: Sequence[str]) -> pd.DataFrame:
+    """Return which rules each learned policy certainly beats, and which not, adjusted for all pairs of the table."""
     (point,) = comparison.points
     rules = [name for name in comparison.played(point) if name not in learned]
     label = metric_of(metric).label
-    rows = []
-    for policy in learned:
-        differences = {rule: comparison.difference(policy, rule, metric, point) for rule in rules}
-        lower = [rule for rule, difference in differences.items() if difference.high < 0]
-        higher = [rule for rule, difference in differences.items() if difference.low > 0]
-        equal = [rule for rule in rules if rule not in (*lower, *higher)]
-        rows.append(
+    pairs = [(policy, rule) for policy in learned for rule in rules]
+    found = [comparison.difference(policy, rule, metric, point) for policy, rule in pairs]
+    sign = {
+        pair: (1 if difference.mean > 0 else -1) if sure else 0
+        for pair, difference, sure in zip(pairs, found, certain(found), strict=True)
+    }
+    return pd.DataFrame(
+        [
             {
                 f"{label} of": policy,
-                f"certainly lower than, of {len(rules)} rules": _most(lower, rules),
-                "no certain difference from": ", ".join(equal),
-                "certainly higher than": ", ".join(higher),
+                f"certainly lower than, of {len(rules)} rules": _most(_with(sign, policy, rules, -1), rules),
+                "no certain difference from": ", ".join(_with(sign, policy, rules, 0)),
+                "certainly higher than": ", ".join(_with(sign, policy, rules, 1)),
             }
-        )
-    return pd.DataFrame(rows)
+            for policy in learned
+        ]
+    )
+
+
+def _with(sign: Mapping[tuple[str, str], int], policy: str, rules: Sequence[str], wanted: int) -> list[str]:
+    return [rule for rule in rules if sign[policy, rule] == wanted]
 
 
 def _most(chosen: Sequence[str], rules: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Statistics of episodes: intervals for means and paired differences, IQM, probability of improvement, profiles.
+"""Statistics of episodes: intervals for means and paired differences, verdicts, IQM, improvement, profiles.
 
 Everywhere `values` is [M, N]: M training seeds of a policy (1 for what is not trained), N held-out episodes, the same
 episodes in the same places for all policies. Training seeds of one policy have nothing to do with those of another;
@@ -8,11 +8,12 @@ episodes are shared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 # From so many episodes on the studentized bootstrap is closer to its stated coverage than Student's interval: with 20
@@ -22,6 +23,7 @@ BOOTSTRAP_FROM = 20
 RESAMPLES = 4000
 ROUNDING = 1e-12
 TRIMMED = 0.25
+SMALLEST_P = 1e-20
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,45 @@ class Interval:
     """Upper end."""
     method: str = ""
     """How the ends were found: ``t``, ``crossed t``, ``bootstrap``, ``wilson``; empty without an interval."""
+    p: float = float("nan")
+    """Two-sided p-value of a mean of 0; NaN where there is nothing to test: no interval, or all values are 0."""
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def half(self) -> float:
+        """What stands behind ±: the distance from the estimate to the farther end of the interval."""
+        return max(self.high - self.mean, self.mean - self.low)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values adjusted for their number [n] (S. Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    The probability that any true hypothesis has an adjusted p-value below a level is at most that level, however the
+    tests depend on each other. NaN stays NaN, and does not count as a test.
+    """
+    values = np.asarray(p_values, np.float64)
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]
+    remaining = np.arange(len(order), 0, -1)
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.maximum.accumulate(values[order] * remaining).clip(max=1)
+    return adjusted
+
+
+def certain(differences: Sequence[Interval]) -> list[bool]:
+    """Return which differences of a table differ from 0 with certainty, adjusted for the number in the table.
+
+    Of equal policies any is certain in at most 5 % of tables (`holm`). A difference that is certain has an interval
+    that excludes 0; the reverse does not hold.
+    """
+    adjusted = holm([difference.p for difference in differences])
+    return [
+        bool(p <= 1 - CONFIDENCE) and difference.excludes_zero
+        for p, difference in zip(adjusted, differences, strict=True)
+    ]
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -58,14 +94,23 @@ def interval(values: np.ndarray) -> Interval:
         return Interval(mean, float("nan"), float("nan"))
     mean = float(values.mean())
     if _equal(values):
-        return Interval(mean, mean, mean, "t")
+        return _without_spread(mean, "t")
     error = float(stats.sem(values))
+    tail = float(stats.t.sf(abs(mean) / error, count - 1))
     if count < BOOTSTRAP_FROM or _mostly_equal(values):
         half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-        return Interval(mean, mean - half, mean + half, "t")
+        return Interval(mean, mean - half, mean + half, "t", 2 * tail)
     ratios = _studentized(values, mean)
     low, high = np.quantile(ratios, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Interval(mean, mean - float(high) * error, mean - float(low) * error, "bootstrap")
+    beyond = float(np.mean(ratios >= mean / error if mean > 0 else ratios <= mean / error))
+    # Where no resample lies as far out, only Student's distribution tells how far that is.
+    p = min(2 * (beyond or min(tail, 1 / RESAMPLES)), 1.0)
+    return Interval(mean, mean - float(high) * error, mean - float(low) * error, "bootstrap", p)
+
+
+def _without_spread(mean: float, method: str) -> Interval:
+    """Return the interval of equal values."""
+    return Interval(mean, mean, mean, method, float("nan") if mean == 0 else 0.0)
 
 
 def _equal(values: np.ndarray) -> bool:
@@ -105,9 +150,11 @@ def mean_over_seeds_and_episodes(values: np.ndarray, reference: np.ndarray | Non
 
     Training seeds and episodes are crossed random factors: the variance of the mean is S^2(seeds) / M +
     S^2(episodes) / N - MS(residual) / (M N), with the variances of the row and column means, as in an analysis of
-    variance with two factors without replication. A reference with training seeds of its own adds their part. The
-    quantile is Student's with Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946). Where only episodes
-    vary it is `interval`. Episodes that are not finite in every seed are left out.
+    variance with two factors without replication. A reference with training seeds of its own adds their part. Each
+    part counts with the square of its own quantile of Student's t (K. S. Banerjee, Sankhya 22, 1960). One common
+    number of degrees of freedom (Satterthwaite) covers too little with two seeds: there the part of the seeds, if it
+    happens to be small, gets the quantile of the many episodes. Where only episodes vary it is `interval`. Episodes
+    that are not finite in every seed are left out.
     """
     known = np.isfinite(values).all(axis=0)
     if reference is not None:
@@ -119,42 +166,55 @@ def mean_over_seeds_and_episodes(values: np.ndarray, reference: np.ndarray | Non
         means = values.mean(axis=0)
         return interval(means if reference is None else means - reference.mean(axis=0))
     mean = float(values.mean() - (0.0 if reference is None else reference.mean()))
-    variance, freedom = _crossed_variance(values, reference)
-    if variance <= (ROUNDING * float(np.abs(values).max())) ** 2:
-        return Interval(mean, mean, mean, "crossed t")
-    half = math.sqrt(variance) * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    return Interval(mean, mean - half, mean + half, "crossed t")
+    parts = _parts(values, reference)
+    if sum(part.variance for part in parts) <= (ROUNDING * float(np.abs(values).max())) ** 2:
+        return _without_spread(mean, "crossed t")
+    half = _half_width(parts, 1 - CONFIDENCE)
+    return Interval(mean, mean - half, mean + half, "crossed t", _p_value(parts, mean))
 
 
-def _crossed_variance(values: np.ndarray, reference: np.ndarray | None) -> tuple[float, float]:
-    """Return the variance of the mean (difference), and its degrees of freedom."""
+@dataclass(frozen=True)
+class _Part:
+    """A part of the variance of a mean."""
+
+    variance: float
+    freedom: int
+    """Degrees of freedom of its estimate."""
+    doubled: bool = False
+    """Whether it is in two of the others, and is to be taken off once."""
+
+
+def _parts(values: np.ndarray, reference: np.ndarray | None) -> list[_Part]:
+    """Return the parts of the variance of the mean, or of the mean difference."""
     columns = values.mean(axis=0) - (0.0 if reference is None else reference.mean(axis=0))
-    parts = [_part(columns)]
-    doubled = []
+    parts = [_of_means(columns)]
     for part in (values, reference):
         if part is None or len(part) < 2:
             continue
         rows = part.mean(axis=1)
-        parts.append(_part(rows))
         residual = part - rows[:, None] - part.mean(axis=0) + part.mean()
         freedom = (part.shape[0] - 1) * (part.shape[1] - 1)
-        # The residual is in the variance of the rows and in that of the columns: once is enough.
-        doubled.append((float((residual**2).sum()) / freedom / part.size, freedom))
-    return _combined(parts, doubled)
+        parts += [_of_means(rows), _Part(float((residual**2).sum()) / freedom / part.size, freedom, doubled=True)]
+    return parts
 
 
-def _part(means: np.ndarray) -> tuple[float, int]:
-    """Return the variance of the mean of independent means [n], and its degrees of freedom."""
-    return float(means.var(ddof=1)) / len(means), len(means) - 1
+def _of_means(means: np.ndarray) -> _Part:
+    return _Part(float(means.var(ddof=1)) / len(means), len(means) - 1)
 
 
-def _combined(parts: list[tuple[float, int]], doubled: list[tuple[float, int]]) -> tuple[float, float]:
-    """Return the sum of variances less what is in it twice, at least the largest one, and its degrees of freedom."""
-    largest, of_largest = max(parts)
-    variance = sum(part for part, _ in parts) - sum(part for part, _ in doubled)
-    if variance <= largest:
-        return largest, of_largest
-    return variance, variance**2 / sum(part**2 / freedom for part, freedom in [*parts, *doubled])
+def _half_width(parts: Sequence[_Part], p: float) -> float:
+    """Return half of the interval that misses with probability `p`: at least that of its widest part alone."""
+    squares = [part.variance * float(special.stdtrit(part.freedom, p / 2)) ** 2 for part in parts]
+    added = [square for square, part in zip(squares, parts, strict=True) if not part.doubled]
+    return math.sqrt(max(2 * sum(added) - sum(squares), *added))
+
+
+def _p_value(parts: Sequence[_Part], mean: float) -> float:
+    """Return the p-value at which an interval around `mean` just reaches 0."""
+    if _half_width(parts, SMALLEST_P) < abs(mean):
+        return SMALLEST_P
+    found: Any = optimize.brentq(lambda x: _half_width(parts, math.exp(x)) - abs(mean), math.log(SMALLEST_P), 0.0)
+    return math.exp(found)
 
 
 def interquartile_mean(values: np.ndarray) -> Interval:
@@ -204,8 +264,7 @@ def probability_of_improvement(values: np.ndarray, reference: np.ndarray, *, low
     """Return how probable it is that a policy does better than a reference on an episode, with its 95 % interval.
 
     Over all episodes and all pairs of training seeds, ties counting one half: the mean over episodes of the
-    Mann-Whitney statistic, as rliable has it with episodes for tasks. The interval is Wilson's (JASA 22, 1927) with as
-    many observations as would give the variance over seeds and episodes.
+    Mann-Whitney statistic, as rliable has it with episodes for tasks.
 
     Args:
         values: [M, N].
@@ -219,52 +278,65 @@ def probability_of_improvement(values: np.ndarray, reference: np.ndarray, *, low
         return Interval(float("nan"), float("nan"), float("nan"))
     gain = reference[None] - values[:, None] if lower_is_better else values[:, None] - reference[None]
     better = (gain > 0) + 0.5 * (gain == 0)  # [M, M', N]
-    share = float(better.mean())
-    axes = [axis for axis in range(3) if better.shape[axis] > 1]
-    if 2 not in axes:
+    return _share_interval(better, math.inf)
+
+
+def _share_interval(shares: np.ndarray, most: float) -> Interval:
+    """Return the mean of shares [..., N], over crossed factors of which the last one is episodes, with its interval.
+
+    Wilson's interval (JASA 22, 1927) with as many observations as would give the variance over all factors, at `most`
+    so many.
+    """
+    share = float(shares.mean())
+    axes = [axis for axis in range(shares.ndim) if shares.shape[axis] > 1]
+    if shares.ndim - 1 not in axes:
         return Interval(share, float("nan"), float("nan"))
-    means = [better.mean(axis=tuple({0, 1, 2} - {axis})) for axis in axes]
-    residual = better + (len(axes) - 1) * share
-    for axis, mean in zip(axes, means, strict=True):
-        residual = residual - np.expand_dims(mean, tuple({0, 1, 2} - {axis}))
-    freedom = better.size - 1 - sum(len(mean) - 1 for mean in means)
-    noise = float((residual**2).sum()) / freedom / better.size if freedom else 0.0
-    variance, freedom = _combined([_part(mean) for mean in means], [(noise, max(freedom, 1))] * (len(axes) - 1))
-    spread = share * (1 - share)
-    # All episodes won (or lost) leave no variance: as many observations as the scarcest factor has.
-    count = spread / variance if min(variance, spread) > 0 else min(map(len, means)) - 1
-    low, high = _wilson(share, count, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)))
+    others = {axis: tuple(set(range(shares.ndim)) - {axis}) for axis in axes}
+    means = {axis: shares.mean(axis=others[axis]) for axis in axes}
+    residual = shares + (len(axes) - 1) * share
+    for axis, mean in means.items():
+        residual = residual - np.expand_dims(mean, others[axis])
+    freedom = shares.size - 1 - sum(len(mean) - 1 for mean in means.values())
+    noise = float((residual**2).sum()) / freedom / shares.size if freedom else 0.0
+    parts = [_of_means(mean) for mean in means.values()]
+    parts += [_Part(noise, max(freedom, 1), doubled=True)] * (len(axes) - 1)
+    spread, half = share * (1 - share), _half_width(parts, 1 - CONFIDENCE)
+    if min(spread, half) > 0:
+        quantile = float(stats.t.isf((1 - CONFIDENCE) / 2, shares.shape[-1] - 1))
+        over = max(half**2 / spread, quantile**2 / most)
+    else:  # all won (or lost) leaves no variance: as many observations as the scarcest factor has
+        over = float(stats.t.isf((1 - CONFIDENCE) / 2, parts[-1].freedom)) ** 2 / (min(map(len, means.values())) - 1)
+    low, high = _wilson(share, over)
     return Interval(share, low, high, "wilson")
 
 
-def _wilson(share: float, count: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's interval for a share among `count` observations."""
-    z2 = quantile**2 / count
-    middle = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
+def _wilson(share: float, over: float) -> tuple[float, float]:
+    """Return Wilson's interval for a share; `over` is the squared quantile over the number of observations."""
+    middle = (share + over / 2) / (1 + over)
+    half = math.sqrt(over * (share * (1 - share) + over / 4)) / (1 + over)
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def performance_profile(values: np.ndarray, thresholds: Iterable[float]) -> np.ndarray:
-    """Return the share of values [M, N], over seeds and episodes, that lie above each threshold [T].
+    """Return the share of values [M, N] or [M, P, N], over seeds, points and episodes, above each threshold [T].
 
     The score distribution of Agarwal et al. (NeurIPS 2021, 4.1); values that are not finite count as not above.
     """
-    above = values[..., None] > np.asarray(list(thresholds), np.float64)
-    return above.mean(axis=tuple(range(values.ndim)))
+    return _above(values, thresholds).mean(axis=tuple(range(values.ndim)))
 
 
-def profile_band(values: np.ndarray, thresholds: Iterable[float], *, resamples: int = 1000) -> np.ndarray:
-    """Return the pointwise 95 % band [2, T] of a performance profile of values [M, N].
+def _above(values: np.ndarray, thresholds: Iterable[float]) -> np.ndarray:
+    return values[..., None] > np.asarray(list(thresholds), np.float64)
 
-    Seeds and episodes are drawn anew independently of each other (the pigeonhole bootstrap of A. B. Owen, Annals of
-    Applied Statistics 1, 2007), with a fixed seed.
+
+def profile_band(values: np.ndarray, thresholds: Iterable[float]) -> np.ndarray:
+    """Return the pointwise 95 % band [2, T] of a performance profile of values [M, N] or [M, P, N].
+
+    The same N episodes at P points of a sweep are N observations, not P x N: what is hard at one load is hard at the
+    next. So shares are first averaged over the points, and then seeds and episodes are crossed factors; a share near 0
+    or 1, whose variance a few episodes do not show, never counts as more than N observations.
     """
-    above = (values[..., None] > np.asarray(list(thresholds), np.float64)).astype(np.float64)
-    seeds, episodes = values.shape
-    rng = np.random.default_rng(0)
-    # How often each seed and each episode is drawn.
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
-    of_episodes = rng.multinomial(episodes, np.full(episodes, 1 / episodes), resamples) / episodes
-    shares = np.einsum("bm,bn,mnt->bt", of_seeds, of_episodes, above, optimize=True)
-    return np.quantile(shares, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
+    above = _above(values, thresholds).astype(np.float64)
+    shares = above if above.ndim == 3 else above.mean(axis=1)
+    found = [_share_interval(shares[..., t], values.shape[-1]) for t in range(shares.shape[-1])]
+    return np.array([[one.low for one in found], [one.high for one in found]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,29 +11,13 @@ from tabulate import tabulate
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import POLICY, TRAINED_ON, Comparison, Point
+from offload_rllib.experiment.interval_text import difference_text, number, with_half_width
+from offload_rllib.experiment.latex import latex_table
 from offload_rllib.experiment.metrics import SCORE, chosen, metric_of
-from offload_rllib.experiment.statistics import Interval, interquartile_mean, probability_of_improvement
+from offload_rllib.experiment.statistics import certain, interquartile_mean, probability_of_improvement
 
-
-def number(value: float) -> str:
-    """Return a number with three or four digits, empty for one that is not known."""
-    if not math.isfinite(value):
-        return ""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def with_half_width(value: Interval, factor: float) -> str:
-    """Return a mean and the larger half of its interval; the mean alone where there is no interval."""
-    half = max(value.high - value.mean, value.mean - value.low) * factor
-    mean = number(value.mean * factor)
-    return f"{mean} ± {number(half)}" if math.isfinite(half) and half > 0 else mean
-
-
-def difference_text(value: Interval, factor: float) -> str:
-    """Return a difference with its interval, in parentheses if that includes 0."""
-    ends = f"[{number(value.low * factor)}, {number(value.high * factor)}]"
-    text = f"{'+' if value.mean > 0 else ''}{number(value.mean * factor)} {ends}"
-    return text if value.excludes_zero else f"({text})"
+# Beside the mean score in the table that is to be pasted first.
+SHORT = (SCORE, "score_p95_s", "dropped_share")
 
 
 def means_table(comparison: Comparison, point: Point, metrics: Sequence[str]) -> pd.DataFrame:
@@ -52,18 +35,35 @@ def means_table(comparison: Comparison, point: Point, metrics: Sequence[str]) ->
 def differences_table(
     comparison: Comparison, point: Point, reference: str, metrics: Sequence[str], policies: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Return paired differences from a reference as text: a row per policy (None: all), a column per metric."""
-    rows = []
-    for policy in comparison.played(point) if policies is None else policies:
-        if policy == reference:
-            continue
-        row = {"policy": f"{policy} - {reference}"}
-        for name in metrics:
-            row[metric_of(name).label] = difference_text(
-                comparison.difference(policy, reference, name, point), metric_of(name).factor
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
+    """Return paired differences from a reference as text: a row per policy (None: all), a column per metric.
+
+    In parentheses what is not certain, adjusted for all cells of the table.
+    """
+    played = [p for p in (comparison.played(point) if policies is None else policies) if p != reference]
+    cells = [(policy, name) for policy in played for name in metrics]
+    found = [comparison.difference(policy, reference, name, point) for policy, name in cells]
+    texts = {
+        cell: difference_text(difference, metric_of(cell[1]).factor, sure=sure)
+        for cell, difference, sure in zip(cells, found, certain(found), strict=True)
+    }
+    return pd.DataFrame(
+        [
+            {"policy": f"{policy} - {reference}", **{metric_of(name).label: texts[policy, name] for name in metrics}}
+            for policy in played
+        ]
+    )
+
+
+def short_table(comparison: Comparison, point: Point, reference: str) -> pd.DataFrame:
+    """Return what fits a column of a paper, best score first: mean score, its tail, drops, and the difference."""
+    names = [name for name in SHORT if name in comparison.metrics]
+    table = means_table(comparison, point, names)
+    if reference not in comparison.played(point) or len(table) < 2:
+        return table
+    minus = differences_table(comparison, point, reference, (SCORE,))
+    found = dict(zip(minus["policy"], minus[metric_of(SCORE).label], strict=True))
+    table[f"minus {reference}"] = [found.get(f"{policy} - {reference}", "") for policy in table["policy"]]
+    return table
 
 
 def over_points_table(comparison: Comparison, metric: str, reference: str | None = None) -> pd.DataFrame:
@@ -72,25 +72,35 @@ def over_points_table(comparison: Comparison, metric: str, reference: str | None
     Args:
         comparison: the results.
         metric: which.
-        reference: None: means; else paired differences from this policy.
+        reference: None: means; else paired differences from this policy, in parentheses what is not certain, adjusted
+            for all cells of the table.
     """
-    factor = metric_of(metric).factor
-    rows = []
-    for policy in comparison.policies:
-        row, means = {"policy": policy}, []
-        for point in comparison.points:
-            text = ""
-            if policy in comparison.played(point):
-                mean = comparison.mean(policy, metric, point)
-                means.append(mean.mean)
-                if reference is None:
-                    text = with_half_width(mean, factor)
-                elif policy != reference and reference in comparison.played(point):
-                    text = difference_text(comparison.difference(policy, reference, metric, point), factor)
-            row[comparison.label(point)] = text
-        rows.append((sum(means) / len(means), row))
-    rows.sort(key=lambda row: row[0], reverse=not metric_of(metric).lower_is_better)
-    return pd.DataFrame([row for _, row in rows if reference is None or row["policy"] != reference])
+    about = metric_of(metric)
+    places = {
+        policy: [p for p in comparison.points if policy in comparison.played(p)] for policy in comparison.policies
+    }
+    means = {p: np.mean([comparison.mean(p, metric, point).mean for point in places[p]]) for p in places}
+    order = sorted(places, key=lambda policy: float(means[policy]), reverse=not about.lower_is_better)
+    if reference is None:
+        texts = {
+            (policy, point): with_half_width(comparison.mean(policy, metric, point), about.factor)
+            for policy in order
+            for point in places[policy]
+        }
+    else:
+        order = [policy for policy in order if policy != reference]
+        cells = [(policy, point) for policy in order for point in places[policy] if point in places[reference]]
+        found = [comparison.difference(policy, reference, metric, point) for policy, point in cells]
+        texts = {
+            cell: difference_text(difference, about.factor, sure=sure)
+            for cell, difference, sure in zip(cells, found, certain(found), strict=True)
+        }
+    return pd.DataFrame(
+        [
+            {"policy": policy, **{comparison.label(p): texts.get((policy, p), "") for p in comparison.points}}
+            for policy in order
+        ]
+    )
 
 
 def robust_table(comparison: Comparison, point: Point, reference: str, metric: str = SCORE) -> pd.DataFrame:
@@ -145,7 +155,8 @@ def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
     """Return what policies lose where they were not trained: one row per policy, place of training, and point.
 
     Columns: `policy` (without its origin), `trained_on`, the point, `mean`, and, where the same policy was also trained
-    on that point's environment, `there` (its mean) and the paired `difference` with `low` and `high`.
+    on that point's environment, `there` (its mean) and the paired `difference` with `low`, `high`
+    and its own p-value `p`.
     """
     about = comparison.episodes[[POLICY, TRAINED_ON]].drop_duplicates()
     origin = {str(name): str(label) for name, label in about.itertuples(index=False) if label}
@@ -161,7 +172,7 @@ def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
             if twin in comparison.played(point):
                 lost = comparison.difference(policy, twin, metric, point)
                 there = float(comparison.matrix(twin, metric, point).mean())
-                row |= {"there": there, "difference": lost.mean, "low": lost.low, "high": lost.high}
+                row |= {"there": there, "difference": lost.mean, "low": lost.low, "high": lost.high, "p": lost.p}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -179,6 +190,7 @@ def _tables(comparison: Comparison, reference: str, names: Sequence[str]) -> Ite
             )
     for point in comparison.points:
         about = f"{comparison.label(point)}: {how}"
+        yield f"{about}: in short", short_table(comparison, point, reference)
         yield about, means_table(comparison, point, names)
         yield about, robust_table(comparison, point, reference)
         if reference in comparison.played(point):
@@ -214,7 +226,7 @@ def write_tables(comparison: Comparison, reference: str, metrics: Sequence[str],
         rows = part.to_dict("records")
         # Cells are text; they are to stay as they are.
         markdown += [f"### {about}", "", tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True), ""]
-        latex += [f"% {about}", tabulate(rows, headers="keys", tablefmt="latex_booktabs", disable_numparse=True), ""]
+        latex.append(latex_table(part, about))
     for what, lines in (("markdown", markdown), ("latex", latex)):
         paths[what] = folder / f"tables.{'md' if what == 'markdown' else 'tex'}"
         with written_at_once(paths[what]) as partial:

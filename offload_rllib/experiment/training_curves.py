@@ -18,10 +18,19 @@ from offload_rllib.rollout.callbacks import PREFIX
 POINTS = 40
 
 
+def _log(run: Path) -> Path:
+    return run / TUNE / TRIAL / "result.json"
+
+
+def has_curve(run: Path) -> bool:
+    """Return whether a folder is that of a run whose training ended at least one episode."""
+    return _log(run).is_file() and len(read_curve(run)[0]) > 0
+
+
 def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return environment steps [n] and mean scores [n], s, of the training episodes that a run's iterations ended."""
     steps, scores = [], []
-    with (run / TUNE / TRIAL / "result.json").open(encoding="utf-8") as file:
+    with _log(run).open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             score = row["env_runners"].get(PREFIX, {}).get(SCORE)

@@ -1,0 +1,38 @@
+"""`offload-rllib report`: the tables and figures of a finished comparison, once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offload_rllib.commands.terminal import say
+
+
+def report(
+    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="Folder of a finished comparison.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="What tables and figures show; repeat.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", metavar="POLICY", help="Whom they show, beside the reference; repeat. Default: all."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Whom the others are compared with, as tables call it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for them; must not exist. Default: the comparison's, over the old ones.")
+    ] = None,
+) -> None:
+    """Write tables, figures and the page of a finished comparison again; nothing is played."""
+    from offload_rllib.experiment.compare import ComparisonFolder
+    from offload_rllib.experiment.compare_report import draw_again
+    from offload_rllib.experiment.recorded_folder import refuse_existing
+
+    folder = ComparisonFolder.open(comparison)
+    refuse_existing(out)
+    paths = draw_again(folder, out or folder.path, metrics=metric or (), policies=policy or (), reference=reference)
+    for what, path in paths.items():
+        say(f"{what}: {path}")
