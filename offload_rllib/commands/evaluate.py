@@ -29,6 +29,7 @@ def evaluate(
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
+    by_type: Annotated[bool, typer.Option("--by-type", help="Also print a table for each type of task.")] = False,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
     from offload_rllib.experiment.recorded_folder import new_results, refuse_existing
@@ -36,7 +37,15 @@ def evaluate(
     environment = load_environment(env, set_ or ())
     refuse_existing(out)
     stem = Path(env).stem
-    play(environment, policies, episodes, held_out_seed, lambda: new_results(out, EVALUATIONS, stem), label=stem)
+    play(
+        environment,
+        policies,
+        episodes,
+        held_out_seed,
+        lambda: new_results(out, EVALUATIONS, stem),
+        label=stem,
+        by_type=by_type,
+    )
 
 
 def play(
@@ -48,6 +57,7 @@ def play(
     *,
     label: str,
     title: str | None = None,
+    by_type: bool = False,
 ) -> None:
     """Let policies play held-out episodes, write the results to a folder, and print them.
 
@@ -59,6 +69,7 @@ def play(
         made: makes the folder, when there are results.
         label: what the results call the environment.
         title: of the figure; None: the label.
+        by_type: whether to print a table for each type of task, too.
     """
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate as evaluate_all
@@ -72,7 +83,7 @@ def play(
     paths = write_report(
         evaluation, reference, made(), f"{title or label}: {environment.description} ({episodes} held-out episodes)"
     )
-    for table in tables(evaluation, reference):
+    for table in tables(evaluation, reference, by_type=by_type):
         console.print(table)
     for kind, path in paths.items():
         say(f"{kind}: {path}")

@@ -126,7 +126,7 @@ def _results(path: Path) -> Iterator[str]:
     figures = {(row["policy"], row["metric"]): row for row in rows}
     yield (
         f"Mean ± half of the 95 % interval over {rows[0]['episodes']} held-out episodes (seed {rows[0]['seed']}), the "
-        "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or age."
+        "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or price."
     )
     yield ""
     yield "| policy | " + " | ".join(title for _, title, _ in COLUMNS) + " |"
