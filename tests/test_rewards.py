@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +194,10 @@ def test_the_paper_reward_has_the_range_that_its_page_states() -> None:
     heaviest_s, median_s = (amount * (1 / speed.min() - 1 / speed.max()) for amount in (work.max(), np.median(work)))
     page = " ".join(PAGE.read_text().split())
     assert f"from -{heaviest_s:,.0f} to +{heaviest_s:,.0f} s" in page
-    assert f"{median_s:.0f} s for half of the jobs" in page
-    assert f"from {low:,.0f} to +{high:,.0f}" in page
-    assert 10_000 < high < 10 + heaviest_s
+    assert f"at most {math.ceil(median_s)} s for half of the jobs" in page
+    assert f"a decision earns up to {10 + heaviest_s:,.0f} with the default weights" in page
+    assert 1_000 < high <= 10 + heaviest_s
+    assert low < -1_000
 
 
 def test_paper_pays_for_every_task_of_a_decision() -> None:

@@ -15,7 +15,7 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.experiment.task_log import task_table
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.metrics import BIN_MIDDLES, percentile
+from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, percentile
 from offload_rllib.simulator.tasks import histogram_bin
 from offload_rllib.simulator.types import FINISHED, HISTOGRAM_BINS, NONE, OPEN
 
@@ -88,20 +88,30 @@ DROPPING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("load", [0.5, 1.3])
+LATE_FINISH = [("never", DEADLINE), ("queued", DEADLINE), ("never", None), ("abort", None)]
+
+
 @pytest.mark.parametrize(
-    ("expiry", "deadline"),
-    [("never", DEADLINE), ("queued", DEADLINE), ("abort", DEADLINE), ("never", None), ("abort", None)],
+    ("expiry", "deadline", "load", "policies"),
+    [
+        ("abort", DEADLINE, 0.5, tuple(DROPPING)),
+        *((*late, 0.5, tuple(DROPPING)) for late in LATE_FINISH),
+        *((*late, 0.9, tuple(DROPPING)) for late in LATE_FINISH),
+        # In overload somebody is dropped or unfinished whatever is done: here those that drop more than must be.
+        *((*late, 1.3, ("all", "every other", "in the second half")) for late in LATE_FINISH),
+    ],
 )
-def test_no_policy_gains_by_dropping(expiry: str, deadline: dict | None, load: float) -> None:
+def test_no_policy_gains_by_dropping(
+    expiry: str, deadline: dict | None, load: float, policies: tuple[str, ...]
+) -> None:
     environment = bin_of_waste(load, deadlines={"expiry": expiry})
     environment["workload"]["deadline_s"] = deadline
     if (expiry, deadline) != ("abort", DEADLINE):
         environment["score"] = {"drop_s": 200}
     served, paid = play(environment, serve)
     assert served["dropped_queue_full_share"] == 0
-    for name, drops in DROPPING.items():
-        dropped, paid_for_drops = play(environment, drops)
+    for name in policies:
+        dropped, paid_for_drops = play(environment, DROPPING[name])
         assert dropped["dropped_queue_full_share"] > 0.03
         assert served["score_mean_s"] < dropped["score_mean_s"], name
         assert paid > paid_for_drops, name
@@ -326,6 +336,8 @@ def test_percentiles_are_right_to_four_in_a_thousand_at_every_scale(scale_s: flo
 def test_times_beyond_the_range_are_none_within_it() -> None:
     for time, shown in ((0.0, 0.0), (1e-300, 0.0), (1e-13, 0.0), (1e300, math.inf), (2.0**40, math.inf)):
         assert BIN_MIDDLES[histogram_bin(time)] == shown
+    # In files bins are counted as they always were, from that of 2^-20 s.
+    assert BIN_MIDDLES[COUNTED_FROM] == 2.0**-20 * (1 + 0.5 / 128)
     ends = np.array([2.0**-40, np.nextafter(2.0**40, 0)])
     np.testing.assert_allclose(BIN_MIDDLES[[histogram_bin(time) for time in ends]], ends, rtol=0.004)
 
