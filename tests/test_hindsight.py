@@ -87,7 +87,7 @@ def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
             ["link_overrides=[{between: [n0, n1], medium: {kind: fixed, rate_bps: 1e6, contention: fifo}}]"],
             "contention: none on every link",
         ),
-        (["tick_s=1"], "tick_s: null"),
+        (["tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
         (["queue=sjf"], "queue: fifo"),
         (["workload.deadline_s=5", "deadlines.expiry=never"], "workload.deadline_s: null"),
     ],
