@@ -327,7 +327,7 @@ def test_percentiles_are_right_to_four_in_a_thousand_at_every_scale(scale_s: flo
     for count in (1, 2, 19, 20, 21, 100, 5000):
         times = scale_s * rng.lognormal(0, 0.8, count)
         counts = np.zeros(HISTOGRAM_BINS, np.int64)
-        np.add.at(counts, [histogram_bin(time) for time in times], 1)
+        np.add.at(counts, np.array([histogram_bin(time) for time in times]), 1)
         for share in (0.5, 0.95, 0.99):
             exact = np.quantile(times, share, method="inverted_cdf")
             assert percentile(counts, share) == pytest.approx(exact, rel=0.004)
@@ -339,7 +339,7 @@ def test_times_beyond_the_range_are_none_within_it() -> None:
     # In files bins are counted as they always were, from that of 2^-20 s.
     assert BIN_MIDDLES[COUNTED_FROM] == 2.0**-20 * (1 + 0.5 / 128)
     ends = np.array([2.0**-40, np.nextafter(2.0**40, 0)])
-    np.testing.assert_allclose(BIN_MIDDLES[[histogram_bin(time) for time in ends]], ends, rtol=0.004)
+    np.testing.assert_allclose(BIN_MIDDLES[np.array([histogram_bin(time) for time in ends])], ends, rtol=0.004)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e6])
