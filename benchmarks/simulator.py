@@ -67,6 +67,7 @@ def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
             "load": {"tasks_per_second_per_client": 0.8},
             "deadline_s": {"uniform": [10, 20]} if features else None,
         },
+        "score": {"drop_s": None if features else 200},
         "information": {"kind": "broadcast" if features else "fresh"},
     }
 

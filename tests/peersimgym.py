@@ -227,6 +227,7 @@ class Replay:
             },
             "tick_s": self.tick_s,
             "deadlines": {"expiry": "queued", "grace_s": self.grace_ticks},
+            "score": {"drop_s": float(horizon)},
             "decisions": {"interval_s": network.cycle, "offer": "newest", "max_hops": 16},
             "information": {"kind": "broadcast" if self.tick_s else "fresh", "interval_s": self.tick_s or 1.0},
         }

@@ -56,6 +56,7 @@ class Fate(NamedTuple):
     outcome: int  # FINISHED, a cause of a drop, or OPEN: still inside when the episode ended
     ended_s: float  # since the start of the episode
     hops: int
+    type: int  # of the task
     node: int  # the last node that the task reached, or tried to enter
     holding_s: float
     waiting_s: float
@@ -188,6 +189,7 @@ class _Node:
 class _Task:
     number: int
     origin: int
+    type: int
     created_s: float
     relative_deadline_s: float
     work: float
@@ -308,6 +310,7 @@ class _Reference:
                 outcome=task.outcome,
                 ended_s=end_s if task.outcome == OPEN else task.ended_s,
                 hops=len(task.path),
+                type=task.type,
                 node=task.node,
                 **{f"{stage}_s": seconds for stage, seconds in task.spent_s.items()},
             )
@@ -471,12 +474,14 @@ class _Reference:
             assert row is not None
             assert row.work is not None
             work, bits_in, bits_out = row.work, row.bits_in, row.bits_out
+            which = row.type
         relative_s = math.inf if deadline_s is None else self._sample(deadline_s, node, index, 3, which)
         if row is not None and row.deadline_s is not None:
             relative_s = row.deadline_s
         task = _Task(
             number=len(self.tasks),
             origin=n,
+            type=which,
             created_s=self.clock.now,
             relative_deadline_s=relative_s,
             work=work,

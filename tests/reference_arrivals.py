@@ -40,6 +40,7 @@ class Recorded(NamedTuple):
     bits_out: float
     deadline_s: float | None  # relative; None: the row does not say
     node: str
+    type: int  # its place among the names of types in alphabetical order
 
 
 def draw(key: np.uint64, purpose: int, index: int) -> float:
@@ -66,6 +67,7 @@ def recorded_rows(config: EnvironmentConfig, key: np.uint64, client: str) -> lis
     def number(row: dict[str, str], column: Column | None, missing: float) -> float:
         return missing if column is None or not row[column.column] else float(row[column.column]) * column.factor
 
+    types = sorted({row[columns.type] for row in rows}) if columns.type else []
     speed = per_episode(arrivals.speed, key, streams.RATE_FACTOR, 0)
     times = [number(row, columns.time, 0.0) for row in rows]
     start_s = 0.0
@@ -80,6 +82,7 @@ def recorded_rows(config: EnvironmentConfig, key: np.uint64, client: str) -> lis
             bits_out=number(row, columns.bits_out, 0.0),
             deadline_s=None if columns.deadline is None else number(row, columns.deadline, math.inf),
             node=(row[columns.node] if columns.node else "") or client,
+            type=types.index(row[columns.type]) if columns.type else 0,
         )
         for time_s, row in zip(times, rows, strict=True)
         if row[columns.origin] == client and 0 <= (time_s - start_s) / speed <= config.horizon_s

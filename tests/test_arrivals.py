@@ -46,6 +46,7 @@ def with_arrivals(arrivals: dict[str, Any], horizon_s: float, load: dict[str, An
     environment = small_environment(horizon_s=horizon_s, decisions={"interval_s": horizon_s})
     environment["workload"] |= {"arrivals": arrivals, "deadline_s": None}
     environment["workload"]["load"] = load or {"tasks_per_second_per_client": 50.0}
+    environment["score"] = {"drop_s": horizon_s}
     return environment
 
 
@@ -309,16 +310,16 @@ def test_the_reference_agrees_on_recordings(more: dict[str, Any], tmp_path: Path
     times = np.sort(np.round(rng.uniform(0, 150, 300), 2))
     path = tmp_path / "arrivals.csv"
     path.write_text(
-        "time_s,origin,work,bits,deadline,node\n"
+        "time_s,origin,work,bits,deadline,node,kind\n"
         + "".join(
             f"{t},{rng.choice(['a', 'c'])},{rng.exponential(1e6)},{rng.uniform(0, 3e5)},"
-            f"{rng.choice(['', '2.5', '9'])},{rng.choice(['', 'a', 'b', 'd'])}\n"
+            f"{rng.choice(['', '2.5', '9'])},{rng.choice(['', 'a', 'b', 'd'])},{rng.choice(['x', 'z', 'y'])}\n"
             for t in times
         )
     )
     columns = {"origin": "origin", "work": "work", "bits_in": "bits", "bits_out": "bits"}
-    columns |= {"deadline": "deadline", "node": "node"}
-    environment = small_environment(horizon_s=60)
+    columns |= {"deadline": "deadline", "node": "node", "type": "kind"}
+    environment = small_environment(horizon_s=60, score={"drop_s": 60})
     environment["workload"] = {"arrivals": {"kind": "replay", "path": str(path), "columns": columns} | more}
     env = VectorEnv(build_scenario(load_environment(environment)), 1, log=True)
     for key in (5, 6):
@@ -326,6 +327,7 @@ def test_the_reference_agrees_on_recordings(more: dict[str, Any], tmp_path: Path
         log = run_reference_and_simulator(env, key, actions)
         assert len(log) > 50
         assert len(set(log["outcome"])) > 1
+        assert set(log["type"]) == {0, 1, 2}
 
 
 def everything() -> dict[str, Any]:

@@ -122,8 +122,10 @@ def test_no_sequence_of_decisions_beats_the_bound_and_the_best_comes_close(seed:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "deadlines abort": {},
-    "deadlines are counted": {"deadlines": {"expiry": "never"}},
-    "waiting tasks expire": {"deadlines": {"expiry": "queued", "grace_s": 1}},
+    "deadlines are counted": {"deadlines": {"expiry": "never"}, "score": {"drop_s": 40}},
+    "waiting tasks expire": {"deadlines": {"expiry": "queued", "grace_s": 1}, "score": {"drop_s": 40}},
+    "one type counts more": {"score": {"weights": {"type_1": 5}}},
+    "drops cost more than a deadline": {"score": {"drop_s": 30}},
     "the newest task on offer": {"decisions": {"offer": "newest"}},
     "parallel service": {"service": "parallel"},
     "warm-up and drain": {"warmup_s": 5, "drain_s": 12},
@@ -148,7 +150,8 @@ def test_no_heuristic_beats_the_bound(variant: str) -> None:
     for rule in RULES:
         assert (evaluation.of(rule, SCORE) >= bound).all(), rule
     best = min(evaluation.of(rule, SCORE).mean() for rule in RULES)
-    assert bound.mean() > 0.3 * best
+    # The bound leaves out full queues, whose drops count the more the higher their price is.
+    assert bound.mean() > (0.1 if "drop_s" in environment.get("score", {}) else 0.3) * best
 
 
 def test_no_heuristic_beats_the_bound_in_a_network_that_every_episode_draws() -> None:

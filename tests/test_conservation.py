@@ -8,7 +8,7 @@ from conftest import make_env, random_actions, small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload_rllib.simulator.types import FINISHED, FREE, HELD, OPEN, SERVED, WAITING
+from offload_rllib.simulator.types import FINISHED, FREE, HELD, OPEN, QUEUE_FULL, SERVED, WAITING
 
 EXPIRIES = ("abort", "queued", "never")
 
@@ -37,6 +37,7 @@ def environments(draw: st.DrawFn) -> dict:
     """Draw variations of the small network."""
     environment = small_environment()
     environment["deadlines"] = {"expiry": draw(st.sampled_from(EXPIRIES))}
+    environment["score"] = {"drop_s": 40, "weights": {"type_0": draw(st.sampled_from([1.0, 0.3]))}}
     environment["queue"] = draw(st.sampled_from(["fifo", "lifo", "edf", "sjf"]))
     if draw(st.booleans()):
         environment["cloud"] = {
@@ -81,6 +82,8 @@ def test_tasks_are_conserved_after_every_step(environment: dict, seed: int) -> N
             assert episode["tasks_made"] == episode["finished"] + dropped + inside
             assert env.state.task.shape[1] == episode["free_slots"] + inside
             assert env.state.node[e]["own_unfinished"].sum() == inside
+            weight = env.scenario.arrays.type_weight[env.state.task[e]["type"]] @ (env.state.task[e]["stage"] != FREE)
+            assert env.state.node[e]["own_weight"].sum() == pytest.approx(weight, rel=1e-9, abs=1e-12)
             nodes, tasks = env.state.node[e], env.state.task[e]
             assert nodes["tasks"].sum() == np.isin(tasks["stage"], [HELD, WAITING, SERVED]).sum()
             assert nodes["busy"].sum() == (tasks["stage"] == SERVED).sum()
@@ -110,13 +113,16 @@ def test_response_time_is_the_sum_of_its_parts(environment: dict, seed: int) -> 
     assert np.all(np.abs(response - parts) <= 1e-9 * np.maximum(1, finished["ended_s"]))
 
 
+@pytest.mark.parametrize("weights", [{}, {"type_0": 0.3, "type_1": 7.0}], ids=["alike", "weighted"])
 @pytest.mark.parametrize(
     ("expiry", "deadline"), [*((expiry, {"uniform": [2, 12]}) for expiry in EXPIRIES), ("never", None), ("abort", None)]
 )
-def test_delay_rewards_sum_to_minus_the_scores(expiry: str, deadline: dict | None) -> None:
+def test_delay_rewards_sum_to_minus_the_scores(expiry: str, deadline: dict | None, weights: dict[str, float]) -> None:
     environment = small_environment(deadlines={"expiry": expiry}, reward={"name": "delay", "scope": "own"})
     environment["workload"]["deadline_s"] = deadline
     environment["workload"]["load"] = {"tasks_per_second_per_client": 3.0}
+    aborts = expiry == "abort" and deadline is not None
+    environment["score"] = {"drop_s": None if aborts else 50, "weights": weights}
     env = make_env(environment, log=True)
     rng = np.random.default_rng(1)
     total = 0.0
@@ -124,16 +130,18 @@ def test_delay_rewards_sum_to_minus_the_scores(expiry: str, deadline: dict | Non
     while not done:
         done = env.step(random_actions(env, rng))
         total += float(env.rewards.sum(dtype=np.float64))
-    # Tasks that are open at the end have cost their age so far; their score is more where the deadline is later.
+    # Tasks that are open at the end have cost their age so far; their score is what a drop would have been.
     log = env.task_log(0)
     still_open = log["outcome"] == OPEN
     age = log["ended_s"] - log["created_s"]
-    relative = np.where(np.isfinite(log["deadline_s"]), log["deadline_s"] - log["created_s"], 40 - log["created_s"])
-    cost = np.where((log["outcome"] == FINISHED) | still_open, age, np.maximum(age, relative))
-    assert total == pytest.approx(-cost.sum(), rel=1e-5)  # rewards are float32
+    price = log["deadline_s"] - log["created_s"] if aborts else np.full(len(log), 50.0)
+    cost = np.where((log["outcome"] == FINISHED) | still_open, age, price)
+    weight = np.array([weights.get(f"type_{kind}", 1.0) for kind in log["type"]])
+    assert (log["outcome"] == QUEUE_FULL).sum() > 20
+    assert total == pytest.approx(-(weight @ cost), rel=1e-5)  # rewards are float32
     figures = env.episode_metrics(0)
-    scores = np.where(still_open, np.maximum(age, relative), cost)
-    assert figures["score_mean_s"] == pytest.approx(scores.mean(), rel=1e-12)
+    scores = np.where(still_open, price, cost)
+    assert figures["score_mean_s"] == pytest.approx(weight @ scores / weight.sum(), rel=1e-12)
 
 
 def test_every_drop_has_a_cause_and_an_episode_accounts_for_all_tasks() -> None:

@@ -67,6 +67,7 @@ def test_decided_tasks_go_in_order_of_arrival_one_per_decision() -> None:
     environment = small_environment(decisions={"interval_s": 2, "max_hops": 1})
     environment["workload"]["load"] = {"tasks_per_second_per_client": 2.0}
     environment["workload"]["deadline_s"] = None
+    environment["score"] = {"drop_s": 40}
     env = make_env(environment, log=True)
     done = False
     while not done:

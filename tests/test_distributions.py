@@ -83,7 +83,7 @@ def test_the_mean_over_episodes(given: dict[str, Any]) -> None:
 
 
 def test_tasks_of_each_type_have_its_sizes_and_deadline() -> None:
-    environment = small_environment(horizon_s=2000, deadlines={"expiry": "never"})
+    environment = small_environment(horizon_s=2000, deadlines={"expiry": "never"}, score={"drop_s": 2000})
     environment["workload"] |= {
         "jobs": {
             "kind": "mix",
@@ -114,6 +114,8 @@ def test_a_task_without_deadline_scores_its_time_to_the_horizon() -> None:
         {"instructions": 2e9},
     ]
     environment["workload"]["deadline_s"] = None
+    for node in environment["topology"]["nodes"]:
+        node["queue_capacity"] = None
     env = make_env(environment, log=True)
     while not env.step(env.heuristic_actions("local")):
         pass
@@ -126,7 +128,7 @@ def test_a_task_without_deadline_scores_its_time_to_the_horizon() -> None:
 
 
 def test_ranges_are_drawn_once_per_episode() -> None:
-    environment = small_environment(deadlines={"expiry": "never"})
+    environment = small_environment(deadlines={"expiry": "never"}, score={"drop_s": 40})
     environment["workload"]["jobs"]["types"] = [{"instructions": {"per_episode": [1e5, 9e5]}}]
     env = make_env(environment, 300, log=True)
     while not env.step(env.heuristic_actions("local")):

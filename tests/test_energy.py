@@ -62,7 +62,7 @@ def test_later_entries_hold_for_their_device_types() -> None:
 
 def test_a_node_that_is_down_draws_nothing() -> None:
     failures = {"laws": [{"time_to_failure_s": 15.0, "time_to_repair_s": 10.0}]}
-    env = metered({"kind": "power", "devices": [POWER]}, failures=failures)
+    env = metered({"kind": "power", "devices": [POWER]}, failures=failures, score={"drop_s": 40})
     # Down from 15 s to 25 s and from the horizon on.
     assert node_energy(env.scenario.arrays, env.state, 0)["idle"] == pytest.approx(2.0 * 30.0)
     assert env.episode_metrics(0)["availability"] == pytest.approx(0.75)

@@ -138,6 +138,7 @@ def test_tasks_of_a_failed_node_are_lost_or_returned() -> None:
         "decisions": {"max_hops": 1},
         "information": {"message_bits": 125.0},
         "failures": {"laws": [{"types": ["server"], "time_to_failure_s": 5.5, "time_to_repair_s": 100.0}]},
+        "score": {"drop_s": 1000.0},
     }
     logs = {}
     for tasks in ("lost", "returned"):

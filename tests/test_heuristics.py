@@ -104,7 +104,7 @@ def test_power_of_two_never_takes_the_longest_queue_alone_and_sometimes_not_the_
 
 
 def test_threshold_keeps_below_its_number_and_probes_one_neighbour_above() -> None:
-    environment = small_environment(horizon_s=200)
+    environment = small_environment(horizon_s=200, score={"drop_s": 200})
     environment["workload"]["deadline_s"] = None
     environment["workload"]["load"] = {"tasks_per_second_per_client": 2.0}
     kept = sent = 0
@@ -252,6 +252,7 @@ def test_the_oracle_counts_what_is_on_its_way_from_anywhere() -> None:
     environment = small_environment()
     environment["links"] = {"kind": "fixed", "rate_bps": 1e9, "latency_s": 5.0}
     environment["workload"]["deadline_s"] = None
+    environment["score"] = {"drop_s": 40}
     env = make_env(environment)
     to_d = {"a": 2, "c": 2}  # a and c both lead to d
     for _ in range(5):

@@ -11,7 +11,7 @@ from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.rollout.hindsight import charge_delays, hindsight_rewards
+from offload_rllib.rollout.hindsight import charge_delays, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE
 
@@ -25,19 +25,21 @@ def waits(joined_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def test_a_tasks_cost_is_the_total_time_with_it_minus_the_total_time_without_it() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_tasks_cost_is_the_total_time_with_it_minus_the_total_time_without_it(*, weighted: bool) -> None:
     rng = np.random.default_rng(0)
     count = 300
     joined_s, service_s = np.cumsum(rng.exponential(1.1, count)), rng.exponential(1.0, count)
     wait_s = waits(joined_s, service_s)
     response_s = wait_s + service_s
-    cost_s = response_s.copy()
+    weight = rng.choice([0.5, 1.0, 8.0], count) if weighted else np.ones(count)
+    cost_s = weight * response_s
     scratch = np.full(1, NONE, np.int64), np.full(count, NONE, np.int64), np.zeros(count)
-    charge_delays(np.zeros(count, np.int64), wait_s, service_s, *scratch, cost_s)
+    charge_delays(np.zeros(count, np.int64), wait_s, service_s, weight, *scratch, cost_s)
     without = [np.delete(np.arange(count), i) for i in range(count)]
-    left_s = [(waits(joined_s[kept], service_s[kept]) + service_s[kept]).sum() for kept in without]
-    np.testing.assert_allclose(cost_s, response_s.sum() - np.array(left_s), atol=1e-6)
-    assert (cost_s > 1.5 * response_s).mean() > 0.3  # most of the cost is that of others
+    left_s = [weight[kept] @ (waits(joined_s[kept], service_s[kept]) + service_s[kept]) for kept in without]
+    np.testing.assert_allclose(cost_s, weight @ response_s - np.array(left_s), atol=1e-6)
+    assert (cost_s > 1.5 * weight * response_s).mean() > 0.3  # most of the cost is that of others
 
 
 def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
@@ -72,3 +74,29 @@ def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
     policy = {"algorithm": algorithm, "training": {"runners": 0, "envs_per_runner": 8}}
     with pytest.raises(ConfigError, match=message):
         algorithm_config(load_environment(environment), load_policy_config(policy), cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["links.loss_probability=0.01"], "loss_probability: 0 on every link .*above 0"),
+        (["link_overrides=[{between: [n0, n1], loss_probability: 0.01}]"], "loss_probability: 0 on every link"),
+        (["links.contention=fifo"], "contention: none on every link .*fifo"),
+        (["link_overrides=[{between: [n0, n1], contention: fifo}]"], "contention: none on every link"),
+        (
+            ["link_overrides=[{between: [n0, n1], medium: {kind: fixed, rate_bps: 1e6, contention: fifo}}]"],
+            "contention: none on every link",
+        ),
+        (["tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
+        (["queue=sjf"], "queue: fifo"),
+        (["workload.deadline_s=5", "deadlines.expiry=never"], "workload.deadline_s: null"),
+    ],
+)
+def test_credit_in_hindsight_needs_delays_that_are_all_known(overrides: list[str], message: str) -> None:
+    scenario = build_scenario(load_environment("herd_20"))
+    require_hindsight(scenario)
+    a, b, *_ = (node.name for node in scenario.network.nodes)
+    named = [text.replace("n0", a).replace("n1", b) for text in overrides]
+    changed = build_scenario(load_environment("herd_20", ["score.drop_s=1000", *named]))
+    with pytest.raises(ConfigError, match=f"needs {message}"):
+        require_hindsight(changed)

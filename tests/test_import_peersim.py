@@ -92,6 +92,7 @@ def test_the_written_environment_says_the_same_and_runs(source: Path, tmp_path: 
     assert scenario.load.rate_per_client == pytest.approx(0.3)
     assert scenario.load.mean_work == pytest.approx(0.4 * 4e7 + 0.6 * 2e8)
     assert config.deadlines.model_dump() == {"expiry": "queued", "grace_s": 5.0}
+    assert config.score.drop_s == config.horizon_s  # queues are bounded, and late tasks finish
     assert config.workload.deadline_s is not None
     assert config.workload.deadline_s.uniform == (50.0, 100.0)
     assert (config.queue, config.decisions.offer) == ("fifo", "arrival")

@@ -41,6 +41,7 @@ def pair(**links: Any) -> dict[str, Any]:
             "load": {"tasks_per_second_per_client": 3.0},
         },
         "decisions": {"max_hops": 1},
+        "score": {"drop_s": 4000.0},
     }
 
 

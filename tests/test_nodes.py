@@ -84,7 +84,7 @@ def test_thousands_of_tasks_are_served_in_the_order_of_the_discipline(queue: str
 def test_a_task_expires_from_anywhere_in_the_queue(queue: str) -> None:
     workload = one_queue("fifo").scenario.config.model_dump(mode="json")["workload"]
     workload["deadline_s"] = {"uniform": [5.0, 300.0]}
-    env = one_queue(queue, workload=workload, deadlines={"expiry": "queued"})
+    env = one_queue(queue, workload=workload, deadlines={"expiry": "queued"}, score={"drop_s": 2000.0})
     log = play(env)
     expired = log[log["outcome"] == EXPIRED]
     assert len(expired) > 100
@@ -174,7 +174,7 @@ def test_nothing_reaches_an_agent_through_the_cloud() -> None:
 
 @pytest.mark.parametrize("service", ["pooled", "parallel"])
 def test_the_cloud_serves_one_task_on_each_machine(service: str) -> None:
-    environment = small_environment(service=service, cloud=CLOUD, horizon_s=60)
+    environment = small_environment(service=service, cloud=CLOUD, horizon_s=60, score={"drop_s": 60})
     environment["workload"] |= {
         "jobs": {"kind": "mix", "types": [{"instructions": 4e6, "bits_in": 1e6, "bits_out": 2e6}]},
         "load": {"tasks_per_second_per_client": 0.8},

@@ -56,6 +56,7 @@ def single_queue(
                 "deadline_s": deadline_s,
             },
             "decisions": {"interval_s": 2_000},
+            "score": {"drop_s": horizon_s},
         }
         | changes,
         REPLICATIONS,
@@ -312,6 +313,7 @@ def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:
                 "load": {"tasks_per_second_per_client": -np.log(1 - sent_probability)},
             },
             "decisions": {"interval_s": 1.0, "max_hops": 1},
+            "score": {"drop_s": 60_000},
         },
         REPLICATIONS,
     )

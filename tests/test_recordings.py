@@ -42,6 +42,7 @@ def replaying(file: Path | str, **changes: Any) -> dict[str, Any]:
     environment = small_environment()
     arrivals: dict[str, Any] = {"kind": "replay", "path": str(file), "columns": COLUMNS}
     environment["workload"] = {"arrivals": arrivals | changes}
+    environment["score"] = {"drop_s": 1000}
     return environment
 
 

@@ -220,6 +220,7 @@ def cases(draw: st.DrawFn) -> Case:
             "cloud": cloud,
             "workload": workload,
             "deadlines": {"expiry": expiry, "grace_s": grace_s},
+            "score": {"drop_s": interval_s * steps},
             "decisions": {
                 "interval_s": interval_s,
                 "max_hops": max_hops,

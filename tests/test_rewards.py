@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peersimgym import recordings
 from test_heuristics import example
 
 import offload_rllib
+from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.reward import dense_reward
 from offload_rllib.simulator.types import UNBOUNDED
@@ -179,6 +181,23 @@ def test_a_drop_costs_its_penalty() -> None:
         assert plain.rewards[0] - penal.rewards[0] == pytest.approx(2.0 * 7.5 * dropped, rel=1e-5, abs=1e-4)
         drops += dropped
     assert drops.sum() > 5
+
+
+def test_the_paper_reward_has_the_range_that_its_page_states() -> None:
+    env = make_env(load_environment("ether_12", ["reward={name: paper, scope: own}"]), 8)
+    low = high = 0.0
+    done = False
+    while not done:
+        done = env.step(env.heuristic_actions("random"))
+        low, high = min(low, float(env.rewards.min())), max(high, float(env.rewards.max()))
+    speed, work = env.scenario.arrays.node["speed"], env.scenario.arrays.job[:, 0]
+    heaviest_s, median_s = (amount * (1 / speed.min() - 1 / speed.max()) for amount in (work.max(), np.median(work)))
+    page = " ".join(PAGE.read_text().split())
+    assert f"from -{heaviest_s:,.0f} to +{heaviest_s:,.0f} s" in page
+    assert f"at most {math.ceil(median_s)} s for half of the jobs" in page
+    assert f"a decision earns up to {10 + heaviest_s:,.0f} with the default weights" in page
+    assert 1_000 < high <= 10 + heaviest_s
+    assert low < -1_000
 
 
 def test_paper_pays_for_every_task_of_a_decision() -> None:

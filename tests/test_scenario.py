@@ -158,7 +158,7 @@ def test_published_rates_are_overloads_of_the_published_size() -> None:
 
 
 def test_without_deadlines_rho_is_the_plain_ratio() -> None:
-    environment = small_environment()
+    environment = small_environment(score={"drop_s": 40})
     environment["workload"]["deadline_s"] = None
     load = build_scenario(load_environment(environment)).load
     mean_work = (2 * 8e5 + 2e6) / 3

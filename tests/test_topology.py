@@ -429,6 +429,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "queue": "lifo",
         "decisions": {"offer": "newest"},
         "deadlines": {"expiry": "queued", "grace_s": 2.0},
+        "score": {"drop_s": 1000.0},
     },
 }
 

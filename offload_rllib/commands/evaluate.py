@@ -38,6 +38,7 @@ def evaluate(
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
+    by_type: Annotated[bool, typer.Option("--by-type", help="Also print a table for each type of task.")] = False,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
     from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
@@ -50,7 +51,7 @@ def evaluate(
         folder, paths = write_results(out, EVALUATIONS, stem, write)
         return {kind: folder / path.name for kind, path in paths.items()}
 
-    play(environment, policies, episodes, held_out_seed, keep, label=stem)
+    play(environment, policies, episodes, held_out_seed, keep, label=stem, by_type=by_type)
 
 
 def play(
@@ -62,6 +63,7 @@ def play(
     *,
     label: str,
     title: str | None = None,
+    by_type: bool = False,
 ) -> None:
     """Let policies play held-out episodes, write the results to a folder, and print them.
 
@@ -73,6 +75,7 @@ def play(
         keep: called with what writes the results into a folder; returns the files by what they are.
         label: what the results call the environment.
         title: of the figure; None: the label.
+        by_type: whether to print a table for each type of task, too.
     """
     from offload_rllib.experiment.contenders import make_contenders
     from offload_rllib.experiment.evaluation import evaluate as evaluate_all
@@ -85,7 +88,7 @@ def play(
     # Files first: a closed pipe ends the printing, and must not cost the results.
     about = one_line(f"{title or label}: {environment.description} ({episodes} held-out episodes)")
     paths = keep(lambda folder: write_report(evaluation, reference, folder, about))
-    for table in tables(evaluation, reference):
+    for table in tables(evaluation, reference, by_type=by_type):
         console.print(table)
     for kind, path in paths.items():
         say(f"{kind}: {path}")

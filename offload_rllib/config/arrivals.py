@@ -185,10 +185,13 @@ class Columns(Schema):
     """Seconds from the task's entry to its deadline, empty: none. Null: `workload.deadline_s` holds for all tasks."""
     node: Name | None = None
     """Name of the node that the task enters first, empty: its origin. Null: always its origin."""
+    type: Name | None = None
+    """Name of the task's type, for `score.weights` and figures per type (where there is a column for the work). Null:
+    all are of one type."""
 
     @model_validator(mode="after")
     def _sizes_need_work(self) -> Columns:
-        for key in ("bits_in", "bits_out", "deadline"):
+        for key in ("bits_in", "bits_out", "deadline", "type"):
             if getattr(self, key) is not None and self.work is None:
                 raise ValueError(f"{key} needs a column for the work: a file says what tasks need, or when they come")
         return self

@@ -12,6 +12,7 @@ from offload_rllib.config.decisions import Agents, Decisions, Information, Obser
 from offload_rllib.config.energy import Energy
 from offload_rllib.config.failures import Failures
 from offload_rllib.config.links import LinkOverride, Links
+from offload_rllib.config.score import Score
 from offload_rllib.config.topology import Topology
 from offload_rllib.config.workload import Deadlines, Workload
 
@@ -53,6 +54,8 @@ class EnvironmentConfig(Schema):
     """What arrives."""
     deadlines: Deadlines = Deadlines()
     """What happens at a deadline."""
+    score: Score = Score()
+    """What a task scores that does not finish, and how much each type counts."""
     decisions: Decisions = Decisions()
     """Who decides what, and when."""
     agents: Agents = Agents()

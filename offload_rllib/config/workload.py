@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from offload_rllib.config.arrivals import Arrivals, ConstantRate, JobTimes, Recorded, Replay, TableRate
 from offload_rllib.config.base import DataFile, Distribution, NonNegative, Positive, PositiveOrRange, Schema
+from offload_rllib.config.score import TypeName
 
 
 class AlibabaJobs(Schema):
@@ -32,8 +33,11 @@ class AlibabaJobs(Schema):
 class TaskType(Schema):
     """One kind of task in a mix."""
 
+    name: TypeName | None = None
+    """What figures and `score.weights` call it; null: `type_0` for the first, and so on."""
     weight: Positive = 1.0
-    """Share of this type, relative to the other weights."""
+    """Share of this type in the tasks that are made, relative to the other weights; what a task counts in the score is
+    `score.weights`."""
     instructions: Distribution
     """Work of a task."""
     cycles_per_instruction: Positive = 1.0
@@ -53,6 +57,18 @@ class TaskMix(Schema):
     """Chooses this kind."""
     types: tuple[TaskType, ...] = Field(min_length=1)
     """The task types."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the types, in order."""
+        return tuple(f"type_{i}" if kind.name is None else kind.name for i, kind in enumerate(self.types))
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TaskMix:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise ValueError(f"types: two of them are called '{twice[0]}'")
+        return self
 
 
 Jobs = Annotated[AlibabaJobs | TaskMix, Field(discriminator="kind")]

@@ -270,7 +270,7 @@ def account_step(environment, reward, own):
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         if reward.name == SPARSE:
-            own[n] = float(node.own_finished - node.own_dropped)
+            own[n] = node.own_finished - node.own_dropped
         elif reward.name == DELAY:
             own[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
 

@@ -383,7 +383,8 @@ class VectorEnv:
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""
-        return metrics.summary(self.scenario_of(e).arrays, self._state, e)
+        scenario = self.scenario_of(e)
+        return metrics.summary(scenario.arrays, self._state, e, scenario.arriving.types)
 
     def task_log(self, e: int) -> np.ndarray:
         """Return a copy of the records [tasks made] of environment `e`; tasks still inside have outcome OPEN."""

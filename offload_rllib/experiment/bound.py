@@ -161,17 +161,18 @@ def ways(scenario: Scenario, tasks: Array) -> Ways:
 
 
 def _price_of_dropping(scenario: Scenario, tasks: Array) -> Array:
-    """Return the least score [J] of tasks that do not finish."""
-    relative = tasks["deadline_s"] - tasks["created_s"]
-    return np.where(np.isfinite(relative), relative, scenario.settings[0]["horizon_s"] - tasks["created_s"])
+    """Return the least score [J] of tasks that do not finish; see `simulator.tasks.score_of_unfinished`."""
+    settings = scenario.settings[0]
+    aborted = (settings["expiry"] == EXPIRY_ABORT) & np.isfinite(tasks["deadline_s"])
+    latest_s = np.where(aborted, tasks["deadline_s"], settings["horizon_s"])
+    return np.maximum(latest_s - tasks["created_s"], settings["drop_s"])
 
 
 def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry]:
-    """Yield the variables of every task at every node where finishing could beat being dropped."""
+    """Yield the variables of every task at every node where it could finish."""
     settings = scenario.settings[0]
     soonest = ways(scenario, tasks)
-    dropped_s = _price_of_dropping(scenario, tasks)
-    latest = np.minimum(settings["horizon_s"], tasks["created_s"] + dropped_s)
+    latest = np.full(len(tasks), settings["horizon_s"])
     if settings["expiry"] == EXPIRY_ABORT:
         latest = np.minimum(latest, tasks["deadline_s"])
     for j, n in np.argwhere(np.isfinite(soonest.ready_s)):
@@ -233,7 +234,8 @@ def lower_bound(
         total = float(result.fun)
     else:
         raise RuntimeError(f"HiGHS did not solve the program of {shares:,} variables: {result.message}")
-    return Bound(total * (1 - TOLERANCE) / len(tasks), len(tasks), slot_s, proven=result.status == 0)
+    mean_s = total * (1 - TOLERANCE) / scenario.type_weight[tasks["type"]].sum()
+    return Bound(mean_s, len(tasks), slot_s, proven=result.status == 0)
 
 
 def bounds_of_episodes(
@@ -328,10 +330,9 @@ def _program(scenario: Scenario, tasks: Array, entries: list[_Entry], slot_s: fl
     integral = np.zeros(variables)
     integral[at_node:] = 1
     objective = np.zeros(variables)
-    objective[score : score + count] = 1.0
+    objective[score : score + count] = scenario.type_weight[tasks["type"]]
     return {
         "c": objective,
-        # scipy's declared types lack arrays.
         # scipy's declared types lack arrays.
         "constraints": optimize.LinearConstraint(matrix, low, high),  # pyright: ignore[reportArgumentType]
         "bounds": optimize.Bounds(np.zeros(variables), upper),  # pyright: ignore[reportArgumentType]

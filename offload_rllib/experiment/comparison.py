@@ -27,7 +27,7 @@ from offload_rllib.experiment.statistics import (
     probability_of_improvement,
     profile_band,
 )
-from offload_rllib.simulator.metrics import BIN_MIDDLES
+from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM
 
 # Ending of the name of a policy that draws its actions; without it, it plays greedily.
 SAMPLED = " (sampled)"
@@ -317,7 +317,11 @@ class Comparison:
         with written_at_once(folder / TIMINGS) as partial:
             self.timings.to_csv(partial, index=False)
         responses = [
-            {"point": list(point), POLICY: policy, "counts": {int(i): int(counts[i]) for i in np.flatnonzero(counts)}}
+            {
+                "point": list(point),
+                POLICY: policy,
+                "counts": {int(i) - COUNTED_FROM: int(counts[i]) for i in np.flatnonzero(counts)},
+            }
             for (point, policy), counts in self.responses.items()
         ]
         record = {"sweep": list(self.sweep), **self.record, "responses": responses}
@@ -341,7 +345,7 @@ def load_comparison(folder: str | Path) -> Comparison:
         for entry in record.pop("responses"):
             counts = np.zeros(len(BIN_MIDDLES), np.int64)
             for index, count in entry["counts"].items():
-                counts[int(index)] = count
+                counts[int(index) + COUNTED_FROM] = count
             responses[tuple(entry["point"]), entry[POLICY]] = counts
         timings = pd.read_csv(folder / TIMINGS, keep_default_na=False, na_values=[""])
         return Comparison(pd.read_parquet(folder / EPISODES), timings, tuple(record.pop("sweep")), responses, record)

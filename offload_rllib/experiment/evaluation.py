@@ -125,7 +125,7 @@ class Player:
         batch = range(env.num_envs)
         return Played(
             [env.episode_metrics(e) for e in batch],
-            env.state.histogram[:, RESPONSES].sum(axis=0, dtype=np.int64),
+            env.state.histogram[:, :, RESPONSES].sum(axis=(0, 1), dtype=np.int64),
             int(env.state.episode["choices"].sum()),
             wall_s,
             cpu_s,

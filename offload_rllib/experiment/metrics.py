@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import nearest
+from offload_rllib.simulator.metrics import OF_TYPE
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,16 @@ SHOWN = (
 
 
 def metric_of(name: str) -> Metric:
-    """Return what is known of a figure; of one that is not listed, its name."""
+    """Return what is known of a figure, of all tasks or of those of one type; of one that is not listed, its name."""
+    figure, of, kind = name.partition(OF_TYPE)
+    if of and figure in METRICS:
+        return replace(METRICS[figure], name=name, title=f"{METRICS[figure].title}, {kind}")
     return METRICS.get(name) or Metric(name, name)
+
+
+def types_of(reported: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the types of tasks of which figures are reported; none where all are of one type."""
+    return tuple(dict.fromkeys(kind for name in reported if (kind := name.partition(OF_TYPE)[2])))
 
 
 def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:

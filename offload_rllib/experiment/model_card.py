@@ -130,7 +130,7 @@ def _results(path: Path) -> Iterator[str]:
     yield (
         f"Mean ± the larger half of the 95 % interval over {rows[0]['episodes']} held-out episodes "
         f"(seed {rows[0]['seed']}), the "
-        "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or age."
+        "same for all policies. Score: response time; a dropped or unfinished task counts with its deadline or price."
     )
     yield ""
     yield "| policy | " + " | ".join(title for _, title, _ in COLUMNS) + " |"

@@ -13,7 +13,9 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.experiment.comparison import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.experiment.evaluation_events import write_events
 from offload_rllib.experiment.interval_text import difference_text, number, with_half_width
+from offload_rllib.experiment.metrics import types_of
 from offload_rllib.experiment.statistics import certain
+from offload_rllib.simulator.metrics import OF_TYPE
 
 UNSURE = "[ ]: 95 % interval; ( ): no certain difference, adjusted for the number in the table"
 COMPARED = ("score_mean_s", "dropped_share")
@@ -25,17 +27,24 @@ SHOWN = (
     ("offloaded_share", "sent, %", 100.0),
     ("overload", "full, %", 100.0),
 )
+SHOWN_BY_TYPE = (
+    ("score_mean_s", "score, s", 1.0),
+    ("missed_share", "missed, %", 100.0),
+    ("dropped_share", "dropped, %", 100.0),
+    ("response_mean_s", "done, s", 1.0),
+)
 
 
-def tables(evaluation: Comparison, reference: str) -> list[Table]:
+def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> list[Table]:
     """Return a table of means with 95 % intervals, and one of paired differences from a reference policy.
 
-    Both fit a terminal of 80 columns. A difference in parentheses is not certain, adjusted for all of the table.
+    Both fit a terminal of 80 columns. A difference in parentheses is not certain, adjusted for all of the table. With
+    `by_type` there is one more table for each type of task, if there are several.
     """
     episodes = evaluation.episode_count
     means = Table(
         title=f"{episodes} held-out episodes, the same for all policies",
-        caption="score: response time; a dropped or unfinished task counts with its deadline or age\n"
+        caption="score: response time; a dropped or unfinished task counts with its deadline or price\n"
         "done: response of finished tasks; sent: tasks that left their node; full: time nodes are full\n"
         "±: 95 % interval of the mean",
     )
@@ -63,7 +72,23 @@ def tables(evaluation: Comparison, reference: str) -> list[Table]:
         )
         if policy != reference:
             paired.add_row(policy, *(texts[policy, metric] for metric in COMPARED))
-    return [means, paired] if len(evaluation.policies) > 1 else [means]
+    each = [_of_one_type(evaluation, name, reference) for name in types_of(evaluation.metrics)] if by_type else []
+    return [means, paired, *each] if len(evaluation.policies) > 1 else [means, *each]
+
+
+def _of_one_type(evaluation: Comparison, name: str, reference: str) -> Table:
+    table = Table(title=f"tasks of type {name}", caption="missed: dropped, late or unfinished; ±: 95 % interval")
+    table.add_column("policy", overflow="fold")
+    for _, title, _ in SHOWN_BY_TYPE:
+        table.add_column(title, justify="right", no_wrap=True)
+    score = f"score_mean_s{OF_TYPE}{name}"
+    for policy in sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, score).mean()):
+        cells = [
+            with_half_width(evaluation.mean(policy, f"{metric}{OF_TYPE}{name}"), factor)
+            for metric, _, factor in SHOWN_BY_TYPE
+        ]
+        table.add_row(policy, *cells, style="bold" if policy == reference else "")
+    return table
 
 
 def write_summary(evaluation: Comparison, reference: str, path: Path) -> None:

@@ -26,8 +26,8 @@ def task_table(env: VectorEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
     """Return one row per task of all episodes of an environment that keeps a log.
 
     Columns: those of `about`, the task's number in its episode, all of `simulator.types.LOG` (times in seconds, work in
-    instructions; nodes by their names, the outcome in words), `counts`: whether the task is in the figures, and
-    `response_s`: from its creation to its end, missing unless it finished.
+    instructions; nodes and types by their names, the outcome in words), `counts`: whether the task is in the figures,
+    and `response_s`: from its creation to its end, missing unless it finished.
 
     Args:
         env: at the end of its episodes.
@@ -39,12 +39,15 @@ def task_table(env: VectorEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
         scenario = env.scenario_of(e)
         settings = scenario.arrays.settings[0]
         names = np.array([node.name for node in scenario.network.nodes])
+        types = np.array(scenario.arriving.types)
         created, finished = log["created_s"], log["outcome"] == FINISHED
         table: dict[str, Any] = {key: pa.repeat(_scalar(value), len(log)) for key, value in columns.items()}
         table["task"] = np.arange(len(log))
         for key in log.dtype.names or ():
             if key in NODES:
                 table[key] = pa.array(names[log[key]]).dictionary_encode()
+            elif key == "type":
+                table[key] = pa.array(types[log[key]]).dictionary_encode()
             elif key == "outcome":
                 table[key] = pa.array([OUTCOMES[code] for code in log[key].tolist()], pa.string()).dictionary_encode()
             else:

@@ -7,7 +7,8 @@ arrival, the delay is exact: without task i, a task k behind it would begin earl
 
 for time that is freed is lost once a server would have been idle: the recursion of D. V. Lindley, "The theory of queues
 with a single server", Mathematical Proceedings of the Cambridge Philosophical Society 48(2), 1952, with and without i.
-The cost of a decision is the response time of its task plus the sum of d over those behind: a difference reward (D. H.
+The cost of a decision is the response time of its task plus the sum of d over those behind, each by the weight of its
+type (`score.weights`): a difference reward (D. H.
 Wolpert, K. Tumer, "Optimal payoff functions for members of collectives", Advances in Complex Systems 4, 2001), with all
 other decisions held as they were.
 """
@@ -30,6 +31,7 @@ def charge_delays(
     node: Array,
     wait_s: Array,
     service_s: Array,
+    weight: Array,
     first: Array,
     following: Array,
     delay_s: Array,
@@ -41,6 +43,7 @@ def charge_delays(
         node: [n] int64, where each task was served; tasks are in the order in which they joined the queues.
         wait_s: [n] time in the queue.
         service_s: [n].
+        weight: [n] of the tasks.
         first: [N] int64, scratch, `NONE`.
         following: [n] int64, scratch.
         delay_s: [n], scratch.
@@ -53,7 +56,7 @@ def charge_delays(
         i = first[here]
         while i != NONE:
             delay_s[i] = min(delay_s[i], wait_s[k])
-            cost_s[i] += delay_s[i]
+            cost_s[i] += weight[k] * delay_s[i]
             i = following[i]
         following[k] = first[here]
         first[here] = k
@@ -68,6 +71,9 @@ def require_hindsight(scenario: BuiltScenario) -> None:
     """
     config, node = scenario.config, scenario.arrays.node
     bounded = bool((node["capacity"] != UNBOUNDED).any())
+    links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
+    lossy = any(link is not None and link.loss_probability for link in links)
+    contended = any(link is not None and link.contention == "fifo" for link in links)
     for key, value, accepted, fits in (
         ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
         ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
@@ -75,6 +81,9 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("service", config.service, "pooled", config.service == "pooled"),
         ("workload.deadline_s", "given", "null", not config.workload.has_deadlines),
         ("queue_capacity", "bounded", "null", not bounded),
+        ("tick_s", f"{config.tick_s}", "null", config.tick_s is None),
+        ("loss_probability", "above 0", "0 on every link", not lossy),
+        ("contention", "fifo", "none on every link", not contended),
         ("failures", "given", "null", config.failures is None),
         ("cloud", "given", "null", config.cloud is None),
     ):
@@ -98,7 +107,8 @@ def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
     agent_of = np.full(len(arrays.node), NONE, np.int64)
     agent_of[np.asarray(arrays.agent_node)[:agents]] = np.arange(agents)
     # What is unfinished at the end has cost its age so far; nobody behind it has been served.
-    cost_s = log["ended_s"] - log["created_s"]
+    weight = np.asarray(arrays.type_weight)[log["type"]]
+    cost_s = weight * (log["ended_s"] - log["created_s"])
     done = np.flatnonzero(log["outcome"] == FINISHED)
     joined_s = (log["created_s"] + log["holding_s"] + log["transfer_s"])[done]
     done = done[np.argsort(joined_s, kind="stable")]
@@ -107,6 +117,7 @@ def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
         log["node"][done].astype(np.int64),
         log["waiting_s"][done],
         log["service_s"][done],
+        weight[done],
         np.full(len(arrays.node), NONE, np.int64),
         np.full(len(done), NONE, np.int64),
         np.zeros(len(done)),

@@ -14,6 +14,7 @@ from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.score import check_drop_price
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
@@ -186,6 +187,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["score_until_s"] = config.horizon_s - config.drain_s
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
     record["expiry_grace_s"] = config.deadlines.grace_s
+    record["drop_s"] = config.score.drop_s or 0.0
     record["tick_s"] = config.tick_s or 0.0
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
@@ -248,6 +250,9 @@ def build_scenario(
                 )
     link, link_law = link_arrays(config, network, link_directions(config, network))
     arriving = _arriving(config, network, like)
+    check_drop_price(
+        config, network, all_have_deadlines=arriving.demand.all_have_deadlines, drawn=episode_key is not None
+    )
     load = offered_load(config, network, link, arriving.demand, arriving.entries)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")

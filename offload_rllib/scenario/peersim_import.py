@@ -106,6 +106,8 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         "service": "pooled",
         "queue": "lifo" if as_coded else "fifo",
         "workload": _workload(reader, topology, name, files),
+        # Queues are bounded and late tasks may finish: a drop is as bad as a task that lasts for the whole episode.
+        "score": {"drop_s": steps * interval_s},
     }
     if as_coded:
         environment["tick_s"] = 1 / scale

@@ -91,6 +91,7 @@ def scenario_of(scenarios, e):
         scenarios.burst_state,
         scenarios.burst_jump,
         scenarios.type_share,
+        scenarios.type_weight,
         scenarios.distribution,
         scenarios.distribution_to,
         scenarios.choice,
@@ -116,7 +117,7 @@ def environment(state, e):
         state.free[e],
         state.heap[e],
         state.bucket[e],
-        state.metrics[e : e + 1],
+        state.metrics[e],
         state.histogram[e],
         state.log[e],
     )
@@ -449,6 +450,8 @@ def _arrive(scenario, environment, n, now_s, end_s):
         task.work = recorded.work
         task.bits_in = recorded.bits_in
         task.bits_out = recorded.bits_out
+        if arrivals.rows_have_types:
+            kind = np.int64(recorded.type)
     if not arrivals.rows_have_sizes:
         _fill(scenario, environment, n, slot, number, kind)
     task.number = episode.tasks_made
@@ -462,11 +465,12 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task.return_latency_s = 0.0
     task.return_seconds_per_bit = 0.0
     task.origin = n
+    task.type = kind
     task.node = entered
     task.hops = 0
     task.undecided = 0
     task.bucket = NONE
-    change_unfinished(node, now_s, 1)
+    change_unfinished(node, now_s, 1, scenario.type_weight[kind])
     if settings.has_deadline:
         if arrivals.rows_have_deadlines:
             relative_s = scenario.recording[environment.client[n].first_row + number].deadline_s

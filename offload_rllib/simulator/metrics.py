@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from offload_rllib.simulator.energy import node_energy
 from offload_rllib.simulator.types import (
+    CAUSES,
     ENERGY_NONE,
     ENERGY_POWER,
     FAILURES_NONE,
     HISTOGRAM_BINS,
     HISTOGRAM_BITS,
     HISTOGRAM_LOWEST,
-    RESPONSES,
+    METRICS,
     UNBOUNDED,
-    UNFINISHED_SCORES,
     Scenario,
     State,
 )
 
 
 def bin_middles() -> np.ndarray:
-    """Return the middle in seconds of each histogram bin [B]; the first bin also holds zero."""
-    index = np.arange(HISTOGRAM_BINS)
+    """Return the middle in seconds of each histogram bin [B]: 0 below the range, infinite above it."""
+    index = np.arange(HISTOGRAM_BINS - 2)
     per_octave = 1 << HISTOGRAM_BITS
-    return HISTOGRAM_LOWEST * 2.0 ** (index // per_octave) * (1 + (index % per_octave + 0.5) / per_octave)
+    inside = HISTOGRAM_LOWEST * 2.0 ** (index // per_octave) * (1 + (index % per_octave + 0.5) / per_octave)
+    return np.concatenate([[0.0], inside, [np.inf]])
 
 
 BIN_MIDDLES = bin_middles()
+# Between the name of a figure and that of the type of the tasks that it is of.
+OF_TYPE = "_of_"
+# In files bins are counted from that which begins here, so that a wider range leaves older files readable.
+COUNTED_FROM_S = 2.0**-20
+COUNTED_FROM = 1 + (round(np.log2(COUNTED_FROM_S / HISTOGRAM_LOWEST)) << HISTOGRAM_BITS)
 
 
 def percentile(counts: np.ndarray, share: float) -> float:
-    """Return a percentile in seconds of a histogram [B]; NaN if it is empty."""
+    """Return a percentile in seconds of a histogram [B]; NaN if it is empty.
+
+    It is the time of rank share x tasks, rounded up, in ascending order (the inverse of the empirical distribution,
+    without interpolation), to 0.4 %.
+    """
     cumulative = np.cumsum(counts)
     if cumulative[-1] == 0:
         return float("nan")
@@ -51,27 +63,69 @@ def jain(sums: np.ndarray, counts: np.ndarray) -> float:
     return float(means.sum()) ** 2 / squares if squares > 0 else 1.0
 
 
-def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
+def of_tasks(record: np.ndarray, histogram: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+    """Return the figures of the tasks of some types.
+
+    Args:
+        record: [Y] METRICS.
+        histogram: [Y, 2, B] of the same types.
+        weight: [Y] of a task in the score.
+    """
+    total = {name: record[name].sum() for name in METRICS.names or ()}
+    created, finished = int(total["created"]), int(total["finished"])
+    responses, unfinished_scores = histogram.sum(axis=0, dtype=np.int64)
+    scores = responses + unfinished_scores
+    weights = float(weight @ record["created"])
+    per_created = 1 / created if created else float("nan")
+    per_finished = 1 / finished if finished else float("nan")
+    causes = {cause: int(total[cause]) for cause in CAUSES}
+    return {
+        "score_mean_s": float(weight @ record["score_sum_s"]) * (1 / weights if weights else float("nan")),
+        "score_p50_s": percentile(scores, 0.5),
+        "score_p95_s": percentile(scores, 0.95),
+        "score_p99_s": percentile(scores, 0.99),
+        "response_mean_s": float(total["response_sum_s"]) * per_finished,
+        "response_p50_s": percentile(responses, 0.5),
+        "response_p95_s": percentile(responses, 0.95),
+        "response_p99_s": percentile(responses, 0.99),
+        "dropped_share": sum(causes.values()) * per_created,
+        **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
+        "unfinished_share": int(total["unfinished"]) * per_created,
+        "late_share": int(total["late"]) * per_created,
+        "missed_share": (sum(causes.values()) + int(total["late"]) + int(total["unfinished"])) * per_created,
+        "offloaded_share": int(total["offloaded"]) * per_created,
+        "holding_mean_s": float(total["holding_sum_s"]) * per_finished,
+        "waiting_mean_s": float(total["waiting_sum_s"]) * per_finished,
+        "service_mean_s": float(total["service_sum_s"]) * per_finished,
+        "transfer_mean_s": float(total["transfer_sum_s"]) * per_finished,
+        "return_mean_s": float(total["return_sum_s"]) * per_finished,
+        "tasks_created": float(created),
+        "tasks_finished": float(finished),
+    }
+
+
+def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ()) -> dict[str, float]:
     """Return the figures of environment `e` at the end of its episode.
 
-    Times are in seconds. Tasks count as `score_from_s` and `score_until_s` say. A task that was dropped or is
-    unfinished scores its deadline or its age, whichever is more; `response_*` are of finished tasks alone, and NaN
-    if there is none. `overload` is the share of time that a node with a bounded queue spends full, averaged over
-    those nodes; `occupancy_tasks` the mean number of tasks at a node. `missed_share` is the share of tasks without a
-    result in time: dropped, late, or unfinished. `fairness` is Jain's index of the clients' mean scores (`jain`).
+    Times are in seconds. Tasks count as `score_from_s` and `score_until_s` say. What a task scores that was dropped or
+    is unfinished says `tasks.score_of_unfinished`. `score_mean_s` is the mean of the scores by the weights of the
+    tasks' types; all other figures count every task alike. `response_*` are of finished tasks alone, and NaN if there
+    is none. `overload` is the share of time that a node with a bounded queue spends full, averaged over those nodes;
+    `occupancy_tasks` the mean number of tasks at a node. `missed_share` is the share of tasks without a result in time:
+    dropped, late, or unfinished. `fairness` is Jain's index of the clients' mean scores (`jain`), by weight as well.
 
     With failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
     account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
     the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
     PeersimGym's unit.
+
+    Args:
+        scenario: of the environment.
+        state: of the batch.
+        e: which environment.
+        types: names [Y] of the types; with more than one, every figure of tasks is also given of each, as
+            ``<figure>_of_<type>``.
     """
-    record = state.metrics[e]
-    created, finished = int(record["created"]), int(record["finished"])
-    responses = state.histogram[e, RESPONSES]
-    scores = responses + state.histogram[e, UNFINISHED_SCORES]
-    per_created = 1 / created if created else float("nan")
-    per_finished = 1 / finished if finished else float("nan")
-    causes = {cause: int(record[cause]) for cause in ("queue_full", "expired", "lost", "node_failed")}
     bounded = scenario.node["capacity"] < UNBOUNDED
     now_s = float(state.episode[e]["now_s"])
     extra: dict[str, float] = {}
@@ -86,31 +140,18 @@ def summary(scenario: Scenario, state: State, e: int) -> dict[str, float]:
         extra |= {f"energy{unit}": total, **uses}
         extra[f"energy_per_task{unit}"] = total / ended if ended else float("nan")
     full_share = state.node[e]["full_seconds"][bounded] / now_s
+    record, histogram, weight = state.metrics[e], state.histogram[e], scenario.type_weight
+    each: dict[str, float] = {}
+    if len(types) > 1:
+        for i, name in enumerate(types):
+            of_one = of_tasks(record[i : i + 1], histogram[i : i + 1], weight[i : i + 1])
+            each |= {f"{figure}{OF_TYPE}{name}": value for figure, value in of_one.items()}
     return {
-        "score_mean_s": float(record["score_sum_s"]) * per_created,
-        "score_p50_s": percentile(scores, 0.5),
-        "score_p95_s": percentile(scores, 0.95),
-        "score_p99_s": percentile(scores, 0.99),
-        "response_mean_s": float(record["response_sum_s"]) * per_finished,
-        "response_p50_s": percentile(responses, 0.5),
-        "response_p95_s": percentile(responses, 0.95),
-        "response_p99_s": percentile(responses, 0.99),
-        "dropped_share": sum(causes.values()) * per_created,
-        **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
-        "unfinished_share": int(record["unfinished"]) * per_created,
-        "late_share": int(record["late"]) * per_created,
-        "missed_share": (sum(causes.values()) + int(record["late"]) + int(record["unfinished"])) * per_created,
-        "offloaded_share": int(record["offloaded"]) * per_created,
+        **of_tasks(record, histogram, weight),
         "fairness": jain(state.node[e]["score_sum_s"], state.node[e]["scored"]),
         "overload": float(full_share.mean()) if bounded.any() else 0.0,
         "occupancy_tasks": float(state.node[e]["task_seconds"].mean()) / now_s,
-        "holding_mean_s": float(record["holding_sum_s"]) * per_finished,
-        "waiting_mean_s": float(record["waiting_sum_s"]) * per_finished,
-        "service_mean_s": float(record["service_sum_s"]) * per_finished,
-        "transfer_mean_s": float(record["transfer_sum_s"]) * per_finished,
-        "return_mean_s": float(record["return_sum_s"]) * per_finished,
-        "tasks_created": float(created),
-        "tasks_finished": float(finished),
         "masked_actions": float(state.episode[e]["masked_actions"]),
         **extra,
+        **each,
     }

@@ -88,8 +88,8 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         free=np.zeros((num_envs, task_slots), np.int32),
         heap=np.zeros((num_envs, heap_size(nodes, task_slots)), EVENT),
         bucket=np.zeros((num_envs, steps_per_episode(scenario)), np.int32),
-        metrics=np.zeros(num_envs, METRICS),
-        histogram=np.zeros((num_envs, 2, HISTOGRAM_BINS), np.uint32),
+        metrics=np.zeros((num_envs, len(scenario.type_weight)), METRICS),
+        histogram=np.zeros((num_envs, len(scenario.type_weight), 2, HISTOGRAM_BINS), np.uint32),
         log=np.zeros((num_envs, log_rows), LOG),
     )
 

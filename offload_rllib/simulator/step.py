@@ -9,7 +9,7 @@ from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.queues import leave_queue
-from offload_rllib.simulator.tasks import change_unfinished, close_episode, remove_held
+from offload_rllib.simulator.tasks import close_episode, integrate_unfinished, remove_held
 from offload_rllib.simulator.types import HELD, NONE
 from offload_rllib.simulator.variants import is_full, is_large
 
@@ -57,8 +57,8 @@ def begin_step(environment):
         node.own_changed_s = now_s
         node.own_task_seconds = 0.0
         node.own_drop_cost_s = 0.0
-        node.own_finished = 0
-        node.own_dropped = 0
+        node.own_finished = 0.0
+        node.own_dropped = 0.0
 
 
 @kernel
@@ -90,7 +90,7 @@ def advance(scenario, environment, actions):
     if not run_until(scenario, environment, end_s):
         return NEEDS_ROOM
     for n in range(environment.node.shape[0]):
-        change_unfinished(environment.node[n], end_s, 0)
+        integrate_unfinished(environment.node[n], end_s)
     episode.stage = ACTIONS_PENDING
     episode.step += 1
     if episode.step == environment.bucket.shape[0]:

@@ -7,6 +7,7 @@ import numpy as np
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (
     EXPIRED,
+    EXPIRY_ABORT,
     FINISHED,
     FREE,
     HISTOGRAM_BINS,
@@ -22,13 +23,16 @@ from offload_rllib.simulator.types import (
 )
 
 _MANTISSA_SHIFT = np.int64(52 - HISTOGRAM_BITS)
-_LOWEST_BIN = np.float64(HISTOGRAM_LOWEST).view(np.int64) >> _MANTISSA_SHIFT
+_BEFORE_FIRST = (np.float64(HISTOGRAM_LOWEST).view(np.int64) >> _MANTISSA_SHIFT) - np.int64(1)
 
 
 @kernel
 def histogram_bin(seconds):
-    """Return the bin of a time: the exponent and the first mantissa bits of its binary representation."""
-    index = (np.float64(seconds).view(np.int64) >> _MANTISSA_SHIFT) - _LOWEST_BIN
+    """Return the bin of a time: the exponent and the first mantissa bits of its binary representation.
+
+    What is below the range is in the first bin, what is above it in the last.
+    """
+    index = (np.float64(seconds).view(np.int64) >> _MANTISSA_SHIFT) - _BEFORE_FIRST
     return min(max(index, 0), HISTOGRAM_BINS - 1)
 
 
@@ -44,11 +48,21 @@ def change_tasks(node, capacity, now_s, by):
 
 
 @kernel
-def change_unfinished(node, now_s, by):
-    """Add `by` to the number of unfinished tasks that originate at a node, and integrate it over time."""
-    node.own_task_seconds += node.own_unfinished * (now_s - node.own_changed_s)
+def integrate_unfinished(node, now_s):
+    """Bring the time integral of the unfinished tasks that originate at a node, each by its weight, up to date."""
+    node.own_task_seconds += node.own_weight * (now_s - node.own_changed_s)
     node.own_changed_s = now_s
+
+
+@kernel
+def change_unfinished(node, now_s, by, weight):
+    """Add `by` to the number of unfinished tasks that originate at a node, and `by` times `weight` to their weight."""
+    integrate_unfinished(node, now_s)
     node.own_unfinished += by
+    if node.own_unfinished == 0:
+        node.own_weight = 0.0  # no rounding is carried from one time to the next
+    else:
+        node.own_weight += by * weight
 
 
 @kernel
@@ -144,14 +158,14 @@ def forget_deadline(environment, slot):
 
 @kernel
 def score_of_unfinished(settings, task, age_s):
-    """Return the score in seconds of a task that never finishes: its deadline or its age, whichever is more.
+    """Return the score in seconds of a task that never finishes: no less than if it finished as late as it could.
 
-    Without a deadline it is its age at the end of the episode, as if it had stayed inside.
+    That is at its deadline where late tasks are aborted, and else at the end of the episode; never below `drop_s`.
     """
-    relative = task.deadline_s - task.created_s
-    if task.deadline_s == np.inf:
-        return max(settings.horizon_s - task.created_s, age_s)
-    return max(relative, age_s)
+    latest_s = settings.horizon_s
+    if settings.expiry == EXPIRY_ABORT and task.deadline_s != np.inf:
+        latest_s = task.deadline_s
+    return max(latest_s - task.created_s, age_s, settings.drop_s)
 
 
 @kernel
@@ -163,7 +177,8 @@ def account(scenario, environment, slot, now_s, outcome):
     returning = task.service_end_s
     return_s = now_s - returning if outcome == FINISHED else 0.0
     if settings.score_from_s <= task.created_s < settings.score_until_s:
-        metrics = environment.metrics[0]
+        metrics = environment.metrics[task.type]
+        histogram = environment.histogram[task.type]
         metrics.created += 1
         if task.hops > 0:
             metrics.offloaded += 1
@@ -178,7 +193,7 @@ def account(scenario, environment, slot, now_s, outcome):
             metrics.service_sum_s += task.service_s
             metrics.transfer_sum_s += task.transfer_s
             metrics.return_sum_s += return_s
-            environment.histogram[RESPONSES, histogram_bin(age)] += np.uint32(1)
+            histogram[RESPONSES, histogram_bin(age)] += np.uint32(1)
         else:
             score = score_of_unfinished(settings, task, age)
             if outcome == QUEUE_FULL:
@@ -191,11 +206,12 @@ def account(scenario, environment, slot, now_s, outcome):
                 metrics.node_failed += 1
             else:
                 metrics.unfinished += 1
-            environment.histogram[UNFINISHED_SCORES, histogram_bin(score)] += np.uint32(1)
+            histogram[UNFINISHED_SCORES, histogram_bin(score)] += np.uint32(1)
         metrics.score_sum_s += score
         origin = environment.node[task.origin]
-        origin.score_sum_s += score
-        origin.scored += 1
+        weight = scenario.type_weight[task.type]
+        origin.score_sum_s += weight * score
+        origin.scored += weight
     if environment.log.shape[0] > task.number:
         row = environment.log[task.number]
         row.created_s = task.created_s
@@ -210,6 +226,7 @@ def account(scenario, environment, slot, now_s, outcome):
         row.transfer_s = task.transfer_s
         row.return_s = return_s
         row.origin = task.origin
+        row.type = task.type
         row.node = task.node
         row.hops = task.hops
         row.outcome = outcome
@@ -222,14 +239,15 @@ def release(scenario, environment, slot, now_s, outcome):
     episode = environment.episode[0]
     task = environment.task[slot]
     origin = environment.node[task.origin]
-    change_unfinished(origin, now_s, -1)
+    weight = scenario.type_weight[task.type]
+    change_unfinished(origin, now_s, -1, weight)
     if outcome == FINISHED:
-        origin.own_finished += 1
+        origin.own_finished += weight
         episode.finished += 1
     else:
-        origin.own_dropped += 1
+        origin.own_dropped += weight
         age = now_s - task.created_s
-        origin.own_drop_cost_s += score_of_unfinished(settings, task, age) - age
+        origin.own_drop_cost_s += weight * (score_of_unfinished(settings, task, age) - age)
         if outcome == QUEUE_FULL:
             episode.dropped_queue_full += 1
         elif outcome == EXPIRED:

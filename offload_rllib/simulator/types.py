@@ -74,12 +74,13 @@ OFFER_NEWEST = 1
 UNBOUNDED = 2**31 - 1
 NONE = -1
 
-# The response-time histogram has 128 bins per octave from 2^-20 s (1 us) to 2^28 s: a bin is at most 1/128 wide
-# relative to its lower edge, so that a percentile read at a bin's middle is off by at most 0.4 %.
+# The histograms of times have 128 bins per octave from 2^-40 s (1 ps) to 2^40 s (35,000 years): a bin is at most 1/128
+# wide relative to its lower edge, so that a percentile read at a bin's middle is off by at most 0.4 %. The first bin
+# holds what is shorter, and counts as 0; the last holds what is longer, and counts as infinite.
 HISTOGRAM_BITS = 7
-HISTOGRAM_LOWEST = 2.0**-20
-HISTOGRAM_OCTAVES = 48
-HISTOGRAM_BINS = HISTOGRAM_OCTAVES << HISTOGRAM_BITS
+HISTOGRAM_LOWEST = 2.0**-40
+HISTOGRAM_OCTAVES = 80
+HISTOGRAM_BINS = (HISTOGRAM_OCTAVES << HISTOGRAM_BITS) + 2
 RESPONSES = 0
 UNFINISHED_SCORES = 1
 
@@ -95,6 +96,7 @@ SETTINGS = _record(
     score_until_s="f8",
     broadcast_interval_s="f8",  # 0: neighbours know each other's state at once
     expiry_grace_s="f8",
+    drop_s="f8",  # least score of a task that does not finish
     tick_s="f8",  # 0: time is continuous; see `ticks`
     time_scale_s="f8",  # a response time that an observation shows as 0.5
     work_scale="f8",  # instructions that an observation shows as 0.5
@@ -190,6 +192,7 @@ ARRIVALS = _record(  # when clients make tasks; see `arrivals` for the kinds
     heterogeneous="i4",  # each client draws its own phase, levels, or states
     rows_have_sizes="i4",
     rows_have_deadlines="i4",
+    rows_have_types="i4",
     parameters_vary="i4",  # episodes draw parameters between `distribution` and `distribution_to`
 )
 CLIENT = _record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
@@ -200,6 +203,7 @@ RECORDED = _record(  # one arrival; sorted by origin, then time
     bits_out="f8",
     deadline_s="f8",  # relative to the arrival; infinite: none
     node="i4",  # that the task enters first
+    type="i4",  # of the task
 )
 RATE_PIECE = _record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
 BURST_STATE = _record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
@@ -235,21 +239,22 @@ NODE_STATE = _record(
     task_seconds="f8",  # integral of `tasks`
     full_seconds="f8",  # time spent at capacity
     own_changed_s="f8",
-    own_task_seconds="f8",  # integral over this step of `own_unfinished`
-    own_drop_cost_s="f8",  # this step's sum over dropped tasks of deadline minus age
+    own_weight="f8",  # sum of the weights of the tasks made here that have not ended
+    own_task_seconds="f8",  # integral over this step of `own_weight`
+    own_drop_cost_s="f8",  # this step's sum over dropped tasks of weight x (score minus age)
+    own_finished="f8",  # weights of the tasks made here that finished in this step
+    own_dropped="f8",
     phase_s="f8",  # of the broadcasts
     failure_s="f8",  # next time the node goes down
     busy_seconds="f8",  # integral of `busy`, less `busy` x now; in ticks, work done over speed
     work_left="f8",  # in ticks: instructions left of the task in service
     tick_work="f8",  # instructions that the node may still do in this tick; negative between its moments
     tick="i8",  # in which it works next
-    score_sum_s="f8",  # of the tasks made here that count and have ended
-    scored="i8",  # their number
+    score_sum_s="f8",  # weight x score of the tasks made here that count and have ended
+    scored="f8",  # their weights
     arrivals="i8",
     choices="i8",
     own_unfinished="i4",  # tasks made here that have not ended, wherever they are
-    own_finished="i4",  # this step
-    own_dropped="i4",  # this step
     tasks="i4",  # held, waiting and served
     busy="i4",
     down="i4",  # 1 while the node has failed
@@ -309,6 +314,7 @@ TASK = _record(
     return_latency_s="f8",
     return_seconds_per_bit="f8",
     origin="i4",
+    type="i4",
     node="i4",
     hops="i4",
     hops_left="i4",  # of the result on its way back
@@ -326,7 +332,7 @@ TASK = _record(
 
 EVENT = _record(time_s="f8", key="u8", slot="i4")
 
-METRICS = _record(  # of the tasks that count (see `score_from_s`)
+METRICS = _record(  # of the tasks of a type that count (see `score_from_s`); not weighted
     score_sum_s="f8",
     response_sum_s="f8",
     holding_sum_s="f8",
@@ -358,6 +364,7 @@ LOG = _record(
     transfer_s="f8",
     return_s="f8",
     origin="i4",
+    type="i4",
     node="i4",
     hops="i4",
     outcome="i4",
@@ -386,7 +393,8 @@ class Scenario(NamedTuple):
     rate_piece: Array  # [P] RATE_PIECE, sorted by client, then time; empty without a table of rates
     burst_state: Array  # [B] BURST_STATE
     burst_jump: Array  # [B, B] float64: cumulative probabilities of the next state, a row for each state
-    type_share: Array  # [Y] float64: cumulative shares of the task types; 1 type if jobs or recorded sizes are used
+    type_share: Array  # [Y] float64: cumulative shares of the task types, where a client draws them
+    type_weight: Array  # [Y] float64: of a task in score and reward
     distribution: Array  # [Y, 4] DISTRIBUTION of each type's WORK, BITS_IN, BITS_OUT, DEADLINE
     distribution_to: Array  # [Y, 4] DISTRIBUTION: upper ends of the parameters that episodes draw
     choice: Array  # [C, 2] float64: values of empirical distributions and their cumulative shares
@@ -397,7 +405,7 @@ class State(NamedTuple):
     """What changes, for all environments of a batch.
 
     Kernels work on one environment: the same struct without the leading axis (`events.environment`), in which
-    `episode` and `metrics` hold one record each.
+    `episode` holds one record.
     """
 
     episode: Array  # [E] EPISODE
@@ -414,6 +422,6 @@ class State(NamedTuple):
     free: Array  # [E, T] int32: stack of unused slots
     heap: Array  # [E, 3N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in a step
-    metrics: Array  # [E] METRICS
-    histogram: Array  # [E, 2, B] uint32: response times of the finished; scores of the others
+    metrics: Array  # [E, Y] METRICS
+    histogram: Array  # [E, Y, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log

@@ -13,6 +13,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import AlibabaJobs
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.score import type_weights
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.demand import Demand, DrawnTasks, demand, drawn_tasks
 from offload_rllib.scenario.workload.load import Entries, OfferedLoad, client_weights
@@ -33,7 +34,14 @@ class Arriving:
     shape: RateShape
     recording: Recording | None
     recorded: Recorded | None
+    weights: np.ndarray
+    """[Y] of the types in the score."""
     notes: tuple[str, ...]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the types of tasks."""
+        return self.drawn.types
 
     def arrays(self, load: OfferedLoad) -> dict[str, Any]:
         """Return this part of a `Scenario`."""
@@ -48,6 +56,7 @@ class Arriving:
             record["recording_s"] = self.recording.duration_s if self.recorded.start == "random" else 0.0
             record["rows_have_sizes"] = self.recording.has_sizes
             record["rows_have_deadlines"] = self.recording.has_deadlines
+            record["rows_have_types"] = bool(self.recording.types)
             rows = self.recording.rows
             nodes = np.arange(len(client))
             client["first_row"] = np.searchsorted(self.recording.origin, nodes, "left")
@@ -60,6 +69,7 @@ class Arriving:
             "burst_state": self.shape.burst_state,
             "burst_jump": self.shape.burst_jump,
             "type_share": self.drawn.type_share,
+            "type_weight": self.weights,
             "distribution": self.drawn.distribution,
             "distribution_to": self.drawn.distribution_to,
             "choice": self.drawn.choice,
@@ -110,13 +120,15 @@ def arriving_tasks(config: EnvironmentConfig, network: Network) -> Arriving:
             elif workload.load is None:
                 raise ConfigError(f"workload.load: missing; {arrivals.path} gives relative levels")
         entries = Entries(client_rate=weights / weights[clients].mean(), share=weights / weights.sum(), rate=rate)
+    drawn = drawn_tasks(workload, recording.types if recording is not None else ())
     return Arriving(
         demand=demand(workload, jobs, recording, played),
         entries=entries,
-        drawn=drawn_tasks(workload),
+        drawn=drawn,
         jobs=jobs,
         shape=shape,
         recording=recording,
         recorded=arrivals if isinstance(arrivals, Recorded) else None,
+        weights=type_weights(config.score, drawn.types),
         notes=notes,
     )

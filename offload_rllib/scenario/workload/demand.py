@@ -62,6 +62,12 @@ class Demand:
     parts: tuple[Part, ...]
 
     @property
+    def all_have_deadlines(self) -> bool:
+        """Whether there is no task without one."""
+        given = [part.deadline_s for part in self.parts]
+        return all(isinstance(each, Distribution) or (each is not None and np.isfinite(each).all()) for each in given)
+
+    @property
     def mean(self) -> np.ndarray:
         """[3] mean instructions, bits in, bits out of a task."""
         return np.sum([part.share * part.mean for part in self.parts], axis=0)
@@ -125,6 +131,8 @@ class DrawnTasks:
     distribution: np.ndarray
     distribution_to: np.ndarray
     choice: np.ndarray
+    types: tuple[str, ...]
+    """Their names."""
 
     @property
     def vary(self) -> bool:
@@ -132,10 +140,17 @@ class DrawnTasks:
         return bool((self.distribution != self.distribution_to).any())
 
 
-def drawn_tasks(workload: Workload) -> DrawnTasks:
-    """Return the arrays that tasks are drawn from; without a mix, one type that holds the deadline."""
-    types = workload.jobs.types if isinstance(workload.jobs, TaskMix) else ()
-    count = max(len(types), 1)
+def drawn_tasks(workload: Workload, recorded: tuple[str, ...] = ()) -> DrawnTasks:
+    """Return the arrays that tasks are drawn from; without a mix, types that hold the deadline alone.
+
+    Args:
+        workload: the configuration.
+        recorded: names of the types of a recording.
+    """
+    types, names = (), recorded or ("type_0",)
+    if isinstance(workload.jobs, TaskMix):
+        types, names = workload.jobs.types, workload.jobs.names
+    count = len(names)
     low, high = np.zeros((count, QUANTITIES), DISTRIBUTION), np.zeros((count, QUANTITIES), DISTRIBUTION)
     collected = Distributions()
     # A deadline that a type does not have is infinitely far.
@@ -149,7 +164,7 @@ def drawn_tasks(workload: Workload) -> DrawnTasks:
             low[i, BITS_OUT], high[i, BITS_OUT] = collected.record(types[i].bits_out)
         if deadline_s is not None:
             low[i, DEADLINE], high[i, DEADLINE] = collected.record(deadline_s)
-    weights = np.array([kind.weight for kind in types]) if types else np.ones(1)
+    weights = np.array([kind.weight for kind in types]) if types else np.ones(count)
     share = np.cumsum(weights) / weights.sum()
     share[-1] = 1.0
-    return DrawnTasks(share, low, high, collected.choices)
+    return DrawnTasks(share, low, high, collected.choices, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from offload_rllib.config.arrivals import Column, Recorded, Replay
 from offload_rllib.config.base import ends
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
+from offload_rllib.config.score import TYPE_NAME
 from offload_rllib.scenario.network import Network
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream
 from offload_rllib.simulator.types import RECORDED
@@ -39,6 +41,8 @@ class Recording:
     """Whether the rows say what a task needs."""
     has_deadlines: bool
     """Whether the rows say when a task is wanted."""
+    types: tuple[str, ...] = ()
+    """Names of the types that rows refer to by index; empty: they name none."""
 
     def plays(self, config: Recorded, horizon_s: float) -> np.ndarray:
         """Return for each row [P] the probability that an episode plays it.
@@ -91,7 +95,7 @@ def read_recording(config: Replay, network: Network) -> Recording:
         "time": columns.time.column,
         **{
             key: column.column if isinstance(column, Column) else column
-            for key in ("origin", "work", "bits_in", "bits_out", "deadline", "node")
+            for key in ("origin", "work", "bits_in", "bits_out", "deadline", "node", "type")
             if (column := getattr(columns, key)) is not None
         },
     }
@@ -127,7 +131,11 @@ def read_recording(config: Replay, network: Network) -> Recording:
                 f"{', '.join(node.name for node in network.nodes if node.client)}"
             )
     rows["node"] = origin if columns.node is None else _indices(path, table, columns.node, names, empty=origin)
-    return _sorted(rows, origin, has_sizes=columns.work is not None, has_deadlines=columns.deadline is not None)
+    types: tuple[str, ...] = ()
+    if columns.type is not None:
+        types, rows["type"] = _types(path, table, columns.type)
+    has_deadlines = columns.deadline is not None
+    return _sorted(rows, origin, has_sizes=columns.work is not None, has_deadlines=has_deadlines, types=types)
 
 
 def drawn_origins(count: int, network: Network) -> np.ndarray:
@@ -146,9 +154,11 @@ def drawn_origins(count: int, network: Network) -> np.ndarray:
     return origin
 
 
-def _sorted(rows: np.ndarray, origin: np.ndarray, *, has_sizes: bool, has_deadlines: bool) -> Recording:
+def _sorted(
+    rows: np.ndarray, origin: np.ndarray, *, has_sizes: bool, has_deadlines: bool, types: tuple[str, ...] = ()
+) -> Recording:
     order = np.lexsort((rows["time_s"], origin))  # stable: rows of one client at one time stay in the file's order
-    return Recording(rows[order], origin[order], float(rows["time_s"].max()), has_sizes, has_deadlines)
+    return Recording(rows[order], origin[order], float(rows["time_s"].max()), has_sizes, has_deadlines, types)
 
 
 def _read(path: Path, wanted: list[str]) -> pa.Table:
@@ -240,3 +250,20 @@ def _indices(
         shown = "no name" if value is None else f"no node is named '{value}'"
         raise ConfigError(f"{path}: row {i + 1}: column '{column}': {shown}.{nearest(str(value), names)}")
     return found if empty is None else np.where(missing, empty, found)
+
+
+def _types(path: Path, table: pa.Table, column: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the types that a column names, in alphabetical order, and the type [P] of each row."""
+    given = _column(table, column)
+    try:
+        named = pc.cast(given, pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"{path}: column '{column}': holds {given.type}; accepted: names of types") from error
+    for i, name in enumerate(named):
+        if name is None or re.fullmatch(TYPE_NAME, name) is None:
+            shown = "no name" if name is None else repr(name)
+            raise ConfigError(
+                f"{path}: row {i + 1}: column '{column}': {shown}; accepted: names of letters, digits, - and _"
+            )
+    names, index = np.unique(np.array(named), return_inverse=True)
+    return tuple(names.tolist()), index
