@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from offload_rllib.config.base import PRESET_FILE, DataFolders
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
@@ -65,18 +66,15 @@ def find(kind: str, name: str | Path) -> Path:
 
 
 def find_data(name: str) -> Path:
-    """Return a data file that a configuration names: as given, or beside the presets of environments.
+    """Return a data file by the name that a loaded configuration has for it (see `config.base.DataFile`).
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file (any more).
     """
-    path = Path(name)
-    beside = preset_folder("envs") / path
-    if path.is_file():
-        return path
-    if not beside.is_file():
-        raise ConfigError(f"{path}: no such file; looked beside the YAML file that names it, and for {beside}")
-    return beside
+    path = preset_folder("envs") / name.removeprefix(PRESET_FILE) if name.startswith(PRESET_FILE) else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    return path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -135,15 +133,27 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     """
     result = _copied(content)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
-        try:
-            value = _read(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
-        _put(result, key, value, f"override '{override}'")
+        _put(result, override.partition("=")[0], _value(override), f"override '{override}'")
     return result
+
+
+def _value(override: str) -> Any:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
+    try:
+        return _read(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Return all texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _copied(value: Any) -> Any:
@@ -265,16 +275,14 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def validated(
-    model: type[Model], content: Mapping[str, Any], where: str, context: dict[str, Any] | None = None
-) -> Model:
+def validated(model: type[Model], content: Mapping[str, Any], where: str, context: DataFolders | None = None) -> Model:
     """Return `content` as a checked `model`.
 
     Args:
         model: the schema.
         content: what was given.
         where: its name in messages.
-        context: see `config.base.DataFile`.
+        context: where data files are looked up; None: their names are taken as they are.
 
     Raises:
         ConfigError: one line per problem, each with `where`, the key, the value and what is accepted.
@@ -285,36 +293,41 @@ def validated(
         raise ConfigError(explain(error, model, where)) from error
 
 
-def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str]) -> Model:
+def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str], where: str | None = None) -> Model:
     overrides = list(overrides)
-    context = None
+    folder: Path | None = Path.cwd()
     if isinstance(source, model):
         if not overrides:
             return source
-        content, where = source.model_dump(mode="json", by_alias=True), model.__name__
+        content = source.model_dump(mode="json", by_alias=True)
     elif isinstance(source, Mapping):
-        content, where = dict(source), model.__name__
+        content = dict(source)
     else:
         path = find(kind, source)
-        content, where = read_yaml(path), str(path)
-        preset = path.resolve().parent == preset_folder(kind).resolve()
-        context = {"folder": None if preset else path.parent}
-    return validated(model, apply_overrides(content, overrides), where, context)
+        content, where = read_yaml(path), where or str(path)
+        folder = None if path.resolve().parent == preset_folder(kind).resolve() else path.resolve().parent
+    values = [_value(override) for override in overrides]
+    folders = DataFolders(folder, preset_folder("envs"), frozenset(text for value in values for text in _texts(value)))
+    return validated(model, apply_overrides(content, overrides), where or model.__name__, folders)
 
 
 def load_environment(
-    source: str | Path | Mapping[str, Any] | EnvironmentConfig, overrides: Iterable[str] = ()
+    source: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    overrides: Iterable[str] = (),
+    *,
+    where: str | None = None,
 ) -> EnvironmentConfig:
     """Return an environment's configuration.
 
     Args:
         source: a preset's name, a path to a YAML file, a mapping, or a configuration.
         overrides: ``a.b=value`` texts, applied in order.
+        where: what to call the source in messages; None: by its file, or by what it is.
 
     Raises:
         ConfigError: what was given cannot be.
     """
-    return _load(EnvironmentConfig, "envs", source, overrides)
+    return _load(EnvironmentConfig, "envs", source, overrides, where)
 
 
 def load_policy_config(

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.loading import nearest
+from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.config.topology import EdgeList
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.topology.files import NODE_FIELDS, LinkRow, located, network_from, node_from, number_of
+from offload_rllib.scenario.topology.files import NODE_FIELDS, LinkRow, network_from, node_from, number_of
 
 LINK_FIELDS = ("source", "destination", "rate_bps", "latency_s")
 
@@ -50,8 +50,8 @@ def build(config: EdgeList) -> Network:
     Raises:
         ConfigError: a file cannot be read, or describes what cannot be.
     """
-    nodes_path = located(config.nodes_path, "topology.nodes_path")
-    links_path = located(config.links_path, "topology.links_path")
+    nodes_path = find_data(config.nodes_path)
+    links_path = find_data(config.links_path)
     nodes = [
         node_from(row, where) for where, row in rows_of(nodes_path, NODE_FIELDS, ("name", "instructions_per_second"))
     ]

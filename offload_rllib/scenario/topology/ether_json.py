@@ -12,9 +12,10 @@ from typing import Any
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.ether import EtherJson
+from offload_rllib.config.loading import find_data
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.topology.ether_devices import MEGABIT, ether_node
-from offload_rllib.scenario.topology.files import LinkRow, located, network_from
+from offload_rllib.scenario.topology.files import LinkRow, network_from
 
 
 def build(config: EtherJson) -> Network:
@@ -23,7 +24,7 @@ def build(config: EtherJson) -> Network:
     Raises:
         ConfigError: the file cannot be read, is no JSON, or is not of this form.
     """
-    path = located(config.path, "topology.path")
+    path = find_data(config.path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -7,9 +7,10 @@ from xml.etree.ElementTree import ParseError
 import networkx as nx
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.loading import find_data
 from offload_rllib.config.topology import GraphML
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.topology.files import LinkRow, located, network_from, node_from, number_of
+from offload_rllib.scenario.topology.files import LinkRow, network_from, node_from, number_of
 
 
 def build(config: GraphML) -> Network:
@@ -18,7 +19,7 @@ def build(config: GraphML) -> Network:
     Raises:
         ConfigError: the file cannot be read, is no GraphML, or describes what cannot be.
     """
-    path = located(config.path, "topology.path")
+    path = find_data(config.path)
     try:
         graph = nx.read_graphml(path)
     except OSError as error:
