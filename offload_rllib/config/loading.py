@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,11 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.config.sweep import SweepConfig
+from offload_rllib.config.yaml_text import LARGEST_DEPTH, parse
 
 PACKAGE = Path(__file__).resolve().parent.parent
+
+LONGEST_SHOWN = 200
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -84,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        content = _read(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,35 +94,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, is {type(content).__name__}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(rules) for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _read(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
 
 
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -133,18 +106,29 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     """
     result = _copied(content)
     for override in overrides:
-        _put(result, override.partition("=")[0], _value(override), f"override '{override}'")
+        _put(result, override.partition("=")[0], override_value(override), f"override '{override}'")
     return result
 
 
-def _value(override: str) -> Any:
+def override_value(override: str) -> Any:
+    """Return the value of an override ``a.b=value``.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
+    if not equals or not key or key.count(".") >= LARGEST_DEPTH:
+        raise ConfigError(f"override '{_shortened(override)}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
     try:
-        return _read(text)
+        return parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+        raise ConfigError(
+            f"override '{_shortened(override)}': the value is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -218,7 +202,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
             lines.append(f"{where}: {path}: missing")
         else:
             given = problem["input"]
-            shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {given!r})"
+            shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {_shortened(repr(given))})"
             message = problem["msg"].removeprefix("Value error, ")
             if "(number)" in place and problem["type"] == "float_type":
                 message = "must be a number, or {per_episode: [low, high]}"
@@ -306,7 +290,7 @@ def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str], 
         path = find(kind, source)
         content, where = read_yaml(path), where or str(path)
         folder = None if path.resolve().parent == preset_folder(kind).resolve() else path.resolve().parent
-    values = [_value(override) for override in overrides]
+    values = [override_value(override) for override in overrides]
     folders = DataFolders(folder, preset_folder("envs"), frozenset(text for value in values for text in _texts(value)))
     return validated(model, apply_overrides(content, overrides), where or model.__name__, folders)
 
