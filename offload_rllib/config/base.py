@@ -24,10 +24,21 @@ from pydantic.fields import FieldInfo
 
 LARGEST_CAPACITY = 2**31 - 2
 
+# Within these, products and quotients of several numbers stay finite, and so do their float32 forms in observations.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def _within_bounds(value: float) -> float:
+    if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"its size must be between {SMALLEST:g} and {LARGEST:g}")
+    return value
+
+
 # Strict: neither text nor true passes for a number.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+WITHIN_BOUNDS = AfterValidator(_within_bounds)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
 # Beyond any device, and within what 10^(x / 10) can hold.
 Decibel = Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]

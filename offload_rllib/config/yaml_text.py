@@ -69,7 +69,7 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         # What PyYAML's constructors raise for texts that only look like what they construct.
         except (ValueError, OverflowError, AttributeError, IndexError, KeyError, TypeError) as error:
-            value = str(node.value) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+            value = str(node.value) if isinstance(node, yaml.ScalarNode) else "this"
             shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
             problem = f"{shown} is no value of the kind {node.tag.rpartition(':')[2]}: {error}"
             raise ConstructorError(None, None, problem, node.start_mark) from error
