@@ -37,7 +37,7 @@ def with_trace(path: Path, **workload: object) -> dict:
     environment = small_environment()
     environment["workload"] = {
         "jobs": {"kind": "alibaba", "path": str(path)},
-        "load": {"tasks_per_second_per_client": 1.0},
+        "load": {"tasks_per_second_per_client": 0.5},
     } | workload
     return environment
 
