@@ -34,6 +34,11 @@ the installed package.
   given and what is accepted.
 - Units are SI and are in the names: `_s` seconds, `_bits` bits, `_bps` bits per second, `_m` metres, `_hz` hertz.
 - Numbers may be written as `2e6`, whole numbers (`integer` below) only as `2000000`.
+- Numbers that are not whole are 0 or between 1e-30 and 1e30 in size, where a key does not say less.
+- Names of data files (`path`, `nodes_path`, `links_path`) are relative to the YAML file that holds them; in `--set` and
+  in a mapping, to the working folder. `preset:NAME` is a file beside the environment presets. Loading makes them
+  absolute, and refuses a file that is not there. Text files may be compressed with gzip, and begin with a byte order
+  mark. What is in a file is part of the environment's fingerprint, where it lies is not.
 - Any key can be changed for one run: `--set KEY=VALUE` changes the environment, `--set-policy KEY=VALUE` the policy.
   `KEY` is the path with dots (a number indexes a list), `VALUE` is YAML, for instance
   `--set workload.load.rho=1.0` or `--set 'topology.rpi3_per_cluster=[4, 4]'`. In Python the same texts go into

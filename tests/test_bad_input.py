@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,11 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("links.transmit_power_dbm=4000", r"transmit_power_dbm: .*less than or equal to 300 .*4000"),
         ("links.transmit_power_dbm=-299", r"links: the link .* would have rate 0 bit/s"),
         ("decisions.interval_s=1e-8", r"1e\+11 decisions per episode; at most 10,000,000"),
-        ("workload={[1]: 2}", r"the value is not valid YAML"),
+        ("workload.deadline_s={exponential: 1e308}", r"deadline_s.exponential: its size must be between .*1e\+308"),
+        ("workload.deadline_s={exponential: 1e-320}", r"deadline_s.exponential: its size must be between .*e-320"),
+        ("links.bandwidth_hz=1e308", r"links.bandwidth_hz: its size must be between 1e-30 and 1e\+30"),
+        ("cloud={vms: 1, instructions_per_second: 1, position_m: [-1e300, 0]}", r"position_m.0: its size must be .*"),
+        ("workload={[1]: 2}", r"the value is not valid YAML: key \[1\] is not text"),
         ("topology.rpi3_per_cluster.²=1", r"'²' must be an index from 0 to 0"),
         ("format=2", r"format: .*1"),
         ("nonsense", r"override 'nonsense': must be KEY=VALUE"),
@@ -252,3 +258,55 @@ def test_names_may_have_hyphens() -> None:
         environment["topology"]["nodes"][0]["name"] = wrong
         with pytest.raises(ConfigError, match=r"topology.nodes.0.name"):
             load_environment(environment)
+
+
+NINEFOLD = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghij"))
+CHAIN = "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 3000))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]", r"the alias stands in the part that it names .*line 1, column 8"),
+        ("a: &a {b: {c: *a}}", r"the alias stands in the part that it names .*line 1, column 15"),
+        (f"a: &a [{', '.join('1' * 9)}]\n{NINEFOLD}", r"aliases stand for more than 100,000 values .*line 6"),
+        (f"a0: &a0 [1]\n{CHAIN}", r"parts lie in parts more than 64 deep .*line 64, column 12"),
+        (f"a: {'[' * 3000}{']' * 3000}", r"parts lie in parts more than 64 deep .*line 1, column 68"),
+        (f"a: {'{a: ' * 3000}{'}' * 3000}", r"parts lie in parts more than 64 deep .*line 1"),
+        ("\n".join(" " * i + "a:" for i in range(2000)), r"parts lie in parts more than 64 deep .*line 65"),
+        (
+            "a: 1\nhorizon_s: 2026-02-30",
+            r"2026-02-30 is no value of the kind timestamp: day is .*line 2, column 12",
+        ),
+        ("horizon_s: !!timestamp abc", r"abc is no value of the kind timestamp.*line 1, column 12"),
+        ("horizon_s: !!int ''", r"is no value of the kind int.*line 1, column 12"),
+        ("horizon_s: !!float abc", r"abc is no value of the kind float.*line 1, column 12"),
+        (f"horizon_s: {'9' * 5000}", r"9\.\.\. is no value of the kind int: .*line 1, column 12"),
+        (f"horizon_s: {'9' * 4000}", r"horizon_s: Input should be .*9\.\.\.\)"),
+        ("a: \x00", r"special characters are not allowed"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_yaml_that_cannot_be_is_named_with_file_and_place_in_a_moment(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        load_environment(path)
+    assert time.monotonic() - began < 30
+    assert re.search(rf"^{path}: .*{message}", str(error.value), re.DOTALL)
+    assert len(str(error.value)) < 1500
+    if "\n" not in text:
+        with pytest.raises(ConfigError):
+            load_environment("ether_12", [text.replace(": ", "=", 1)])
+
+
+def test_aliases_that_repeat_a_little_are_read(tmp_path: Path) -> None:
+    text = yaml.safe_dump(small_environment())
+    (tmp_path / "own.yaml").write_text(text + "link_overrides:\n- &one {between: [a, b], rate_bps: 1e6}\n- *one\n")
+    assert len(load_environment(tmp_path / "own.yaml").link_overrides) == 2
+
+
+def test_a_key_of_an_override_has_an_end() -> None:
+    with pytest.raises(ConfigError, match=r"must be KEY=VALUE"):
+        load_environment("ether_12", ["a." * 5000 + "b=1"])

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import small_environment
+from ray.exceptions import RayActorError
 from test_ppo import policy_config
 from test_runs import finish, start, trained_steps
 
 import yaml  # isort: skip
 
-from offload_rllib.config import load_environment
+from offload_rllib.algorithms.sampling import Sampler
+from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.experiment import training
 from offload_rllib.experiment.recovery import FIRST_STATE, collect_staged, mend, newest_state, whole_checkpoints
 from offload_rllib.experiment.run_folder import RunFolder
@@ -83,6 +85,68 @@ def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
         training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     assert f"offload-rllib train --resume {run.path}" in str(error.value)
     assert run.state == "failed"
+
+
+class ToldError(Exception):
+    """What Ray tells of an error in another process, after its traceback."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            "The actor died because of an error raised in its creation task, ray::PPO.__init__() (pid=1)\n"
+            f"  File 'build.py', line 1\n{type(error).__module__}.{type(error).__qualname__}: {error}"
+        )
+
+
+def test_a_trainer_that_ends_with_what_the_user_gave_wrong_is_not_tried_again(tmp_path: Path) -> None:
+    run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment()), policy_config(), "")
+
+    class Tuner:
+        error: Exception = ToldError(ConfigError("topology.path: no such file: /x\nand more"))
+
+        def fit(self) -> list[Any]:
+            return [SimpleNamespace(error=ActorDiedError(self.error), metrics={})]
+
+    with pytest.raises(ConfigError, match=r"training failed: topology.path: no such file: /x\nand more$"):
+        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+    assert run.state == "failed"
+    Tuner.error = ToldError(ValueError("a node is gone"))
+    with pytest.raises(training.TrainerLostError):
+        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+
+
+class ActorDiedError(RayActorError):
+    """A lost actor, as Ray tells of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error_msg = str(error)
+
+    def __str__(self) -> str:
+        return self.error_msg
+
+
+def test_a_runner_that_ends_with_what_the_user_gave_wrong_is_not_asked_again() -> None:
+    class Manager:
+        error: Exception = ToldError(ConfigError("topology: the draw cannot be"))
+
+        def healthy_actor_ids(self) -> list[int]:
+            return [1]
+
+        actor_ids = healthy_actor_ids
+
+        def foreach_actor_async(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def fetch_ready_async_reqs(self, **_: Any) -> list[Any]:
+            return [SimpleNamespace(actor_id=1, ok=False, get=lambda: self.error)]
+
+    sampler = Sampler(timeout_s=0.1)
+    group: Any = SimpleNamespace(_worker_manager=Manager())
+    with pytest.raises(ConfigError, match=r"^topology: the draw cannot be$"):
+        sampler._ask(group)
+    Manager.error = ToldError(ValueError("another"))
+    assert sampler._ask(group) == []
+    assert sampler.lost == [1]
 
 
 def test_mending_needs_something_to_go_on_from(tmp_path: Path) -> None:

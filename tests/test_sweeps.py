@@ -133,7 +133,7 @@ def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome
     plan = plan_of(
         files,
         space={
-            "policy.algorithm.lr": [1e-3, 1e35],
+            "policy.algorithm.lr": [1e-3, 1e29],
             "policy.algorithm.batch_env_steps": [160, 320],
             "environment.reward.scope": ["team"],
         },

@@ -37,7 +37,7 @@ def with_trace(path: Path, **workload: object) -> dict:
     environment = small_environment()
     environment["workload"] = {
         "jobs": {"kind": "alibaba", "path": str(path)},
-        "load": {"tasks_per_second_per_client": 1.0},
+        "load": {"tasks_per_second_per_client": 0.5},
     } | workload
     return environment
 
@@ -87,6 +87,9 @@ def test_blocks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (TRACE + "M1,1,j_7,1,Terminated,1,2,3\n", r"expected task_name.*Expected 9 columns, got 8"),
         (TRACE + "M1,1,j_7,1,Terminated,soon,2,3,4\n", r"expected task_name.*invalid value 'soon'"),
+        (TRACE + "M1,1,j_7,1,Terminated,1,inf,3,4\n", r"line 11: end_time is infinite; accepted are finite"),
+        (TRACE + "M1,1,j_7,1,Terminated,1,2,3,1e999\n", r"line 11: plan_mem is infinite"),
+        ("0,j_1,M1,1e308,100,1,1\n0,j_1,M2,1e308,100,1,1\n", r"the durations of a job's tasks add up to more than"),
         ("M1,1,j_7,1,Failed,1,2,3,4\n", r"no task counts: .*'not terminated': 1"),
         ("a,b,c\n", r"its first row has 3 columns; accepted: 7 \(written by spar\) or 9"),
         ("", r"its first row has 0 columns"),
@@ -98,6 +101,35 @@ def test_tables_that_cannot_be(content: str, message: str, tmp_path: Path) -> No
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"batch_task.csv: " + message):
         build_scenario(load_environment(with_trace(path)))
+
+
+def test_blocks_are_counted_up_to_the_row_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "batch_task.csv"
+    path.write_text(TRACE * 9 + "M1,1,j_7,1,Terminated,1,inf,3,4\n")
+    monkeypatch.setattr(alibaba, "BLOCK_BYTES", 300)
+    with pytest.raises(ConfigError, match=r"batch_task.csv: line 91: end_time is infinite"):
+        alibaba.load_jobs(path)
+
+
+def test_factors_that_make_endless_jobs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "generated.csv"
+    path.write_text("0,j_1,M1,1e300,100,0.3,1\n")
+    with pytest.raises(ConfigError, match=r"workload.jobs: with these factors, a job of .* needs more than 1e\+30"):
+        build_scenario(load_environment(with_trace(path)))
+
+
+def test_a_cache_that_cannot_be_written_or_read_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "batch_task.csv"
+    path.write_text(TRACE)
+    expected = alibaba.load_jobs(path)[0].tolist()
+    alibaba.cache_path(path).write_bytes(b"PK\x03\x04 not really")
+    assert alibaba.load_jobs(path)[0].tolist() == expected
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OFFLOAD_RLLIB_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=r"cannot be written .*; the trace is read anew"):
+        assert alibaba.load_jobs(path)[0].tolist() == expected
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import ray
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
 
+from offload_rllib.config.errors import ConfigError, input_problem
+
 SAMPLE_ATTEMPTS = "sample_attempts"
 DEFAULT_ATTEMPTS = 5
 # A runner that has not answered for so many timeouts hangs: it is ended, and Ray starts it anew.
@@ -106,6 +108,7 @@ class Sampler:
 
         Raises:
             NoSamplesError: nobody gave samples for all attempts.
+            ConfigError: a runner found that what the user gave cannot be.
         """
         gathered = Round()
         failed = 0
@@ -174,6 +177,7 @@ class Sampler:
                 results.append(result.get())
             else:
                 self._reason = _last_line(result.get())
+                _refuse_bad_input(result.get())
                 self._note_lost({result.actor_id})
         silent = set(asked) - answered
         if silent:
@@ -203,6 +207,7 @@ class Sampler:
                 self.note(f"{named([result.actor_id])}: answers again")
             else:
                 self._reason = _last_line(result.get())
+                _refuse_bad_input(result.get())
                 self._note_lost({result.actor_id})
         limit = time.monotonic() - HANGING_TIMEOUTS * self._timeout_s
         for runner, (_, since) in list(self._late.items()):
@@ -212,6 +217,13 @@ class Sampler:
                 self._lost.add(runner)
                 manager.set_actor_state(runner, healthy=False)
                 ray.kill(manager._actors[runner], no_restart=False)  # noqa: SLF001 - as in `_ask`
+
+
+def _refuse_bad_input(error: Any) -> None:
+    """Raise ConfigError if a runner failed for what the user gave: it would fail again."""
+    problem = input_problem(error)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _last_line(error: Any) -> str:

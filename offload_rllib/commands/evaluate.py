@@ -17,7 +17,7 @@ from offload_rllib.commands.environment_options import (
     TrustOption,
 )
 from offload_rllib.commands.terminal import console, say
-from offload_rllib.config import EnvironmentConfig, load_environment
+from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
 from offload_rllib.config.names import one_line, plain_name
 
 EVALUATIONS = Path("evaluations")
@@ -85,6 +85,15 @@ def play(
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress, label=label)
     reference = contenders[0].name
+    made_tasks = evaluation.of(reference, "tasks_created")
+    empty = int((made_tasks == 0).sum())
+    if empty == made_tasks.size:
+        raise ConfigError(
+            f"no task came in any of the {empty} episodes, so there is nothing to compare: raise workload.load or "
+            "horizon_s, or play more episodes"
+        )
+    if empty:
+        say(f"note: no task came in {empty} of the {made_tasks.size} episodes; their means do not count")
     # Files first: a closed pipe ends the printing, and must not cost the results.
     about = one_line(f"{title or label}: {environment.description} ({episodes} held-out episodes)")
     paths = keep(lambda folder: write_report(evaluation, reference, folder, about))

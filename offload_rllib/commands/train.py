@@ -139,12 +139,15 @@ def _new_run(
     """Make the folder of a new run, after all that can be wrong with it has been looked for."""
     from offload_rllib.experiment.run_folder import RunFolder
     from offload_rllib.experiment.training import check, with_all_runners
+    from offload_rllib.scenario import build_scenario
 
     environment, configured = load_environment(env, set_ or (), trust=trust), load_policy_config(policy, changes)
     if take_all:
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
     check(environment, configured)
+    for note in build_scenario(environment).notes:
+        say(f"note: {note}")
     stem = Path(env).stem
     return RunFolder.create(
         name, environment, configured, f"{stem}-{Path(policy).stem}", storage, environment_name=stem

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -18,13 +20,25 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 LARGEST_CAPACITY = 2**31 - 2
 
+# Within these, products and quotients of several numbers stay finite, and so do their float32 forms in observations.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def _within_bounds(value: float) -> float:
+    if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"its size must be between {SMALLEST:g} and {LARGEST:g}")
+    return value
+
+
 # Strict: neither text nor true passes for a number.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+WITHIN_BOUNDS = AfterValidator(_within_bounds)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True), WITHIN_BOUNDS]
 # Beyond any device, and within what 10^(x / 10) can hold.
 Decibel = Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -230,14 +244,47 @@ def _mean_over(function: Callable[..., float], spans: list[tuple[float, float]],
     return math.fsum(w * value for w, value in zip(weights, values, strict=True)) / 60
 
 
-def _resolved(value: str, info: ValidationInfo) -> str:
-    folder = (info.context or {"folder": "."})["folder"]
-    if folder is None:
+PRESET_FILE = "preset:"
+"""Begins the name of a data file that lies with the environment presets, in whatever checkout or wheel they are."""
+
+
+@dataclass(frozen=True)
+class DataFolders:
+    """Where data files are looked up while a configuration is loaded: the context of its validation."""
+
+    of_file: Path | None
+    """Folder of the YAML file that names them; None: that of the environment presets."""
+    presets: Path
+    """Folder of the environment presets."""
+    from_here: frozenset[str] = frozenset()
+    """Names that overrides gave, which are relative to the working folder."""
+
+
+def _located(value: Any, info: ValidationInfo) -> Any:
+    """Return the one name by which a data file is found from anywhere: an absolute path, or one among the presets."""
+    if not isinstance(value, str) or not isinstance(info.context, DataFolders):
         return value
-    found = Path(folder) / Path(value).expanduser()
-    return str(found.resolve()) if found.is_file() else value
+    folders = info.context
+    if value.startswith(PRESET_FILE):
+        found, name = folders.presets / value.removeprefix(PRESET_FILE), value
+    elif folders.of_file is None and value not in folders.from_here and not Path(value).expanduser().is_absolute():
+        found, name = folders.presets / value, f"{PRESET_FILE}{value}"
+    else:
+        folder = Path.cwd() if value in folders.from_here else folders.of_file or Path.cwd()
+        found = (folder / Path(value).expanduser()).resolve()
+        name = str(found)
+    if not found.is_file():
+        raise ValueError(f"no such file: {found}")
+    return name
 
 
-# A file beside the YAML file that names it (in the working folder, if a mapping does), made absolute. Presets name
-# files of their own folder, which are found again in another checkout: those stay as given (`loading.find_data`).
-DataFile = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_resolved)]
+NAMES_A_FILE = BeforeValidator(_located)
+# The name of a data file: relative to the YAML file that holds it (to the working folder in an override or a mapping),
+# or `preset:` and a name relative to the environment presets. Loading makes it absolute, and refuses what is not there.
+DataFile = Annotated[str, NAMES_A_FILE, Field(min_length=1, strict=True)]
+
+
+def names_a_file(field: FieldInfo) -> bool:
+    """Return whether a key of a `Schema` holds the name of a data file."""
+    options = [getattr(option, "__metadata__", ()) for option in get_args(field.annotation)]
+    return any(NAMES_A_FILE in metadata for metadata in (field.metadata, *options))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Count, Positive, Schema
+from offload_rllib.config.base import Count, DataFile, Positive, Schema
 from offload_rllib.config.devices import Name
 from offload_rllib.config.graphs import Drawn
 
@@ -112,7 +112,7 @@ class EtherJson(EtherDevices):
 
     kind: Literal["ether_json"]
     """Chooses this kind."""
-    path: Annotated[str, Field(min_length=1)]
-    """The file; a relative path is looked up here first, then in the folder of the environment presets."""
+    path: DataFile
+    """The file; relative to this YAML file."""
     clients: tuple[str, ...] = Field(default=("rpi",), min_length=1)
     """Nodes whose names begin with one of these have a client."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from offload_rllib.config.base import Schema, names_a_file
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.loading import find_data
 
@@ -19,17 +20,21 @@ def fingerprint(config: EnvironmentConfig) -> str:
     Raises:
         ConfigError: a data file is missing.
     """
-    content = _with_contents(config.model_dump(mode="json", exclude={"description"}))
+    content = _with_contents(config, config.model_dump(mode="json", exclude={"description"}))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _with_contents(value: Any) -> Any:
-    if isinstance(value, dict):
+def _with_contents(value: Any, dumped: Any) -> Any:
+    """Return what was dumped of a value, with digests of data files in place of their names."""
+    if isinstance(value, Schema):
+        files = {name for name, field in type(value).model_fields.items() if names_a_file(field)}
         return {
-            key: _digest(item) if key == "path" and isinstance(item, str) else _with_contents(item)
-            for key, item in value.items()
+            name: _digest(item) if name in files and item is not None else _with_contents(getattr(value, name), item)
+            for name, item in dumped.items()
         }
-    return [_with_contents(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, tuple):
+        return [_with_contents(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def _digest(name: str) -> str:

@@ -11,6 +11,9 @@ from offload_rllib.config.devices import Device, DeviceClass
 
 LARGEST_NETWORK = 2**20
 
+# networkx draws gaps between links from the logarithm of 1 minus this.
+LEAST_PROBABILITY = 1e-12
+
 Nodes = Annotated[int, Field(strict=True, ge=2, le=LARGEST_NETWORK)]
 Side = Annotated[int, Field(strict=True, ge=1, le=LARGEST_NETWORK)]
 Degree = Annotated[int, Field(strict=True, ge=1, le=4096)]
@@ -102,6 +105,11 @@ class RandomGraph(Placed):
     def _degree_fits(self) -> RandomGraph:
         if self.mean_degree > self.nodes - 1:
             raise ValueError(f"mean_degree ({self.mean_degree:g}) must be at most nodes - 1 ({self.nodes - 1})")
+        if self.mean_degree < LEAST_PROBABILITY * (self.nodes - 1):
+            raise ValueError(
+                f"mean_degree ({self.mean_degree:g}) must be at least {LEAST_PROBABILITY:g} x (nodes - 1): no pair "
+                "would be linked"
+            )
         return self
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from offload_rllib.config.base import PRESET_FILE, DataFolders
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.config.sweep import SweepConfig
 from offload_rllib.config.trust import refuse_code
+from offload_rllib.config.yaml_text import LARGEST_DEPTH, parse
 
-# The largest up to which every whole number is one of 64 bits with a decimal point, too.
-LARGEST_WHOLE = 2**53
 PACKAGE = Path(__file__).resolve().parent.parent
+
+LONGEST_SHOWN = 200
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -68,18 +69,15 @@ def find(kind: str, name: str | Path) -> Path:
 
 
 def find_data(name: str) -> Path:
-    """Return a data file that a configuration names: as given, or beside the presets of environments.
+    """Return a data file by the name that a loaded configuration has for it (see `config.base.DataFile`).
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file (any more).
     """
-    path = Path(name)
-    beside = preset_folder("envs") / path
-    if path.is_file():
-        return path
-    if not beside.is_file():
-        raise ConfigError(f"{path}: no such file; looked beside the YAML file that names it, and for {beside}")
-    return beside
+    path = preset_folder("envs") / name.removeprefix(PRESET_FILE) if name.startswith(PRESET_FILE) else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    return path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        content = _read(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -97,44 +95,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, is {type(content).__name__}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return a number; one like ``1e5`` is whole, as people write whole numbers so, too."""
-        number = self.construct_yaml_float(node)
-        whole = "e" in str(node.value).lower() and number.is_integer() and abs(number) <= LARGEST_WHOLE
-        return int(number) if whole else number
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(rules) for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
-
-
-def _read(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
 
 
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -147,15 +107,38 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     """
     result = _copied(content)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override '{override}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
-        try:
-            value = _read(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
-        _put(result, key, value, f"override '{override}'")
+        _put(result, override.partition("=")[0], override_value(override), f"override '{override}'")
     return result
+
+
+def override_value(override: str) -> Any:
+    """Return the value of an override ``a.b=value``.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key or key.count(".") >= LARGEST_DEPTH:
+        raise ConfigError(f"override '{_shortened(override)}': must be KEY=VALUE, e.g. workload.load.rho=1.0")
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"override '{_shortened(override)}': the value is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Return all texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _copied(value: Any) -> Any:
@@ -220,7 +203,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
             lines.append(f"{where}: {path}: missing")
         else:
             given = problem["input"]
-            shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {given!r})"
+            shown = "" if isinstance(given, dict | list | BaseModel) else f" (given: {_shortened(repr(given))})"
             message = problem["msg"].removeprefix("Value error, ")
             if "(number)" in place and problem["type"] == "float_type":
                 message = "must be a number, or {per_episode: [low, high]}"
@@ -277,16 +260,14 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def validated(
-    model: type[Model], content: Mapping[str, Any], where: str, context: dict[str, Any] | None = None
-) -> Model:
+def validated(model: type[Model], content: Mapping[str, Any], where: str, context: DataFolders | None = None) -> Model:
     """Return `content` as a checked `model`.
 
     Args:
         model: the schema.
         content: what was given.
         where: its name in messages.
-        context: see `config.base.DataFile`.
+        context: where data files are looked up; None: their names are taken as they are.
 
     Raises:
         ConfigError: one line per problem, each with `where`, the key, the value and what is accepted.
@@ -297,40 +278,55 @@ def validated(
         raise ConfigError(explain(error, model, where)) from error
 
 
-def _load(model: type[Model], kind: str, source: Any, overrides: Iterable[str], *, trust: bool = False) -> Model:
+def _load(
+    model: type[Model],
+    kind: str,
+    source: Any,
+    overrides: Iterable[str],
+    where: str | None = None,
+    *,
+    trust: bool = False,
+) -> Model:
     overrides = list(overrides)
-    context, path = None, None
+    folder: Path | None = Path.cwd()
+    path = None
     if isinstance(source, model):
         if not overrides:
             return source
-        content, where = source.model_dump(mode="json", by_alias=True), model.__name__
+        content = source.model_dump(mode="json", by_alias=True)
     elif isinstance(source, Mapping):
-        content, where = dict(source), model.__name__
+        content = dict(source)
     else:
         path = find(kind, source)
-        content, where = read_yaml(path), str(path)
-        preset = path.resolve().parent == preset_folder(kind).resolve()
-        context = {"folder": None if preset else path.parent}
-    loaded = validated(model, apply_overrides(content, overrides), where, context)
+        content, where = read_yaml(path), where or str(path)
+        folder = None if path.resolve().parent == preset_folder(kind).resolve() else path.resolve().parent
+    values = [override_value(override) for override in overrides]
+    folders = DataFolders(folder, preset_folder("envs"), frozenset(text for value in values for text in _texts(value)))
+    loaded = validated(model, apply_overrides(content, overrides), where or model.__name__, folders)
     if path is not None:
         refuse_code(path, loaded, trust=trust)
     return loaded
 
 
 def load_environment(
-    source: str | Path | Mapping[str, Any] | EnvironmentConfig, overrides: Iterable[str] = (), *, trust: bool = False
+    source: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    overrides: Iterable[str] = (),
+    *,
+    where: str | None = None,
+    trust: bool = False,
 ) -> EnvironmentConfig:
     """Return an environment's configuration.
 
     Args:
         source: a preset's name, a path to a YAML file, a mapping, or a configuration.
         overrides: ``a.b=value`` texts, applied in order.
+        where: what to call the source in messages; None: by its file, or by what it is.
         trust: use a file of a run's folder though it names Python functions, whose code will run.
 
     Raises:
         ConfigError: what was given cannot be, or names code that is not trusted.
     """
-    return _load(EnvironmentConfig, "envs", source, overrides, trust=trust)
+    return _load(EnvironmentConfig, "envs", source, overrides, where, trust=trust)
 
 
 def load_policy_config(

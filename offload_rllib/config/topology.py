@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from offload_rllib.config.base import NAMES_CODE, Finite, Schema
+from offload_rllib.config.base import NAMES_CODE, DataFile, Finite, Schema
 from offload_rllib.config.devices import Hardware, Name
 from offload_rllib.config.ether import (
     EtherClusters,
@@ -27,8 +27,6 @@ from offload_rllib.config.graphs import (
     Tiers,
     WattsStrogatz,
 )
-
-Path = Annotated[str, Field(min_length=1)]
 
 
 class ManualNode(Hardware):
@@ -58,8 +56,8 @@ class GraphML(Schema):
 
     kind: Literal["graphml"]
     """Chooses this kind."""
-    path: Path
-    """The file; a relative path is looked up here first, then in the folder of the environment presets."""
+    path: DataFile
+    """The file; relative to this YAML file."""
 
 
 class EdgeList(Schema):
@@ -67,10 +65,10 @@ class EdgeList(Schema):
 
     kind: Literal["edge_list"]
     """Chooses this kind."""
-    nodes_path: Path
-    """The nodes, one a row; a relative path is looked up as `links_path`."""
-    links_path: Path
-    """The links, one a row; a relative path is looked up here first, then in the folder of the environment presets."""
+    nodes_path: DataFile
+    """The CSV file of the nodes, one a row; relative to this YAML file."""
+    links_path: DataFile
+    """The CSV file of the links, one a row; relative to this YAML file."""
 
 
 class PythonTopology(Drawn):

@@ -25,7 +25,7 @@ from offload_rllib.envs.reward import (
     shape,
 )
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.scenario.build import check_rule, expected_tasks_inside, redrawn
+from offload_rllib.scenario.build import check_rule, redrawn
 from offload_rllib.scenario.functions import load_function
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.topology.size import physical_memory_bytes
@@ -35,7 +35,7 @@ from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.heuristics import decide_all, is_rule, parse_rule
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.step import ACTIONS_PENDING, NEEDS_ROOM, advance
+from offload_rllib.simulator.step import ACTIONS_PENDING, UNFINISHED, advance
 from offload_rllib.simulator.streams import episode_key
 from offload_rllib.simulator.types import NONE, Array
 
@@ -58,14 +58,14 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 def _step_batch(
     scenarios, batch, reward, own, potential, decisions, scales, observations, masks, rewards, truncated, first
 ):
-    """Step environments from `first` on; return the first one that needs room, or their number."""
+    """Step environments from `first` on; return the first one that is not done with its step, or their number."""
     name = reward[0].name
     for e in range(first, decisions.shape[0]):
         scenario = scenario_of(scenarios, e)
         environment = environment_of(batch, e)
         if name in (PAPER, PEERSIMGYM) and environment.episode[0].stage == ACTIONS_PENDING:
             price_decisions(scenario, environment, reward[0], rewards.shape[1], decisions[e], own[e])
-        if advance(scenario, environment, decisions[e]) == NEEDS_ROOM:
+        if advance(scenario, environment, decisions[e]) == UNFINISHED:
             return e
         account_step(environment, reward[0], own[e])
         if name != CUSTOM:
@@ -137,7 +137,7 @@ class VectorEnv:
         self.tasks_per_decision = config.decisions.tasks_per_decision
         self.num_actions = arrays.destination.shape[1]
         self.steps_per_episode = state.steps_per_episode(arrays)
-        slots = expected_tasks_inside(scenario)
+        slots = scenario.cost.task_slots
         self._redraws = resamples(config.topology)
         own = num_envs if self._redraws else 1
         # Where networks are drawn anew, rows are padded to what any of them may need.
@@ -261,7 +261,7 @@ class VectorEnv:
 
         Raises:
             ValueError: wrong shape, or, in a strict environment, an action that is not valid.
-            ConfigError: a user's function returned what does not fit.
+            ConfigError: a user's function returned what does not fit, or the unfinished tasks do not fit into memory.
             RuntimeError: an episode has ended and was not reset, or there was no reset yet.
         """
         actions = np.ascontiguousarray(actions, np.int32)
@@ -292,13 +292,29 @@ class VectorEnv:
                 self.truncated,
                 done,
             )
-            if done < self.num_envs:
-                self._state = state.grow(self.scenario.arrays, self._state)
+            if done < self.num_envs and state.is_full(self._state, done):
+                self._grow()
         if self._reward[0]["name"] == CUSTOM:
             self._pay_by_function()
         self._show()
         self._an_episode_ended = bool(self.truncated.any())
         return self._an_episode_ended
+
+    def _grow(self) -> None:
+        """Make room for more tasks.
+
+        Raises:
+            ConfigError: this machine has not the memory.
+        """
+        # Old and new arrays are there at the same time.
+        needed, memory = 3 * state.task_bytes(self._state), physical_memory_bytes()
+        if needed > memory:
+            raise ConfigError(
+                f"workload: {self._state.task.shape[1]:,} unfinished tasks in an environment of {self.num_envs}, and "
+                f"more to come: {needed / 2**30:,.0f} GiB are needed, and this machine has {memory / 2**30:,.0f} GiB; "
+                "lower the load, or give deadlines or bounded queues"
+            )
+        self._state = state.grow(self.scenario.arrays, self._state)
 
     def _draw_network(self, e: int, key: int) -> None:
         """Give environment `e` the network of the episode with a key."""
@@ -309,10 +325,10 @@ class VectorEnv:
         self._state = state.fit(drawn.arrays, self._state)
 
     def _refuse_too_large(self) -> None:
-        """Raise ConfigError if observations, masks and the simulator's state would not fit into memory."""
+        """Raise ConfigError if observations, masks, tasks and the simulator's state would not fit into memory."""
         nodes, links, agents = (len(a) for a in (self.scenario.arrays.node, self.scenario.arrays.link, self.agents))
         shown = 4 * self._full_layout.size + self.tasks_per_decision * self.num_actions
-        per_env = agents * shown + 2048 * nodes + 256 * links
+        per_env = agents * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes
         memory = physical_memory_bytes()
         if self.num_envs * per_env > memory:
             raise ConfigError(

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.arrivals import Replay
 from offload_rllib.config.base import NAMES_CODE, Count, Natural, Schema
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.config.loading import nearest, presets, read_yaml
+from offload_rllib.config.loading import nearest, override_value, presets, read_yaml
 from offload_rllib.config.names import plain_name
 from offload_rllib.config.trust import refuse_code
 from offload_rllib.envs.vector import VectorEnv
@@ -119,7 +118,7 @@ def parse_sweep(text: str) -> SweptKey:
         numbers = low + step * np.arange(round((high - low) / step + 1e-9) + 1)
         parsed: list[Any] = [float(f"{number:.10g}") for number in numbers if number <= high + 1e-9 * step]
     else:
-        parsed = [yaml.safe_load(value) for value in values.split(",")]
+        parsed = [override_value(f"{path}={value}") for value in values.split(",")]
     if any(value in parsed[:i] for i, value in enumerate(parsed)):
         raise ConfigError(f"--sweep '{text}': a value is given twice")
     return SweptKey(column=path.rpartition(".")[2], key=path, values=tuple(parsed))

@@ -97,7 +97,7 @@ def _changed(
     shown = ", ".join(f"{key} = {value}" for key, value in values.items())
     if parts["environment"]:
         content = with_values(environment.model_dump(mode="json", by_alias=True), parts["environment"])
-        environment = validated(EnvironmentConfig, content, f"environment with {shown}")
+        environment = load_environment(content, where=f"environment with {shown}")
     if parts["policy"]:
         content = with_values(policy.model_dump(mode="json", by_alias=True), parts["policy"])
         policy = validated(PolicyConfig, content, f"policy with {shown}")

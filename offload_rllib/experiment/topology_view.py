@@ -75,6 +75,11 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
         ("tasks that could meet their deadline", f"{load.feasible_share:.1%}"),
         (f"offered load rho (of those){drawn}", f"{load.rho:.3f}{span}"),
         ("plain ratio (work of all tasks / capacity)", f"{load.rho_of_all_tasks:.3f}"),
+        ("tasks in an episode", f"{load.rate_per_client * clients * scenario.config.horizon_s:,.4g}"),
+        (
+            "tasks between two decisions of the busiest node; it decides",
+            f"{scenario.cost.tasks_per_interval:.3g}; {scenario.config.decisions.tasks_per_decision}",
+        ),
     ):
         figures.add_row(what, value)
     console.print(figures)

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from offload_rllib.algorithms.offload_algorithm import RUN_NAME
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.errors import input_problem
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.experiment.algorithm_config import algorithm_config, places
@@ -119,7 +120,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     Raises:
         TrainingError: the trial ended with an error.
         ClusterError: the cluster's nodes cannot work on this run.
-        ConfigError: there is nothing to resume, or another process works on the run.
+        ConfigError: there is nothing to resume, another process works on the run, or what the user gave cannot be.
     """
     environment, policy = run.environment, run.policy_config
     quieten()
@@ -158,7 +159,7 @@ def _train(
                 watch.log.warning("the trainer was lost (%s); going on from the last checkpoint", error.__cause__)
                 console.print("the trainer was lost; going on from the last checkpoint", highlight=False)
                 resume = tune.Tuner.can_restore(run.experiment)
-            except TrainingError as error:
+            except (TrainingError, ConfigError) as error:
                 watch.log.exception("training failed", exc_info=error.__cause__)
                 raise
     steps = _env_steps(result)
@@ -237,6 +238,7 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     Raises:
         TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state), or
             ended it too early and does not say why (so where the storage cannot be written any more).
+        ConfigError: what the user gave cannot be, as the trainer or a runner found.
     """
     try:
         result = tuner.fit()[0]
@@ -251,6 +253,10 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
             f"it ended after {_env_steps(result):,} of {wanted:,} environment steps without a word: "
             f"is {run.experiment} there, and can it be written?"
         )
+    problem = input_problem(error)
+    if problem is not None:
+        run.record(state="failed")
+        raise ConfigError(f"{run.path}: training failed: {problem}") from error
     reason = [f"training failed: {_last_line(error)}"]
     free_bytes = shutil.disk_usage(run.path).free
     if free_bytes < ENOUGH_FREE_BYTES:

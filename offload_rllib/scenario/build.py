@@ -11,6 +11,8 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.scenario.cloud import with_cloud
+from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, notes_of_cost
+from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
@@ -49,6 +51,8 @@ QUEUE = {"fifo": FIFO, "lifo": LIFO, "edf": EDF, "sjf": SJF}
 OFFER = {"arrival": OFFER_ARRIVAL, "newest": OFFER_NEWEST}
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
 ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}
+# The rule of nodes that send nothing on.
+KEEPS_ALL = "local"
 FAILURES = {"lost": TASKS_LOST, "returned": TASKS_RETURNED}
 
 
@@ -68,6 +72,8 @@ class BuiltScenario:
     """Mean relative deadline of the tasks that have one; None if none has."""
     others: tuple[str, ...] = ()
     """Names of the nodes that decide by the rule `agents.others`; they come behind the agents in the arrays."""
+    cost: Cost = NOTHING
+    """What an episode is expected to take of this machine."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know of the data, e.g. rows that were left out."""
 
@@ -93,15 +99,28 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
     return node
 
 
-def _deciding_nodes(config: EnvironmentConfig, network: Network, entries: set[int]) -> list[int]:
+def _deciding_nodes(
+    config: EnvironmentConfig, network: Network, entries: np.ndarray, link: np.ndarray, offered: np.ndarray
+) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
     Where every episode draws its network, these are all nodes but the cloud: any may be one of those in some episode.
     """
+    cloud = np.array([node.cloud for node in network.nodes])
     if resamples(config.topology):
-        return [i for i, node in enumerate(network.nodes) if not node.cloud]
-    graph = network.graph()
-    return [i for i in network.within_hops(entries, config.decisions.max_hops - 1) if graph.degree[i]]
+        return np.flatnonzero(~cloud).tolist()
+    count, hops = len(cloud), config.decisions.max_hops - 1
+    reached = hops_of_tasks(entries, link, offered & ~cloud[link["source"]], count, hops) <= hops
+    has_choice = np.bincount(link["source"][offered], minlength=count) > 0
+    return np.flatnonzero(reached & has_choice & ~cloud).tolist()
+
+
+def _used_links(
+    config: EnvironmentConfig, link: np.ndarray, offered: np.ndarray, agents: list[int], others: list[int]
+) -> np.ndarray:
+    """Return [M] bool: the links that tasks may be sent over, those offered to nodes that do not keep all tasks."""
+    sending = agents if config.agents.others == KEEPS_ALL else agents + others
+    return offered & np.isin(link["source"], sending)
 
 
 def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[int]) -> tuple[list[int], list[int]]:
@@ -156,24 +175,6 @@ def fitting_rules(config: EnvironmentConfig) -> tuple[str, ...]:
     return tuple(name for name, rule in HEURISTICS.items() if config.cloud is not None or rule.code != ALWAYS_CLOUD)
 
 
-def _destinations(
-    node: np.ndarray, link: np.ndarray, agents: list[int], limit: int | None, padded_to: int
-) -> np.ndarray:
-    rows = []
-    for n in agents:
-        first, degree = int(node[n]["first_link"]), int(node[n]["degree"])
-        outgoing = np.arange(first, first + degree)
-        if limit is not None and degree > limit:
-            fastest = np.lexsort((outgoing, link["seconds_per_bit"][outgoing]))[:limit]
-            outgoing = np.sort(outgoing[fastest])
-        rows.append(outgoing)
-    width = 1 + max(padded_to, max((len(row) for row in rows), default=0))
-    destination = np.full((len(agents), width), NONE, np.int32)
-    for a, row in enumerate(rows):
-        destination[a, 1 : 1 + len(row)] = row
-    return destination
-
-
 def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, load: OfferedLoad) -> np.ndarray:
     deadline_s = arriving.demand.mean_deadline_s
     fastest = max(node.speed for node in network.nodes)
@@ -219,6 +220,31 @@ def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario |
     return arriving_tasks(config, network)
 
 
+def _check_keys(config: EnvironmentConfig) -> None:
+    """Raise ConfigError if keys do not fit together."""
+    if not config.workload.has_deadlines:
+        if config.deadlines.expiry == "queued":
+            raise ConfigError(
+                "deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows"
+            )
+        for key, queue in (("queue", config.queue), ("cloud.queue", config.cloud.queue if config.cloud else "fifo")):
+            if queue == "edf":
+                raise ConfigError(
+                    f"{key}: edf (earliest deadline first) needs workload.deadline_s, or deadlines of types or rows. "
+                    "Accepted without: fifo, lifo, sjf."
+                )
+    if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "
+            f"(given: {config.decisions.tasks_per_decision})"
+        )
+    if config.decisions.offer == "newest" and config.decisions.tasks_per_decision > 1:
+        raise ConfigError(
+            "decisions.offer: newest offers one task and needs decisions.tasks_per_decision: 1 "
+            f"(given: {config.decisions.tasks_per_decision})"
+        )
+
+
 def build_scenario(
     config: EnvironmentConfig, episode_key: int | None = None, like: BuiltScenario | None = None
 ) -> BuiltScenario:
@@ -237,40 +263,23 @@ def build_scenario(
     network = with_cloud(config.cloud, made)
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
-    if not config.workload.has_deadlines:
-        if config.deadlines.expiry == "queued":
-            raise ConfigError(
-                "deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows"
-            )
-        for key, queue in (("queue", config.queue), ("cloud.queue", config.cloud.queue if config.cloud else "fifo")):
-            if queue == "edf":
-                raise ConfigError(
-                    f"{key}: edf (earliest deadline first) needs workload.deadline_s, or deadlines of types or rows. "
-                    "Accepted without: fifo, lifo, sjf."
-                )
+    _check_keys(config)
     link, link_law = link_arrays(config, network, link_directions(config, network))
     arriving = _arriving(config, network, like)
     check_drop_price(
         config, network, all_have_deadlines=arriving.demand.all_have_deadlines, drawn=episode_key is not None
     )
-    load = offered_load(config, network, link, arriving.demand, arriving.entries)
+    offered = offered_links(link, link_law, len(network.nodes), config.decisions.max_destinations)
+    deciding = _deciding_nodes(config, network, np.flatnonzero(arriving.entries.share), link, offered)
+    if not deciding:
+        raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
+    agents, others = _split_deciders(config, network, deciding)
+    used = _used_links(config, link, offered, agents, others)
+    rate = like.load.rate_per_client if like is not None else None
+    load = offered_load(config, network, link, used, arriving.demand, arriving.entries, rate)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
     node = _nodes(config, network, link, load.rate_per_client * arriving.entries.client_rate)
-    deciding = _deciding_nodes(config, network, set(np.flatnonzero(arriving.entries.share).tolist()))
-    if not deciding:
-        raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
-    if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
-        raise ConfigError(
-            "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "
-            f"(given: {config.decisions.tasks_per_decision})"
-        )
-    if config.decisions.offer == "newest" and config.decisions.tasks_per_decision > 1:
-        raise ConfigError(
-            "decisions.offer: newest offers one task and needs decisions.tasks_per_decision: 1 "
-            f"(given: {config.decisions.tasks_per_decision})"
-        )
-    agents, others = _split_deciders(config, network, deciding)
     deciding = agents + others
     node["agent"][deciding] = np.arange(len(deciding))
     limit = config.decisions.max_destinations
@@ -291,9 +300,13 @@ def build_scenario(
         failure_law=failure_laws(config, network),
         power=powers(config, network),
         agent_node=np.array(deciding, np.int32),
-        destination=_destinations(node, link, deciding, limit, padded_to),
+        destination=destination_rows(link, offered, deciding, padded_to),
         **arriving.arrays(load),
     )
+    # A network that an episode draws is to be played, not to be looked at.
+    cost = expected_cost(config, network, arrays, load) if like is None else like.cost
+    if like is None:
+        check_cost(cost)
     names = [node.name for node in network.nodes]
     return BuiltScenario(
         config=config,
@@ -304,7 +317,8 @@ def build_scenario(
         arriving=arriving,
         mean_deadline_s=arriving.demand.mean_deadline_s,
         others=tuple(names[i] for i in others),
-        notes=arriving.notes,
+        cost=cost,
+        notes=(*arriving.notes, *(notes_of_cost(cost, config) if like is None else ())),
     )
 
 
@@ -328,11 +342,3 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
             "are given for each client (a recording or a table)"
         )
     return drawn
-
-
-def expected_tasks_inside(scenario: BuiltScenario) -> int:
-    """Return a first guess of the tasks inside at once, for the size of the arrays; they grow when it is too low."""
-    deadline_s = scenario.mean_deadline_s
-    stay_s = deadline_s if deadline_s is not None else 8 * scenario.load.mean_work / scenario.load.capacity
-    arriving = scenario.load.rate_per_client * sum(node.client for node in scenario.network.nodes)
-    return int(np.clip(arriving * stay_s, 2 * len(scenario.network.nodes), 2**16)) + 16

@@ -13,7 +13,8 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.links import LinkOverride, Medium, Wireless
 from offload_rllib.scenario.durations import write_duration
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz
+from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz, wireless_rate_bps
+from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import LINK, LINK_LAW
 
@@ -99,7 +100,7 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
     """Return both directions of every link by (source, destination), sorted.
 
     Raises:
-        ConfigError: an override matches no link, or a rate is zero.
+        ConfigError: an override matches no link, and will in no other draw of the network; or a rate is zero.
     """
     directions = _directions(config.links, network)
     if config.cloud is not None and config.cloud.link is not None:
@@ -115,11 +116,12 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
         directions |= dict.fromkeys(ends, to_cloud)
     for position, override in enumerate(config.link_overrides):
         selected = [pair for pair in directions if _selects(override, network, *pair)]
-        if not selected:
+        if not selected and not (resamples(config.topology) and _may_select(override, network)):
             raise ConfigError(f"link_overrides.{position}: {_no_link(override, network)}")
         media = {} if override.medium is None else _directions(override.medium, network)
         for pair in selected:
             directions[pair] = _overridden(directions[pair], override, media.get(pair))
+    _refuse_silent_draws(config)
     for (a, b), direction in directions.items():
         if not direction.rate_bps > 0:
             raise ConfigError(
@@ -129,6 +131,13 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
     return dict(sorted(directions.items()))
 
 
+def _may_select(override: LinkOverride, network: Network) -> bool:
+    """Return whether another draw of the links may have one that an override selects: nodes and types stay the same."""
+    if override.between is not None:
+        return override.between[0] != override.between[1] and set(override.between) <= {n.name for n in network.nodes}
+    return set(override.between_types or ()) <= {node.type for node in network.nodes}
+
+
 def _no_link(override: LinkOverride, network: Network) -> str:
     by_name = override.between is not None
     ends = [(network.nodes[a], network.nodes[b]) for a, b in network.links]
@@ -136,6 +145,28 @@ def _no_link(override: LinkOverride, network: Network) -> str:
     wanted = " - ".join(override.between or override.between_types or ())
     shown = ", ".join(accepted[:20]) + (", ..." if len(accepted) > 20 else "")
     return f"no link {wanted}{'' if by_name else ' between device types'}. Accepted, either way round: {shown}"
+
+
+def _refuse_silent_draws(config: EnvironmentConfig) -> None:
+    """Raise ConfigError if some draw of the network may have a link that is too long to carry anything."""
+    area_m = getattr(config.topology, "area_m", None)
+    if not resamples(config.topology) or area_m is None:
+        return
+    diagonal_m = math.hypot(*area_m)
+    for key, medium in (("links", config.links), *_media_of_overrides(config)):
+        if isinstance(medium, Wireless) and not wireless_rate_bps(medium, diagonal_m) > 0:
+            raise ConfigError(
+                f"{key}: a link across topology.area_m ({diagonal_m:g} m), which an episode may draw, would have rate "
+                "0 bit/s; raise transmit_power_dbm or lessen the area"
+            )
+
+
+def _media_of_overrides(config: EnvironmentConfig) -> list[tuple[str, Medium]]:
+    return [
+        (f"link_overrides.{position}.medium", override.medium)
+        for position, override in enumerate(config.link_overrides)
+        if override.medium is not None
+    ]
 
 
 def link_arrays(

@@ -108,11 +108,6 @@ class Network:
                     f"{said}"
                 )
 
-    def within_hops(self, entries: set[int], hops: int) -> list[int]:
-        """Return the nodes within `hops` links of some nodes; the cloud stands apart."""
-        edge = self.graph_without_cloud()
-        return sorted(nx.multi_source_dijkstra_path_length(edge, entries & set(edge), cutoff=hops))
-
     def graph(self) -> nx.Graph:
         """Return the network as a networkx graph of node indices, made once; not to be changed."""
         return self._graph
@@ -122,13 +117,4 @@ class Network:
         graph = nx.Graph()
         graph.add_nodes_from(range(len(self.nodes)))
         graph.add_edges_from(self.links)
-        return graph
-
-    def graph_without_cloud(self) -> nx.Graph:
-        """Return the graph of the nodes that tasks can pass through: the cloud sends nothing on."""
-        cloud = [i for i, node in enumerate(self.nodes) if node.cloud]
-        if not cloud:
-            return self.graph()
-        graph = self.graph().copy()
-        graph.remove_nodes_from(cloud)
         return graph

@@ -20,7 +20,12 @@ Way = tuple[float, float, float, float]
 
 
 def ways_of_entries(
-    entries: Array, link: Array, seconds_per_instruction: Array, max_hops: int, mean_bits: tuple[float, float]
+    entries: Array,
+    link: Array,
+    usable: Array,
+    seconds_per_instruction: Array,
+    max_hops: int,
+    mean_bits: tuple[float, float],
 ) -> dict[int, tuple[Way, ...]]:
     """Return the ways to have a task done that enters at each of some nodes.
 
@@ -30,18 +35,16 @@ def ways_of_entries(
     Args:
         entries: [C] nodes; of many a part is looked at, and stands for all.
         link: [M] LINK, sorted by source.
+        usable: [M] bool: the links that tasks are sent over; results go back over any.
         seconds_per_instruction: [N] of a task alone at a node.
         max_hops: hop bound.
         mean_bits: input and output bits of a mean job.
     """
     nodes = len(seconds_per_instruction)
-    first = np.searchsorted(link["source"], np.arange(nodes + 1))
+    out, back = link[usable], link[link["reverse"][usable]]
+    first = np.searchsorted(out["source"], np.arange(nodes + 1))
     step = np.column_stack(
-        [
-            link["seconds_per_bit"],
-            link["seconds_per_bit"][link["reverse"]],
-            link["latency_s"] + link["latency_s"][link["reverse"]],
-        ]
+        [out["seconds_per_bit"], back["seconds_per_bit"], out["latency_s"] + back["latency_s"]],
     )
     mean = np.array([*mean_bits, 1.0])
     clients = _sample(entries, np.diff(first), max_hops)
@@ -62,11 +65,11 @@ def ways_of_entries(
         degree = np.diff(first)[node[open_rows]]
         origin = np.repeat(open_rows, degree)
         offset = np.arange(len(origin)) - np.repeat(np.cumsum(degree) - degree, degree)
-        out = first[node[origin]] + offset
+        taken = first[node[origin]] + offset
         client = np.concatenate([client, client[origin]])
-        cost = np.concatenate([cost, cost[origin] + step[out]])
-        newest = np.concatenate([np.zeros(len(node), bool), np.ones(len(out), bool)])
-        node = np.concatenate([node, link["destination"][out]])
+        cost = np.concatenate([cost, cost[origin] + step[taken]])
+        newest = np.concatenate([np.zeros(len(node), bool), np.ones(len(taken), bool)])
+        node = np.concatenate([node, out["destination"][taken]])
         # Of several paths to a node the cheapest stays; of equals the older one, which is shorter.
         order = np.lexsort((newest, cost @ mean, node, client))
         best = np.ones(len(order), bool)

@@ -69,6 +69,9 @@ from offload_rllib.simulator.types import (
 )
 from offload_rllib.simulator.variants import has_ticks, is_full, is_large
 
+# A kernel returns after so many events, some tenths of a second, so that Ctrl-C finds Python listening.
+EVENTS_PER_CALL = 2**18
+
 
 @kernel
 def scenario_of(scenarios, e):
@@ -582,13 +585,17 @@ def run_until(scenario, environment, end_s):
     """Run all events up to and including `end_s`.
 
     Returns:
-        False if the arrays must grow before the next arrival; the environment is left just before it, and the
-        call can be repeated.
+        False if there is more to do: the arrays must grow before the next arrival, or many events have been run and
+        the caller may want to stop. The environment is left between two events, and the call can be repeated.
     """
     episode = environment.episode[0]
     heap = environment.heap
     next_broadcast_s = next_broadcast(scenario, environment)
+    left = EVENTS_PER_CALL
     while True:
+        if left == 0:
+            return False
+        left -= 1
         if is_large(scenario):
             _foresee_event(environment, 1)
             _foresee_event(environment, 2)

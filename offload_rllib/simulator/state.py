@@ -33,7 +33,8 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_ticks
+from offload_rllib.simulator.variants import is_full as variant_is_full
 
 
 def steps_per_episode(scenario: Scenario) -> int:
@@ -98,6 +99,18 @@ def _extended(array: np.ndarray, size: int) -> np.ndarray:
     longer = np.zeros((array.shape[0], size, *array.shape[2:]), array.dtype)
     longer[:, : array.shape[1]] = array
     return longer
+
+
+def is_full(state: State, e: int) -> bool:
+    """Return whether environment `e` has no room for another task, as `events.has_room` does for kernels."""
+    episode, slots, rows = state.episode[e], state.task.shape[1], state.log.shape[1]
+    full = episode["free_slots"] == 0 or episode["expiries_in_heap"] >= 2 * slots
+    return bool(full or 0 < rows <= episode["tasks_made"])
+
+
+def task_bytes(state: State) -> int:
+    """Return the size of the arrays that `grow` doubles."""
+    return sum(array.nbytes for array in (state.task, state.path, state.free, state.heap, state.log))
 
 
 def grow(scenario: Scenario, state: State) -> State:
@@ -207,7 +220,7 @@ def _start(scenarios, state, environments, keys):
                 if time_s <= scenario.settings[0].horizon_s:
                     push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
             node.failure_s = np.inf
-            if is_full(scenario) and scenario.failure_law[n].fails:
+            if variant_is_full(scenario) and scenario.failure_law[n].fails:
                 schedule_failure(scenario, environment, n, 0.0)
             if has_ticks(scenario) and scenario.node[n].works_in_ticks:
                 schedule_work(scenario, environment, n, 1)

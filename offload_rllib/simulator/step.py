@@ -17,7 +17,7 @@ ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
 
 DONE = 0
-NEEDS_ROOM = 1
+UNFINISHED = 1
 
 
 @kernel
@@ -71,7 +71,8 @@ def advance(scenario, environment, actions):
         actions: [D, k] int32: of each deciding node, for the tasks it has held longest, in that order.
 
     Returns:
-        DONE, or NEEDS_ROOM: the arrays must grow (`state.grow`), then the same call goes on where it stopped.
+        DONE, or UNFINISHED: the same call goes on where it stopped, after the arrays have grown (`state.grow`) if they
+        are full (`state.is_full`).
     """
     settings = scenario.settings[0]
     episode = environment.episode[0]
@@ -88,7 +89,7 @@ def advance(scenario, environment, actions):
         schedule_expiries(scenario, environment)
         episode.stage = EVENTS_RUNNING
     if not run_until(scenario, environment, end_s):
-        return NEEDS_ROOM
+        return UNFINISHED
     for n in range(environment.node.shape[0]):
         integrate_unfinished(environment.node[n], end_s)
     episode.stage = ACTIONS_PENDING

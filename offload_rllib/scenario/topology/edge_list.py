@@ -7,10 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.loading import nearest
+from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.config.topology import EdgeList
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.topology.files import NODE_FIELDS, LinkRow, located, network_from, node_from, number_of
+from offload_rllib.scenario.text_files import opened_text
+from offload_rllib.scenario.topology.files import NODE_FIELDS, LinkRow, network_from, node_from, number_of
 
 LINK_FIELDS = ("source", "destination", "rate_bps", "latency_s")
 
@@ -21,27 +22,24 @@ def rows_of(path: Path, known: Collection[str], needed: Collection[str]) -> list
     Raises:
         ConfigError: the file cannot be read, lacks a column, has an unknown one, or a row is too long or too short.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            for name in columns:
-                if name not in known:
-                    raise ConfigError(f"{path}: line 1: unknown column '{name}'.{nearest(name, known)}")
-            for name in needed:
-                if name not in columns:
-                    raise ConfigError(f"{path}: line 1: the column '{name}' is missing")
-            rows = []
-            for row in reader:
-                where = f"{path}: line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ConfigError(f"{where}: must have {len(columns)} values: {', '.join(columns)}")
-                rows.append((where, row))
-            return rows
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not a CSV file in UTF-8: {error}") from error
+    with opened_text(path) as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        for name in columns:
+            if name not in known:
+                raise ConfigError(f"{path}: line 1: unknown column '{name}'.{nearest(name, known)}")
+            if columns.count(name) > 1:
+                raise ConfigError(f"{path}: line 1: the column '{name}' is there more than once")
+        for name in needed:
+            if name not in columns:
+                raise ConfigError(f"{path}: line 1: the column '{name}' is missing")
+        rows = []
+        for row in reader:
+            where = f"{path}: line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ConfigError(f"{where}: must have {len(columns)} values: {', '.join(columns)}")
+            rows.append((where, row))
+        return rows
 
 
 def build(config: EdgeList) -> Network:
@@ -50,8 +48,8 @@ def build(config: EdgeList) -> Network:
     Raises:
         ConfigError: a file cannot be read, or describes what cannot be.
     """
-    nodes_path = located(config.nodes_path, "topology.nodes_path")
-    links_path = located(config.links_path, "topology.links_path")
+    nodes_path = find_data(config.nodes_path)
+    links_path = find_data(config.links_path)
     nodes = [
         node_from(row, where) for where, row in rows_of(nodes_path, NODE_FIELDS, ("name", "instructions_per_second"))
     ]

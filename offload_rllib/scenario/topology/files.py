@@ -1,14 +1,13 @@
-"""What the readers of topology files share: where a file is, and one way from its rows to a network."""
+"""What the readers of topology files share: one way from its rows to a network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.loading import preset_folder, validated
+from offload_rllib.config.loading import validated
 from offload_rllib.config.topology import ManualNode
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.topology.manual import indices_of, node_of
@@ -30,18 +29,6 @@ class LinkRow:
     latency_s: float | None
     one_way: bool = False
     """The rate and the latency are those from source to destination alone."""
-
-
-def located(path: str, key: str) -> Path:
-    """Return the file of a configured path: as it is, or in the folder of the environment presets.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    for candidate in (Path(path), preset_folder("envs") / path):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(f"{key}: {path}: no such file, neither here nor in {preset_folder('envs')}")
 
 
 def number_of(text: Any, where: str) -> float | None:

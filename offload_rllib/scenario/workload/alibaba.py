@@ -10,7 +10,10 @@ import csv
 import hashlib
 import importlib.util
 import math
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from offload_rllib.config.base import LARGEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import find_data
 from offload_rllib.config.workload import AlibabaJobs
+from offload_rllib.scenario.text_files import opened, opened_text
 from offload_rllib.simulator.jit import user_cache
 
 CACHE_VERSION = 2
@@ -84,7 +89,7 @@ def summarise_jobs(path: Path) -> np.ndarray:
         ConfigError: a row has not seven columns, or text where a number belongs.
     """
     jobs: dict[str, list[float]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with opened_text(path) as file:
         for number, row in enumerate(csv.reader(file), start=1):
             try:
                 arrival, job, _task, duration, cpu, memory, _instances = row
@@ -119,9 +124,10 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
     numbers = ("start_time", "end_time", "plan_cpu", "plan_mem")
     left_out: dict[str, int] = {}
     blocks: list[pa.Table] = []
-    try:
+    rows = 0
+    with opened(path) as file, _named(path):
         reader = pyarrow.csv.open_csv(
-            path,
+            file,
             read_options=pyarrow.csv.ReadOptions(column_names=list(TRACE_COLUMNS), block_size=BLOCK_BYTES),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=["job_name", "status", *numbers],
@@ -132,6 +138,13 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
             columns = (batch.column(name).to_numpy(zero_copy_only=False) for name in numbers)
             # A missing number has become NaN, which no comparison accepts.
             start_s, end_s, cpu, memory = columns
+            endless = np.isinf(np.column_stack([start_s, end_s, cpu, memory]))
+            if endless.any():
+                row, column = (int(index[0]) for index in np.nonzero(endless))
+                raise ConfigError(
+                    f"{path}: line {rows + row + 1}: {numbers[column]} is infinite; accepted are finite numbers"
+                )
+            rows += batch.num_rows
             counts = np.ones(batch.num_rows, bool)
             for reason, accepted in (
                 ("not terminated", batch.column("status").to_numpy(zero_copy_only=False) == "Terminated"),
@@ -154,12 +167,19 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
                     )
                 )
             )
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path}: expected {', '.join(TRACE_COLUMNS)}: {' '.join(str(error).split())}") from error
     jobs = _by_job(pa.concat_tables(blocks)).sort_by("job")  # grouping promises no order
     if jobs.num_rows == 0:
         raise ConfigError(f"{path}: no task counts: {left_out}")
     return np.column_stack([jobs.column(name).to_numpy() for name in jobs.column_names[1:]]), left_out
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in what Arrow says of its rows."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{path}: expected {', '.join(TRACE_COLUMNS)}: {' '.join(str(error).split())}") from error
 
 
 def _by_job(tasks: pa.Table) -> pa.Table:
@@ -178,7 +198,7 @@ def cache_path(source: Path) -> Path:
 
 
 def _summarise(source: Path) -> tuple[np.ndarray, dict[str, int]]:
-    with source.open(newline="", encoding="utf-8") as file:
+    with opened_text(source) as file:
         columns = len(next(csv.reader(file), []))
     if columns == len(TRACE_COLUMNS):
         return summarise_trace(source)
@@ -193,29 +213,33 @@ def _summarise(source: Path) -> tuple[np.ndarray, dict[str, int]]:
 def load_jobs(source: Path) -> tuple[np.ndarray, dict[str, int]]:
     """Return the summarised jobs [J, 4] (columns: `COLUMNS`) and the rows left out, converted once and then cached.
 
+    A cache file that cannot be read is made again; one that cannot be written is done without.
+
     Raises:
-        ConfigError: the file is no such table, or the cache file cannot be read.
+        ConfigError: the file is no such table.
     """
     cached = cache_path(source)
-    if cached.exists():
-        try:
-            with np.load(cached, allow_pickle=False) as content:
-                jobs, reasons, counts = content["jobs"], content["reasons"], content["counts"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{cached}: unreadable cache ({error}); delete the file, it is made again") from error
-        if jobs.ndim != 2 or jobs.shape[1] != len(COLUMNS) or not np.isfinite(jobs).all():
-            raise ConfigError(f"{cached}: unreadable cache (holds {jobs.shape}); delete the file, it is made again")
-        return jobs, dict(zip(reasons.tolist(), counts.tolist(), strict=True))
+    try:
+        with np.load(cached, allow_pickle=False) as content:
+            jobs, reasons, counts = content["jobs"], content["reasons"], content["counts"]
+        if jobs.ndim == 2 and jobs.shape[1] == len(COLUMNS) and np.isfinite(jobs).all():
+            return jobs, dict(zip(reasons.tolist(), counts.tolist(), strict=True))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there yet, or damaged
     jobs, left_out = _summarise(source)
+    if not np.isfinite(jobs).all():
+        raise ConfigError(f"{source}: the durations of a job's tasks add up to more than a number can hold")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with written_at_once(cached) as partial, partial.open("wb") as file:
             reasons, counts = np.array(list(left_out), str), np.array(list(left_out.values()), np.int64)
             np.savez(file, jobs=jobs, reasons=reasons, counts=counts)
     except OSError as error:
-        raise ConfigError(
-            f"{cached}: cannot be written ({error.strerror}); set OFFLOAD_RLLIB_CACHE to a folder that can"
-        ) from error
+        warnings.warn(
+            f"{cached}: cannot be written ({error.strerror}); the trace is read anew by every process. Set "
+            "OFFLOAD_RLLIB_CACHE to a folder that can.",
+            stacklevel=2,
+        )
     return jobs, left_out
 
 
@@ -232,5 +256,9 @@ def job_table(config: AlibabaJobs) -> Trace:
     cpu, memory, duration, arrival_s = summarised.T
     instructions = cpu / 100 * duration * config.time_scale * config.reference_instructions_per_second
     bits = memory * config.megabytes_per_memory_unit * 8e6
+    if not max(instructions.max(), bits.max()) <= LARGEST:
+        raise ConfigError(
+            f"workload.jobs: with these factors, a job of {source} needs more than {LARGEST:g} instructions or bits"
+        )
     notes = tuple(f"{source.name}: {count:,} rows left out: {reason}" for reason, count in left_out.items() if count)
     return Trace(np.column_stack([instructions, bits, bits]), arrival_s, notes)

@@ -11,6 +11,7 @@ from offload_rllib.config.base import PerEpisode, ends
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import Load
+from offload_rllib.scenario.destinations import hops_of_tasks
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.reach import Way, ways_of_entries
 from offload_rllib.scenario.topology import resamples
@@ -33,6 +34,8 @@ class Entries:
 # a reset takes milliseconds.
 PAIRS = 2**24
 PAIRS_PER_EPISODE = 2**18
+# A network that an episode draws offers rho at a rate of at most so many times that of the seed's own network.
+LARGEST_RATE = 100
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,17 @@ class OfferedLoad:
     rho_of_all_tasks: float
     """The plain ratio: work per second of all tasks, over `capacity`."""
     capacity: float
-    """Instructions per second of all nodes that clients can reach within the hop bound."""
+    """Instructions per second of all nodes that tasks can come to within the hop bound, by the destinations offered."""
     mean_work: float
     """Instructions per task."""
     mean_feasible_work: float
     """Instructions per task, tasks that could not meet their deadline counted as 0."""
     feasible_share: float
     """Share of the tasks that could meet their deadline if they went to the best node at once."""
+    mean_deadline_s: float | None
+    """Mean relative deadline of the tasks that have one; None if none has."""
+    entry_rates: tuple[float, ...]
+    """[N] tasks per second that enter at each node, before any is sent on."""
     rate_from: float = 1.0
     """Ends of the factor on all rates that each episode draws: around 1, which is `rate_per_client`."""
     rate_to: float = 1.0
@@ -82,21 +89,16 @@ def _edge_entries(entries: Entries, network: Network) -> list[int]:
 
 
 def _by_ways(
-    entries: Entries, network: Network, link: np.ndarray, needed: Demand, config: EnvironmentConfig
+    entries: Entries, network: Network, link: np.ndarray, usable: np.ndarray, needed: Demand, config: EnvironmentConfig
 ) -> dict[int, tuple[Way, ...]]:
     """Return for each node that tasks enter, or for some that stand for all, the ways to have a task done."""
     # By name: the load must not depend on the order in which the nodes are listed.
     nodes = sorted(_edge_entries(entries, network), key=lambda i: network.nodes[i].name)
-    cloud = np.array([node.cloud for node in network.nodes])
-    if cloud.any():
-        kept = ~(cloud[link["source"]] | cloud[link["destination"]])
-        place = np.cumsum(kept) - 1
-        link = link[kept]
-        link["reverse"] = place[link["reverse"]]
     pooled = config.service == "pooled"
     seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
     mean_bits = (float(needed.mean[1]), float(needed.mean[2]))
-    return ways_of_entries(np.array(nodes), link, seconds_per_instruction, config.decisions.max_hops, mean_bits)
+    max_hops = config.decisions.max_hops
+    return ways_of_entries(np.array(nodes), link, usable, seconds_per_instruction, max_hops, mean_bits)
 
 
 def _soonest(tasks: np.ndarray, options: tuple[Way, ...]) -> np.ndarray:
@@ -146,7 +148,13 @@ def feasible_shares(part: Part, ways: dict[int, tuple[Way, ...]], share: np.ndar
 
 
 def offered_load(
-    config: EnvironmentConfig, network: Network, link: np.ndarray, needed: Demand, entries: Entries
+    config: EnvironmentConfig,
+    network: Network,
+    link: np.ndarray,
+    usable: np.ndarray,
+    needed: Demand,
+    entries: Entries,
+    fallback: float | None = None,
 ) -> OfferedLoad:
     """Return the load of a scenario.
 
@@ -154,20 +162,26 @@ def offered_load(
         config: the environment.
         network: its network.
         link: [M] LINK, the directed links.
+        usable: [M] bool: those that some node sends tasks over; the cloud, which stands apart, counts for none.
         needed: what tasks need.
         entries: where they enter.
+        fallback: rate of a client where a rho was asked for that no sensible rate would offer, as in a draw of the
+            network in which hardly a task could meet its deadline; None: that is an error.
 
     Raises:
-        ConfigError: a rho was asked for, and no task could meet its deadline.
+        ConfigError: a rho was asked for, no task could meet its deadline, and there is no fallback.
     """
-    reached = network.within_hops(set(_edge_entries(entries, network)), config.decisions.max_hops)
+    cloud = np.array([node.cloud for node in network.nodes])
+    usable = usable & ~cloud[link["source"]] & ~cloud[link["destination"]]
+    max_hops = config.decisions.max_hops
+    hops = hops_of_tasks(np.array(_edge_entries(entries, network), int), link, usable, len(cloud), max_hops)
     # Exact sums: the load must not depend on the order in which the nodes are listed.
-    capacity = math.fsum(network.nodes[i].speed for i in reached)
+    capacity = math.fsum(network.nodes[i].speed for i in np.flatnonzero(hops <= max_hops).tolist())
     work = float(needed.mean[0])
     if all(part.deadline_s is None for part in needed.parts):
         ways = {}
     else:
-        ways = _by_ways(entries, network, link, needed, config)
+        ways = _by_ways(entries, network, link, usable, needed, config)
     most_pairs = PAIRS_PER_EPISODE if resamples(config.topology) else PAIRS
     feasible = [feasible_shares(part, ways, entries.share, most_pairs) for part in needed.parts]
     # A ratio to the same sample's work: exact where all tasks are feasible, though tasks are sampled.
@@ -176,7 +190,7 @@ def offered_load(
         for part, possible in zip(needed.parts, feasible, strict=True)
     )
     clients = sum(node.client for node in network.nodes)
-    rate, rate_from, rate_to = _rate(config.workload.load, entries, capacity, feasible_work, clients)
+    rate, rate_from, rate_to = _rate(config.workload.load, entries, capacity, feasible_work, clients, fallback)
     arriving = rate * clients
     return OfferedLoad(
         rate_per_client=rate,
@@ -189,6 +203,8 @@ def offered_load(
             part.share * float((part.weights * possible).sum())
             for part, possible in zip(needed.parts, feasible, strict=True)
         ),
+        mean_deadline_s=needed.mean_deadline_s,
+        entry_rates=tuple((entries.share * arriving).tolist()),
         rate_from=rate_from / rate,
         rate_to=rate_to / rate,
     )
@@ -200,7 +216,7 @@ def _mean_work(part: Part) -> float:
 
 
 def _rate(
-    load: Load | None, entries: Entries, capacity: float, feasible_work: float, clients: int
+    load: Load | None, entries: Entries, capacity: float, feasible_work: float, clients: int, fallback: float | None
 ) -> tuple[float, float, float]:
     """Return the mean rate of a client, and the rates at the ends of a range from which episodes draw."""
     if load is None:
@@ -210,7 +226,14 @@ def _rate(
     numerator, denominator = 1.0, 1.0
     if given is None:
         given = load.rho if load.rho is not None else 0.0
-        if not feasible_work > 0:
+        sensible = feasible_work > 0
+        if sensible and fallback is not None:
+            sensible = math.fsum(ends(given)) / 2 * capacity <= LARGEST_RATE * fallback * clients * feasible_work
+        if not sensible and fallback is not None:
+            middle = math.fsum(ends(given)) / 2
+            low, high = (fallback * end / middle for end in ends(given))
+            return fallback, low, high
+        if not sensible:
             raise ConfigError(
                 "workload.load.rho: no task could meet workload.deadline_s on any node in reach, so there is no rate "
                 "that offers this load; give longer deadlines, or tasks_per_second_per_client"

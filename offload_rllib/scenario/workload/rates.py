@@ -20,9 +20,11 @@ from offload_rllib.config.arrivals import (
     UniformRate,
     ZigzagRate,
 )
+from offload_rllib.config.base import LARGEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.text_files import opened_text
 from offload_rllib.simulator import arrivals as kinds
 from offload_rllib.simulator.types import ARRIVALS, BURST_STATE, CLIENT, RATE_PIECE
 
@@ -183,7 +185,7 @@ def table_gives_rates(config: TableRate) -> bool:
         ConfigError: there is no such file, or it has not the columns.
     """
     path = find_data(config.path)
-    with path.open(newline="", encoding="utf-8") as file:
+    with opened_text(path) as file:
         return _header(path, next(csv.reader(file), [])) == "rate"
 
 
@@ -208,7 +210,7 @@ def _read_table(path: Path, network: Network) -> tuple[str, dict[str | None, np.
     """Return the name of the column with values, and the rows [P, 2] of each client, or of all under None."""
     rows: dict[str | None, list[tuple[float, float]]] = {}
     clients = [node.name for node in network.nodes if node.client]
-    with path.open(newline="", encoding="utf-8") as file:
+    with opened_text(path) as file:
         reader = csv.reader(file)
         header = next(reader, [])
         value_name = _header(path, header)
@@ -222,9 +224,10 @@ def _read_table(path: Path, network: Network) -> tuple[str, dict[str | None, np.
                     value = float(given[name])
                 except ValueError:
                     value = math.nan
-                if not 0 <= value < math.inf:
+                if not 0 <= value <= LARGEST:
                     raise ConfigError(
-                        f"{path}: row {number}: column '{name}': {given[name]!r}; accepted: finite numbers from 0 up"
+                        f"{path}: row {number}: column '{name}': {given[name]!r}; accepted: finite numbers from 0 up "
+                        f"to {LARGEST:g}"
                     )
                 values.append(value)
             whose = given.get("client")

@@ -15,11 +15,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from offload_rllib.config.arrivals import Column, Recorded, Replay
-from offload_rllib.config.base import ends
+from offload_rllib.config.base import LARGEST, ends
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.config.score import TYPE_NAME
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.text_files import opened, opened_text
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream
 from offload_rllib.simulator.types import RECORDED
 
@@ -166,27 +167,26 @@ def _read(path: Path, wanted: list[str]) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             there = pyarrow.parquet.read_schema(path).names
-        elif path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets mark UTF-8; Arrow skips the mark
+        elif path.name.removesuffix(".gz").endswith(".csv"):
+            with opened_text(path) as file:
                 there = next(csv.reader(file), [])
         else:
-            raise ConfigError(f"{path}: a recording ends in .csv or .parquet")
+            raise ConfigError(f"{path}: a recording ends in .csv, .csv.gz or .parquet")
         for name in wanted:
             if there.count(name) != 1:
                 problem = "is missing" if name not in there else "is there more than once"
                 raise ConfigError(f"{path}: column '{name}' {problem}.{nearest(name, there)}")
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path, columns=wanted)
-        return pyarrow.csv.read_csv(
-            path,
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(wanted, pa.string()),
-                strings_can_be_null=True,
-                null_values=[""],
-            ),
+        as_text = pyarrow.csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
         )
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        with opened(path) as file:
+            return pyarrow.csv.read_csv(file, convert_options=as_text)
+    except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -214,10 +214,12 @@ def _numbers(path: Path, table: pa.Table, column: Column, empty: float | None = 
         values = pa.array([None if value is None else float(value) for value in given.to_pylist()], pa.float64())
     missing = np.asarray(values.is_null())
     numbers = values.to_numpy(zero_copy_only=False).astype(float) * column.factor
-    bad = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)) & ~missing)
+    bad = np.flatnonzero(~((numbers >= 0) & (numbers <= LARGEST)) & ~missing)
     if len(bad):
         i = int(bad[0])
-        raise ConfigError(f"{where.format(i + 1)}: {given[i].as_py()!r}; accepted: finite numbers from 0 up")
+        raise ConfigError(
+            f"{where.format(i + 1)}: {given[i].as_py()!r}; accepted: finite numbers from 0 up to {LARGEST:g}"
+        )
     if missing.any():
         if empty is None:
             raise ConfigError(f"{where.format(int(np.flatnonzero(missing)[0]) + 1)}: no value")

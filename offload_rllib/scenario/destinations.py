@@ -1,0 +1,73 @@
+"""Which neighbours nodes may send tasks to, and how far tasks come that way."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.types import NONE, Array
+
+# Rates that differ by less, as a share, are equal: distances that are equal on paper differ in their last bits.
+DIGITS = 9
+
+
+def offered_links(link: Array, law: Array, nodes: int, limit: int | None) -> Array:
+    """Return [M] bool: the links that are offered to the node at their source, the fastest of each.
+
+    Equally fast ones are ranked by a hash of the names of their ends: a seeded draw that does not depend on the order
+    of the nodes, and that is independent from node to node.
+
+    Args:
+        link: [M] LINK, sorted by source.
+        law: [M] LINK_LAW.
+        nodes: N.
+        limit: at most so many of each node; None: all.
+    """
+    if limit is None:
+        return np.ones(len(link), bool)
+    slowness = np.round(np.log(link["seconds_per_bit"]), DIGITS)
+    order = np.lexsort((law["name_hash"], slowness, link["source"]))
+    first = np.searchsorted(link["source"], np.arange(nodes))
+    offered = np.zeros(len(link), bool)
+    offered[order] = np.arange(len(link)) - first[link["source"][order]] < limit
+    return offered
+
+
+def hops_of_tasks(entries: Array, link: Array, usable: Array, nodes: int, max_hops: int) -> Array:
+    """Return [N] the fewest hops that a task makes until it is at each node; max_hops + 1 where none comes.
+
+    Args:
+        entries: nodes that tasks enter.
+        link: [M] LINK.
+        usable: [M] bool: the links that tasks are sent over.
+        nodes: N.
+        max_hops: hop bound.
+    """
+    hops = np.full(nodes, max_hops + 1)
+    hops[entries] = 0
+    for made in range(max_hops):
+        reached = link["destination"][usable & (hops[link["source"]] == made)]
+        hops[reached] = np.minimum(hops[reached], made + 1)
+    return hops
+
+
+def destination_rows(link: Array, offered: Array, deciding: list[int], padded_to: int) -> Array:
+    """Return [D, R] int32: the link of each action of each deciding node; NONE in column 0 (self) and in padding.
+
+    Args:
+        link: [M] LINK, sorted by source.
+        offered: [M] bool, from `offered_links`.
+        deciding: [D] nodes.
+        padded_to: the fewest destinations that there are columns for.
+    """
+    rows = [np.flatnonzero(offered[slice(*ends)]) + ends[0] for ends in _outgoing(link, deciding)]
+    width = 1 + max([padded_to, *map(len, rows)])
+    destination = np.full((len(deciding), width), NONE, np.int32)
+    for a, row in enumerate(rows):
+        destination[a, 1 : 1 + len(row)] = row
+    return destination
+
+
+def _outgoing(link: Array, nodes: list[int]) -> list[tuple[int, int]]:
+    first = np.searchsorted(link["source"], nodes, "left")
+    end = np.searchsorted(link["source"], nodes, "right")
+    return list(zip(first.tolist(), end.tolist(), strict=True))
