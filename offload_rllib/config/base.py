@@ -21,10 +21,21 @@ from pydantic import (
 
 LARGEST_CAPACITY = 2**31 - 2
 
+# Beyond any quantity of a network, and far enough from the ends of float64 that products and sums are finite.
+LARGEST = 1e30
+SMALLEST = 1e-30
+
+
+def _of_possible_size(value: float) -> float:
+    if value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"must be 0, or between {SMALLEST:g} and {LARGEST:g} in size")
+    return value
+
+
 # Strict: neither text nor true passes for a number.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True), AfterValidator(_of_possible_size)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True), AfterValidator(_of_possible_size)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True), AfterValidator(_of_possible_size)]
 # Beyond any device, and within what 10^(x / 10) can hold.
 Decibel = Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]

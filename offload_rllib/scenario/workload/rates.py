@@ -20,6 +20,7 @@ from offload_rllib.config.arrivals import (
     UniformRate,
     ZigzagRate,
 )
+from offload_rllib.config.base import LARGEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.scenario.network import Network
@@ -222,9 +223,10 @@ def _read_table(path: Path, network: Network) -> tuple[str, dict[str | None, np.
                     value = float(given[name])
                 except ValueError:
                     value = math.nan
-                if not 0 <= value < math.inf:
+                if not 0 <= value <= LARGEST:
                     raise ConfigError(
-                        f"{path}: row {number}: column '{name}': {given[name]!r}; accepted: finite numbers from 0 up"
+                        f"{path}: row {number}: column '{name}': {given[name]!r}; accepted: numbers from 0 to "
+                        f"{LARGEST:g}"
                     )
                 values.append(value)
             whose = given.get("client")

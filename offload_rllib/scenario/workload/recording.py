@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from offload_rllib.config.arrivals import Column, Recorded, Replay
-from offload_rllib.config.base import ends
+from offload_rllib.config.base import LARGEST, ends
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.scenario.network import Network
@@ -204,10 +204,10 @@ def _numbers(path: Path, table: pa.Table, column: Column, empty: float | None = 
         values = pa.array([None if value is None else float(value) for value in given.to_pylist()], pa.float64())
     missing = np.asarray(values.is_null())
     numbers = values.to_numpy(zero_copy_only=False).astype(float) * column.factor
-    bad = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)) & ~missing)
+    bad = np.flatnonzero(~((numbers >= 0) & (numbers <= LARGEST)) & ~missing)
     if len(bad):
         i = int(bad[0])
-        raise ConfigError(f"{where.format(i + 1)}: {given[i].as_py()!r}; accepted: finite numbers from 0 up")
+        raise ConfigError(f"{where.format(i + 1)}: {given[i].as_py()!r}; accepted: numbers from 0 to {LARGEST:g}")
     if missing.any():
         if empty is None:
             raise ConfigError(f"{where.format(int(np.flatnonzero(missing)[0]) + 1)}: no value")
