@@ -187,6 +187,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
     record["expiry_grace_s"] = config.deadlines.grace_s
     record["tick_s"] = config.tick_s or 0.0
+    record["ticks_in_order"] = config.tick_order == "fixed"
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
