@@ -1,7 +1,8 @@
 """Episodes of ours with the tasks, the clock and the policies of PeersimGym, for comparison with its statistics.
 
 Tasks are drawn by its own rule. With `tick_s` the events of a tick come in random order here as there, the decisions
-among them. Policies see what they see there: the own number of tasks, and what neighbours have told.
+among them. Policies see what they see there: the own number of tasks, and what neighbours have told. There both count
+tasks twice that have been received and have not joined the queue.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from peersimgym import Arrival, Network, Outcome, Replay
 
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.ticks import moment, tick_of
-from offload_rllib.simulator.types import EXPIRED, FINISHED, QUEUE_FULL
+from offload_rllib.simulator.ticks import moment
+from offload_rllib.simulator.types import WAITING
 
 KEY = held_out_keys(0, 1)[0]
 
@@ -130,9 +131,7 @@ def _gap(rate: float, rng: np.random.Generator) -> float:
 class TickedReplay(Replay):
     """An episode of ours in ticks, under a policy that knows what it knows there."""
 
-    grace_ticks = 5.0
-    tick_s = 1.0
-    link_shift = 0.0
+    order = "random"
 
     def __init__(self, network: Network, policy: str, folder: Path, rng: np.random.Generator) -> None:
         """Draw the episode's tasks and build it."""
@@ -146,24 +145,19 @@ class TickedReplay(Replay):
         # By node: neighbours' numbers of tasks as last told, and what was told too late to be known at this decision.
         self.known = {n: dict.fromkeys(network.neighbours[n], 0) for n in range(count)}
         self.underway: list[tuple[int, int, int]] = []
-        self.entered_s = [
-            sorted(self._entered[i] for i, t in enumerate(self.arrivals) if t.node == n) for n in range(count)
+        self.entered_at = [
+            sorted(self.entered_s[i] for i, t in enumerate(self.arrivals) if t.node == n) for n in range(count)
         ]
         self.arrived = np.zeros(count, int)
         self.sent = np.zeros(len(self.env.scenario.arrays.link), int)
         self.sent_now = np.zeros(count, bool)
-
-    @staticmethod
-    def shift_of(network: Network) -> float:  # noqa: ARG004  # of the replay, which this one is not
-        """Return 0: the ticks are the same."""
-        return 0.0
+        self.sent_before = np.zeros(len(self.env.scenario.arrays.node), bool)  # at the decision before the last
+        self.worked_s = [0.0] * count  # when each node last worked
 
     def entries(self) -> list[float]:
         """Return random moments of the ticks in which the tasks arrive."""
         drawn = self.rng.random(len(self.arrivals))
-        pairs = zip(drawn, self.arrivals, strict=True)
-        self._entered = [float(moment(KEY, u, task.delivered, 1.0)) for u, task in pairs]
-        return self._entered
+        return [float(moment(KEY, u, task.delivered, 1.0)) for u, task in zip(drawn, self.arrivals, strict=True)]
 
     def run(self) -> Outcome:
         """Play the episode and return its outcome."""
@@ -173,13 +167,36 @@ class TickedReplay(Replay):
         return self.outcome()
 
     def _choices(self, tick: int) -> dict[int, int]:
-        own = self.env.state.node[0]["tasks"]
+        own = self.env.state.node[0]["tasks"] + np.bincount(
+            self._received()["node"], minlength=len(self.env.scenario.arrays.node)
+        )
         self._listen(tick)
         choices = {}
         for n in self.controllers:
             told = [int(own[n]), *self.known[n].values()]
             choices[n] = action(self.policy, n, told, self.rng)
         return choices
+
+    def _received(self) -> np.ndarray:
+        tasks = self.env.state.task[0]
+        return tasks[(tasks["stage"] == WAITING) & (tasks["received"] == 1)]
+
+    def _counted_twice(self, n: int, tick: int, stamp_s: float, told: int, *, sent_here: bool) -> int:
+        """Return how many tasks node `n` had received and not queued when it told its number of tasks in a tick.
+
+        They join the queue in even ticks, when the node sends a task at a decision, and when the queue is empty.
+        """
+        since_s, self.worked_s[n] = self.worked_s[n], stamp_s
+        if tick % 2 == 0:
+            return 0
+        if sent_here and tick < stamp_s:
+            since_s = tick
+        if self.sent_before[n]:
+            since_s = max(since_s, tick - 1)
+        tasks = self.env.state.task[0]
+        here = (tasks["stage"] == WAITING) & (tasks["node"] == n) & (tasks["hops"] == 0)
+        twice = int((here & (tasks["since_s"] > since_s) & (tasks["since_s"] <= stamp_s)).sum())
+        return twice if twice < told else 0
 
     def _listen(self, tick: int) -> None:
         """Let what nodes told in the last tick arrive: at a random moment of this one, before the decision or after.
@@ -202,9 +219,11 @@ class TickedReplay(Replay):
         for n in range(self.network.count):
             message = self.env.state.broadcast[0, n, place]
             now_s = float(message["stamp_s"])
-            arrived = int(incoming[link["destination"] == n].sum()) + bisect.bisect_right(self.entered_s[n], now_s)
+            arrived = int(incoming[link["destination"] == n].sum()) + bisect.bisect_right(self.entered_at[n], now_s)
             # Sent at the last decision: told before this one if the node has worked since, else later.
             sent_here, worked = bool(sent_before[n]), now_s > tick - self.network.cycle
+            told = int(message["tasks"])
+            told += self._counted_twice(n, last, now_s, told, sent_here=sent_here)
             changed = arrived > self.arrived[n] or (sent_here and worked) or self.sent_now[n]
             self.sent_now[n] = sent_here and not worked
             self.arrived[n] = arrived
@@ -214,35 +233,10 @@ class TickedReplay(Replay):
                 if other == self.network.cloud:
                     continue
                 if self.rng.random() < decided:
-                    self.known[other][n] = int(message["tasks"])
+                    self.known[other][n] = told
                 else:
-                    self.underway.append((other, n, int(message["tasks"])))
-
-    def outcome(self) -> Outcome:
-        """Return what became of the tasks, with the original's own messages added."""
-        log = self.env.task_log(0)
-        order = np.argsort(self._entered, kind="stable")
-        sent = [self.arrivals[i] for i in order]
-        within = log["ended_s"] < self.network.end - 0.5
-        finished, responses = 0, []
-        for task, row in zip(sent, log, strict=False):
-            if row["outcome"] != FINISHED:
-                continue
-            # Served by its first node, a result does not travel there; elsewhere it goes to the same node first.
-            at_home = row["node"] == task.node
-            ended = int(tick_of(row["ended_s"] - (row["return_s"] if at_home else 0.0), 1.0))
-            ended += (0 if at_home else 1) + self.network.delay(task.node, task.client, task.megabytes_out)
-            # Clients give up at that time, and ignore what comes later.
-            if ended < self.network.end and ended <= task.sent + task.deadline:
-                finished += 1
-                responses.append(ended - task.sent)
-        return Outcome(
-            finished=finished,
-            queue_full=int((log["outcome"][within] == QUEUE_FULL).sum()),
-            expired=int((log["outcome"][within] == EXPIRED).sum()),
-            response_ticks=float(np.mean(responses)),
-            waited_at_cloud=self.waited_at_cloud(log),
-        )
+                    self.underway.append((other, n, told))
+        self.sent_before = sent_before
 
 
 def simulate(config: dict[str, str], policy: str, seed: int, folder: Path) -> Outcome:

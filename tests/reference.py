@@ -159,12 +159,27 @@ class _Node:
     held: list[_Task] = field(default_factory=list)  # what the agent has to decide, in order of entry
     queue: list[_Task] = field(default_factory=list)  # in order of entry
     current: _Task | None = None  # in service, where nodes work in ticks
+    received: list[_Task] = field(default_factory=list)  # and what waits to join the queue there
 
     def leave_queue(self, task: _Task) -> None:
         """Let a task wait no longer."""
-        self.queue.remove(task)
+        (self.received if task in self.received else self.queue).remove(task)
         if task in self.held:
             self.held.remove(task)
+
+    def join_queue(self) -> None:
+        """Let all tasks that have been received join the queue, and what the agent has to decide there."""
+        self.queue += self.received
+        if self.decides:
+            self.held += self.received
+        self.received = []
+
+    def keep_newest(self) -> None:
+        """Let the newest task of the queue, if it is on offer, be offered no more, as PeersimGym does."""
+        if not self.queue:
+            self.join_queue()
+        if self.held and (self.discipline != "lifo" or self.held[-1] is self.queue[-1]):
+            self.held.pop()
 
     def free_server(self) -> None:
         """Give the server that became idle to the next waiting task."""
@@ -405,9 +420,14 @@ class _Reference:
             node.up.change(1)
             index += 1
 
-    def _moment_s(self, tick: int, drawn: float) -> float:
-        """Return when something happens in a tick: before or after the decision, as it has drawn less or more."""
+    def _moment_s(self, tick: int, drawn: float, fixed: float) -> float:
+        """Return when something happens in a tick: before or after the decision, as it has drawn less or more.
+
+        With a fixed order it happens that share of a tick after the decision.
+        """
         assert self.config.tick_s is not None
+        if self.config.tick_order == "fixed":
+            return (tick + fixed) * self.config.tick_s
         decision = float(streams.uniform(np.uint64(streams.stream(self.key, streams.TICK_DECISION)), tick))
         share = drawn / decision - 1 if drawn < decision else (drawn - decision) / (1 - decision)
         return (tick + share / 2) * self.config.tick_s
@@ -418,11 +438,13 @@ class _Reference:
         node = self.nodes[n]
         left = 0.0
         for tick in range(1, len(self.actions) * 1000):
-            time_s = self._moment_s(tick, self._uniform(node, streams.TICK_WORK, tick))
+            time_s = self._moment_s(tick, self._uniform(node, streams.TICK_WORK, tick), -0.25)
             yield _Moment(self.clock, time_s - self.clock.now, TICK, n)
             budget = node.core_speed * self.config.tick_s
-            while budget > 0 and (node.current or node.queue):
+            while budget > 0 and (node.current or node.queue or node.received):
                 if node.current is None:
+                    if not node.queue:
+                        node.join_queue()
                     node.current = node.take_next()
                     left = node.current.work
                     node.current.decision.succeed(None)
@@ -434,6 +456,15 @@ class _Reference:
                 if left <= 0:
                     node.current.served.succeed()
                     yield self.clock.timeout(0)  # let it leave
+            if self.config.deadlines.expiry == "queued":
+                for task in list(node.queue):
+                    expires_s = task.created_s + task.relative_deadline_s + self.config.deadlines.grace_s
+                    if expires_s <= (tick + 1e-9) * self.config.tick_s:
+                        assert task.life is not None
+                        task.life.interrupt(EXPIRY)
+                yield self.clock.timeout(0)  # let them leave
+            if tick % 2 == 0 or not node.queue:
+                node.join_queue()
 
     def _clients(self, clients: list[int]) -> None:
         """Let all clients make their tasks."""
@@ -502,7 +533,9 @@ class _Reference:
         yield _Moment(self.clock, self.config.deadlines.grace_s, EXPIRY, task.origin, task.number)
         assert task.life is not None
         anywhere = self.config.deadlines.expiry == "abort"
-        if task.life.is_alive and (anywhere or task.stage in {"holding", "waiting"}):
+        # What waits at a node that works in ticks expires when the node has worked.
+        stages = {"holding"} if task.node in self.in_ticks else {"holding", "waiting"}
+        if task.life.is_alive and (anywhere or task.stage in stages):
             task.life.interrupt(EXPIRY)
 
     def _agents(self) -> Life:
@@ -513,8 +546,14 @@ class _Reference:
             yield _Moment(self.clock, step * self.config.decisions.interval_s - self.clock.now, DECISION)
             for n, action in zip(self.agents, actions, strict=True):
                 node = self.nodes[n]
-                if node.held:
+                in_ticks = n in self.in_ticks
+                if node.held or (newest and node.received):
                     valid = 1 <= action <= len(node.neighbours)
+                    if newest and in_ticks:
+                        if not valid:
+                            node.keep_newest()
+                            continue
+                        node.join_queue()
                     task = node.held.pop(-1 if newest else 0)
                     if valid and newest:
                         node.queue.remove(task)
@@ -579,6 +618,8 @@ class _Reference:
         sender, failed = task.path.pop()
         back = self.links[failed, sender]
         notice_s = back.mean_latency_s + self.config.information.message_bits / back.rate_bps
+        if self.config.tick_s is not None:
+            notice_s = self._whole_ticks_s(task, notice_s, 64 + len(task.path))
         with self._stage(task, "transfer"):
             yield _Moment(self.clock, notice_s, TRANSFER, sender, task.number)
         return sender
@@ -606,15 +647,21 @@ class _Reference:
         latency_s = self._duration_s(link.latency, link, streams.LATENCY, number)
         latency_s += self._duration_s(link.jitter, link, streams.JITTER, number)
         if tick_s is not None:
-            ticks = max(1, math.floor((latency_s + wait_s) / tick_s + 0.5 + 1e-9))
-            key = streams.stream(self.nodes[task.origin].key, streams.TICK_DELIVERY)
-            drawn = float(streams.uniform(np.uint64(streams.stream(np.uint64(key), task.number)), turn))
-            tick = math.floor(self.clock.now / tick_s + 0.5) + ticks
-            latency_s = self._moment_s(tick, drawn) - self.clock.now
+            latency_s = self._whole_ticks_s(task, latency_s + wait_s, turn)
         lost = self._uniform(link, streams.LOSS, number) < link.loss_probability
         yield _Moment(self.clock, latency_s, LOSS if lost else kind, receiver, task.number)
         if lost:
             raise _Dropped(LOST)
+
+    def _whole_ticks_s(self, task: _Task, delay_s: float, turn: int) -> float:
+        """Return how long a message of a task takes where time has ticks; `turn` numbers those of the task."""
+        tick_s = self.config.tick_s
+        assert tick_s is not None
+        key = streams.stream(self.nodes[task.origin].key, streams.TICK_DELIVERY)
+        drawn = float(streams.uniform(np.uint64(streams.stream(np.uint64(key), task.number)), turn))
+        ticks = max(1, math.floor(delay_s / tick_s + 0.5 + 1e-9))
+        tick = math.floor(self.clock.now / tick_s + 0.5) + ticks
+        return self._moment_s(tick, drawn, -0.375) - self.clock.now
 
     def _send(self, node: _Node, link: _Link, bits: float, seconds: float, after_s: float = 0.0) -> Life:
         if after_s > self.clock.now:
@@ -631,16 +678,19 @@ class _Reference:
         capacity = node.described.queue_capacity
         if capacity is not None and len(node.inside) >= capacity:
             raise _Dropped(QUEUE_FULL)
+        to_decide = node.decides and len(task.path) < self.config.decisions.max_hops
+        newest = self.config.decisions.offer == "newest"
         deadlines = self.config.deadlines
-        if deadlines.expiry != "never":
-            # A late task is not let in, even where a server is idle.
+        gives_up = n in self.in_ticks and deadlines.expiry == "queued" and (newest or not to_decide)
+        if deadlines.expiry != "never" and not gives_up:
+            # A late task is not let in, even where a server is idle, but by a node that gives it up itself.
             expires_s = task.created_s + task.relative_deadline_s + deadlines.grace_s
             if self.clock.now >= expires_s:
                 raise _Dropped(EXPIRED)
         node.inside.append(task)
-        to_decide = node.decides and len(task.path) < self.config.decisions.max_hops
-        newest = self.config.decisions.offer == "newest"
         try:
+            if n in self.in_ticks and not task.path and (newest or not to_decide):
+                return (yield from self._serve(task, n, offer=False, receive=True))
             if to_decide and not newest:
                 destination = yield from self._hold(task, node)
                 if destination is not None:
@@ -659,7 +709,9 @@ class _Reference:
                 node.held.remove(task)
                 raise
 
-    def _serve(self, task: _Task, n: int, *, offer: bool) -> Generator[simpy.Event, Any, int | None]:
+    def _serve(
+        self, task: _Task, n: int, *, offer: bool, receive: bool = False
+    ) -> Generator[simpy.Event, Any, int | None]:
         """Wait for a server and be served; a task that was on offer meanwhile may be sent on: return where to."""
         node = self.nodes[n]
         in_ticks = n in self.in_ticks
@@ -667,14 +719,14 @@ class _Reference:
             node.serving += 1
         else:
             task.decision = self.clock.event()
-            node.queue.append(task)
+            (node.received if receive else node.queue).append(task)
             if offer:
                 node.held.append(task)
             with self._stage(task, "waiting"):
                 try:
                     destination = yield task.decision
                 except simpy.Interrupt:
-                    if task in node.queue:
+                    if task in node.queue or task in node.received:
                         node.leave_queue(task)
                     elif in_ticks:
                         node.current = None

@@ -8,59 +8,54 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peersimgym import recordings, replay
+from peersimgym import kolmogorov_distance, recorded_responses, recordings, replay
 from peersimgym_ticks import simulate
 
-FOLDER = recordings()
-TRACES = sorted(FOLDER.glob("trace_*.json")) if FOLDER else []
-STATISTICS = FOLDER / "stats.json" if FOLDER else Path("stats.json")
-CASES = json.loads(STATISTICS.read_text())["cases"] if STATISTICS.is_file() else []
-# A machine of the cloud there finishes any number of tasks that fit into a tick: where the mean task waits for one
-# here, in ticks, the two are not comparable.
-LONGEST_WAIT_AT_CLOUD = 0.25
-RESPONSE_TICKS = 2.5
+TRACES = sorted(recordings().glob("trace_*.json"))
+CASES = json.loads((recordings() / "stats.json").read_text())["cases"]
 SEEDS = 8
-
-needs_recordings = pytest.mark.skipif(
-    FOLDER is None, reason="the recordings of PeersimGym are not part of the project and are not beside it"
-)
+# Shares of its response times, in ticks, as they were noted with the statistics.
+RESPONSE_SHARES = {"n1_unit_lam0.6": {2: 0.36, 3: 0.57, 4: 0.07}}
 
 
-@needs_recordings
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_recorded_tasks_under_recorded_decisions(path: Path, tmp_path: Path) -> None:
     recording = json.loads(path.read_text())
     theirs, ours = recording["totals"], replay(recording, tmp_path)
-    if ours.waited_at_cloud > LONGEST_WAIT_AT_CLOUD:
-        pytest.skip("its cloud serves more than its machines could")
-    few = max(5, 0.01 * theirs["generated"])
-    assert abs(ours.finished - theirs["finished"]) <= few
-    assert abs(ours.queue_full - theirs["dropped_on_arrival"]) <= few
-    assert abs(ours.expired - theirs["expired"]) <= few
-    assert abs(ours.response_ticks - theirs["mean_response_ticks"]) <= RESPONSE_TICKS
+    tasks = np.array([step[2] for step in recording["steps"]])[:, : ours.tasks.shape[1]]
+    # Not one differs in the recordings here. Of tasks that come from neighbours in the same tick, that of the later
+    # sender is the newer there, the one that was made later here: that may show in others.
+    wrong = np.argwhere(tasks != ours.tasks[: len(tasks)])
+    assert len(wrong) <= 0.002 * tasks.size, f"{len(wrong)} of {tasks.size} differ, first at {wrong[0]} (tick, node)"
+    assert abs(ours.queue_full - theirs["dropped_on_arrival"]) <= 1
+    assert abs(ours.expired - theirs["expired"]) <= 1
+    assert abs(ours.finished - theirs["finished"]) <= 2
+    assert kolmogorov_distance(recorded_responses(recording), ours.responses) <= 0.025
 
 
-@needs_recordings
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any], tmp_path: Path) -> None:
     episodes = [simulate(case["config"], case["policy"], seed, tmp_path) for seed in range(SEEDS)]
-    if max(episode.waited_at_cloud for episode in episodes) > LONGEST_WAIT_AT_CLOUD:
-        pytest.skip("its cloud serves more than its machines could")
     seeds = len(case["per_seed"])
 
-    def check(ours: str, theirs: str, less: float, more: float) -> None:
+    def check(ours: str, theirs: str, margin: float) -> None:
         values = np.array([getattr(episode, ours) for episode in episodes], float)
         summary = case["summary"][theirs]
         # Both have the same spread if they agree, and few seeds tell it badly.
         pooled = ((SEEDS - 1) * values.var(ddof=1) + (seeds - 1) * summary["sd"] ** 2) / (SEEDS + seeds - 2)
         error = (pooled * (1 / SEEDS + 1 / seeds)) ** 0.5
         difference = values.mean() - summary["mean"]
-        assert -3 * error - less <= difference <= 3 * error + more, (values.mean(), summary["mean"], error)
+        assert abs(difference) <= 3 * error + margin, (ours, values.mean(), summary["mean"], error)
 
-    # Tasks that its clients send join the queues of nodes at even ticks only, at most two ticks later than here: last
-    # in is not always first out. The cloud works between ticks here.
-    check("response_ticks", "mean_response_ticks", 2, 1)
+    if case["name"] in RESPONSE_SHARES:
+        responses = np.concatenate([episode.responses for episode in episodes])
+        shares = RESPONSE_SHARES[case["name"]]
+        assert [float((responses == ticks).mean()) for ticks in shares] == pytest.approx(
+            list(shares.values()), abs=0.015
+        )
     few = 2 + 0.005 * case["summary"]["generated"]["mean"]
-    check("finished", "finished", few, few)
-    check("queue_full", "dropped_on_arrival", few, few)
-    check("expired", "expired", few, few)
+    check("response_ticks", "mean_response_ticks", 0.25)
+    check("tasks_in_node", "mean_tasks_in_node", 0.1)
+    check("finished", "finished", few)
+    check("queue_full", "dropped_on_arrival", few)
+    check("expired", "expired", few)

@@ -216,6 +216,7 @@ def cases(draw: st.DrawFn) -> Case:
             },
             "service": service if tick_s is None else "pooled",
             "tick_s": tick_s,
+            "tick_order": "random" if tick_s is None else rng.choice(["random", "random", "fixed"]),
             "queue": rng.choice(disciplines),
             "cloud": cloud,
             "workload": workload,

@@ -20,10 +20,9 @@ from offload_rllib.envs.reward import dense_reward
 from offload_rllib.simulator.types import UNBOUNDED
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
-CASES = (recordings() or Path("absent")) / "dense_reward_cases.json"
+CASES = recordings() / "dense_reward_cases.json"
 
 
-@pytest.mark.skipif(not CASES.is_file(), reason="the recorded rewards of PeersimGym are not on this machine")
 def test_peersimgyms_own_reward_on_recorded_cases() -> None:
     count = 0
     for group in json.loads(CASES.read_text())["sets"]:

@@ -13,7 +13,7 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.ticks import moment
-from offload_rllib.simulator.types import FINISHED
+from offload_rllib.simulator.types import FINISHED, WAITING
 
 KEY = held_out_keys(0, 1)[0]
 
@@ -75,9 +75,57 @@ def test_transfers_take_whole_ticks() -> None:
     assert (back == np.floor(2.3 + sent["bits_out"] / 1e6 + 0.5)).all()
 
 
+def with_cloud(**changes: Any) -> dict[str, Any]:
+    cloud = {"vms": 1, "instructions_per_second": 4e6, "link": {"rate_bps": 1e7, "latency_s": 0.05}}
+    return ticked(cloud=cloud, **changes)
+
+
+@pytest.mark.parametrize("order", ["random", "fixed"])
+def test_every_node_broadcasts_once_a_tick_the_cloud_too(order: str) -> None:
+    environment = with_cloud(tick_order=order, energy={"kind": "peersimgym", "cost": 1.0}, horizon_s=50)
+    env = make_env(environment)
+    cloud = env.scenario.arrays.node["cloud"].argmax()
+    told = []
+    for step in range(50):
+        env.step(env.heuristic_actions("always_cloud"))
+        known = env.state.broadcast[0, :, step & 1]  # of tick `step`, told before the decision at step + 1
+        if step > 0:
+            assert (np.abs(known["stamp_s"] - step) <= 0.5).all()
+            told.append(known["tasks"][cloud])
+    assert max(told) >= 2
+    # At the last instant some may still have to, in random order.
+    assert set(env.state.usage[0]["broadcasts"]) <= ({50} if order == "fixed" else {49, 50})
+
+
+def test_what_the_cloud_has_done_is_known() -> None:
+    env = make_env(with_cloud(horizon_s=200), log=True)
+    while not env.step(env.heuristic_actions("least_queue")):
+        pass
+    log = env.task_log(0)
+    cloud = env.scenario.arrays.node["cloud"].argmax()
+    # Taken for full of all that was ever sent there, it would soon get nothing.
+    assert ((log["node"] == cloud) & (log["outcome"] == FINISHED) & (log["created_s"] > 100)).mean() > 0.1
+
+
+def test_tasks_of_clients_join_the_queue_in_even_ticks() -> None:
+    environment = ticked(tick_order="fixed", decisions={"offer": "newest"}, queue="lifo", horizon_s=100)
+    environment["workload"]["load"] = {"tasks_per_second_per_client": 3.0}
+    env = make_env(environment)
+    waiting_to_join = np.zeros(2, int)
+    for tick in range(1, 100):
+        env.step(env.heuristic_actions("local"))
+        tasks = env.state.task[0]
+        came_before_work = (tasks["stage"] == WAITING) & (tasks["received"] == 1) & (tasks["since_s"] < tick - 0.25)
+        waiting_to_join[tick % 2] += came_before_work.sum()
+    # All have joined when the nodes have worked in an even tick; those of two clients in the other ticks.
+    assert waiting_to_join[0] == 0
+    assert waiting_to_join[1] > 100
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tick_s": None, "tick_order": "fixed"}, r"tick_order: fixed needs tick_s"),
         ({"tick_s": 0.3}, r"decisions.interval_s \(1\) must be a multiple of tick_s \(0.3\)"),
         ({"service": "parallel"}, r"tick_s needs service: pooled"),
         ({"information": {"interval_s": 2.0}}, r"information.interval_s \(2\) must be 1"),

@@ -18,7 +18,6 @@ import pytest
 from conftest import small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peersimgym import recordings
 from rich.console import Console
 
 from offload_rllib.config import ConfigError, load_environment, presets
@@ -229,16 +228,6 @@ def test_files_describe_the_same_network() -> None:
     ]
     assert cell.rates_bps is not None
     assert cell.rates_bps[cell.links.index((0, 5))] == (25e6, 125e6)
-
-
-def test_published_ether_files_can_be_read() -> None:
-    folder = (recordings() or Path("absent")) / "topologies"
-    if not folder.is_dir():
-        pytest.skip("the published topology files are not part of the project and are not beside it")
-    links = {"one_cluste_8rpi_manual": 21, "network_2_clusters": 34, "network_grid10": 13, "network_random25": 177}
-    for name, count in links.items():
-        topology = {"kind": "ether_json", "path": str(folder / f"{name}.json")}
-        assert len(network_of(topology, links={"kind": "topology"}).links) == count
 
 
 def documented_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class EnvironmentConfig(Schema):
     """null: time is continuous. Else it has ticks of this length, as PeersimGym's: nodes do the work of a tick at one
     random moment of it, transfers take whole ticks, and the order of what falls into a tick is random; see
     `docs/peersimgym.md`."""
+    tick_order: Literal["random", "fixed"] = "random"
+    """With `tick_s`. random: each order of what falls into a tick is equally likely; fixed: messages arrive, nodes
+    work, agents decide."""
     cloud: Cloud | None = None
     """A data centre behind the network."""
     workload: Workload
@@ -95,6 +98,8 @@ class EnvironmentConfig(Schema):
 
     def _ticks_fit(self) -> None:
         if self.tick_s is None:
+            if self.tick_order != "random":
+                raise ValueError(f"tick_order: {self.tick_order} needs tick_s: without it there are no ticks")
             return
         count = self.horizon_s / self.tick_s
         if count > LARGEST_STEPS:

@@ -93,7 +93,7 @@ class Search(Schema):
     kind: Literal["random", "grid", "optuna"] = "random"
     """random: drawn independently; grid: every combination of choices; optuna: by the tree-structured Parzen
     estimator (TPE), which learns from the trials before; with several metrics it looks for the Pareto front."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Of the draws."""
     startup_trials: Natural = 6
     """With optuna: trials that are drawn at random before it learns from them."""

@@ -37,6 +37,8 @@ FIRST_ROW = SELF_SIZE + TASK_SIZE
 
 # A time that stands for "never": far beyond every scale, and still a float32.
 NEVER_S = 1e30
+# Larger numbers than this are shown as this one: float32 ends at 3e38.
+LARGEST = np.float32(1e30)
 
 
 def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
@@ -59,7 +61,7 @@ def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
     every = available(failures=bool(settings["failures"] != FAILURES_NONE))
     of_block = {block: [scales[f.scale] for f in every if f.block == block] for block in (SELF, TASK, ROW)}
     offer = of_block[TASK] + rows * of_block[ROW]
-    return np.array(of_block[SELF] + tasks * offer, np.float32).T.copy()
+    return np.minimum(np.array(of_block[SELF] + tasks * offer), LARGEST).astype(np.float32).T.copy()
 
 
 @kernel
@@ -161,4 +163,5 @@ def observe(scenario, environment, scales, first, observations, masks):
                     row[12] = there.alive
             slot = offered_next(environment, slot)
         for feature in range(seen.shape[0]):
-            seen[feature] = seen[feature] / (scales[0, feature] + scales[1, feature] * abs(seen[feature]))
+            value = min(max(seen[feature], -LARGEST), LARGEST)
+            seen[feature] = value / (scales[0, feature] + scales[1, feature] * abs(value))

@@ -20,6 +20,7 @@ from offload_rllib.envs.reward import (
     PEERSIMGYM,
     account_step,
     pay,
+    potential_of,
     price_decisions,
     reward_record,
     shape,
@@ -85,6 +86,15 @@ def _pay_batch(scenarios, batch, reward, own, potential, rewards):
         if reward[0].potential != NO_POTENTIAL:
             shape(scenario, environment_of(batch, e), reward[0], own[e], potential[e])
         pay(scenario, reward[0], own[e], rewards[e])
+
+
+@kernel
+def _start_potential(scenarios, batch, reward, environments, potential):
+    """Write the potential of the first states of some episodes: that of an empty network, or of what came at 0 s."""
+    for i in range(environments.shape[0]):
+        e = environments[i]
+        for n in range(potential.shape[1]):
+            potential[e, n] = potential_of(scenario_of(scenarios, e), environment_of(batch, e), reward[0].potential, n)
 
 
 @kernel
@@ -180,7 +190,7 @@ class VectorEnv:
             self._function(observe_what, "observe")
             # What the function returns for the start of an episode tells how many numbers there are.
             every = np.arange(self.num_envs)
-            state.reset(self._arrays, self._state, every, held_out_keys(0, self.num_envs))
+            self._state = state.reset(self._arrays, self._state, every, held_out_keys(0, self.num_envs))
             size = self._observe_by_function(every, None).shape[-1]
             names = tuple(f"function_{i}" for i in range(size))
             return ObservationLayout(size, 0, 0, self.num_actions, names, self.tasks_per_decision), None
@@ -242,9 +252,10 @@ class VectorEnv:
         if self._redraws:
             for e, key in zip(which.tolist(), keys.tolist(), strict=True):
                 self._draw_network(e, key)
-        state.reset(self._arrays, self._state, which, keys)
+        self._state = state.reset(self._arrays, self._state, which, keys)
         self.rewards[which] = 0.0
-        self._potential[which] = 0.0  # that of an empty network
+        if self._reward[0]["potential"] != NO_POTENTIAL:
+            _start_potential(self._arrays, self._state, self._reward, which, self._potential)
         self.truncated[which] = False
         self._an_episode_ended = bool(self.truncated.any())
         _observe_some(self._arrays, self._state, which, self._scales, 0, self._full, self._masks)

@@ -190,6 +190,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["expiry_grace_s"] = config.deadlines.grace_s
     record["drop_s"] = config.score.drop_s or 0.0
     record["tick_s"] = config.tick_s or 0.0
+    record["ticks_in_order"] = config.tick_order == "fixed"
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]

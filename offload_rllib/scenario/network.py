@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 
 import networkx as nx
 
+from offload_rllib.config.base import LARGEST, SMALLEST
 from offload_rllib.config.errors import ConfigError
 
 
@@ -38,10 +38,10 @@ class Node:
         """Raise ConfigError if there can be no such node."""
         capacity = self.queue_capacity
         for what, value, fits, accepted in (
-            ("core_speed", self.core_speed, 0 < self.core_speed < math.inf, "a number above 0, finite"),
+            ("core_speed", self.core_speed, SMALLEST <= self.core_speed <= LARGEST, f"{SMALLEST:g} to {LARGEST:g}"),
             ("cores", self.cores, self.cores == int(self.cores) >= 1, "a whole number from 1 up"),
             ("queue_capacity", capacity, capacity is None or capacity == int(capacity) >= 1, "None, or from 1 up"),
-            ("position_m", self.position_m, all(map(math.isfinite, self.position_m)), "finite numbers"),
+            ("position_m", self.position_m, all(abs(x) <= LARGEST for x in self.position_m), f"up to {LARGEST:g}"),
         ):
             if not fits:
                 raise ConfigError(f"{where}: node '{self.name}': {what} is {value}; accepted: {accepted}")
@@ -84,8 +84,8 @@ class Network:
         if double:
             a, b = (self.nodes[i].name for i in double[0])
             raise ConfigError(f"{where}: the link '{a}' - '{b}' is given more than once")
-        self._check_stated(where, "rates_bps", lambda rate: 0 < rate < math.inf, "above 0 and finite")
-        self._check_stated(where, "latencies_s", lambda latency: 0 <= latency < math.inf, "at least 0 and finite")
+        self._check_stated(where, "rates_bps", lambda rate: SMALLEST <= rate <= LARGEST, f"{SMALLEST:g} to {LARGEST:g}")
+        self._check_stated(where, "latencies_s", lambda latency: 0 <= latency <= LARGEST, f"0 to {LARGEST:g}")
         if not any(node.client for node in self.nodes):
             raise ConfigError(f"{where}: no node has a client, so no task would ever arrive")
         pieces = list(nx.connected_components(self.graph()))

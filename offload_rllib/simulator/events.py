@@ -23,12 +23,13 @@ from offload_rllib.simulator.heap import (
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
 from offload_rllib.simulator.prefetch import prefetch
-from offload_rllib.simulator.queues import dequeue_first, enqueue, leave_queue
+from offload_rllib.simulator.queues import dequeue_first, enqueue, first_overdue, join_queue, leave_queue, receive
 from offload_rllib.simulator.streams import quantile, stream, uniform
 from offload_rllib.simulator.tasks import (
     append_held,
     change_tasks,
     change_unfinished,
+    insert_held,
     release,
     remove_held,
     watch_deadline,
@@ -43,6 +44,7 @@ from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,
     EXPIRY_NEVER,
+    EXPIRY_QUEUED,
     FAILURE,
     FINISHED,
     FREE,
@@ -205,7 +207,7 @@ def _serve_next(scenario, environment, n, now_s):
 
 @kernel
 def schedule_work(scenario, environment, n, tick):
-    """Let node `n`, which works in ticks, work in tick number `tick`."""
+    """Let node `n` have its moment of tick number `tick`: for its work, if it works in ticks, and its broadcast."""
     node = environment.node[n]
     node.tick = tick
     node.tick_work = -1.0
@@ -216,30 +218,67 @@ def schedule_work(scenario, environment, n, tick):
 
 @kernel
 def _work(scenario, environment, n, now_s):
-    """Let node `n` do the work of a tick: of one task, then of the next, as far as it gets.
+    """Let node `n` work on one task as long as its tick allows, or the task.
 
-    At a task's end the event comes again at the same instant, behind that end.
+    Returns:
+        Whether the task has ended: then the event comes again at the same instant, behind that end.
     """
     settings = scenario.settings[0]
     speed = scenario.node[n].core_speed
     node = environment.node[n]
     if node.tick_work < 0.0:
         node.tick_work = speed * settings.tick_s
-    if node.tick_work > 0.0:
-        if node.busy == 0 and node.queue_head != NONE:
-            _serve_next(scenario, environment, n, now_s)
-        if node.busy > 0:
-            done = min(node.work_left, node.tick_work)
-            node.work_left -= done
-            node.tick_work -= done
-            node.busy_seconds += done / speed
-            task = environment.task[node.serving]
-            node.service_end_sum = now_s + node.work_left / speed
-            task.service_end_s = node.service_end_sum
-            if node.work_left <= 0.0:
-                push(environment, now_s, event_key(SERVICE_END, n, task.number), node.serving)
-                push(environment, now_s, event_key(TICK, n, 0), NONE)
-                return
+    if node.tick_work <= 0.0:
+        return False
+    if node.busy == 0:
+        if node.queue_head == NONE:
+            join_queue(scenario, environment, n)
+        if node.queue_head == NONE:
+            return False
+        _serve_next(scenario, environment, n, now_s)
+    done = min(node.work_left, node.tick_work)
+    node.work_left -= done
+    node.tick_work -= done
+    node.busy_seconds += done / speed
+    task = environment.task[node.serving]
+    node.service_end_sum = now_s + node.work_left / speed
+    task.service_end_s = node.service_end_sum
+    if node.work_left > 0.0:
+        return False
+    push(environment, now_s, event_key(SERVICE_END, n, task.number), node.serving)
+    push(environment, now_s, event_key(TICK, n, 0), NONE)
+    return True
+
+
+@kernel
+def _expire_overdue(scenario, environment, n, now_s):
+    """End the tasks in node `n`'s queue whose deadline and grace have passed by this tick."""
+    settings = scenario.settings[0]
+    node = environment.node[n]
+    # The sum of a creation time and a deadline may be rounded up.
+    until_s = (node.tick + 1e-9) * settings.tick_s
+    while node.overdue_s <= until_s:
+        slot = first_overdue(environment.task, node, settings.expiry_grace_s, until_s)
+        if slot == NONE:
+            return
+        node.overdue_s = until_s  # there may be more
+        leave_queue(scenario, environment, n, slot, now_s)
+        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+        release(scenario, environment, slot, now_s, EXPIRED)
+
+
+@kernel
+def _tick(scenario, environment, n, now_s):
+    """Let node `n` do what it does once a tick: it works, gives up what is overdue, lets tasks join, and broadcasts."""
+    settings = scenario.settings[0]
+    node = environment.node[n]
+    if scenario.node[n].works_in_ticks:
+        if _work(scenario, environment, n, now_s):
+            return
+        if settings.expiry == EXPIRY_QUEUED:
+            _expire_overdue(scenario, environment, n, now_s)
+        if node.tick % 2 == 0 or node.queue_head == NONE:
+            join_queue(scenario, environment, n)
     if settings.broadcast_interval_s > 0.0:
         _broadcast(scenario, environment, n, node.tick, now_s)
     schedule_work(scenario, environment, n, node.tick + 1)
@@ -273,19 +312,33 @@ def _enter(scenario, environment, n, slot, now_s):
     if node.tasks >= here.capacity:
         release(scenario, environment, slot, now_s, QUEUE_FULL)
         return
-    if settings.expiry != EXPIRY_NEVER and now_s >= task.deadline_s + settings.expiry_grace_s:
+    to_decide = here.agent != NONE and task.hops < settings.max_hops
+    held = to_decide and (not is_full(scenario) or settings.offer == OFFER_ARRIVAL)
+    in_ticks = has_ticks(scenario) and here.works_in_ticks and not held
+    # In ticks a late task is let in: it may be served before the node gives up what is overdue.
+    if (
+        settings.expiry != EXPIRY_NEVER
+        and now_s >= task.deadline_s + settings.expiry_grace_s
+        and not (in_ticks and settings.expiry == EXPIRY_QUEUED)
+    ):
         release(scenario, environment, slot, now_s, EXPIRED)
         return
     change_tasks(node, here.capacity, now_s, 1)
-    to_decide = here.agent != NONE and task.hops < settings.max_hops
-    if to_decide and (not is_full(scenario) or settings.offer == OFFER_ARRIVAL):
+    if held:
         task.stage = HELD
         task.since_s = now_s
         append_held(environment, node, slot)
+    elif in_ticks and task.hops == 0:
+        task.stage = WAITING
+        task.since_s = now_s
+        receive(scenario, environment, n, slot)
+        if to_decide:
+            append_held(environment, node, slot)
     else:
         keep(scenario, environment, n, slot, now_s)
         if is_full(scenario) and to_decide and task.stage == WAITING:
-            append_held(environment, node, slot)
+            # What has been received joins the queue later, as what is newer.
+            insert_held(environment, node, slot, node.received_head if has_ticks(scenario) else NONE)
 
 
 @kernel
@@ -372,6 +425,8 @@ def _expire(scenario, environment, slot, now_s):
         task.holding_s += now_s - task.since_s
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif task.stage == WAITING:
+        if has_ticks(scenario) and settings.expiry == EXPIRY_QUEUED and scenario.node[n].works_in_ticks:
+            return  # the node gives it up when it has worked
         leave_queue(scenario, environment, n, slot, now_s)
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif settings.expiry != EXPIRY_ABORT:
@@ -652,7 +707,7 @@ def run_until(scenario, environment, end_s):
                 elif kind == REPAIR:
                     repair(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
                 elif has_ticks(scenario) and kind == TICK:
-                    _work(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                    _tick(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
         episode.events += 1
     episode.now_s = end_s
     return True

@@ -14,6 +14,7 @@ from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
 from offload_rllib.simulator.tasks import change_tasks, release, remove_held
+from offload_rllib.simulator.ticks import NOTICES, delivery_moment
 from offload_rllib.simulator.types import (
     EXPIRY_ABORT,
     FAILURE,
@@ -66,6 +67,8 @@ def send_back(scenario, environment, slot, now_s):
         task.return_seconds_per_bit += back.seconds_per_bit
     link = scenario.link[environment.path[slot, task.hops]]
     arrival_s = now_s + scenario.link[link.reverse].broadcast_delay_s
+    if has_ticks(scenario):
+        arrival_s = delivery_moment(scenario, environment, slot, NOTICES + task.hops, now_s, arrival_s - now_s)
     if settings.expiry != EXPIRY_ABORT or arrival_s < task.deadline_s:
         push(environment, arrival_s, event_key(TRANSFER, link.source, task.number), slot)
     return True
@@ -89,6 +92,8 @@ def fail(scenario, environment, n, now_s):
     candidate = 0  # the tasks in service are in no list
     while True:
         slot = node.held_head if node.held_head != NONE else node.queue_head
+        if has_ticks(scenario) and slot == NONE:
+            slot = node.received_head
         if slot == NONE:
             if node.busy == 0:
                 break

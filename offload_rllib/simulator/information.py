@@ -84,7 +84,8 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     else:
         phase_s = environment.node[n].phase_s
         delay_s = scenario.link[link.reverse].broadcast_delay_s
-        turn = np.int64(math.floor((now_s - delay_s - phase_s) / interval_s))
+        # A delay beyond the episode may be too long to be counted in intervals.
+        turn = np.int64(math.floor(max((now_s - delay_s - phase_s) / interval_s, -1.0)))
         if phase_s + turn * interval_s + delay_s > now_s:
             turn -= 1  # the division rounded up
         heard = turn >= 0

@@ -5,25 +5,43 @@ R. E. Tarjan, "The pairing heap: a new form of self-adjusting heap", Algorithmic
 own records, so that they need no arrays of their own: a task enters in constant time and leaves, from anywhere, in
 amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
 
+Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
+`docs/peersimgym.md`). It waits all the same: it counts among the node's tasks and its work among the queued work.
+
 In a heap `child` is a task's first child, `next` its right sibling, `previous` its left sibling, or its parent if it
 is a first child.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.tasks import withdraw
 from offload_rllib.simulator.types import EDF, FIFO, LIFO, NONE
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_ticks, is_full
 
 
 @kernel
 def enqueue(scenario, environment, n, slot):
     """Let a task wait at node `n`."""
+    node = environment.node[n]
+    task = environment.task[slot]
+    node.queued_work += task.work
+    if has_ticks(scenario):
+        task.received = 0
+        node.overdue_s = min(node.overdue_s, task.deadline_s + scenario.settings[0].expiry_grace_s)
+    _join(scenario, environment, n, slot)
+
+
+@kernel
+def _join(scenario, environment, n, slot):
+    """Put a task, whose work is counted already, where the discipline wants it in the queue."""
     discipline = scenario.node[n].queue
     node = environment.node[n]
     task = environment.task
-    node.queued_work += task[slot].work
+    if has_ticks(scenario):
+        task[slot].child = NONE  # `_following` asks for it in every discipline
     if is_full(scenario) and discipline != FIFO:
         _enter_queue(task, node, discipline, slot)
         return
@@ -35,6 +53,39 @@ def enqueue(scenario, environment, n, slot):
     else:
         task[tail].next = slot
     node.queue_tail = slot
+
+
+@kernel
+def receive(scenario, environment, n, slot):
+    """Let a task wait at node `n` to join the queue."""
+    node = environment.node[n]
+    task = environment.task
+    tail = node.received_tail
+    node.queued_work += task[slot].work
+    node.overdue_s = min(node.overdue_s, task[slot].deadline_s + scenario.settings[0].expiry_grace_s)
+    task[slot].received = 1
+    task[slot].previous = tail
+    task[slot].next = NONE
+    if tail == NONE:
+        node.received_head = slot
+    else:
+        task[tail].next = slot
+    node.received_tail = slot
+
+
+@kernel
+def join_queue(scenario, environment, n):
+    """Let all tasks that node `n` has received join its queue, in the order in which they came."""
+    node = environment.node[n]
+    task = environment.task
+    slot = node.received_head
+    node.received_head = NONE
+    node.received_tail = NONE
+    while slot != NONE:
+        after = task[slot].next
+        task[slot].received = 0
+        _join(scenario, environment, n, slot)
+        slot = after
 
 
 @kernel
@@ -55,24 +106,27 @@ def dequeue_first(scenario, environment, n):
             node.queue_tail = NONE
         else:
             task[after].previous = NONE
-    _forget_work(node, task[first].work)
+    _forget_work(scenario, node, task[first].work)
 
 
 @kernel
 def leave_queue(scenario, environment, n, slot, now_s):
-    """Take a waiting task out of node `n`'s queue, from wherever it is, without serving it."""
+    """Take a waiting task out of node `n`'s queue, or out of what it has received, without serving it."""
     node = environment.node[n]
     task = environment.task[slot]
-    _leave_queue(environment.task, node, scenario.node[n].queue, slot)
-    _forget_work(node, task.work)
+    if has_ticks(scenario) and task.received:
+        _leave_received(environment.task, node, slot)
+    else:
+        _leave_queue(environment.task, node, scenario.node[n].queue, slot)
+    _forget_work(scenario, node, task.work)
     if is_full(scenario) and task.undecided:
         withdraw(environment.task, node, slot)
     task.waiting_s += now_s - task.since_s
 
 
 @kernel
-def _forget_work(node, work):
-    if node.queue_head == NONE:
+def _forget_work(scenario, node, work):
+    if node.queue_head == NONE and (not has_ticks(scenario) or node.received_head == NONE):
         node.queued_work = 0.0  # no rounding is carried from one busy period to the next
     else:
         node.queued_work -= work
@@ -176,3 +230,53 @@ def _leave_queue(task, node, discipline, slot):
         task[after].previous = before
     if below != NONE:
         node.queue_head = _meld(task, discipline, root, below)
+
+
+@called_kernel
+def _leave_received(task, node, slot):
+    """Take a task out of those that wait to join the queue."""
+    before = task[slot].previous
+    after = task[slot].next
+    task[slot].received = 0
+    if before == NONE:
+        node.received_head = after
+    else:
+        task[before].next = after
+    if after == NONE:
+        node.received_tail = before
+    else:
+        task[after].previous = before
+
+
+@kernel
+def _following(task, slot):
+    """Return the task after another one in a walk through a queue of any discipline, from its head on; or NONE."""
+    if task[slot].child != NONE:
+        return task[slot].child
+    while task[slot].next == NONE:
+        before = task[slot].previous
+        while before != NONE and task[before].child != slot:
+            slot = before
+            before = task[slot].previous
+        if before == NONE:
+            return NONE
+        slot = before  # the parent, whose own siblings come next
+    return task[slot].next
+
+
+@called_kernel
+def first_overdue(task, node, grace_s, until_s):
+    """Return a task in a node's queue that expires until some time, or NONE; `overdue_s` is then the next expiry."""
+    node.overdue_s = np.inf
+    slot = node.received_head
+    while slot != NONE:
+        node.overdue_s = min(node.overdue_s, task[slot].deadline_s + grace_s)
+        slot = task[slot].next
+    slot = node.queue_head
+    while slot != NONE:
+        expires_s = task[slot].deadline_s + grace_s
+        if expires_s <= until_s:
+            return slot
+        node.overdue_s = min(node.overdue_s, expires_s)
+        slot = _following(task, slot)
+    return NONE

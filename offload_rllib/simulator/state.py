@@ -9,7 +9,7 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
 from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of, schedule_work
+from offload_rllib.simulator.events import run_until, scenario_of, schedule_work
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -68,7 +68,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         scenario: what the environments share.
         num_envs: E, at least 1.
         task_slots: T, the number of tasks that fit into each environment at once; `grow` makes more.
-        log_rows: L, the number of tasks whose fate is logged; 0 switches the log off, else it grows as needed.
+        log_rows: L, the number of tasks whose fate is logged; 0 switches the log off, else `grow` makes more.
     """
     nodes, links = len(scenario.node), len(scenario.link)
     kept = remembered_broadcasts(scenario)
@@ -114,12 +114,18 @@ def task_bytes(state: State) -> int:
 
 
 def grow(scenario: Scenario, state: State) -> State:
-    """Return the same state with twice the task slots, and twice the log rows if it has a log.
+    """Return the same state with twice the task slots, or the log rows, or both: of what an environment has run out of.
 
     The new slots lie below the old ones on the stack of free slots: an environment uses the same slots in the same
     order whether it was another environment or itself that needed more room.
     """
+    rows = state.log.shape[1]
+    if rows > 0 and int(state.episode["tasks_made"].max()) >= rows:
+        state = state._replace(log=_extended(state.log, 2 * rows))
     old = state.task.shape[1]
+    expiries = state.episode["expiries_in_heap"]
+    if (state.episode["free_slots"] > 0).all() and int(expiries.max()) < 2 * old:
+        return state
     slots = 2 * old
     free = _extended(state.free, slots)
     for e, episode in enumerate(state.episode):
@@ -131,8 +137,7 @@ def grow(scenario: Scenario, state: State) -> State:
         task=_extended(state.task, slots),
         path=_extended(state.path, slots),
         free=free,
-        heap=_extended(state.heap, heap_size(len(scenario.node), slots)),
-        log=_extended(state.log, 2 * state.log.shape[1]),
+        heap=_extended(state.heap, heap_size(scenario.node.shape[-1], slots)),
     )
 
 
@@ -164,14 +169,17 @@ def _spread(array: np.ndarray, kept: int, rounds: np.ndarray) -> np.ndarray:
     return wider
 
 
-def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
-    """Start a new episode in some environments.
+def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> State:
+    """Start a new episode in some environments, up to the first decision: what happens at 0 s has happened.
 
     Args:
         scenario: of the batch (see `types.Scenario`).
         state: changed in place.
         environments: [e] int64, which ones.
         keys: [e] uint64, one episode key each (see `streams.episode_key`).
+
+    Returns:
+        The state, grown if more recorded tasks arrive at 0 s than it has room for.
     """
     for array in (
         state.episode,
@@ -188,6 +196,25 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
     phases = state.node["phase_s"][environments]
     # Stable, so that equal phases (all zero with fresh information) keep the order of the nodes.
     state.broadcast_order[environments] = np.argsort(phases, axis=1, kind="stable")
+    # Only rows of a recording arrive at the very start; without any, nothing is compiled for it.
+    first_s = state.heap["time_s"][environments, 0]
+    at_start = environments[(state.episode["heap_size"][environments] > 0) & (first_s <= 0.0)]
+    done = 0
+    while done < len(at_start):
+        done = _run_start(scenario, state, at_start, done)
+        if done < len(at_start):
+            state = grow(scenario, state)
+    return state
+
+
+@kernel
+def _run_start(scenarios, state, environments, first):
+    """Run the events at 0 s, from environment number `first` on; return the first that needs room, or their number."""
+    for i in range(first, environments.shape[0]):
+        e = environments[i]
+        if not run_until(scenario_of(scenarios, e), environment_of(state, e), 0.0):
+            return i
+    return environments.shape[0]
 
 
 @kernel
@@ -208,6 +235,9 @@ def _start(scenarios, state, environments, keys):
             node.held_tail = NONE
             node.queue_head = NONE
             node.queue_tail = NONE
+            node.received_head = NONE
+            node.received_tail = NONE
+            node.overdue_s = np.inf
             node.key = node_key(keys[i], scenario.node[n].name_hash)
             node.phase_s = (
                 uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
@@ -222,5 +252,7 @@ def _start(scenarios, state, environments, keys):
             node.failure_s = np.inf
             if variant_is_full(scenario) and scenario.failure_law[n].fails:
                 schedule_failure(scenario, environment, n, 0.0)
-            if has_ticks(scenario) and scenario.node[n].works_in_ticks:
+            # A node that works at any time, the cloud, has a moment in each tick for its broadcast.
+            broadcasts = scenario.settings[0].broadcast_interval_s > 0.0
+            if has_ticks(scenario) and (scenario.node[n].works_in_ticks or broadcasts):
                 schedule_work(scenario, environment, n, 1)

@@ -8,10 +8,10 @@ from offload_rllib.simulator.events import keep, run_until, schedule_expiries, s
 from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
-from offload_rllib.simulator.queues import leave_queue
+from offload_rllib.simulator.queues import join_queue, leave_queue
 from offload_rllib.simulator.tasks import close_episode, integrate_unfinished, remove_held
-from offload_rllib.simulator.types import HELD, NONE
-from offload_rllib.simulator.variants import is_full, is_large
+from offload_rllib.simulator.types import HELD, LIFO, NONE
+from offload_rllib.simulator.variants import has_ticks, is_full, is_large
 
 ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
@@ -41,11 +41,33 @@ def apply_action(scenario, environment, agent, action):
         if action == 0:
             keep(scenario, environment, n, slot, now_s)
     elif action == 0:
-        remove_held(environment, node, slot)  # it waits on, and is not offered again
+        if has_ticks(scenario):
+            if node.queue_head == NONE:
+                join_queue(scenario, environment, n)
+            slot = _newest_queued(scenario, environment, n)
+        if slot != NONE:
+            remove_held(environment, node, slot)  # it waits on, and is not offered again
     else:
+        if has_ticks(scenario):
+            join_queue(scenario, environment, n)
         leave_queue(scenario, environment, n, slot, now_s)
     if action > 0:
         send(scenario, environment, n, slot, scenario.destination[agent, action], now_s)
+
+
+@kernel
+def _newest_queued(scenario, environment, n):
+    """Return the task that PeersimGym keeps at node `n`: the newest in the queue, if it is still on offer; or NONE.
+
+    What has been received is on offer too, but has not joined the queue: it will be offered again.
+    """
+    node = environment.node[n]
+    slot = node.held_tail
+    if node.received_head != NONE:
+        slot = environment.task[node.received_head].held_previous
+    if scenario.node[n].queue == LIFO and slot != node.queue_head:
+        return np.int64(NONE)
+    return np.int64(slot)
 
 
 @kernel
@@ -78,7 +100,8 @@ def advance(scenario, environment, actions):
     episode = environment.episode[0]
     end_s = (episode.step + 1) * settings.decision_interval_s
     if episode.stage == ACTIONS_PENDING:
-        begin_step(environment)
+        if episode.step > 0:  # what happened at the very start belongs to the first step
+            begin_step(environment)
         for agent in range(actions.shape[0]):
             if is_large(scenario) and agent + 4 < actions.shape[0]:
                 slot = offered(scenario, environment, agent + 4)

@@ -15,6 +15,7 @@ import numpy as np
 from offload_rllib.simulator.jit import called_kernel, kernel
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
+WORD = 2**32
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
@@ -69,6 +70,9 @@ def episode_key(*address: int) -> int:
     Raises:
         ValueError: a part of the address is negative.
     """
+    if max(address) >= WORD and min(address) >= 0:
+        # A `SeedSequence` cuts large parts into words of 32 bits, which together are another address.
+        return stable_hash(" ".join(str(int(part)) for part in address))
     return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0])
 
 

@@ -83,6 +83,26 @@ def append_held(environment, node, slot):
 
 
 @kernel
+def insert_held(environment, node, slot, following):
+    """Put a task before another one, or last (`following` is NONE), among those its node's agent has to decide."""
+    if following == NONE:
+        append_held(environment, node, slot)
+        return
+    task = environment.task
+    before = task[following].held_previous
+    task[slot].undecided = 1
+    task[slot].held_previous = before
+    task[slot].held_next = following
+    task[following].held_previous = slot
+    if before == NONE:
+        node.held_head = slot
+    else:
+        task[before].held_next = slot
+    node.held += 1
+    node.held_work += task[slot].work
+
+
+@kernel
 def remove_held(environment, node, slot):
     """Remove a task from those its node's agent has to decide."""
     _unlink_held(environment.task, node, slot)

@@ -111,6 +111,7 @@ SETTINGS = _record(
     offer="i4",
     has_deadline="i4",  # whether any task has one
     energy="i4",  # which account is kept
+    ticks_in_order="i4",  # 1: messages, then work, then decisions; 0: in random order
 )
 
 NODE = _record(
@@ -249,6 +250,7 @@ NODE_STATE = _record(
     busy_seconds="f8",  # integral of `busy`, less `busy` x now; in ticks, work done over speed
     work_left="f8",  # in ticks: instructions left of the task in service
     tick_work="f8",  # instructions that the node may still do in this tick; negative between its moments
+    overdue_s="f8",  # in ticks: not later than the first expiry of a task that waits here
     tick="i8",  # in which it works next
     score_sum_s="f8",  # weight x score of the tasks made here that count and have ended
     scored="f8",  # their weights
@@ -263,6 +265,8 @@ NODE_STATE = _record(
     held_tail="i4",
     queue_head="i4",
     queue_tail="i4",
+    received_head="i4",  # in ticks: tasks that wait to join the queue
+    received_tail="i4",
     serving="i4",  # in ticks: the task in service
 )
 
@@ -320,6 +324,7 @@ TASK = _record(
     hops_left="i4",  # of the result on its way back
     stage="i4",
     undecided="i4",  # 1 while among its node's `held`
+    received="i4",  # in ticks: 1 while it waits to join its node's queue
     held_next="i4",
     held_previous="i4",
     next="i4",  # links of the queue, see `queues`
