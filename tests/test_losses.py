@@ -2,6 +2,7 @@
 
 # RLlib's modules and learners are torch modules whose declared types do not say so.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false
 
 from __future__ import annotations
 
@@ -120,7 +121,6 @@ def slope(function: Callable[[Any], float], at: Any, index: tuple[int, ...]) -> 
     return (found[0] - found[1]) / 2e-5
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("name", ["PPO", "A2C", "APPO"])
 def test_the_losses_of_actor_and_critic_and_their_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = COEFFICIENTS | ({"clip": CLIP} if name != "A2C" else {})

@@ -146,7 +146,6 @@ def row_places(rows: dict[str, Any], fragments: list[Fragment]) -> list[tuple[in
     return [places[row.numpy().tobytes()] for row in rows[Columns.OBS]["observations"]]
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("critic", ["local", "central"])
 def test_rows_hold_the_advantages_targets_and_joint_states_of_their_steps(
     critic: str, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 # RLlib's configurations are dynamic: their declared types lack what is there.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 
 from __future__ import annotations
 
