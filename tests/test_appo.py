@@ -166,7 +166,6 @@ def batch_of(learner: APPOLearner, runner: EpisodesEnvRunner) -> dict[str, Any]:
     return batch.policy_batches[SHARED]
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, runner = make_learner(appo_config())
     batch = batch_of(learner, runner)
@@ -192,7 +191,6 @@ def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.Monkey
     learner.shutdown()
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() -> None:
     settings = {"gamma": 0.9, "lambda": 0.7, "rho_clip": 1.1, "pg_rho_clip": 1.3, "idle_per_choice": 0.25}
     learner, runner = make_learner(appo_config(settings))
@@ -250,7 +248,6 @@ def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() 
     learner.shutdown()
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_every_use_of_a_batch_passes_over_it_once_in_minibatches(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, runner = make_learner(appo_config({"minibatch_steps": 50}))
     batch = batch_of(learner, runner)
@@ -269,7 +266,6 @@ def test_every_use_of_a_batch_passes_over_it_once_in_minibatches(monkeypatch: py
     learner.shutdown()
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_the_target_network_follows_when_it_is_due() -> None:
     learner, runner = make_learner(appo_config({"target_update_every": 3, "minibatch_steps": 10_000}))
     module = learner.module[SHARED].unwrapped()

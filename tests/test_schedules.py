@@ -52,20 +52,21 @@ def along(first: float, last: float, env_steps: int) -> float:
     return first + (last - first) * env_steps / ENV_STEPS
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("name", ["PPO", "A2C", "APPO"])
 def test_a_restored_learner_is_where_its_schedules_were(name: str) -> None:
     config = make_config(name)
     runner_class = EpisodesEnvRunner if name == "APPO" else BatchedEnvRunner
     runner = runner_class(config=config, worker_index=1)
     first, second = (config.copy().build_learner(env=None, spaces=runner.get_spaces()) for _ in range(2))
-    first.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 400})
+    steps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: 400}
+    first.before_gradient_based_update(timesteps=steps)
+    first.after_gradient_based_update(timesteps=steps)
     second.set_state(first.get_state())
     for learner in (second, first):
         _, optimizer = learner.get_optimizers_for_module(SHARED)[0]
         assert optimizer.param_groups[0]["lr"] == pytest.approx(along(1e-3, 2e-4, 400))
-    (schedule,) = second.schedules()
-    assert float(schedule.get_current_value()) == pytest.approx(along(0.5, 0.1, 400))
+        (schedule,) = learner.schedules()
+        assert float(schedule.get_current_value()) == pytest.approx(along(0.5, 0.1, 400))
     assert second.get_state().keys() == first.get_state().keys()
     if name == "APPO":
         first.shutdown()
@@ -102,8 +103,8 @@ def test_a_restored_run_learns_with_the_coefficients_of_its_time(name: str, tmp_
         assert used["restored"]
         np.testing.assert_allclose(used["restored"][0], used["on"][0])
         np.testing.assert_allclose(used["restored"][-1], used["on"][-1])
-        if name != "DDQN":
-            assert used["restored"][0] == pytest.approx([along(1e-3, 2e-4, 320), along(0.5, 0.1, 320)])
+        expected = [along(1e-3, 2e-4, 320), along(0.5, 0.1, 320)]
+        assert used["restored"][0] == pytest.approx(expected[:1] if name == "DDQN" else expected)
     finally:
         first.stop()
         second.stop()
