@@ -15,16 +15,19 @@ The exit code is 0 if at least 95 % of the faults are killed, and none failed to
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +44,10 @@ COPIED = (
     "pyproject.toml",
 )
 LEAST_KILLED = 0.95
+# Loaded once; each run of tests is forked from the process that has them.
+LIBRARIES = ("torch", "ray.rllib.algorithms.ppo", "ray.rllib.algorithms.appo", "ray.tune", "pandas", "scipy.stats")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([*LIBRARIES])
 # pytest's exit codes.
 PASSED, FAILED = 0, 1
 KILLED, TIMED_OUT, SURVIVED, BROKEN = "killed", "timed out", "SURVIVED", "BROKEN"
@@ -91,31 +98,35 @@ def load_faults() -> list[Fault]:
     ]
 
 
-def run_tests(tree: Path, tests: tuple[str, ...], timeout_s: float, cache: Path) -> tuple[str, str]:
-    """Return how fast tests ended in a tree, and the last lines that they printed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow"]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    environment.setdefault("OFFLOAD_RLLIB_CACHE", str(cache))
-    process = subprocess.Popen(  # noqa: S603 - our own tests
-        [*command, *tests],
-        cwd=tree,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.communicate()
+def _test(tree: Path, tests: tuple[str, ...], output: Path) -> None:
+    """Be the process that runs tests in a tree; its exit code is pytest's."""
+    os.setsid()
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.path.insert(0, str(tree))
+    with output.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow", *tests])
+        sys.stdout.flush()
+    os._exit(code)
+
+
+def run_tests(tree: Path, tests: tuple[str, ...], timeout_s: float) -> tuple[str, str]:
+    """Return how fast tests ended in a tree, and what they printed last.
+
+    They run in a process of their own, forked from one that has loaded the libraries: those take longer than the tests.
+    """
+    output = tree.parent / "output.txt"
+    process = CONTEXT.Process(target=_test, args=(tree, tests, output))
+    process.start()
+    process.join(timeout_s)
+    if process.is_alive():
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
         return TIMED_OUT, ""
-    except BaseException:
-        os.killpg(process.pid, 9)
-        raise
-    outcome = {PASSED: SURVIVED, FAILED: KILLED}.get(process.returncode, BROKEN)
-    return outcome, "\n".join(output.strip().splitlines()[-6:])
+    outcome = {PASSED: SURVIVED, FAILED: KILLED}.get(process.exitcode or PASSED, BROKEN)
+    return outcome, "\n".join(output.read_text(encoding="utf-8").strip().splitlines()[-40:])
 
 
 def copy_tree(folder: Path) -> Path:
@@ -143,6 +154,13 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{folder}: another run puts faults into this copy; give another --folder")
+        return 2
+    os.environ.setdefault("OFFLOAD_RLLIB_CACHE", str(folder / "cache"))
     record = folder / "results.json"
     known = {} if options.again or not record.is_file() else json.loads(record.read_text(encoding="utf-8"))
 
@@ -159,7 +177,7 @@ def main() -> int:
     tree = copy_tree(folder)
     if waiting:
         tests = whole if options.all else tuple(sorted({test for fault in waiting for test in fault.tests}))
-        outcome, output = run_tests(tree, tests, options.timeout * max(len(tests), 4), folder / "cache")
+        outcome, output = run_tests(tree, tests, options.timeout * max(len(tests), 4))
         if outcome != SURVIVED:
             print(output)
             print(f"without any fault the tests are not passed ({outcome}): {' '.join(tests)}")

@@ -47,10 +47,10 @@ def test_survivors_are_told_from_what_is_killed(tmp_path: Path) -> None:
     found = []
     for value in ("1", "2", "1 +"):
         (tmp_path / "module.py").write_text(f"value = {value}\n")
-        found.append(run_tests(tmp_path, ("test_one.py",), 60, tmp_path)[0])
+        found.append(run_tests(tmp_path, ("test_one.py",), 60)[0])
     assert found == [SURVIVED, KILLED, BROKEN]
     (tmp_path / "test_one.py").write_text("import time\n\ndef test_it():\n    time.sleep(60)\n")
-    assert run_tests(tmp_path, ("test_one.py",), 2, tmp_path)[0] == TIMED_OUT
+    assert run_tests(tmp_path, ("test_one.py",), 2)[0] == TIMED_OUT
 
 
 def test_the_figure_decides_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
