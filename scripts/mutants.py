@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,6 @@ LEAST_KILLED = 0.95
 # Loaded once; each run of tests is forked from the process that has them.
 LIBRARIES = ("torch", "ray.rllib.algorithms.ppo", "ray.rllib.algorithms.appo", "ray.tune", "pandas", "scipy.stats")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*LIBRARIES])
 # pytest's exit codes.
 PASSED, FAILED = 0, 1
 KILLED, TIMED_OUT, SURVIVED, BROKEN = "killed", "timed out", "SURVIVED", "BROKEN"
@@ -122,7 +122,9 @@ def run_tests(tree: Path, tests: tuple[str, ...], timeout_s: float) -> tuple[str
     process.start()
     process.join(timeout_s)
     if process.is_alive():
-        os.killpg(process.pid or 0, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has no group of its own yet
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
         process.join()
         return TIMED_OUT, ""
     outcome = {PASSED: SURVIVED, FAILED: KILLED}.get(process.exitcode or PASSED, BROKEN)
@@ -161,6 +163,7 @@ def main() -> int:
         print(f"{folder}: another run puts faults into this copy; give another --folder")
         return 2
     os.environ.setdefault("OFFLOAD_RLLIB_CACHE", str(folder / "cache"))
+    CONTEXT.set_forkserver_preload([*LIBRARIES])
     record = folder / "results.json"
     known = {} if options.again or not record.is_file() else json.loads(record.read_text(encoding="utf-8"))
 
@@ -189,9 +192,7 @@ def main() -> int:
             right = path.read_text(encoding="utf-8")
             path.write_text(fault.applied_to(right), encoding="utf-8")
             try:
-                outcome, output = run_tests(
-                    tree, whole if options.all else fault.tests, options.timeout, folder / "cache"
-                )
+                outcome, output = run_tests(tree, whole if options.all else fault.tests, options.timeout)
             finally:
                 path.write_text(right, encoding="utf-8")
             if outcome == BROKEN:

@@ -42,6 +42,7 @@ def test_there_are_faults_of_every_area() -> None:
         assert any(fault.file.startswith(f"offload_rllib/{area}") for fault in FAULTS), area
 
 
+@pytest.mark.slow
 def test_survivors_are_told_from_what_is_killed(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("from module import value\n\ndef test_it():\n    assert value == 1\n")
     found = []
