@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLIENTS := $(VENV)/.clients
 
-.PHONY: train test test-slow lint format clean
+.PHONY: train test test-slow mutants lint format clean
 
 train: $(STAMP)
 	$(BIN)/offload-rllib train ether_12 ppo
@@ -16,6 +16,10 @@ test: $(STAMP) lint
 
 test-slow: $(STAMP) $(CLIENTS)
 	$(BIN)/python -m pytest -m slow
+
+# Puts one-line faults into a copy of the tree; says which of them the fast tests do not notice.
+mutants: $(STAMP)
+	$(BIN)/python scripts/mutants.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,4 +44,4 @@ $(CLIENTS): clients.txt $(STAMP)
 	@touch $(CLIENTS)
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .mutants

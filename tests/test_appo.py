@@ -19,11 +19,13 @@ import torch
 import yaml
 from conftest import small_environment
 from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from test_rollout import SHARING, by_agent, make_runner, runner_config
 from test_runs import finish, start, trained_steps
 
 import offload_rllib
-from offload_rllib.algorithms.appo import APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.appo import TARGET_LOGP, APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.experiment.algorithm_config import algorithm_config
@@ -45,7 +47,14 @@ def appo_config(algorithm: dict[str, Any] | None = None, **training: Any) -> Pol
 
 
 def vtrace_by_definition(
-    rewards: list[float], values: list[float], ratios: list[float], gamma: float, rho: float, pg_rho: float
+    rewards: list[float],
+    values: list[float],
+    ratios: list[float],
+    *,
+    gamma: float,
+    lambda_: float,
+    rho: float,
+    pg_rho: float,
 ) -> tuple[list[float], list[float]]:
     """Return targets and advantages of one piece, as the sum in arXiv 1802.01561, eq. 1; one more value than steps."""
     steps = len(rewards)
@@ -53,16 +62,18 @@ def vtrace_by_definition(
     for s in range(steps):
         total = values[s]
         for t in range(s, steps):
-            traces = np.prod([min(1.0, ratio) for ratio in ratios[s:t]])
+            traces = np.prod([lambda_ * min(1.0, ratio) for ratio in ratios[s:t]])
             delta = min(rho, ratios[t]) * (rewards[t] + gamma * values[t + 1] - values[t])
             total += gamma ** (t - s) * traces * delta
         targets.append(total)
-    following = [*targets[1:], values[steps]]
+    after = [*targets[1:], values[steps]]
+    following = [lambda_ * after[s] + (1 - lambda_) * values[s + 1] for s in range(steps)]
     advantages = [min(pg_rho, ratios[s]) * (rewards[s] + gamma * following[s] - values[s]) for s in range(steps)]
     return targets, advantages
 
 
-def test_vtrace_is_its_definition() -> None:
+@pytest.mark.parametrize("lambda_", [1.0, 0.7])
+def test_vtrace_is_its_definition(lambda_: float) -> None:
     rng = np.random.default_rng(0)
     lengths = [1, 7, 20, 3]
     n = sum(lengths) + len(lengths)
@@ -70,11 +81,19 @@ def test_vtrace_is_its_definition() -> None:
     ratios = rng.uniform(0.2, 3.0, n).astype(np.float32)
     ends = np.cumsum([length + 1 for length in lengths]) - 1
     real = ~np.isin(np.arange(n), ends)
-    targets, advantages = vtrace(rewards, values, ratios, real, gamma=0.9, rho_clip=1.5, pg_rho_clip=2.0)
+    targets, advantages = vtrace(
+        rewards, values, ratios, real, gamma=0.9, lambda_=lambda_, rho_clip=1.5, pg_rho_clip=2.0
+    )
     first = 0
     for end in ends:
         expected = vtrace_by_definition(
-            rewards[first:end].tolist(), values[first : end + 1].tolist(), ratios[first:end].tolist(), 0.9, 1.5, 2.0
+            rewards[first:end].tolist(),
+            values[first : end + 1].tolist(),
+            ratios[first:end].tolist(),
+            gamma=0.9,
+            lambda_=lambda_,
+            rho=1.5,
+            pg_rho=2.0,
         )
         np.testing.assert_allclose(targets[first:end], expected[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(advantages[first:end], expected[1], rtol=1e-4, atol=1e-5)
@@ -147,7 +166,6 @@ def batch_of(learner: APPOLearner, runner: EpisodesEnvRunner) -> dict[str, Any]:
     return batch.policy_batches[SHARED]
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, runner = make_learner(appo_config())
     batch = batch_of(learner, runner)
@@ -162,6 +180,7 @@ def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.Monkey
     for noise in (0.0, 5.0):
         batch[Columns.ACTION_LOGP][idle] -= noise
         module.zero_grad()
+        learner._rng = np.random.default_rng(0)  # the same order of rows: sums are equal to the last bit
         learner._update({SHARED: batch})
         gradients.append([parameter.grad.clone() for parameter in module.actor.parameters()])
         assert all(parameter.grad.abs().sum() > 0 for parameter in module.critic.parameters())
@@ -172,9 +191,83 @@ def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.Monkey
     learner.shutdown()
 
 
-@pytest.mark.usefixtures("ray_session")
+def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() -> None:
+    settings = {"gamma": 0.9, "lambda": 0.7, "rho_clip": 1.1, "pg_rho_clip": 1.3, "idle_per_choice": 0.25}
+    learner, runner = make_learner(appo_config(settings))
+    batch = batch_of(learner, runner)
+    module = learner.module[SHARED].unwrapped()
+    torch.manual_seed(0)
+    for parameter in [*module.target_actor.parameters(), *module.critic.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    seen, masks = batch[Columns.OBS]["observations"], batch[Columns.OBS]["action_mask"]
+    seen.uniform_(-1, 1)  # no two alike: rows are found again by what they hold
+    with torch.no_grad():
+        values = module.critic(seen).tolist()
+        target_logp = torch.log_softmax(module.target_actor(seen, masks), -1)
+    real = batch[Columns.LOSS_MASK].bool().tolist()
+    has_choice = (masks.sum(-1) > 1).tolist()
+    logp = [float(target_logp[i, action]) if has_choice[i] else 0.0 for i, action in enumerate(batch[Columns.ACTIONS])]
+    ratios = [
+        float(np.exp(ours - theirs)) for ours, theirs in zip(logp, batch[Columns.ACTION_LOGP].tolist(), strict=True)
+    ]
+    assert min(ratios) < 0.7
+    assert max(ratios) > 1.5
+    wanted: dict[bytes, tuple[int, float, float]] = {}
+    first = 0
+    for end in [i for i, is_real in enumerate(real) if not is_real]:
+        targets, advantages = vtrace_by_definition(
+            batch[Columns.REWARDS][first:end].tolist(),
+            values[first : end + 1],
+            ratios[first:end],
+            gamma=0.9,
+            lambda_=0.7,
+            rho=1.1,
+            pg_rho=1.3,
+        )
+        for i in range(first, end):
+            wanted[seen[i].numpy().tobytes()] = (i, targets[i - first], advantages[i - first])
+        first = end + 1
+    rows = learner.rows_of(SHARED, learner.config.get_config_for_module(SHARED), batch)
+    choices = [i for i in range(len(real)) if real[i] and has_choice[i]]
+    assert int(rows[HAS_CHOICE].sum()) == len(choices)
+    assert int((~rows[HAS_CHOICE]).sum()) == round(0.25 * len(choices))
+    of_choices = np.array([advantage for i, _, advantage in wanted.values() if has_choice[i]])
+    order = []
+    for row, observation in enumerate(rows[Columns.OBS]["observations"]):
+        i, target, advantage = wanted[observation.numpy().tobytes()]
+        order.append(i)
+        assert bool(rows[HAS_CHOICE][row]) == has_choice[i]
+        assert int(rows[Columns.ACTIONS][row]) == int(batch[Columns.ACTIONS][i])
+        assert float(rows[Columns.ACTION_LOGP][row]) == float(batch[Columns.ACTION_LOGP][i])
+        assert float(rows[TARGET_LOGP][row]) == pytest.approx(logp[i], abs=1e-5)
+        assert float(rows[Postprocessing.VALUE_TARGETS][row]) == pytest.approx(target, abs=1e-4)
+        scaled = (advantage - of_choices.mean()) / of_choices.std(ddof=1)
+        assert float(rows[Postprocessing.ADVANTAGES][row]) == pytest.approx(scaled, abs=1e-4)
+    assert len(set(order)) == len(order)
+    assert order != sorted(order), "minibatches are fair samples"
+    learner.shutdown()
+
+
+def test_every_use_of_a_batch_passes_over_it_once_in_minibatches(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, runner = make_learner(appo_config({"minibatch_steps": 50}))
+    batch = batch_of(learner, runner)
+    original, sizes = learner.compute_loss_for_module, []
+
+    def watched(**how: Any) -> Any:
+        sizes.append(len(how["batch"][HAS_CHOICE]))
+        return original(**how)
+
+    monkeypatch.setattr(learner, "compute_loss_for_module", watched)
+    rows = len(learner.rows_of(SHARED, learner.config.get_config_for_module(SHARED), batch)[HAS_CHOICE])
+    learner._update({SHARED: batch})
+    assert sum(sizes) == rows
+    assert len(sizes) == rows // 50 > 2
+    assert max(sizes) - min(sizes) <= 1
+    learner.shutdown()
+
+
 def test_the_target_network_follows_when_it_is_due() -> None:
-    learner, runner = make_learner(appo_config({"target_update_every": 3}))
+    learner, runner = make_learner(appo_config({"target_update_every": 3, "minibatch_steps": 10_000}))
     module = learner.module[SHARED].unwrapped()
     batch = batch_of(learner, runner)
 

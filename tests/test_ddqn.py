@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,15 +200,42 @@ def test_settings_that_cannot_be_are_refused() -> None:
         check(load_environment(small_environment()), policy_config({"replay_capacity": 2**31}))
 
 
+def test_a_round_takes_the_updates_that_are_due_and_tells_replay_their_errors() -> None:
+    calls: list[Any] = []
+    replay = SimpleNamespace(
+        sample=lambda size, *, beta: calls.append((size, beta)) or SimpleNamespace(states=f"states {len(calls)}"),
+        update_priorities=lambda states, errors: calls.append((states, errors)),
+    )
+    config = SimpleNamespace(
+        train_batch_size_per_learner=32, replay_ratio=2.0, priority_alpha=0.6, priority_beta=[[0, 0.4], [1000, 1.0]]
+    )
+    trainer = SimpleNamespace(
+        config=config,
+        _updates_due={SHARED: 0.5},
+        env_steps=500,
+        _learner=lambda learn: f"errors of {learn.keywords['module_id']}",
+    )
+    DDQN._update(trainer, SHARED, replay, 30)  # 0.5 + 2 x 30 / 32 = 2.375
+    assert trainer._updates_due[SHARED] == pytest.approx(0.375)
+    drawn, told = (32, pytest.approx(0.7)), "errors of shared"
+    assert calls == [drawn, ("states 1", told), drawn, ("states 3", told)]
+    calls.clear()
+    config.priority_alpha = 0.0
+    DDQN._update(trainer, SHARED, replay, 16)
+    assert calls == [drawn]
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_it_learns_at_its_ratio_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     register_environments()
     settings = {"replay_ratio": 2.0, "epsilon_decay_env_steps": 1000, "replay_in_checkpoints": True}
+    settings |= {"gamma": 0.9, "n_step": 2, "priority_alpha": 0.5}
     config = algorithm_config(load_environment(small_environment()), policy_config(settings), cpus=2)
     algorithm = config.build_algo()
     assert isinstance(algorithm, DDQN)
     try:
         replay = algorithm._replay[SHARED]
+        assert (replay.capacity, replay._gamma, replay._n_step, replay._alpha) == (400, 0.9, 2, 0.5)
         finished = []
         add = replay.add
 

@@ -1,4 +1,4 @@
-"""The default training run does what the README says. Slow: it is the whole run."""
+"""Training runs of presets do what the README and their pages say. Slow: they are whole runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_default_run_beats_the_weak_baselines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["ppo", "appo"])
+def test_runs_of_presets_beat_the_rule_that_finishes_a_task_first(preset: str, tmp_path: Path) -> None:
     started = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-m", "offload_rllib", "train", "ether_12", "ppo", "--name", "default"],
+        [sys.executable, "-m", "offload_rllib", "train", "ether_12", preset, "--name", "default"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -28,7 +29,7 @@ def test_the_default_run_beats_the_weak_baselines(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     with (tmp_path / "runs" / "default" / "evaluation" / "summary.csv").open() as file:
         rows = {(row["policy"], row["metric"]): row for row in csv.DictReader(file)}
-    for baseline in ("local", "random", "least_queue", "always_server"):
+    for baseline in ("local", "random", "least_queue", "always_server", "shortest_finish"):
         for metric in ("score_mean_s", "dropped_share"):
             row = rows[baseline, metric]
             assert row["reference"] == "default"

@@ -7,6 +7,10 @@ one, always" is optimal; under a shared policy that is another action for each a
 `three_nodes`: the fast node cannot serve everything, and the one that finishes a task first is not best for all: who
 takes it makes those behind wait. The best is known by dynamic programming (see `optimum`), and held against a grid of
 simpler rules.
+
+These are tests of the whole: that observations, rewards, credit, sharing and saving suffice to find the optimum. They
+do not tell one loss from another. In networks this small a learner finds it with several terms wrong at once, and
+single terms are held by value in `test_losses`, `test_on_policy`, `test_appo` and `test_ddqn`.
 """
 
 # RLlib's algorithms are dynamic: their declared types lack what is there.

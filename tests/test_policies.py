@@ -20,6 +20,7 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.config.policy import Network, Sharing
 from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.experiment.algorithm_config import overrides_per_module
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
 from offload_rllib.policies.sharing import (
     Assignment,
@@ -27,7 +28,6 @@ from offload_rllib.policies.sharing import (
     assign,
     assign_in,
     module_names,
-    overrides_per_module,
 )
 from offload_rllib.scenario import build_scenario
 
@@ -158,6 +158,20 @@ def test_rllibs_mapping_survives_pickling_and_overrides_have_rllibs_names() -> N
     assert [mapping(agent, None, worker=3) for agent in AGENTS] == list(TYPES)
     assert mapping.assignment == assignment
     assert overrides_per_module(config, assignment) == {"tx2": {"lr": 0.01, "clip_param": 0.1}, "nuc": {}}
+    moving = PPO["algorithm"] | {"final_lr": 1e-5, "entropy_coeff": 0.1, "final_entropy_coeff": 0.0}
+    scheduled = load_policy_config(
+        {
+            "algorithm": moving,
+            "sharing": "per_device",
+            "policies": {"tx2": {"lr": 0.01}, "nuc": {"entropy_coeff": 0.2, "final_lr": 0.001}},
+            "training": {"env_steps": 96_000},
+        }
+    )
+    # What is given replaces one end of the algorithm's line, and the other end stays.
+    assert overrides_per_module(scheduled, assignment) == {
+        "tx2": {"lr": [[0, 0.01], [96_000, 1e-5]]},
+        "nuc": {"entropy_coeff": [[0, 0.2], [96_000, 0.0]], "lr": [[0, 3e-4], [96_000, 0.001]]},
+    }
     with pytest.raises(ConfigError, match=r"policies.tx2: no policy of that name with sharing: per_node"):
         overrides_per_module(config, assign(sharing("per_node"), AGENTS, TYPES))
 

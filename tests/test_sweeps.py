@@ -498,7 +498,6 @@ def test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_restored_run_goes_on_with_its_own_hyperparameters(tmp_path: Path) -> None:
-    # docs/tune.md tells why there is no population-based training, and says this.
     def build(lr: float, entropy_coeff: float) -> Any:
         content = policy_config().model_dump(mode="json", by_alias=True)
         content["algorithm"] |= {"lr": lr, "entropy_coeff": entropy_coeff}
@@ -515,11 +514,8 @@ def test_a_restored_run_goes_on_with_its_own_hyperparameters(tmp_path: Path) -> 
     for _, optimizer in other.learner_group._learner.get_optimizers_for_module("shared"):
         optimizer.register_step_pre_hook(lambda adam, *_: used.append(adam.param_groups[0]["lr"]))
     first = other.train()
-    updates = len(used)
-    other.train()
     other.stop()
-    assert set(used[:updates]) == {1e-3}
-    assert set(used[updates:]) == {1e-5}
+    assert set(used) == {1e-5}
     assert first["learners"]["shared"]["curr_entropy_coeff"] == 0.5
 
 

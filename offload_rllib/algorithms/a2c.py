@@ -79,7 +79,7 @@ class A2CLearner(OnPolicyLearner):
     def build(self) -> None:
         """Make networks, optimisers and the schedules of the entropy's weight."""
         super().build()
-        self._entropy_coeff = {
+        self.entropy_coeff_schedulers_per_module = {
             module_id: Scheduler(
                 fixed_value_or_schedule=self.config.get_config_for_module(module_id).entropy_coeff,
                 framework=self.framework,
@@ -112,13 +112,13 @@ class A2CLearner(OnPolicyLearner):
                 "choices_share": has_choice.float().mean(),
             },
         )
-        entropy_coeff = self._entropy_coeff[module_id].get_current_value()
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Move the schedules on."""
         super().after_gradient_based_update(timesteps=timesteps)
-        for schedule in self._entropy_coeff.values():
+        for schedule in self.schedules():
             schedule.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
     @classmethod

@@ -12,12 +12,14 @@ RLlib's are the flow of samples, weights and batches, the buffer and the learner
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.appo import appo as rllib_appo
 from ray.rllib.algorithms.appo.appo_learner import APPOLearner as RLlibAPPOLearner
@@ -27,14 +29,23 @@ from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS
 from ray.rllib.core.learner.utils import update_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_RESULTS
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
-from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, standardised
+from offload_rllib.algorithms.on_policy import (
+    EXPLAINED_VARIANCE,
+    HAS_CHOICE,
+    IDLE_PER_CHOICE,
+    select_rows,
+    standardised,
+    take,
+)
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.policies.module import MaskedAPPO
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
@@ -43,6 +54,8 @@ from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 WAIT_FOR_SAMPLES_S = 0.01
 LOOK_AFTER_THREAD_S = 1.0
 UPDATES = "updates"
+USES = "batch_uses"
+TARGET_LOGP = "target_logp"
 
 
 class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
@@ -52,8 +65,9 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class or APPO)
         self.env_runner_cls = EpisodesEnvRunner
-        self.learner_config_dict = {}
-        self.target_update_every = 8
+        self.lambda_ = 1.0
+        self.minibatch_steps = 256
+        self.target_update_every = 32
         # The learner's thread is in the trainer's process: samples need not travel once more.
         self.num_learners = 0
         self.timeout_s_sampler_manager = WAIT_FOR_SAMPLES_S
@@ -61,17 +75,25 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         self.min_time_s_per_iteration = None
         self.min_sample_timesteps_per_iteration = 8000
 
-    def training(self, *, target_update_every: int = NotProvided, **kwargs: Any) -> OffloadAPPOConfig:
+    def training(
+        self,
+        *,
+        minibatch_steps: int = NotProvided,
+        target_update_every: int = NotProvided,
+        **kwargs: Any,
+    ) -> OffloadAPPOConfig:
         """Set hyperparameters.
 
         Args:
+            minibatch_steps: rows of a module per gradient step, in place of RLlib's `minibatch_size`.
             target_update_every: gradient steps of a module between two moves of its target network, in place of
                 RLlib's `target_network_update_freq`.
             kwargs: as RLlib's `APPOConfig.training`.
         """
         super().training(**kwargs)
-        if target_update_every is not NotProvided:
-            self.target_update_every = target_update_every
+        for name, value in (("minibatch_steps", minibatch_steps), ("target_update_every", target_update_every)):
+            if value is not NotProvided:
+                setattr(self, name, value)
         return self
 
     def get_default_learner_class(self) -> type[APPOLearner]:
@@ -109,8 +131,14 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         """Make networks, optimisers, buffer and thread."""
         self._failure: Exception | None = None
         self._updates: Counter[str] = Counter()
+        self._uses: Counter[str] = Counter()
+        self._rng = np.random.default_rng(self.config.seed or 0)
         super().build()
         self._agg_event = _WatchedEvent(self._check_thread)
+
+    def schedules(self) -> list[Scheduler]:
+        """Return the schedules of the entropy's weight."""
+        return [self.entropy_coeff_schedulers_per_module[module_id] for module_id in list(self.module.keys())]
 
     def _check_thread(self) -> None:
         """Find out whether the thread still learns.
@@ -157,23 +185,79 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         return {}, losses, {}
 
     def _learn(self, module_id: str, rows: dict[str, Any]) -> Tensor:
-        """Take one gradient step, and move the target network when it is due; return the loss."""
+        """Use a batch once: V-trace over all of it, then a gradient step per minibatch; return the last loss."""
         config = self.config.get_config_for_module(module_id)
-        # Most rows have no choice: only the critic looks at those.
-        rows[HAS_CHOICE] = rows[Columns.LOSS_MASK].bool() & (
-            rows[Columns.OBS]["action_mask"].sum(-1, dtype=torch.int32) > 1
-        )
-        outputs = self.module[module_id].forward_train(_chosen(rows))
-        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=rows, fwd_out=outputs)
-        self.descend(module_id, config, loss)
+        selected = self.rows_of(module_id, config, rows)
+        size = len(selected[HAS_CHOICE])
+        edges = np.linspace(0, size, max(size // config.minibatch_steps, 1) + 1).astype(int)
+        order = torch.arange(size, device=self._device)
+        loss = torch.zeros(())
+        for first, last in itertools.pairwise(edges):
+            minibatch = take(selected, order[first:last])
+            outputs = self.module[module_id].forward_train(_chosen(minibatch))
+            loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
+            self.descend(module_id, config, loss)
+            self._updates[module_id] += 1
+            if self._updates[module_id] % config.target_update_every == 0:
+                for network, target in self.module[module_id].unwrapped().get_target_network_pairs():
+                    update_target_network(main_net=network, target_net=target, tau=config.tau)
+        self._uses[module_id] += 1
         self.log_noted(module_id)
-        self._updates[module_id] += 1
-        # Since the learner was built; fewer than batches x uses where the buffer overflowed.
-        self.metrics.log_value((module_id, UPDATES), self._updates[module_id], reduce="item")
-        if self._updates[module_id] % config.target_update_every == 0:
-            for network, target in self.module[module_id].unwrapped().get_target_network_pairs():
-                update_target_network(main_net=network, target_net=target, tau=config.tau)
+        # Since the learner was built; fewer uses than batches x uses_per_batch where the buffer overflowed.
+        counts = {UPDATES: self._updates[module_id], USES: self._uses[module_id]}
+        self.metrics.log_dict(counts, key=module_id, reduce="item")
         return loss.detach()
+
+    def rows_of(self, module_id: str, config: Any, rows: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns to learn from: all steps with a choice and a sample of the others, in random order.
+
+        Args:
+            module_id: the policy.
+            config: its own.
+            rows: RLlib's batch: pieces of episodes, one after the other, each followed by a row that is not real.
+
+        Returns:
+            Observations, actions and their log probabilities; `TARGET_LOGP`, under the target network; V-trace's
+            targets, and its advantages, standardised over the steps with a choice.
+        """
+        module = self.module[module_id].unwrapped()
+        real = rows[Columns.LOSS_MASK].bool()
+        has_choice = real & (rows[Columns.OBS]["action_mask"].sum(-1, dtype=torch.int32) > 1)
+        chosen = _chosen(rows | {HAS_CHOICE: has_choice})
+        logp = rows[Columns.ACTION_LOGP].float()
+        with torch.no_grad():
+            of = module.get_train_action_dist_cls().from_logits
+            target = of(module.forward_target(chosen)[TARGET_NETWORK_ACTION_DIST_INPUTS])
+            # Where there is no choice every policy does the same, with certainty.
+            target_logp = logp.clone()
+            target_logp[has_choice] = target.logp(chosen[Columns.ACTIONS])
+            values = module.compute_values(rows)
+        targets, advantages = (
+            torch.from_numpy(array).to(self._device)
+            for array in vtrace(
+                rows[Columns.REWARDS].float().cpu().numpy(),
+                values.cpu().numpy(),
+                (target_logp - logp).exp().cpu().numpy(),
+                real.cpu().numpy(),
+                gamma=config.gamma,
+                lambda_=config.lambda_,
+                rho_clip=config.vtrace_clip_rho_threshold,
+                pg_rho_clip=config.vtrace_clip_pg_rho_threshold,
+            )
+        )
+        places = torch.nonzero(real).squeeze(-1)
+        idle_per_choice = self.config.learner_config_dict[IDLE_PER_CHOICE]
+        kept = places[torch.from_numpy(select_rows(has_choice[real].cpu().numpy(), idle_per_choice, self._rng))]
+        columns = {
+            Columns.OBS: rows[Columns.OBS],
+            Columns.ACTIONS: rows[Columns.ACTIONS],
+            Columns.ACTION_LOGP: logp,
+            HAS_CHOICE: has_choice,
+            TARGET_LOGP: target_logp,
+            Postprocessing.VALUE_TARGETS: targets,
+            Postprocessing.ADVANTAGES: standardised(advantages, has_choice),
+        }
+        return take(columns, kept)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: OffloadAPPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
@@ -183,56 +267,38 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         `batch` holds N rows, `fwd_out` the scores of those with a choice.
         """
         module = self.module[module_id].unwrapped()
-        real, has_choice = batch[Columns.LOSS_MASK].bool(), batch[HAS_CHOICE]
+        has_choice = batch[HAS_CHOICE]
         choices = has_choice.sum().clamp_min(1)
 
         def over_choices(figures: Tensor) -> Tensor:
             return figures.sum() / choices
 
-        chosen = _chosen(batch)
-        of = module.get_train_action_dist_cls().from_logits
-        present = of(fwd_out[Columns.ACTION_DIST_INPUTS])
-        sampled_logp = chosen[Columns.ACTION_LOGP]
-        log_ratio = present.logp(chosen[Columns.ACTIONS]) - sampled_logp
-        with torch.no_grad():
-            target = of(module.forward_target(chosen)[TARGET_NETWORK_ACTION_DIST_INPUTS])
-            target_log_ratio = target.logp(chosen[Columns.ACTIONS]) - sampled_logp
-            importance = (-target_log_ratio).exp().clamp_max(config.target_worker_clipping)
-            # Where there is no choice every policy does the same, with certainty.
-            ratios = torch.ones_like(batch[Columns.REWARDS], dtype=torch.float32)
-            ratios[has_choice] = target_log_ratio.exp()
-        values = module.compute_values(batch)
-        targets, advantages = (
-            torch.from_numpy(array).to(self._device)
-            for array in vtrace(
-                batch[Columns.REWARDS].float().cpu().numpy(),
-                values.detach().cpu().numpy(),
-                ratios.cpu().numpy(),
-                real.cpu().numpy(),
-                gamma=config.gamma,
-                rho_clip=config.vtrace_clip_rho_threshold,
-                pg_rho_clip=config.vtrace_clip_pg_rho_threshold,
-            )
-        )
-        advantages = standardised(advantages, has_choice)[has_choice]
+        present = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        sampled_logp = batch[Columns.ACTION_LOGP][has_choice]
+        log_ratio = present.logp(batch[Columns.ACTIONS][has_choice]) - sampled_logp
+        target_log_ratio = batch[TARGET_LOGP][has_choice] - sampled_logp
+        importance = (-target_log_ratio).exp().clamp_max(config.target_worker_clipping)
         ratio = importance * log_ratio.exp()
+        advantages = batch[Postprocessing.ADVANTAGES][has_choice]
         surrogate = torch.min(
             advantages * ratio, advantages * ratio.clamp(1 - config.clip_param, 1 + config.clip_param)
         )
         policy_loss = -over_choices(surrogate)
         entropy = over_choices(present.entropy())
-        value_loss = (values - targets)[real].square().mean()
+        values = module.compute_values(batch)
+        targets = batch[Postprocessing.VALUE_TARGETS]
+        value_loss = (values - targets).square().mean()
         self.note(
             module_id,
             {
                 POLICY_LOSS_KEY: policy_loss,
                 VF_LOSS_KEY: value_loss,
-                EXPLAINED_VARIANCE: explained_variance(targets[real], values[real]),
+                EXPLAINED_VARIANCE: explained_variance(targets, values),
                 ENTROPY_KEY: entropy,
                 "sampler_kl": over_choices(log_ratio.exp() - 1 - log_ratio),
                 "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
                 "importance_mean": over_choices(target_log_ratio.exp()),
-                "choices_share": has_choice.sum() / real.sum(),
+                "choices_share": has_choice.float().mean(),
             },
         )
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
@@ -241,10 +307,11 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Move schedules on; RLlib's APPO would move target networks too, by a count that takes agents for steps."""
         super(RLlibAPPOLearner, self).after_gradient_based_update(timesteps=timesteps)
+        self.schedules_are_at(timesteps)
 
 
 def _chosen(rows: dict[str, Any]) -> dict[str, Any]:
-    """Return what the actor learns from: the rows with a choice."""
+    """Return the rows with a choice: observations, actions and their log probabilities."""
     here = rows[HAS_CHOICE]
     columns: dict[str, Any] = {name: rows[name][here] for name in (Columns.ACTIONS, Columns.ACTION_LOGP)}
     columns[Columns.OBS] = {name: part[here] for name, part in rows[Columns.OBS].items()}

@@ -8,14 +8,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 GRADIENT_NORM = "gradient_norm"
 TORCH_THREADS = "torch_threads"
+SCHEDULES_AT = "schedules_at_env_steps"
 
 
 class DivergedError(RuntimeError):
@@ -37,6 +41,7 @@ class DirectLearner(TorchLearner):
             torch.set_num_threads(threads)
         super().build()
         self._noted: dict[str, list[dict[str, Tensor]]] = {}
+        self._schedules_at = 0
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register one Adam per module, with the update of all its weights in one call."""
@@ -45,6 +50,34 @@ class DirectLearner(TorchLearner):
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
+
+    def schedules(self) -> Iterable[Scheduler]:
+        """Return what follows a schedule beside learning rates."""
+        return ()
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Move schedules on, and remember where they are."""
+        super().after_gradient_based_update(timesteps=timesteps)
+        self.schedules_are_at(timesteps)
+
+    def schedules_are_at(self, timesteps: dict[str, Any]) -> None:
+        """Remember, for checkpoints, up to where schedules have moved."""
+        self._schedules_at = int(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state, and the environment steps at which schedules are."""
+        return super().get_state(*args, **kwargs) | {SCHEDULES_AT: self._schedules_at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore `get_state`: the next update uses the values that it would have used without an interruption."""
+        super().set_state(state)
+        if SCHEDULES_AT not in state:
+            return
+        self._schedules_at = state[SCHEDULES_AT]
+        for schedule in self.schedules():
+            schedule.update(timestep=self._schedules_at)
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=self._schedules_at))
 
     def note(self, module_id: str, values: dict[str, Tensor]) -> None:
         """Report figures of one minibatch; their means over an update are logged."""

@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED,
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
 )
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
@@ -81,8 +82,13 @@ def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
 class OnPolicyLearner(DirectLearner):
     """Learns from fragments, whichever runner sampled them, in minibatches of ready tensors.
 
-    A subclass gives `compute_loss_for_module`, and reports with `note`.
+    A subclass gives `compute_loss_for_module`, and reports with `note`. Its weight of the entropy follows
+    `entropy_coeff_schedulers_per_module`.
     """
+
+    def schedules(self) -> list[Scheduler]:
+        """Return the schedules of the entropy's weight."""
+        return [self.entropy_coeff_schedulers_per_module[module_id] for module_id in list(self.module.keys())]
 
     def build(self) -> None:
         """Make networks and optimisers, and the stream that rows are drawn from."""
@@ -241,7 +247,7 @@ class OnPolicyLearner(DirectLearner):
             else:
                 order = torch.arange(len(rows[HAS_CHOICE]), device=self._device)
             for first, last in itertools.pairwise(edges):
-                minibatch = _take(rows, order[first:last])
+                minibatch = take(rows, order[first:last])
                 if joint is not None:
                     minibatch[EVERYONE] = joint[minibatch[TIME]]
                 self._gradient_step(module_id, config, minibatch)
@@ -274,9 +280,9 @@ def _joined(by_module: dict[str, list[Fragment]]) -> list[Everyone]:
     ]
 
 
-def _take(rows: Rows, order: Tensor) -> Rows:
-    """Return rows in an order."""
+def take(rows: Rows, order: Tensor) -> Rows:
+    """Return the rows at some places, in that order, of a dictionary of columns."""
     return {
-        key: _take(value, order) if isinstance(value, dict) else value.index_select(0, order)
+        key: take(value, order) if isinstance(value, dict) else value.index_select(0, order)
         for key, value in rows.items()
     }

@@ -8,7 +8,7 @@ from offload_rllib.simulator.jit import kernel
 
 
 @kernel
-def _trace(rewards, values, ratios, real, gamma, rho_clip, pg_rho_clip, targets, advantages):
+def _trace(rewards, values, ratios, real, gamma, lambda_, rho_clip, pg_rho_clip, targets, advantages):
     later = 0.0
     for t in range(len(rewards) - 1, -1, -1):
         targets[t] = values[t]
@@ -16,9 +16,9 @@ def _trace(rewards, values, ratios, real, gamma, rho_clip, pg_rho_clip, targets,
         if real[t]:
             ratio = float(ratios[t])
             delta = rewards[t] + gamma * values[t + 1] - values[t]
-            advantages[t] = min(ratio, pg_rho_clip) * (delta + gamma * later)
+            advantages[t] = min(ratio, pg_rho_clip) * (delta + gamma * lambda_ * later)
             # `later` is v - V of the step after, in double precision: rounding would add up over long pieces.
-            later = min(ratio, rho_clip) * delta + gamma * min(ratio, 1.0) * later
+            later = min(ratio, rho_clip) * delta + gamma * lambda_ * min(ratio, 1.0) * later
             targets[t] += later
         else:
             later = 0.0
@@ -31,6 +31,7 @@ def vtrace(
     real: np.ndarray,
     *,
     gamma: float,
+    lambda_: float,
     rho_clip: float,
     pg_rho_clip: float,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +47,11 @@ def vtrace(
         ratios: [N] float32, the probability of the action under the policy to evaluate over that when it was taken.
         real: [N] bool, False for the row behind each piece; the last row is not real.
         gamma: discount per step, in [0, 1].
+        lambda_: factor of the traces c, in [0, 1] (remark 2); 0 trusts the critic, 1 the returns. With all ratios 1 the
+            advantages are those of generalised advantage estimation.
         rho_clip: largest ratio in the targets.
         pg_rho_clip: largest ratio in the advantages.
     """
     targets, advantages = np.empty(len(rewards), np.float32), np.empty(len(rewards), np.float32)
-    _trace(rewards, values, ratios, real, gamma, rho_clip, pg_rho_clip, targets, advantages)
+    _trace(rewards, values, ratios, real, gamma, lambda_, rho_clip, pg_rho_clip, targets, advantages)
     return targets, advantages

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from offload_rllib.config.base import AlgorithmSettings, Count, NonNegative, Positive, Share
 
 
@@ -18,6 +20,8 @@ class APPO(AlgorithmSettings):
     """Step size at the end of training, reached along a line; null: as at the beginning."""
     gamma: Share = 0.99
     """Discount per decision interval."""
+    lambda_: Share = Field(default=1.0, alias="lambda")
+    """V-trace: how fast traces fade; 0 trusts the critic, 1 the returns."""
     clip: Positive = 0.2
     """How far the probability ratio to the target network may move before the gradient stops."""
     entropy_coeff: NonNegative = 0.0
@@ -31,12 +35,16 @@ class APPO(AlgorithmSettings):
     fragment_steps: Count = 100
     """Steps of each environment in one sample of a runner; runners take new weights between two samples."""
     batch_env_steps: Count = 800
-    """Environment steps of a batch, which is whole samples; each use of a batch is one gradient step."""
+    """Environment steps of a batch, which is whole samples."""
+    minibatch_steps: Count = 256
+    """Agent steps per gradient step; each use of a batch passes over it once."""
+    idle_per_choice: NonNegative = 1.0
+    """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
     uses_per_batch: Count = 2
     """How often a batch is learned from, unless the buffer overflows first."""
     buffer_batches: Count = 4
     """Batches that wait to be learned from, in random order; a new one pushes the oldest out."""
-    target_update_every: Count = 8
+    target_update_every: Count = 32
     """Gradient steps of a policy between two moves of its target network."""
     importance_clip: Positive = 2.0
     """Largest ratio of the sampling policy to the target network in the loss."""

@@ -72,11 +72,15 @@ class Overrides(Schema):
     """
 
     lr: Positive | None = None
-    """Step size of Adam."""
+    """Step size of Adam; the algorithm's `final_lr` stays, unless that is given too."""
+    final_lr: NonNegative | None = None
+    """Step size at the end of training, reached along a line."""
     clip: Positive | None = None
     """How far the probability ratio may move before the gradient stops."""
     entropy_coeff: NonNegative | None = None
-    """Weight of the entropy in the loss."""
+    """Weight of the entropy in the loss; the algorithm's `final_entropy_coeff` stays, unless that is given too."""
+    final_entropy_coeff: NonNegative | None = None
+    """Weight of the entropy at the end of training, reached along a line."""
     vf_loss_coeff: NonNegative | None = None
     """Weight of the critic's squared error in the loss."""
     grad_clip: Positive | None = None

@@ -30,7 +30,7 @@ from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
-from offload_rllib.policies.sharing import PolicyMapping, assign_in, overrides_per_module
+from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import require_hindsight
@@ -45,6 +45,9 @@ SMALLEST_RUNNER_CPUS = 0.1
 # Of a node's own resource, of which it has 1: who asks for any of it is placed there.
 NODE_SHARE = 0.001
 PROBE_S = 0.5
+# RLlib's names of hyperparameters that it calls differently, and those that move from `KEY` to `final_KEY`.
+RLLIB_NAMES = {"clip": "clip_param"}
+SCHEDULED = ("lr", "entropy_coeff")
 
 Config = TypeVar("Config", bound=AlgorithmConfig)
 
@@ -90,6 +93,27 @@ def schedule(first: float, last: float | None, env_steps: int) -> Any:
     return first if last is None else [[0, first], [env_steps, last]]
 
 
+def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[str, dict[str, Any]]:
+    """Return RLlib's `algorithm_config_overrides_per_module`.
+
+    Raises:
+        ConfigError: `policies` names a policy that there is not.
+    """
+    require_policies(config, assignment)
+    env_steps = config.training.env_steps
+    found: dict[str, dict[str, Any]] = {}
+    for name, overrides in config.policies.items():
+        found[name] = {}
+        own = config.algorithm.model_copy(update=overrides.given)
+        for key, value in overrides.given.items():
+            moving = key.removeprefix("final_")
+            if moving in SCHEDULED:
+                found[name][moving] = schedule(getattr(own, moving), getattr(own, f"final_{moving}"), env_steps)
+            else:
+                found[name][RLLIB_NAMES.get(key, key)] = value
+    return found
+
+
 def _divided(batch_env_steps: int, learners: int) -> int:
     """Return the steps of one learner; RLlib counts batches per learner."""
     return batch_env_steps // max(learners, 1)
@@ -131,6 +155,8 @@ def _a2c(algorithm: A2C, env_steps: int, learners: int) -> AlgorithmConfig:
 def _appo(algorithm: APPO, env_steps: int) -> AlgorithmConfig:
     config = _implementation(algorithm, OffloadAPPOConfig)
     config.training(
+        lambda_=algorithm.lambda_,
+        minibatch_steps=algorithm.minibatch_steps,
         clip_param=algorithm.clip,
         entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
         vf_loss_coeff=algorithm.vf_loss_coeff,
@@ -194,17 +220,12 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
         )
     shaping = environment.reward.shaping
     if shaping is not None:
-        gammas = {"algorithm.gamma": policy.algorithm.gamma} | {
-            f"policies.{name}.gamma": overrides.given["gamma"]
-            for name, overrides in policy.policies.items()
-            if "gamma" in overrides.given
-        }
-        for key, gamma in gammas.items():
-            if shaping.gamma != gamma:
-                raise ConfigError(
-                    f"reward.shaping.gamma ({shaping.gamma:g}) must equal {key} ({gamma:g}): otherwise shaping changes "
-                    "which policy is best"
-                )
+        gamma = policy.algorithm.gamma
+        if shaping.gamma != gamma:
+            raise ConfigError(
+                f"reward.shaping.gamma ({shaping.gamma:g}) must equal algorithm.gamma ({gamma:g}): otherwise shaping "
+                "changes which policy is best"
+            )
     if policy.network.kind == "pointer" and layout.row_size == 0:
         raise ConfigError(
             f"network.kind: pointer reads one row per destination, and observe: {environment.observe} has none"
@@ -312,8 +333,9 @@ def algorithm_config(
         if training.env_runner == "batched":
             config.env_runners(env_runner_cls=EpisodesEnvRunner)
     else:
-        settings[IDLE_PER_CHOICE] = algorithm.idle_per_choice
         model["critic"] = algorithm.critic
+    if not isinstance(algorithm, DDQN):
+        settings[IDLE_PER_CHOICE] = algorithm.idle_per_choice
     config.learners(learner_config_dict=settings)
     config.multi_agent(
         policies=list(assignment.policies),  # in order: initial weights are drawn one policy after the other

@@ -17,8 +17,6 @@ from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import Array
 
 SHARED = "shared"
-# RLlib's names of hyperparameters that it calls differently.
-RLLIB_NAMES = {"clip": "clip_param"}
 
 
 def module_names(originals: Iterable[str]) -> dict[str, str]:
@@ -192,11 +190,11 @@ def assignment_of(mapping: Any, modules: Sequence[str]) -> Assignment:
     )
 
 
-def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[str, dict[str, float]]:
-    """Return RLlib's `algorithm_config_overrides_per_module`.
+def require_policies(config: PolicyConfig, assignment: Assignment) -> None:
+    """Refuse hyperparameters of a policy that there is not.
 
     Raises:
-        ConfigError: `policies` names a policy that there is not.
+        ConfigError: `policies` names one.
     """
     unknown = [name for name in config.policies if name not in assignment.serves]
     if unknown:
@@ -204,7 +202,3 @@ def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[s
             f"policies.{unknown[0]}: no policy of that name with sharing: {assignment.kind}."
             f"{nearest(unknown[0], assignment.policies)}"
         )
-    return {
-        name: {RLLIB_NAMES.get(key, key): value for key, value in overrides.given.items()}
-        for name, overrides in config.policies.items()
-    }

@@ -1,0 +1,124 @@
+"""What is kept of a run while it works, and that runners never play an episode twice."""
+
+# RLlib's callbacks and configurations are dynamic: their declared types lack what is there.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import small_environment
+from offload_rllib.experiment.callbacks import OffloadCallback
+from test_rollout import make_runner, runner_config
+
+from offload_rllib.config import load_environment, load_policy_config
+from offload_rllib.experiment import watch as watch_module
+from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.experiment.watch import RunWatch
+from offload_rllib.policies.manifest import write_manifest
+
+
+def make_run(folder: Path) -> RunFolder:
+    policy = load_policy_config({"algorithm": {"name": "PPO"}})
+    return RunFolder.create(str(folder / "run"), load_environment(small_environment()), policy, "run")
+
+
+def result(score: float, env_steps: int = 100) -> dict[str, Any]:
+    return {
+        "env_runners": {"num_env_steps_sampled_lifetime": env_steps, "offload": {"score_mean_s": score}},
+        "training_iteration": 1,
+        "time_total_s": 2.0,
+        "time_this_iter_s": 1.0,
+    }
+
+
+def offer(watch: RunWatch, folder: Path, score: float, mark: str) -> None:
+    """Give a checkpoint to the watch, as Tune does."""
+    (folder / mark / "policy").mkdir(parents=True)
+    (folder / mark / "policy" / "policy.json").write_text(mark)
+    write_manifest(folder / mark, {})
+    checkpoint = SimpleNamespace(path=mark, as_directory=lambda: nullcontext(str(folder / mark)))
+    watch.on_checkpoint(0, [], SimpleNamespace(last_result=result(score)), checkpoint)
+
+
+def test_the_policy_of_the_lowest_score_is_kept(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    kept = run.path / "best" / "policy" / "policy.json"
+    with RunWatch(run, run.policy_config.training) as watch:
+        for mark, score, best in (("first", 9.0, "first"), ("worse", 9.5, "first"), ("better", 7.0, "better")):
+            offer(watch, tmp_path, score, mark)
+            assert kept.read_text() == best
+        offer(watch, tmp_path, float("nan"), "unknown")
+        assert kept.read_text() == "better"
+    assert json.loads((run.path / "best" / "best.json").read_text()) == {"score_mean_s": 7.0, "env_steps": 100}
+    with RunWatch(run, run.policy_config.training) as resumed:
+        offer(resumed, tmp_path, 8.0, "later")
+        assert kept.read_text() == "better", "a resumed run remembers its best"
+        offer(resumed, tmp_path, 6.0, "last")
+        assert kept.read_text() == "last"
+
+
+def test_no_best_policy_is_kept_where_none_is_wanted(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with RunWatch(run, run.policy_config.training.model_copy(update={"keep_best": False})) as watch:
+        offer(watch, tmp_path, 1.0, "first")
+    assert not (run.path / "best").exists()
+
+
+@pytest.mark.parametrize(("every_s", "asked"), [(None, [False, False]), (50.0, [False, True])])
+def test_a_checkpoint_is_asked_for_when_its_time_has_come(
+    every_s: float | None, asked: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    now = [1000.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now[0])
+    training = run.policy_config.training.model_copy(update={"checkpoint_every_s": every_s})
+    found = []
+    with RunWatch(run, training) as watch:
+        for later_s in (49.0, 2.0):
+            now[0] += later_s
+            present = result(1.0)
+            watch.on_trial_result(0, [], SimpleNamespace(local_path=None), present)
+            found.append(present.get("should_checkpoint", False))
+    assert found == asked
+
+
+class OneRunner:
+    """A group of remote runners of which one exists, here."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        self.asked: list[Any] = []
+
+    def foreach_env_runner(self, function: Any, **how: Any) -> None:
+        self.asked.append(how)
+        function(self.runner)
+
+
+@pytest.mark.parametrize("event", ["on_env_runners_recreated", "on_checkpoint_loaded"])
+def test_runners_that_are_started_again_play_episodes_that_the_run_has_not_had(event: str) -> None:
+    first = make_runner(runner_config(), worker=2)
+    played: set[int] = set()
+    for _ in range(5):
+        first.sample(num_timesteps=3 * 20)
+        played |= set(first._keys.tolist())
+    assert len(played) == 9
+    again = make_runner(runner_config(), worker=2)
+    group = OneRunner(again)
+    algorithm = SimpleNamespace(
+        metrics=SimpleNamespace(peek=lambda *_, **__: 300), env_runner_group=group, config=SimpleNamespace()
+    )
+    callback = OffloadCallback()
+    if event == "on_checkpoint_loaded":
+        callback.on_checkpoint_loaded(algorithm=algorithm)
+    else:
+        callback.on_env_runners_recreated(algorithm=algorithm, env_runner_group=group, env_runner_indices=[2])
+        assert group.asked == [{"remote_worker_ids": [2], "local_env_runner": False}]
+    for _ in range(5):
+        again.sample(num_timesteps=3 * 20)
+        assert not played & set(again._keys.tolist())
