@@ -23,7 +23,6 @@ def enqueue(scenario, environment, n, slot):
     discipline = scenario.node[n].queue
     node = environment.node[n]
     task = environment.task
-    node.queued_work += task[slot].work
     if is_full(scenario) and discipline != FIFO:
         _enter_queue(task, node, discipline, slot)
         return
@@ -55,7 +54,6 @@ def dequeue_first(scenario, environment, n):
             node.queue_tail = NONE
         else:
             task[after].previous = NONE
-    _forget_work(node, task[first].work)
 
 
 @kernel
@@ -64,22 +62,13 @@ def leave_queue(scenario, environment, n, slot, now_s):
     node = environment.node[n]
     task = environment.task[slot]
     _leave_queue(environment.task, node, scenario.node[n].queue, slot)
-    _forget_work(node, task.work)
     if is_full(scenario) and task.undecided:
         withdraw(environment.task, node, slot)
     task.waiting_s += now_s - task.since_s
 
 
 @kernel
-def _forget_work(node, work):
-    if node.queue_head == NONE:
-        node.queued_work = 0.0  # no rounding is carried from one busy period to the next
-    else:
-        node.queued_work -= work
-
-
-@kernel
-def _goes_before(task, discipline, a, b):
+def goes_before(task, discipline, a, b):
     """Return whether task `a` is served before `b`: by deadline or work, equals in order of creation."""
     first = task[a].deadline_s if discipline == EDF else task[a].work
     second = task[b].deadline_s if discipline == EDF else task[b].work
@@ -89,7 +78,7 @@ def _goes_before(task, discipline, a, b):
 @kernel
 def _meld(task, discipline, a, b):
     """Make one heap of two, given by their roots, and return its root; its own siblings are left as they were."""
-    if _goes_before(task, discipline, b, a):
+    if goes_before(task, discipline, b, a):
         root, loser = b, a
     else:
         root, loser = a, b

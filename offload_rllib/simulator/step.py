@@ -44,6 +44,7 @@ def apply_action(scenario, environment, agent, action):
         remove_held(environment, node, slot)  # it waits on, and is not offered again
     else:
         leave_queue(scenario, environment, n, slot, now_s)
+        node.stale = 1
     if action > 0:
         send(scenario, environment, n, slot, scenario.destination[agent, action], now_s)
 
