@@ -54,6 +54,10 @@ def _sizes_of_one_table(env: VectorEnv) -> bool:
     return env.scenario.config.workload.jobs is not None and env.scenario.config.workload.jobs.kind == "alibaba"
 
 
+def _agents_of_equal_speed(env: VectorEnv) -> bool:
+    return bool(np.ptp(env.scenario.arrays.node["speed"][env.scenario.arrays.agent_node]) == 0)
+
+
 REASONS = (
     # It tells padding from a destination, and is all there is of a task where `observe` leaves the task out.
     Reason(r"row\.valid", _always),
@@ -62,6 +66,7 @@ REASONS = (
     Reason(r"self\.client", _all_clients),
     Reason(r"self\.degree", _equal_degrees),
     Reason(r"row(_0)?\.(speed|service)", _equal_speeds),
+    Reason(r"row_0\.speed", _agents_of_equal_speed),
     Reason(r"task\.bits_out", _sizes_of_one_table),
 )
 
