@@ -63,7 +63,7 @@ def test_a_task_that_is_kept_waits_as_long_as_was_shown(expiry: str, service: st
         for agent, action in enumerate(actions[0]):
             slot = env.state.node[0, nodes[agent]]["held_head"]
             if slot >= 0 and (action == 0 or not env.masks[0, agent, action]):
-                shown[int(env.state.task[0, slot]["number"])] = waits[nodes[agent]]
+                shown[int(env.state.task[0, slot]["number"])] = float(waits[nodes[agent]])
                 assert _known_wait(env.scenario.arrays, env.state, 0, agent, 0) == waits[nodes[agent]]
         done = env.step(actions)
     log = env.task_log(0)
