@@ -72,10 +72,7 @@ class DynamicProgramming(Contender):
 
     def actions(self, env: VectorEnv) -> np.ndarray:
         """Return the best joint actions [E, 2] for the true state."""
-        nodes = env.state.node
-        speeds = np.array([1e6, 1e6, 4e6])
-        in_service = (nodes["service_end_sum"] - nodes["busy"] * env.state.episode["now_s"][:, None]) * speeds
-        backlog_s = (nodes["queued_work"] + np.maximum(in_service, 0.0)) / speeds
+        backlog_s = np.stack([env.waits(e) for e in range(env.num_envs)])
         slow = np.rint(backlog_s[:, :2] / SLOW_UNIT_S).astype(int)
         fast = np.rint(backlog_s[:, 2] / FAST_UNIT_S).astype(int)
         offered = env.masks[:, :, 1] == 1

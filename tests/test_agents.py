@@ -130,8 +130,8 @@ def test_several_tasks_are_decided_at_a_time_oldest_first() -> None:
 
 def test_blocks_of_several_tasks_are_the_blocks_of_one_task_each() -> None:
     one, two = make_env(several(1)), make_env(several(2))
-    assert two.layout.names[7 + 7 + 12 * 3] == "task_1.offered"
-    assert two.layout.size == 7 + 2 * (7 + 12 * 3) == two.observation_size
+    assert two.layout.names[4 + 7 + 7 + 12 * 2] == "task_1.offered"
+    assert two.layout.size == 4 + 2 * (7 + 7 + 12 * 2) == two.observation_size
     rng = np.random.default_rng(0)
     scale = float(one.scenario.arrays.settings[0]["work_scale"])
     found = 0
@@ -140,11 +140,12 @@ def test_blocks_of_several_tasks_are_the_blocks_of_one_task_each() -> None:
         one._state = two.state
         observe_all(one)
         of_one, of_two = one.layout.split(one.observations), two.layout.split(two.observations)
-        assert (of_two[1].shape, of_two[2].shape) == ((1, 4, 2, 7), (1, 4, 2, 3, 12))
-        assert np.shares_memory(of_two[2], two.observations)
+        assert [part.shape for part in of_two[1:]] == [(1, 4, 2, 7), (1, 4, 2, 7), (1, 4, 2, 2, 12)]
+        assert np.shares_memory(of_two[3], two.observations)
         assert (of_two[0] == of_one[0]).all()
         assert (of_two[1][:, :, 0] == of_one[1][:, :, 0]).all()
         assert (of_two[2][:, :, 0] == of_one[2][:, :, 0]).all()
+        assert (of_two[3][:, :, 0] == of_one[3][:, :, 0]).all()
         for n in range(4):
             slots = held_slots(two, 0, n)
             assert of_two[1][0, n, 1, 0] == (len(slots) > 1)
@@ -178,6 +179,34 @@ def test_a_rule_does_not_send_all_tasks_of_a_decision_to_the_same_node() -> None
         spread += sum(len(set(actions[0, n])) > 1 for n in np.flatnonzero(several_offered[0]))
         env.step(actions)
     assert spread > 10
+
+
+@pytest.mark.parametrize("rule", ["keep_first:0.5", "threshold:2", "least_queue", "shortest_finish"])
+def test_a_rule_counts_what_it_has_kept_and_sent_in_the_same_decision(rule: str) -> None:
+    # Four equal tasks at an idle node, as many cores and as good a neighbour as its own: two stay, or fewer.
+    environment = several(4)
+    environment["topology"] = {
+        "kind": "manual",
+        "nodes": [{"name": name, "instructions_per_second": 1e6, "client": name == "a"} for name in "ab"],
+        "links": [["a", "b"]],
+    }
+    environment["links"] = {"kind": "fixed", "rate_bps": 1e9}
+    environment["workload"]["jobs"]["types"] = [{"instructions": 1e6}]
+    environment["workload"]["deadline_s"] = None
+    environment["decisions"]["max_hops"] = 1
+    env = make_env(environment, 64)
+    env.step(np.zeros(env.masks.shape[:-1]))
+    four = env.state.node["held"][:, 0] == 4
+    assert four.sum() > 3
+    sent = env.heuristic_actions(rule)[four, 0]
+    if rule.startswith("threshold"):
+        # Two are sent to the neighbour, then it is full, and its own node has room.
+        assert (sent == [1, 1, 0, 0]).all()
+    elif rule.startswith("keep_first"):
+        assert (sent[:, 0] == 0).all()
+        assert sent.any(axis=1).mean() > 0.7
+    else:
+        assert (sent.sum(axis=1) == 2).all()
 
 
 def test_faces_with_several_tasks_have_multi_discrete_actions_and_tuples_of_masks() -> None:

@@ -212,4 +212,4 @@ def test_modules_need_no_keys_and_name_what_does_not_fit() -> None:
         build(hidden=["many"])
     with pytest.raises(ConfigError, match=r"model_config.rows: \(14, 12\) does not fit observations of 8 numbers"):
         build(kind="pointer")
-    assert build(kind="pointer", rows=(paper.layout.first_row, paper.layout.row_size)).actor is not None
+    assert build(kind="pointer", rows=paper.layout.blocks).actor is not None

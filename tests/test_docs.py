@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from offload_rllib.cli import app
-from offload_rllib.envs.observation import ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
+from offload_rllib.envs.observation import HERE_FEATURES, ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
 CHECKOUT = Path(__file__).parents[1]
@@ -76,5 +76,6 @@ def test_the_specification_of_observations_lists_every_number_in_order() -> None
     text = OffloadParallelEnv.__doc__ or ""
     listed = re.findall(r"^\s*\| (\d+) \| ([\w.]+) \|", text, re.MULTILINE)
     names = [f"self.{name}" for name in SELF_FEATURES] + [f"task.{name}" for name in TASK_FEATURES]
+    names += [f"row_0.{name}" for name in HERE_FEATURES]
     expected = [*enumerate(names), *enumerate(ROW_FEATURES)]
     assert [(int(index), name) for index, name in listed] == expected

@@ -10,7 +10,7 @@ from conftest import make_env, random_actions, small_environment
 from scipy import stats
 from test_bad_input import refused
 
-from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.simulator.heuristics import HEURISTICS
 from offload_rllib.simulator.types import FINISHED, NODE_FAILED
@@ -66,8 +66,8 @@ def test_failures_do_not_depend_on_decisions_or_the_batch() -> None:
 def test_alive_is_seen_when_a_broadcast_is_missing() -> None:
     env = make_env(failing(information={"kind": "broadcast", "interval_s": 0.5}), 4)
     arrays = env.scenario.arrays
-    assert env.layout.row_size == ROW_SIZE + 1
-    assert env.layout.names[FIRST_ROW + ROW_SIZE] == "row_0.alive"
+    assert (env.layout.here_size, env.layout.row_size) == (HERE_SIZE + 1, ROW_SIZE + 1)
+    assert env.layout.names[FIRST_ROW + HERE_SIZE] == "row_0.alive"
     rng = np.random.default_rng(0)
     wrong = checked = 0
     for _ in range(39):
@@ -76,7 +76,7 @@ def test_alive_is_seen_when_a_broadcast_is_missing() -> None:
         for e in range(env.num_envs):
             down = down_nodes(env, e)
             for agent, n in enumerate(arrays.agent_node):
-                alive = env.layout.split(env.observations)[2][e, agent, 0, :, ROW_SIZE]
+                alive = env.observations[e, agent, env.layout.columns("alive")]
                 assert alive[0] == (not down[n])
                 for action in range(1, env.num_actions):
                     link = arrays.destination[agent, action]

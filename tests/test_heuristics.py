@@ -29,7 +29,7 @@ from offload_rllib.simulator.types import NONE, TRANSFERRED
 def _true(scenario, state, e, agent, action):
     environment = environment_of(state, e)
     there = true_state(scenario, environment, agent, action, environment.episode[0].now_s)
-    return there.work, there.sent_tasks, there.sent_work
+    return there.wait_s, there.sent_tasks, there.sent_work
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "heuristics.md"

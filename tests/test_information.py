@@ -9,25 +9,21 @@ import numpy as np
 import pytest
 from conftest import make_env, random_actions, small_environment
 
-from offload_rllib.envs.observation import FIRST_ROW, ROW_FEATURES, ROW_SIZE
+from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_FEATURES, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.information import known
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import HELD
+from offload_rllib.simulator.waits import advertised_free_at
 
 
 @kernel
 def _known(scenario, state, e, agent, action):
     environment = environment_of(state, e)
     there = known(scenario, environment, agent, action, environment.episode[0].now_s)
-    true_work = backlog(scenario, environment, there.node, environment.episode[0].now_s)
-    for slot in range(environment.task.shape[0]):
-        task = environment.task[slot]
-        if task.stage == HELD and task.node == there.node:
-            true_work += task.work
-    return there.node, there.tasks, there.work, there.age_s, there.sent_tasks, there.sent_work, true_work
+    true_wait_s = advertised_free_at(scenario, environment, there.node, environment.episode[0].now_s)
+    true_wait_s = max(true_wait_s - environment.episode[0].now_s, 0.0)
+    return there.node, there.tasks, there.wait_s, there.age_s, there.sent_tasks, there.sent_work, true_wait_s
 
 
 def neighbours(env: VectorEnv) -> Iterator[tuple[int, int, Any]]:
@@ -48,7 +44,7 @@ def test_broadcasts_have_phase_delay_and_age(interval_s: float, latency_s: float
     history: dict[int, list[tuple[int, int]]] = {}
     for step in range(1, 39):
         env.step(random_actions(env, rng))
-        for _agent, _action, (node, tasks, _work, age, _sent, _sent_work, _true) in neighbours(env):
+        for _agent, _action, (node, tasks, _wait, age, _sent, _sent_work, _true) in neighbours(env):
             phase = float(env.state.node[0, node]["phase_s"])
             assert 0 <= phase < interval_s
             if step < phase + delay:
@@ -81,9 +77,9 @@ def test_fresh_information_is_the_true_state() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         env.step(random_actions(env, rng))
-        for _agent, _action, (node, tasks, work, age, sent, _sent_work, true_work) in neighbours(env):
+        for _agent, _action, (node, tasks, wait_s, age, sent, _sent_work, true_wait_s) in neighbours(env):
             assert tasks == env.state.node[0, node]["tasks"]
-            assert work == pytest.approx(true_work, rel=1e-9, abs=1e-6)
+            assert wait_s == true_wait_s
             assert age == 0
             assert sent >= 0
 
@@ -99,7 +95,7 @@ def test_tasks_sent_are_known_until_a_broadcast_counts_them() -> None:
     for _ in range(39):
         env.step(np.where(env.masks[..., 1] == 1, 1, 0))
         now = float(env.state.episode[0]["now_s"])
-        for agent, action, (_node, _tasks, _work, age, sent, sent_work, _true) in neighbours(env):
+        for agent, action, (_node, _tasks, _wait, age, sent, sent_work, _true) in neighbours(env):
             if action != 1:
                 assert (sent, sent_work) == (0, 0)
                 continue
@@ -123,24 +119,24 @@ def test_observations_stay_in_their_range_and_have_names() -> None:
     rng = np.random.default_rng(0)
     names = env.layout.names
     assert len(names) == env.observation_size
-    assert names[FIRST_ROW + ROW_SIZE] == f"row_1.{ROW_FEATURES[0]}"
+    assert names[FIRST_ROW + HERE_SIZE] == f"row_1.{ROW_FEATURES[0]}"
     done = False
     while not done:
         done = env.step(random_actions(env, rng))
         assert np.isfinite(env.observations).all()
         assert np.abs(env.observations).max() <= 1
-        valid = env.observations[..., FIRST_ROW::ROW_SIZE]
-        assert (valid == env.masks).all()
+        valid = env.observations[..., FIRST_ROW + HERE_SIZE :: ROW_SIZE]
+        assert (valid == env.masks[..., 1:]).all()
 
 
 def test_shortest_finish_takes_the_row_with_the_smallest_finish() -> None:
     env = make_env(small_environment(), 8)
-    finish = FIRST_ROW + ROW_FEATURES.index("finish")
+    finish = env.layout.columns("finish")
     done = False
     chosen = 0
     while not done:
         actions = env.heuristic_actions("shortest_finish")
-        rows = np.where(env.masks == 1, env.observations[..., finish::ROW_SIZE], np.inf)
+        rows = np.where(env.masks == 1, env.observations[..., finish], np.inf)
         choice = env.masks.sum(-1) > 1
         taken = np.take_along_axis(rows, actions[..., None], -1)[..., 0]
         assert (taken[choice] <= rows.min(-1)[choice] + 1e-6).all()

@@ -16,11 +16,11 @@ from ray.rllib.algorithms.dqn.default_dqn_rl_module import QF_PREDS
 from ray.rllib.core.columns import Columns
 
 from offload_rllib.config import ConfigError
-from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.policies.module import EVERYONE, MaskedActorCritic, MaskedQ
 from offload_rllib.policies.network import INVALID_LOGIT
 
-SIZE = FIRST_ROW + 4 * ROW_SIZE
+SIZE = FIRST_ROW + HERE_SIZE + 3 * ROW_SIZE
 SPACES = {
     "observation_space": gym.spaces.Dict(
         observations=gym.spaces.Box(-1, 1, (SIZE,)), action_mask=gym.spaces.Box(0, 1, (4,), np.int8)

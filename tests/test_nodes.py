@@ -91,7 +91,6 @@ def test_a_task_expires_from_anywhere_in_the_queue(queue: str) -> None:
     assert expired["ended_s"] == pytest.approx(expired["deadline_s"], abs=1e-9)
     waiting = env.state.task[0][env.state.task[0]["stage"] == WAITING]
     assert (waiting["deadline_s"] > 2000.0).all()
-    assert env.state.node[0, 0]["queued_work"] == pytest.approx(waiting["work"].sum(), rel=1e-9)
 
 
 def test_the_earliest_deadline_is_first_in_first_out_where_all_have_the_same_patience() -> None:
@@ -295,7 +294,7 @@ def test_the_newest_waiting_task_is_on_offer_and_a_kept_one_is_not_offered_again
 
 def test_what_an_agent_knows_of_itself_leaves_the_offered_task_out() -> None:
     env = make_env(newest_environment(), log=True)
-    names = {"tasks": 0, "backlog": 2}
+    names = {name: env.layout.names.index(f"row_0.{name}") for name in ("tasks", "wait")}
     seen = 0
     for _ in range(60):
         env.step(np.array([[0]]))
@@ -307,7 +306,6 @@ def test_what_an_agent_knows_of_itself_leaves_the_offered_task_out() -> None:
         # fill = others / (others + 4), shown as x / (1 + 0 |x|)
         assert unbounded_fill == pytest.approx(others / (others + 4.0), rel=1e-6)
         scale_s = float(env.scenario.arrays.settings["time_scale_s"][0])
-        in_service = max(float(node["service_end_sum"]) - float(node["busy"]) * float(env.state.episode[0]["now_s"]), 0)
-        left_s = float(node["queued_work"]) - 3.0 * offered + in_service
-        assert env.observations[0, 0, names["backlog"]] == pytest.approx(left_s / (left_s + scale_s), rel=1e-5)
+        left_s = float(env.waits(0)[0]) - 3.0 * offered
+        assert env.observations[0, 0, names["wait"]] == pytest.approx(left_s / (left_s + scale_s), rel=1e-5)
     assert seen > 30

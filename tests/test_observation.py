@@ -40,7 +40,11 @@ def test_the_page_lists_the_features_of_every_group() -> None:
         group: set(names.split(", ")) for group, names in re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
     }
     assert listed == {
-        group: {f"{feature.block}.{feature.name}" for feature in available(failures=True) if feature.group == group}
+        group: {
+            f"{feature.block}.{feature.name}"
+            for feature in available(failures=True, clock=True)
+            if feature.group == group
+        }
         for group in GROUPS
     }
 
@@ -67,12 +71,12 @@ def test_what_is_shown_is_part_of_what_there_is(observe: Any, tasks: int) -> Non
 def test_the_papers_observation_is_small() -> None:
     env = make_env(small_environment(observe="paper"))
     assert env.layout.names == (
-        "self.tasks",
-        "self.speed",
-        *(f"row_{row}.{name}" for row in range(3) for name in ("valid", "tasks")),
+        "row_0.tasks",
+        "row_0.speed",
+        *(f"row_{row}.{name}" for row in (1, 2) for name in ("valid", "tasks")),
     )
     face = offload_rllib.parallel_env(small_environment(observe="paper"))
-    assert face.observation_space("a")["observation"].shape == (8,)  # pyright: ignore[reportIndexIssue]
+    assert face.observation_space("a")["observation"].shape == (6,)  # pyright: ignore[reportIndexIssue]
     parallel_api_test(face, num_cycles=60)
 
 
@@ -80,22 +84,61 @@ def test_a_layout_splits_observations_of_any_shape_into_views_of_its_blocks() ->
     import torch
 
     layout = layout_of(3, 2)
-    assert (layout.self_size, layout.task_size, layout.row_size, layout.first_row) == (7, 7, 12, 14)
+    assert (layout.self_size, layout.task_size, *layout.blocks) == (4, 7, 11, 7, 12)
     numbers = np.arange(4 * 5 * layout.size, dtype=np.float32).reshape(4, 5, layout.size)
     names = np.array(layout.names)
+    at = list(names).index
     for array in (numbers, torch.from_numpy(numbers)):
-        of_self, tasks, rows = layout.split(array)
-        assert tuple(of_self.shape) == (4, 5, 7)
+        of_self, tasks, here, rows = layout.split(array)
+        assert tuple(of_self.shape) == (4, 5, 4)
         assert tuple(tasks.shape) == (4, 5, 2, 7)
-        assert tuple(rows.shape) == (4, 5, 2, 3, 12)
-        at = list(names).index
+        assert tuple(here.shape) == (4, 5, 2, 7)
+        assert tuple(rows.shape) == (4, 5, 2, 2, 12)
         assert layout.position("row", "finish") == 5
-        assert layout.position("task", "work") == layout.position("self", "held") == 1
+        assert (
+            layout.position("task", "work") == layout.position("self", "awaited") == layout.position("row", "wait") == 1
+        )
+        assert layout.position("here", "wait") == 0
+        assert layout.columns("wait") == [at(f"row_{row}.wait") for row in range(3)]
+        assert layout.columns("wait", 1) == [at(f"task_1.row_{row}.wait") for row in range(3)]
+        with pytest.raises(ValueError, match=r"no feature 'row_0\.sent' is shown"):
+            layout.columns("sent")
         with pytest.raises(ValueError, match="no feature 'wait' of the block task"):
             layout.position("task", "wait")
-        assert (rows[..., 1, 2, 5] == array[..., at("task_1.row_2.finish")]).all()
-        assert (rows[..., 0, 1, 0] == array[..., at("row_1.valid")]).all()
+        assert (rows[..., 1, 1, 5] == array[..., at("task_1.row_2.finish")]).all()
+        assert (rows[..., 0, 0, 0] == array[..., at("row_1.valid")]).all()
+        assert (here[..., 1, 0] == array[..., at("task_1.row_0.wait")]).all()
         assert (tasks[..., 1, 1] == array[..., at("task_1.work")]).all()
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "period_s", "phase"),
+    [
+        ({"kind": "diurnal", "period_s": 20, "amplitude": 0.5, "phase": 0.25}, 20.0, 0.25),
+        ({"kind": "zigzag", "period_s": 16, "low_level": 0.5, "high_level": 2, "phase": 0.5}, 16.0, 0.5),
+        ({"kind": "linear", "first_level": 0.5, "last_level": 2}, 80.0, 0.0),  # half a turn in an episode of 40 s
+        ({"kind": "diurnal", "period_s": 20, "amplitude": 0.5, "heterogeneous": True}, 0.0, 0.0),
+        (None, 0.0, 0.0),
+    ],
+)
+def test_the_time_of_day_is_shown_where_the_load_follows_it(arrivals: Any, period_s: float, phase: float) -> None:
+    environment = small_environment()
+    if arrivals is not None:
+        environment["workload"]["arrivals"] = arrivals
+    env = make_env(environment)
+    clock = ["self.clock_sin", "self.clock_cos"]
+    if not period_s:
+        assert not set(clock) & set(env.layout.names)
+        with pytest.raises(ConfigError, match="clock show nothing where"):
+            make_env(environment | {"observe": ["clock"]})
+        return
+    columns = [env.layout.names.index(name) for name in clock]
+    assert columns == [4, 5]
+    for step in range(35):
+        angle = 2 * np.pi * (step / period_s + phase)
+        expected = np.tile([np.sin(angle), np.cos(angle)], (4, 1))
+        assert env.observations[0][:, columns] == pytest.approx(expected, abs=1e-6)
+        env.step(np.zeros(env.rewards.shape))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from conftest import make_env, small_environment
 import offload_rllib
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.policy import Network, Sharing
-from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.experiment.algorithm_config import overrides_per_module
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
@@ -253,7 +253,7 @@ def test_files_that_are_damaged_or_of_another_format_are_named(tmp_path: Path) -
     path = tmp_path / "policy.json"
     described = json.loads(path.read_text())
     for changes, message in (
-        ({"format": 1}, r"policy.json: a policy of format 1; this version reads format 2. Load it with the version"),
+        ({"format": 2}, r"policy.json: a policy of format 2; this version reads format 3. Load it with the version"),
         ({"observation_size": "x"}, r"policy.json: observation_size: .*integer"),
         ({"network": {"activation": "gelu"}}, r"policy.json: network.activation: .*'tanh' or 'relu'"),
         ({"serves": {}}, r"policy.json: serves: .*at least 1"),
@@ -293,7 +293,8 @@ def test_policies_are_loaded_and_used_without_ray(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, offload_rllib\n"
         f"policy = offload_rllib.load_policy({str(tmp_path)!r})\n"
-        f"actions = policy(np.zeros((2, 4, {FIRST_ROW + 3 * ROW_SIZE}), np.float32), np.ones((2, 4, 3), np.int8))\n"
+        f"seen = np.zeros((2, 4, {FIRST_ROW + HERE_SIZE + 2 * ROW_SIZE}), np.float32)\n"
+        "actions = policy(seen, np.ones((2, 4, 3), np.int8))\n"
         "assert actions.shape == (2, 4)\n"
         "offload_rllib.load_policy('random')\n"
         "assert not any(name == 'ray' or name.startswith('ray.') for name in sys.modules)\n"

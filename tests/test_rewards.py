@@ -150,11 +150,9 @@ def test_shaping_telescopes(potential: str, scope: str) -> None:
             done = shaped.step(actions)
             total += discount * (shaped.rewards[0].astype(float) - plain.rewards[0])
             discount *= gamma
-        node, arrays = shaped.state.node[0], shaped.scenario.arrays
-        now = float(shaped.state.episode[0]["now_s"])
+        node = shaped.state.node[0]
         if potential == "backlog":
-            serving = (node["service_end_sum"] - node["busy"] * now) * arrays.node["core_speed"]
-            last = -(node["queued_work"] + serving) / arrays.node["speed"]
+            last = -shaped.waits(0)
         else:
             last = -node["tasks" if potential == "tasks" else "own_unfinished"].astype(float)
         assert np.abs(last).sum() > 0

@@ -104,7 +104,7 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
     assert "local" in again, again
     assert (files / "compared" / "summary.csv").read_text().count("ring-quick-1 (sampled)") > 10
     other = finish(start(files, "evaluate", "ether_12", str(run), "--episodes", "3"))
-    assert "this policy takes 50 observations and 3 actions; the environment has 158 and 12" in other
+    assert "this policy takes 42 observations and 3 actions; the environment has 150 and 12" in other
     assert not (files / "evaluations").exists()
 
 

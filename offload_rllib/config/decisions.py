@@ -94,6 +94,7 @@ OBSERVATION_GROUPS = (
     "radio",
     "information",
     "hops",
+    "clock",
     "failures",
 )
 
@@ -134,7 +135,7 @@ class Shaping(Schema):
     """Potential-based shaping: weight x (gamma x potential after - potential before) on top of the reward."""
 
     potential: Literal["backlog", "tasks", "unfinished"]
-    """Minus, at the agent's node: the seconds of work there; the tasks there; the unfinished tasks made there."""
+    """Minus, at the agent's node: the wait of one more task; the tasks there; the unfinished tasks made there."""
     gamma: Share
     """Discount; that of the algorithm, or the best policy changes."""
     weight: Positive = 1.0

@@ -1,7 +1,8 @@
 """The numbers of an observation: what each means, and where it is.
 
 An observation is made of blocks: one of the agent's node, then, for each task on offer, one of the task followed by
-one row per action. `FEATURES` says what is in them, `ObservationLayout` where.
+one row per action. Row 0, of keeping the task here, is shorter: what a row says of the way there, and of how old the
+information is, would be 0 in it. `FEATURES` says what is in the blocks, `ObservationLayout` where.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 SELF = "self"
 TASK = "task"
+HERE = "here"
 ROW = "row"
 
 
@@ -18,7 +20,7 @@ class Feature(NamedTuple):
     """One number of a block."""
 
     block: str
-    """`SELF`, `TASK` or `ROW`."""
+    """`SELF`, `TASK`, `HERE` (row 0) or `ROW` (the others)."""
     name: str
     group: str
     """What `observe` selects by."""
@@ -32,11 +34,8 @@ class Feature(NamedTuple):
 
 
 FEATURES = (
-    Feature(SELF, "tasks", "queue", "share", "tasks here without the one on offer / capacity", "tasks", "[0, 1]"),
     Feature(SELF, "held", "self", "2", "tasks held", "tasks", "[0, 1)"),
-    Feature(SELF, "backlog", "self", "time", "work waiting and in service here / speed", "s", "[0, 1)"),
-    Feature(SELF, "own_unfinished", "self", "8", "tasks made here that have not ended", "tasks", "[0, 1)"),
-    Feature(SELF, "speed", "speed", "speed", "speed / fastest node's speed", "instructions/s", "(0, 1]"),
+    Feature(SELF, "awaited", "self", "8", "tasks made here whose result the node waits for", "tasks", "[0, 1)"),
     Feature(SELF, "client", "self", "share", "1 if a client is here", "-", "{0, 1}"),
     Feature(SELF, "degree", "self", "4", "neighbours", "nodes", "(0, 1)"),
     Feature(TASK, "offered", "task", "share", "1 if a task is on offer", "-", "{0, 1}"),
@@ -46,8 +45,15 @@ FEATURES = (
     Feature(TASK, "time_left", "task", "time", "time to the deadline", "s", "(-1, 1]"),
     Feature(TASK, "age", "task", "time", "time since creation", "s", "[0, 1)"),
     Feature(TASK, "hops", "task", "hops", "hops made / largest number", "-", "[0, 1)"),
+    Feature(HERE, "wait", "timing", "time", "time until a server is free for the task", "s", "[0, 1)"),
+    Feature(HERE, "service", "timing", "time", "time of service", "s", "[0, 1)"),
+    Feature(HERE, "return", "radio", "time", "time of the result to the origin", "s", "[0, 1)"),
+    Feature(HERE, "finish", "timing", "time", "wait + service + return", "s", "[0, 1)"),
+    Feature(HERE, "slack", "timing", "time", "time to the deadline - finish", "s", "(-1, 1]"),
+    Feature(HERE, "tasks", "queue", "share", "tasks here without the one on offer / capacity", "tasks", "[0, 1]"),
+    Feature(HERE, "speed", "speed", "speed", "speed / fastest node's speed", "instructions/s", "(0, 1]"),
     Feature(ROW, "valid", "valid", "share", "1 if the action is valid", "-", "{0, 1}"),
-    Feature(ROW, "wait", "timing", "time", "time to do the work known and sent there", "s", "[0, 1)"),
+    Feature(ROW, "wait", "timing", "time", "time until a server is free there, by what is known", "s", "[0, 1)"),
     Feature(ROW, "service", "timing", "time", "time of service there", "s", "[0, 1)"),
     Feature(ROW, "transfer", "radio", "time", "time to get there", "s", "[0, 1)"),
     Feature(ROW, "return", "radio", "time", "time of the result to the origin", "s", "[0, 1)"),
@@ -59,23 +65,31 @@ FEATURES = (
     Feature(ROW, "speed", "speed", "speed", "speed there / fastest node's speed", "instructions/s", "(0, 1]"),
     Feature(ROW, "offers_again", "hops", "share", "1 if the task would be offered once more there", "-", "{0, 1}"),
 )
-# Last in a row where nodes fail, and nowhere else.
-ALIVE = Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last told", "-", "{0, 1}")
-GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, ALIVE)))
+# Last in their block where there is something to see: the time of day where the load follows it, who is up where nodes
+# fail.
+CLOCK = (
+    Feature(SELF, "clock_sin", "clock", "share", "sine of the time of day", "-", "[-1, 1]"),
+    Feature(SELF, "clock_cos", "clock", "share", "cosine of the time of day", "-", "[-1, 1]"),
+)
+ALIVE = (
+    Feature(HERE, "alive", "failures", "share", "1 if this node is up", "-", "{0, 1}"),
+    Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last told", "-", "{0, 1}"),
+)
+GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE)))
 
 
 # The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last told.
-PAPER_FEATURES = ((SELF, "tasks"), (SELF, "speed"), (ROW, "valid"), (ROW, "tasks"))
+PAPER_FEATURES = ((HERE, "tasks"), (HERE, "speed"), (ROW, "valid"), (ROW, "tasks"))
 
 
-def available(*, failures: bool) -> tuple[Feature, ...]:
-    """Return all features of an environment, where nodes fail or not."""
-    return (*FEATURES, ALIVE) if failures else FEATURES
+def available(*, failures: bool = False, clock: bool = False) -> tuple[Feature, ...]:
+    """Return all features of an environment, where nodes fail or not, and the load follows the time of day or not."""
+    return (*FEATURES, *(CLOCK if clock else ()), *(ALIVE if failures else ()))
 
 
-def features_of(observe: str | tuple[str, ...], *, failures: bool = False) -> tuple[Feature, ...]:
+def features_of(observe: str | tuple[str, ...], *, failures: bool = False, clock: bool = False) -> tuple[Feature, ...]:
     """Return the features that the setting `observe` shows: ``full``, ``paper``, or a list of groups."""
-    every = available(failures=failures)
+    every = available(failures=failures, clock=clock)
     if observe == "full":
         return every
     if observe == "paper":
@@ -97,7 +111,10 @@ class ObservationLayout:
 
     self_size: int
     task_size: int
+    here_size: int
+    """Numbers of row 0."""
     row_size: int
+    """Numbers of each other row."""
     rows: int
     """R: actions of an agent."""
     names: tuple[str, ...]
@@ -107,36 +124,66 @@ class ObservationLayout:
 
     @property
     def first_row(self) -> int:
-        """Index of the first number of the first row."""
+        """Index of the first number of row 0."""
         return self.self_size + self.task_size
 
     @property
     def size(self) -> int:
         """F: numbers of an observation."""
-        return self.self_size + self.tasks * (self.task_size + self.rows * self.row_size)
+        return self.self_size + self.tasks * (self.task_size + self.here_size + (self.rows - 1) * self.row_size)
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """Numbers before row 0, of row 0, and of every other row: what a network that reads rows has to know."""
+        return self.first_row, self.here_size, self.row_size
 
     def position(self, block: str, name: str) -> int:
-        """Return the index of a feature within its block, e.g. ``position("row", "wait")``.
+        """Return the index of a feature within its block: ``self``, ``task``, ``here`` (row 0), or ``row``.
 
         Raises:
             ValueError: the block has no such feature.
         """
-        starts = {SELF: (0, "self."), TASK: (self.self_size, "task."), ROW: (self.first_row, "row_0.")}
+        starts = {
+            SELF: (0, "self."),
+            TASK: (self.self_size, "task."),
+            HERE: (self.first_row, "row_0."),
+            ROW: (self.first_row + self.here_size, "row_1."),
+        }
         start, prefix = starts[block]
         if f"{prefix}{name}" not in self.names:
             raise ValueError(f"no feature '{name}' of the block {block} is shown; there are: {', '.join(self.names)}")
         return self.names.index(f"{prefix}{name}") - start
 
-    def split(self, observations: Any) -> tuple[Any, Any, Any]:
+    def columns(self, name: str, task: int = 0) -> list[int]:
+        """Return the indices [R] of a feature of all rows, for one of the tasks on offer.
+
+        Raises:
+            ValueError: not every row has that feature.
+        """
+        prefix = f"task_{task}." if task else ""
+        wanted = [f"{prefix}row_{row}.{name}" for row in range(self.rows)]
+        missing = sorted(set(wanted) - set(self.names))
+        if missing:
+            raise ValueError(f"no feature '{missing[0]}' is shown; there are: {', '.join(self.names)}")
+        return [self.names.index(column) for column in wanted]
+
+    def split(self, observations: Any) -> tuple[Any, Any, Any, Any]:
         """Return the blocks of observations [..., F], as views: of numpy arrays and of torch tensors alike.
 
         Returns:
-            Self [..., self_size], tasks [..., k, task_size], rows [..., k, R, row_size].
+            Self [..., self_size], tasks [..., k, task_size], row 0 [..., k, here_size], the other rows
+            [..., k, R - 1, row_size].
         """
         lead = tuple(observations.shape[:-1])
         offers = observations[..., self.self_size :].reshape((*lead, self.tasks, -1))
-        rows = offers[..., self.task_size :].reshape((*lead, self.tasks, self.rows, self.row_size))
-        return observations[..., : self.self_size], offers[..., : self.task_size], rows
+        end = self.task_size + self.here_size
+        rows = offers[..., end:].reshape((*lead, self.tasks, self.rows - 1, self.row_size))
+        return (
+            observations[..., : self.self_size],
+            offers[..., : self.task_size],
+            offers[..., self.task_size : end],
+            rows,
+        )
 
 
 def layout_of(rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURES) -> ObservationLayout:
@@ -147,12 +194,13 @@ def layout_of(rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURE
         tasks: k, tasks decided at a time.
         features: which ones.
     """
-    of_self, of_task, of_row = (
-        [feature.name for feature in features if feature.block == block] for block in (SELF, TASK, ROW)
+    of_self, of_task, of_here, of_row = (
+        [feature.name for feature in features if feature.block == block] for block in (SELF, TASK, HERE, ROW)
     )
     names = [f"self.{name}" for name in of_self]
     for k in range(tasks):
         names += [f"task_{k}.{name}" if k else f"task.{name}" for name in of_task]
         prefix = f"task_{k}." if k else ""
-        names += [f"{prefix}row_{row}.{name}" for row in range(rows) for name in of_row]
-    return ObservationLayout(len(of_self), len(of_task), len(of_row), rows, tuple(names), tasks)
+        names += [f"{prefix}row_0.{name}" for name in of_here]
+        names += [f"{prefix}row_{row}.{name}" for row in range(1, rows) for name in of_row]
+    return ObservationLayout(len(of_self), len(of_task), len(of_here), len(of_row), rows, tuple(names), tasks)

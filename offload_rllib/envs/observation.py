@@ -5,10 +5,12 @@ The layout is specified in the docstring of `offload_rllib.envs.parallel.Offload
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from offload_rllib.envs.layout import ROW, SELF, TASK, ObservationLayout, available, layout_of, names_of
-from offload_rllib.simulator.information import estimate, fill, known, offered, offered_next
+from offload_rllib.envs.layout import HERE, ROW, SELF, TASK, ObservationLayout, available, layout_of, names_of
+from offload_rllib.simulator.information import estimate, expected_wait, fill, known, offered, offered_next
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
@@ -16,6 +18,8 @@ from offload_rllib.simulator.variants import is_full, is_large
 
 __all__ = [
     "FIRST_ROW",
+    "HERE_FEATURES",
+    "HERE_SIZE",
     "ROW_FEATURES",
     "ROW_SIZE",
     "SELF_FEATURES",
@@ -28,9 +32,11 @@ __all__ = [
 
 SELF_FEATURES = names_of(SELF)
 TASK_FEATURES = names_of(TASK)
+HERE_FEATURES = names_of(HERE)
 ROW_FEATURES = names_of(ROW)
 SELF_SIZE = len(SELF_FEATURES)
 TASK_SIZE = len(TASK_FEATURES)
+HERE_SIZE = len(HERE_FEATURES)
 ROW_SIZE = len(ROW_FEATURES)
 FIRST_ROW = SELF_SIZE + TASK_SIZE
 
@@ -58,9 +64,9 @@ def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
         "speed": (float(settings["max_speed"]), 0.0),
         "hops": (float(settings["max_hops"]), 0.0),
     }
-    every = available(failures=bool(settings["failures"] != FAILURES_NONE))
-    of_block = {block: [scales[f.scale] for f in every if f.block == block] for block in (SELF, TASK, ROW)}
-    offer = of_block[TASK] + rows * of_block[ROW]
+    every = available(failures=bool(settings["failures"] != FAILURES_NONE), clock=bool(settings["clock_period_s"] > 0))
+    of_block = {block: [scales[f.scale] for f in every if f.block == block] for block in (SELF, TASK, HERE, ROW)}
+    offer = of_block[TASK] + of_block[HERE] + (rows - 1) * of_block[ROW]
     return np.minimum(np.array(of_block[SELF] + tasks * offer), LARGEST).astype(np.float32).T.copy()
 
 
@@ -93,11 +99,15 @@ def observe(scenario, environment, scales, first, observations, masks):
         observations: [nodes, F] float32, overwritten.
         masks: [nodes, k, R] int8, overwritten: 1 where an action is valid.
     """
-    max_hops = scenario.settings[0].max_hops
+    settings = scenario.settings[0]
     now_s = environment.episode[0].now_s
     rows = masks.shape[2]
-    failures = is_full(scenario) and scenario.settings[0].failures != FAILURES_NONE
+    failures = is_full(scenario) and settings.failures != FAILURES_NONE
+    here_size = HERE_SIZE + 1 if failures else HERE_SIZE
     row_size = ROW_SIZE + 1 if failures else ROW_SIZE
+    clock = settings.clock_period_s > 0.0
+    self_size = SELF_SIZE + 2 if clock else SELF_SIZE
+    angle = 2.0 * math.pi * (now_s / settings.clock_period_s + settings.clock_phase) if clock else 0.0
     for i in range(observations.shape[0]):
         agent = first + i
         if is_large(scenario) and i + 4 < observations.shape[0]:
@@ -109,16 +119,16 @@ def observe(scenario, environment, scales, first, observations, masks):
         slot = offered(scenario, environment, agent)
         own = known(scenario, environment, agent, 0, now_s)
         # Raw numbers in SI units first; all are scaled in one pass at the end, which the compiler vectorises.
-        seen[0] = fill(own.tasks, here.capacity)
-        seen[1] = node.held
-        seen[2] = own.work / here.speed
-        seen[3] = node.own_unfinished
-        seen[4] = here.speed
-        seen[5] = 1.0 if here.arrival_rate > 0.0 else 0.0
-        seen[6] = here.degree
+        seen[0] = node.held
+        seen[1] = node.own_awaited
+        seen[2] = 1.0 if here.arrival_rate > 0.0 else 0.0
+        seen[3] = here.degree
+        if clock:
+            seen[4] = math.sin(angle)
+            seen[5] = math.cos(angle)
         for k in range(masks.shape[1]):
             mask = masks[i, k]
-            offer = seen[SELF_SIZE + k * (TASK_SIZE + rows * row_size) :]
+            offer = seen[self_size + k * (TASK_SIZE + here_size + (rows - 1) * row_size) :]
             on_offer = slot != NONE
             task = environment.task[max(slot, 0)]
             left_s = min(task.deadline_s - now_s, NEVER_S)
@@ -132,33 +142,48 @@ def observe(scenario, environment, scales, first, observations, masks):
                 offer[6] = task.hops
             else:
                 offer[:TASK_SIZE] = 0.0
-            again = on_offer and task.hops + 1 < max_hops
-            for action in range(rows):
-                row = offer[TASK_SIZE + action * row_size : TASK_SIZE + (action + 1) * row_size]
-                if action > 0 and scenario.destination[agent, action] == NONE:
+            row = offer[TASK_SIZE:]
+            mask[0] = 1
+            row[0] = expected_wait(scenario, own)
+            if on_offer:
+                expected = estimate(scenario, environment, agent, 0, own, slot)
+                row[1] = expected.service_s
+                row[2] = expected.return_s
+                row[3] = expected.finish_s
+                row[4] = left_s - expected.finish_s
+            else:
+                row[1:5] = 0.0
+            row[5] = fill(own.tasks, here.capacity)
+            row[6] = here.speed
+            if failures:
+                row[7] = own.alive
+            again = on_offer and task.hops + 1 < settings.max_hops
+            for action in range(1, rows):
+                start = TASK_SIZE + here_size + (action - 1) * row_size
+                row = offer[start : start + row_size]
+                if scenario.destination[agent, action] == NONE:
                     row[:] = 0.0
                     mask[action] = 0
                     continue
-                there = own if action == 0 else known(scenario, environment, agent, action, now_s)
+                there = known(scenario, environment, agent, action, now_s)
                 at = scenario.node[there.node]
-                valid = action == 0 or on_offer
-                mask[action] = 1 if valid else 0
-                row[0] = 1.0 if valid else 0.0
+                mask[action] = 1 if on_offer else 0
+                row[0] = 1.0 if on_offer else 0.0
+                row[1] = expected_wait(scenario, there)
                 if on_offer:
                     expected = estimate(scenario, environment, agent, action, there, slot)
-                    row[1] = expected.wait_s
                     row[2] = expected.service_s
                     row[3] = expected.transfer_s
                     row[4] = expected.return_s
                     row[5] = expected.finish_s
                     row[6] = left_s - expected.finish_s
                 else:
-                    row[1:7] = 0.0
+                    row[2:7] = 0.0
                 row[7] = fill(there.tasks + there.sent_tasks, at.capacity)
                 row[8] = there.age_s
                 row[9] = there.sent_tasks
                 row[10] = at.speed
-                row[11] = 1.0 if again and action > 0 and at.agent != NONE else 0.0
+                row[11] = 1.0 if again and at.agent != NONE else 0.0
                 if failures:
                     row[12] = there.alive
             slot = offered_next(environment, slot)

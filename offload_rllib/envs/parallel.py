@@ -34,33 +34,37 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     valid. An action that is not valid acts as 0 and is counted, or raises with `decisions.strict`.
 
     ## Observation space
-    `Dict(observation=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 14 + 12 R. The mask is 1
+    `Dict(observation=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 6 + 12 R. The mask is 1
     where an action is valid. All numbers are scaled: s(x, h) = x / (|x| + h), so that h shows as 0.5. tau is a
     quarter of the mean deadline, or four mean services without deadlines, at least one decision interval.
 
     | index | name | meaning | from unit | range |
     |---|---|---|---|---|
-    | 0 | self.tasks | tasks here without the one on offer / capacity; s(., 4) if unbounded | tasks | [0, 1] |
-    | 1 | self.held | s(tasks held, 2) | tasks | [0, 1) |
-    | 2 | self.backlog | s(work waiting and in service here / speed, tau) | s | [0, 1) |
-    | 3 | self.own_unfinished | s(tasks made here that have not ended, 8) | tasks | [0, 1) |
-    | 4 | self.speed | speed / fastest node's speed | instructions/s | (0, 1] |
-    | 5 | self.client | 1 if a client is here | - | {0, 1} |
-    | 6 | self.degree | s(neighbours, 4) | nodes | (0, 1) |
-    | 7 | task.offered | 1 if a task is on offer; else 8 to 13 are 0 | - | {0, 1} |
-    | 8 | task.work | s(instructions, tau x mean speed of a node) | instructions | [0, 1) |
-    | 9 | task.bits_in | s(input size, mean size) | bit | [0, 1) |
-    | 10 | task.bits_out | s(output size, mean size) | bit | [0, 1) |
-    | 11 | task.time_left | s(time to the deadline, tau), 1 without deadlines | s | (-1, 1] |
-    | 12 | task.age | s(time since creation, tau) | s | [0, 1) |
-    | 13 | task.hops | hops made / `max_hops` | - | [0, 1) |
+    | 0 | self.held | s(tasks held, 2) | tasks | [0, 1) |
+    | 1 | self.awaited | s(tasks made here whose result the node still waits for, 8) | tasks | [0, 1) |
+    | 2 | self.client | 1 if a client is here | - | {0, 1} |
+    | 3 | self.degree | s(neighbours, 4) | nodes | (0, 1) |
+    | 4 | task.offered | 1 if a task is on offer; else 5 to 10 are 0 | - | {0, 1} |
+    | 5 | task.work | s(instructions, tau x mean speed of a node) | instructions | [0, 1) |
+    | 6 | task.bits_in | s(input size, mean size) | bit | [0, 1) |
+    | 7 | task.bits_out | s(output size, mean size) | bit | [0, 1) |
+    | 8 | task.time_left | s(time to the deadline, tau), 1 without deadlines | s | (-1, 1] |
+    | 9 | task.age | s(time since creation, tau) | s | [0, 1) |
+    | 10 | task.hops | hops made / `max_hops` | - | [0, 1) |
+    | 11 | row_0.wait | s(time until a server here is free for the task, tau) | s | [0, 1) |
+    | 12 | row_0.service | s(time of service here, tau) | s | [0, 1) |
+    | 13 | row_0.return | s(time of the result to the origin, tau) | s | [0, 1) |
+    | 14 | row_0.finish | s(wait + service + return, tau) | s | [0, 1) |
+    | 15 | row_0.slack | s(time to the deadline - finish, tau), 1 without deadlines | s | (-1, 1] |
+    | 16 | row_0.tasks | tasks here without the one on offer / capacity; s(., 4) if unbounded | tasks | [0, 1] |
+    | 17 | row_0.speed | speed / fastest node's speed | instructions/s | (0, 1] |
 
-    Then, for each action k, 12 numbers from index 14 + 12 k (all 0 where there is no destination):
+    Then, for each action k from 1 on, 12 numbers from index 6 + 12 k (all 0 where there is no destination):
 
     | offset | name | meaning | from unit | range |
     |---|---|---|---|---|
     | 0 | valid | 1 if the action is valid | - | {0, 1} |
-    | 1 | wait | s(time to do the work known and sent there, tau) | s | [0, 1) |
+    | 1 | wait | s(time until a server there is free, behind the tasks known and sent there, tau) | s | [0, 1) |
     | 2 | service | s(time of service there, tau) | s | [0, 1) |
     | 3 | transfer | s(time to get there, tau) | s | [0, 1) |
     | 4 | return | s(time of the result to the origin, tau) | s | [0, 1) |
@@ -72,18 +76,23 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     | 10 | speed | speed there / fastest node's speed | instructions/s | (0, 1] |
     | 11 | offers_again | 1 if the task would be offered once more there | - | {0, 1} |
 
-    Where nodes fail (`failures`), every row has a 13th number, `row_k.alive`: 1 if the destination of action k was up,
-    as last told (a broadcast that fails to come says that it is down), 0 if not or if there is none; k = 0 is the node
-    itself. A node that is down has nothing on offer.
+    What concerns the task is 0 with nothing on offer: 12 to 15, and of every row service to slack. What is known of a
+    neighbour is its last broadcast that has arrived. Waits are net of work that will expire before it is served.
 
-    1 to 6 are 0 with nothing on offer. What is known of a neighbour is its last broadcast that has arrived.
+    Where nodes fail (`failures`), every row has one number more at its end, `row_k.alive`: 1 if the destination of
+    action k was up, as last told (a broadcast that fails to come says that it is down), 0 if not or if there is none;
+    k = 0 is the node itself. A node that is down has nothing on offer.
+
+    Where the load follows the time (`workload.arrivals` of kind `diurnal`, `zigzag`, `linear` or `table`, and clients
+    without phases of their own), `self.clock_sin` and `self.clock_cos`, in [-1, 1], follow `self.degree`: sine and
+    cosine of an angle that grows by 2 pi in a period, or by pi in an episode whose rates do not repeat.
 
     That is `observe: full`. `paper` and lists of groups show some of these numbers, in the same order, and a function
     may show others; see `docs/observation.md`. `ObservationLayout` (`vector_env(...).layout`) says what is where.
 
     With `decisions.tasks_per_decision` k > 1 the action space is `MultiDiscrete([R] * k)`, an action for each of the k
-    tasks held longest; the mask is a tuple of k arrays; and from index 7 on the observation repeats the numbers of a
-    task and its R rows k times, for F = 7 + k (7 + 12 R). An estimate of one task does not count the others on offer.
+    tasks held longest; the mask is a tuple of k arrays; and from index 4 on the observation repeats the numbers of a
+    task and its R rows k times, for F = 4 + k (2 + 12 R). An estimate of one task does not count the others on offer.
 
     ## State
     `state()` is what all agents observe, one after the other: [A F] float32 in `state_space`, for critics that see

@@ -65,17 +65,16 @@ def table(env: VectorEnv, e: int = 0) -> str:
     """Return a table of environment `e`, one line per node.
 
     Columns: name; agent, rule (decides by `agents.others`) or - (never decides); tasks held, waiting and in service;
-    all of them over the capacity; seconds until the work here is done; tasks on their way from here; reward.
+    all of them over the capacity; seconds that one more task would wait; tasks on their way from here; reward.
     """
     scenario = env.scenario_of(e)
-    arrays, node, now_s = scenario.arrays, env.state.node[e], float(env.state.episode[e]["now_s"])
+    arrays, node = scenario.arrays, env.state.node[e]
     sent = np.bincount(arrays.link["source"], weights=_on_the_way(env, e), minlength=len(node))
-    in_service = np.maximum(node["service_end_sum"] - node["busy"] * now_s, 0.0) * arrays.node["core_speed"]
-    wait_s = (node["queued_work"] + in_service) / arrays.node["speed"]
+    wait_s = env.waits(e)
     rewards = dict(zip(env.agents, env.rewards[e].tolist(), strict=True))
     others = set(scenario.others)
     names = [described.name for described in scenario.network.nodes]
-    rows = [("node", "decides", "held", "waiting", "served", "tasks", "work, s", "sent", "reward")]
+    rows = [("node", "decides", "held", "waiting", "served", "tasks", "wait, s", "sent", "reward")]
     for n, name in enumerate(names):
         here = node[n]
         capacity = int(arrays.node[n]["capacity"])

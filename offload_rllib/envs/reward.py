@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from offload_rllib.simulator.events import backlog
 from offload_rllib.simulator.information import is_valid, known, known_of_self, offered, offered_next
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE, UNBOUNDED, Array
+from offload_rllib.simulator.waits import wait_of
 
 DELAY = 0
 SPARSE = 1
@@ -80,7 +80,7 @@ def paper_reward(scenario, environment, reward, agent, action, slot):
     """Return the published reward of PeersimGym for a decision an agent is about to take, before `scale`.
 
     R = r_u - (chi_wait T_wait + chi_comm T_comm + chi_exc T_exc + chi_O O); 0 with nothing on offer. T_wait is the
-    true backlog in instructions over the speed; tasks served per interval are of mean work; O's logarithm is of base
+    true wait, net of work that will expire; tasks served per interval are of mean work; O's logarithm is of base
     10 with a floor under the free share.
     """
     if slot == NONE:
@@ -92,13 +92,13 @@ def paper_reward(scenario, environment, reward, agent, action, slot):
     task = environment.task[slot]
     i = scenario.agent_node[agent]
     own_speed = scenario.node[i].speed
-    wait_s = known_of_self(scenario, environment, i, now_s).work / own_speed
+    wait_s = known_of_self(scenario, environment, i, now_s).wait_s
     a = i
     communication_s = 0.0
     if action > 0:
         link = scenario.link[scenario.destination[agent, action]]
         a = link.destination
-        wait_s += backlog(scenario, environment, a, now_s) / scenario.node[a].speed
+        wait_s += wait_of(scenario, environment, a, now_s)
         communication_s = link.latency_s + task.bits_in * link.seconds_per_bit
     speed = scenario.node[a].speed
     execution_s = task.work / speed - task.work / own_speed
@@ -280,7 +280,7 @@ def potential_of(scenario, environment, potential, n):
     """Return the potential of a node's present state."""
     node = environment.node[n]
     if potential == BACKLOG:
-        return -backlog(scenario, environment, n, environment.episode[0].now_s) / scenario.node[n].speed
+        return -wait_of(scenario, environment, n, environment.episode[0].now_s)
     if potential == TASKS:
         return -float(node.tasks)
     return -float(node.own_unfinished)

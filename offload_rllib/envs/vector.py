@@ -35,6 +35,7 @@ from offload_rllib.simulator.batch import own_copies, put, shared
 from offload_rllib.simulator.events import environment as environment_of
 from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.heuristics import decide_all, is_rule, parse_rule
+from offload_rllib.simulator.information import write_waits
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.step import ACTIONS_PENDING, UNFINISHED, advance
 from offload_rllib.simulator.streams import episode_key
@@ -193,22 +194,25 @@ class VectorEnv:
             self._state = state.reset(self._arrays, self._state, every, held_out_keys(0, self.num_envs))
             size = self._observe_by_function(every, None).shape[-1]
             names = tuple(f"function_{i}" for i in range(size))
-            return ObservationLayout(size, 0, 0, self.num_actions, names, self.tasks_per_decision), None
+            return ObservationLayout(size, 0, 0, 0, self.num_actions, names, self.tasks_per_decision), None
         layout = self._layout(observe_what, self.num_actions)
         index = {name: column for column, name in enumerate(self._full_layout.names)}
         return layout, np.array([index[name] for name in layout.names])
 
     def _layout(self, observe_what: str | tuple[str, ...], rows: int) -> ObservationLayout:
         failures = self.scenario.config.failures is not None
-        features = features_of(observe_what, failures=failures)
+        clock = bool(self.scenario.arrays.settings[0]["clock_period_s"] > 0)
+        features = features_of(observe_what, failures=failures, clock=clock)
         if not features:
-            raise ConfigError("observe: [failures] shows nothing where no node fails")
+            raise ConfigError(
+                "observe: failures and clock show nothing where no node fails and the load does not follow the time"
+            )
         return layout_of(rows, self.tasks_per_decision, features)
 
     @property
     def observation_bounds(self) -> tuple[float, float]:
         """Lowest and highest number of an observation; a user's function may return any."""
-        by_function = self.layout.row_size == self.layout.task_size == 0
+        by_function = self.layout.here_size == self.layout.row_size == self.layout.task_size == 0
         return (-np.inf, np.inf) if by_function else (-1.0, 1.0)
 
     def _function(self, path: str, where: str) -> Callable[[AgentView], Any]:
@@ -407,6 +411,12 @@ class VectorEnv:
         view = AgentView(self.scenario.others, observations, shown, layout, self._arrays, self._state)
         actions = checked(self._function(name, "agents.others")(view), name, shown.shape[:-1], np.integer)
         return actions.astype(np.int32).reshape(self.num_envs, count, k)
+
+    def waits(self, e: int) -> np.ndarray:
+        """Return the seconds [N] that one more task would wait at each node of environment `e`, by its true state."""
+        wait_s = np.zeros(self._own.shape[1])
+        write_waits(self._arrays, self._state, e, wait_s)
+        return wait_s
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""

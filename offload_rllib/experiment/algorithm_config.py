@@ -317,7 +317,7 @@ def algorithm_config(
         grad_clip_by="global_norm",
     )
     assignment = assign_in(policy.sharing, batch.scenario)
-    model = policy.network.model_dump() | {"rows": (batch.layout.first_row, batch.layout.row_size)}
+    model = policy.network.model_dump() | {"rows": batch.layout.blocks}
     module_class: type = MaskedActorCritic
     settings: dict[str, Any] = {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
     if isinstance(algorithm, DDQN):

@@ -31,7 +31,7 @@ ENV_STEPS = 160
 UPDATES = 8
 BATCH = 256
 FILLING = 20  # rounds before anything is measured
-FEATURES = 158
+FEATURES = 150
 ACTIONS = 12
 CAPACITY = 200_000
 

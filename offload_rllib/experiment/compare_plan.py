@@ -390,7 +390,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
         names |= {called, f"{called}{SAMPLED}"}
         check_training(training.place.config, training.config)
         home = VectorEnv(build_scenario(training.place.config), 1)
-        rows = (home.layout.first_row, home.layout.row_size)
+        rows = home.layout.blocks
         size = (home.observation_size, home.num_actions)
         assignment = assign_in(training.config.sharing, home.scenario)
         for place, env in met:

@@ -89,9 +89,10 @@ def _write(description: PolicyDescription, name: str, network: nn.Module, path: 
     batch = torch.export.Dim("batch", min=1)
     dimensions = {"observations": {0: batch}, "action_mask": {0: batch}}
     if description.network.kind == POINTER:
-        first, row_size = description.rows
-        actions = torch.export.Dim("actions", min=1)
-        dimensions = {"observations": {0: batch, 1: first + row_size * actions}, "action_mask": {0: batch, 1: actions}}
+        first, here_size, row_size = description.rows
+        destinations = torch.export.Dim("destinations", min=1)
+        size = row_size * destinations + (first + here_size)
+        dimensions = {"observations": {0: batch, 1: size}, "action_mask": {0: batch, 1: destinations + 1}}
     with _quiet():
         program = torch.onnx.export(
             _Decision(network).eval(),

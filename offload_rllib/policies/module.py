@@ -63,14 +63,14 @@ class _Masked(TorchRLModule):
     def _shape(self) -> dict[str, Any]:
         given = self.model_config or {}
         network = validated(Network, {key: given[key] for key in SHAPE if key in given}, "model_config")
-        first, row_size = given.get("rows", FULL_ROWS)
+        first, here_size, row_size = given.get("rows", FULL_ROWS)
         size, actions = self._sizes()
-        if network.kind == POINTER and size != first + actions * row_size:
+        if network.kind == POINTER and size != first + here_size + (actions - 1) * row_size:
             raise ConfigError(
-                f"model_config.rows: ({first}, {row_size}) does not fit observations of {size} numbers for {actions} "
-                "actions; accepted: (first_row, row_size) of the environment's layout, `vector_env(...).layout`"
+                f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers for "
+                f"{actions} actions; accepted: `blocks` of the environment's layout, `vector_env(...).layout.blocks`"
             )
-        return {key: getattr(network, key) for key in SHAPE} | {"rows": (first, row_size)}
+        return {key: getattr(network, key) for key in SHAPE} | {"rows": (first, here_size, row_size)}
 
 
 class MaskedActorCritic(_Masked, ValueFunctionAPI):

@@ -13,20 +13,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from offload_rllib.envs.observation import FIRST_ROW, ROW_SIZE
+from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.policies.perceptron import ACTIVATIONS, hidden_layers, linear
 
-# Numbers before the first row of an observation (self and task), and numbers of a row.
-RowLayout = tuple[int, int]
-FULL_ROWS: RowLayout = (FIRST_ROW, ROW_SIZE)
+# Numbers before the first row of an observation (self and task), of row 0, and of each other row.
+RowLayout = tuple[int, int, int]
+FULL_ROWS: RowLayout = (FIRST_ROW, HERE_SIZE, ROW_SIZE)
 
 
 class DestinationLayers(nn.Module):
     """Features of every action: `hidden` layers over (self, task, row of the action), shared by all actions.
 
     The first layer is split: its part for self and task is computed once per agent and added to the part for each
-    row, W [context, row] = W_c context + W_r row. Action 0 stays here instead of travelling, and has an offset of its
-    own in that layer.
+    row, W [context, row] = W_c context + W_r row. Action 0 stays here instead of travelling: its row is another one,
+    and has weights of its own in that layer.
     """
 
     def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout) -> None:
@@ -44,27 +44,31 @@ class DestinationLayers(nn.Module):
         if not hidden:
             raise ValueError("a pointer network needs at least one hidden layer")
         gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
-        first, row_size = rows
-        whole = linear(first + row_size, hidden[0], gain)
+        first, here_size, row_size = rows
+        whole = linear(first + here_size + row_size, hidden[0], gain)
         self.context = nn.Linear(first, hidden[0])
+        self.here = nn.Linear(here_size, hidden[0])
         self.row = nn.Linear(row_size, hidden[0], bias=False)
-        self.here = nn.Parameter(torch.zeros(hidden[0]))
         with torch.no_grad():
             self.context.weight.copy_(whole.weight[:, :first])
             self.context.bias.zero_()
-            self.row.weight.copy_(whole.weight[:, first:])
+            self.here.weight.copy_(whole.weight[:, first : first + here_size])
+            self.here.bias.zero_()
+            self.row.weight.copy_(whole.weight[:, first + here_size :])
         self.rest = nn.Sequential(ACTIVATIONS[activation](), *hidden_layers(hidden[0], hidden[1:], activation))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return features [..., R, H] of observations [..., F]."""
-        first = self.row(self.rows_of(observations))
-        first += self.context(observations[..., : self.context.in_features]).unsqueeze(-2)
-        first[..., 0, :] += self.here
+        start = self.context.in_features
+        here = self.here(observations[..., start : start + self.here.in_features]).unsqueeze(-2)
+        first = torch.cat([here, self.row(self.destinations_of(observations))], -2)
+        first = first + self.context(observations[..., :start]).unsqueeze(-2)
         return self.rest(first)
 
-    def rows_of(self, observations: Tensor) -> Tensor:
-        """Return the rows [..., R, row size] of observations [..., F]."""
-        return observations[..., self.context.in_features :].unflatten(-1, (-1, self.row.in_features))
+    def destinations_of(self, observations: Tensor) -> Tensor:
+        """Return the rows [..., R - 1, row size] of observations [..., F], without row 0."""
+        start = self.context.in_features + self.here.in_features
+        return observations[..., start:].unflatten(-1, (-1, self.row.in_features))
 
 
 class DestinationScores(nn.Module):
@@ -96,8 +100,8 @@ class PooledDestinations(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Return features [..., H] of observations [..., F]."""
         # Padding is all zeros. A row of a real destination has a speed at least, and row 0 is always real.
-        real = (self.layers.rows_of(observations) != 0).any(-1, keepdim=True)
-        real[..., 0, :] = True
+        real = (self.layers.destinations_of(observations) != 0).any(-1, keepdim=True)
+        real = torch.cat([torch.ones_like(real[..., :1, :]), real], -2)
         features = self.layers(observations)
         mean = (features * real).sum(-2) / real.sum(-2)
         largest = features.masked_fill(~real, -torch.inf).amax(-2)

@@ -25,12 +25,12 @@ from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
-from offload_rllib.policies.pointer import FULL_ROWS
+from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
 from offload_rllib.policies.sharing import Assignment, device_types
 from offload_rllib.scenario.functions import load_object
 from offload_rllib.simulator.types import Array
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
 POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
 # More than any network here takes or gives.
@@ -47,7 +47,7 @@ RowSize = Annotated[int, Field(ge=0, le=LARGEST_SIZE, strict=True)]
 class PolicyDescription(Schema):
     """What is needed to use saved policies, and where they come from."""
 
-    format: Literal[2] = FORMAT_VERSION
+    format: Literal[3] = FORMAT_VERSION
     """Version of this format."""
     algorithm: str
     """What they were trained with."""
@@ -61,8 +61,8 @@ class PolicyDescription(Schema):
     """R of that environment."""
     network: Network
     """Of every policy."""
-    rows: tuple[RowSize, RowSize] = FULL_ROWS
-    """With a pointer network: numbers before the first row of an observation, and numbers of a row."""
+    rows: tuple[RowSize, RowSize, RowSize] = FULL_ROWS
+    """With a pointer network: numbers of an observation before its first row, of row 0, and of each other row."""
     dueling: Flag = False
     """With `values`: whether the network has a value stream."""
     environment: str
@@ -128,23 +128,23 @@ class PolicyDescription(Schema):
         return misfit_of(self.network, self.rows, (self.observation_size, self.actions), (observation_size, actions))
 
 
-def misfit_of(network: Network, rows: tuple[int, int], trained: tuple[int, int], met: tuple[int, int]) -> str:
+def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: tuple[int, int]) -> str:
     """Return why a network does not fit an environment, or nothing if it does.
 
     Args:
         network: its kind.
-        rows: numbers before the first row of an observation, and numbers of a row, where it was trained.
+        rows: what is where in an observation, where it was trained.
         trained: size of an observation and number of actions there.
         met: the same of the environment.
     """
     size, actions = met
     if network.kind == POINTER:
-        first, row_size = rows
-        if size == first + actions * row_size:
+        first, here_size, row_size = rows
+        if size == first + here_size + (actions - 1) * row_size:
             return ""
         return (
-            f"this policy takes {first} + {row_size} x actions observations; the environment has {size} for "
-            f"{actions} actions"
+            f"this policy takes {first + here_size} + {row_size} x destinations observations; the environment has "
+            f"{size} for {actions - 1} destinations"
         )
     if met == trained:
         return ""

@@ -20,6 +20,7 @@ from offload_rllib.scenario.score import check_drop_price
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
+from offload_rllib.scenario.workload.rates import clock_of
 from offload_rllib.simulator.heap import MAX_NODES
 from offload_rllib.simulator.heuristics import ALWAYS_CLOUD, HEURISTICS, is_rule, parse_rule
 from offload_rllib.simulator.streams import stable_hash
@@ -96,6 +97,7 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["agent"] = NONE
         node[i]["first_link"] = first[i]
         node[i]["degree"] = first[i + 1] - first[i]
+    node["first_server"] = np.cumsum(node["servers"]) - node["servers"]
     return node
 
 
@@ -207,6 +209,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["mean_work"] = load.mean_work
     record["mean_service_s"] = load.mean_work / average
     record["mean_bits_in"] = float(arriving.demand.mean[1])
+    record["clock_period_s"], record["clock_phase"] = clock_of(arriving.shape.record[0], config.horizon_s)
     return settings
 
 

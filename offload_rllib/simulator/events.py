@@ -32,6 +32,7 @@ from offload_rllib.simulator.tasks import (
     insert_held,
     release,
     remove_held,
+    stop_awaiting,
     watch_deadline,
 )
 from offload_rllib.simulator.ticks import RESULTS, delivery_moment, work_moment
@@ -54,6 +55,7 @@ from offload_rllib.simulator.types import (
     NODE_FAILED,
     NONE,
     OFFER_ARRIVAL,
+    OVERDUE,
     QUEUE_FULL,
     REPAIR,
     RESULT,
@@ -70,6 +72,7 @@ from offload_rllib.simulator.types import (
     State,
 )
 from offload_rllib.simulator.variants import has_ticks, is_full, is_large
+from offload_rllib.simulator.waits import advertised_free_at, begin_service, join, served_until
 
 # A kernel returns after so many events, some tenths of a second, so that Ctrl-C finds Python listening.
 EVENTS_PER_CALL = 2**18
@@ -113,6 +116,7 @@ def environment(state, e):
         state.usage[e],
         state.client[e],
         state.distribution[min(e, state.distribution.shape[0] - 1)],
+        state.server[e],
         state.link[e],
         state.broadcast_order[e],
         state.broadcast[e],
@@ -129,29 +133,6 @@ def environment(state, e):
 
 
 @kernel
-def backlog(scenario, environment, n, now_s):
-    """Return the work in instructions that waits or is in service at node `n`, exact at `now_s`.
-
-    In ticks the work in service is taken to go on between its moments.
-    """
-    node = environment.node[n]
-    in_service = (node.service_end_sum - node.busy * now_s) * scenario.node[n].core_speed
-    return node.queued_work + max(in_service, 0.0)
-
-
-@kernel
-def told_work(scenario, environment, n, now_s):
-    """Return the work in instructions that node `n` tells its neighbours of: its backlog and what it holds.
-
-    Most held tasks will be kept, and all of them are decided before one that a neighbour sends now.
-    """
-    work = backlog(scenario, environment, n, now_s)
-    if is_full(scenario) and scenario.settings[0].offer != OFFER_ARRIVAL:
-        return work  # what is on offer waits in the queue, and is counted there
-    return work + environment.node[n].held_work
-
-
-@kernel
 def _start_service(scenario, environment, n, slot, now_s):
     settings = scenario.settings[0]
     node = environment.node[n]
@@ -164,13 +145,13 @@ def _start_service(scenario, environment, n, slot, now_s):
     if has_ticks(scenario) and scenario.node[n].works_in_ticks:
         node.serving = slot
         node.work_left = task.work
-        node.service_end_sum = end_s
+        begin_service(scenario, environment, n, task, now_s)
         return
     last_s = task.deadline_s if settings.expiry == EXPIRY_ABORT else np.inf
     if is_full(scenario):
         node.busy_seconds -= now_s
         last_s = min(last_s, node.failure_s)
-    node.service_end_sum += end_s
+    begin_service(scenario, environment, n, task, now_s)
     # An event that would come after the task's abortion, or the node's failure, is never scheduled, so none is stale.
     if end_s <= last_s:
         push(environment, end_s, event_key(SERVICE_END, n, task.number), slot)
@@ -185,10 +166,6 @@ def _leave_service(scenario, environment, n, slot, now_s):
     in_ticks = has_ticks(scenario) and scenario.node[n].works_in_ticks
     if is_full(scenario) and not in_ticks:
         node.busy_seconds += now_s
-    if node.busy == 0:
-        node.service_end_sum = 0.0
-    else:
-        node.service_end_sum -= task.service_end_s
     task.service_s += now_s - task.since_s
     change_tasks(node, scenario.node[n].capacity, now_s, -1)
     if node.queue_head != NONE and not in_ticks:
@@ -241,8 +218,8 @@ def _work(scenario, environment, n, now_s):
     node.tick_work -= done
     node.busy_seconds += done / speed
     task = environment.task[node.serving]
-    node.service_end_sum = now_s + node.work_left / speed
-    task.service_end_s = node.service_end_sum
+    task.service_end_s = now_s + node.work_left / speed
+    node.busy_until_s = served_until(settings, task, node.work_left / speed, now_s)
     if node.work_left > 0.0:
         return False
     push(environment, now_s, event_key(SERVICE_END, n, task.number), node.serving)
@@ -289,6 +266,7 @@ def keep(scenario, environment, n, slot, now_s):
     """Let node `n` process a task: serve it if a server is idle, else queue it."""
     node = environment.node[n]
     task = environment.task[slot]
+    join(scenario, environment, n, slot, now_s)
     if node.busy < scenario.node[n].servers and not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
         _start_service(scenario, environment, n, slot, now_s)
     else:
@@ -426,10 +404,12 @@ def _expire(scenario, environment, slot, now_s):
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif task.stage == WAITING:
         if has_ticks(scenario) and settings.expiry == EXPIRY_QUEUED and scenario.node[n].works_in_ticks:
+            stop_awaiting(environment.node[task.origin], task)
             return  # the node gives it up when it has worked
         leave_queue(scenario, environment, n, slot, now_s)
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif settings.expiry != EXPIRY_ABORT:
+        stop_awaiting(environment.node[task.origin], task)
         return
     elif task.stage == SERVED:
         _leave_service(scenario, environment, n, slot, now_s)
@@ -528,6 +508,9 @@ def _arrive(scenario, environment, n, now_s, end_s):
     task.hops = 0
     task.undecided = 0
     task.bucket = NONE
+    task.stage = HELD
+    task.awaited = 1
+    node.own_awaited += 1
     change_unfinished(node, now_s, 1, scenario.type_weight[kind])
     if settings.has_deadline:
         if arrivals.rows_have_deadlines:
@@ -579,7 +562,7 @@ def _broadcast(scenario, environment, n, turn, now_s):
         environment.usage[n].broadcasts += 1 - node.down
         message.down = node.down
     message.tasks = node.tasks
-    message.work = told_work(scenario, environment, n, now_s)
+    message.free_s = advertised_free_at(scenario, environment, n, now_s)
     here = scenario.node[n]
     for link in range(here.first_link, here.first_link + here.degree):
         incoming = scenario.link[link].reverse
@@ -604,7 +587,8 @@ def has_room(environment):
     """Return whether one more task fits into the task slots, the heap and the log."""
     episode = environment.episode[0]
     slots = environment.task.shape[0]
-    if episode.free_slots == 0 or episode.expiries_in_heap >= 2 * slots:
+    # Before the next check every task may expire, or be dropped.
+    if episode.free_slots == 0 or episode.expiries_in_heap >= 2 * slots or episode.overdue_in_heap >= slots:
         return False
     rows = environment.log.shape[0]
     return rows == 0 or episode.tasks_made < rows
@@ -699,6 +683,9 @@ def run_until(scenario, environment, end_s):
                 # The task may have ended earlier in this step, and its slot may hold another one already.
                 if task.stage != FREE and np.uint64(task.number) & NUMBER_MASK == key & NUMBER_MASK:
                     _expire(scenario, environment, slot, time_s)
+            elif kind == OVERDUE:
+                episode.overdue_in_heap -= 1
+                environment.node[np.int64((key >> NODE_SHIFT) & NODE_MASK)].own_awaited -= 1
             elif is_full(scenario):
                 if kind == LOSS:
                     _lose(scenario, environment, slot, time_s)

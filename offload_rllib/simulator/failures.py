@@ -29,6 +29,7 @@ from offload_rllib.simulator.types import (
     WAITING,
 )
 from offload_rllib.simulator.variants import has_ticks
+from offload_rllib.simulator.waits import clear
 
 
 @kernel
@@ -114,7 +115,7 @@ def fail(scenario, environment, n, now_s):
             task.service_s += stayed_s
         if not send_back(scenario, environment, slot, now_s):
             release(scenario, environment, slot, now_s, NODE_FAILED)
-    node.service_end_sum = 0.0
+    clear(scenario, environment, n)
 
 
 @kernel

@@ -145,22 +145,36 @@ def _options(scenario, agent):
 
 
 @kernel
-def _picked(scenario, environment, rule, parameter, agent, turn, lots, now_s):
+def _known(scenario, environment, agent, action, planned, now_s):
+    """Return what a node knows of a destination, with what it has decided just now."""
+    return _with_planned(known(scenario, environment, agent, action, now_s), planned, action)
+
+
+@kernel
+def _with_planned(told, planned, action):
+    sent_tasks = told.sent_tasks + np.int64(planned[action, 0])
+    sent_work = told.sent_work + planned[action, 1]
+    return Known(told.node, told.tasks, told.wait_s, told.age_s, sent_tasks, sent_work, told.alive)
+
+
+@kernel
+def _picked(scenario, environment, rule, parameter, agent, turn, lots, planned, now_s):
     """Return the action of a rule that does not weigh all actions; NONE of one that does."""
     if rule == LOCAL:
         return 0
     if rule == KEEP_FIRST:
-        own = known(scenario, environment, agent, 0, now_s)
+        own = _known(scenario, environment, agent, 0, planned, now_s)
         mean_service_s = scenario.settings[0].mean_service_s
         return 0 if expected_wait(scenario, own) < parameter * mean_service_s else NONE
     options = _options(scenario, agent)
     if rule == ROUND_ROBIN:
         return np.int64(uniform(stream(lots, _START), 0) * options + turn) % options
     if rule == THRESHOLD:
-        if known(scenario, environment, agent, 0, now_s).tasks < parameter or options == 1:
+        own = _known(scenario, environment, agent, 0, planned, now_s)
+        if own.tasks + own.sent_tasks < parameter or options == 1:
             return 0
         action = 1 + np.int64(uniform(stream(lots, _CANDIDATES), turn) * (options - 1))
-        there = known(scenario, environment, agent, action, now_s)
+        there = _known(scenario, environment, agent, action, planned, now_s)
         return action if there.alive and there.tasks + there.sent_tasks < parameter else 0
     return NONE
 
@@ -248,13 +262,13 @@ def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now
         agent: index of the deciding node.
         slot: of the task.
         k: its place among those that the node decides now.
-        planned: [R, 2] tasks and work that this step's earlier decisions of this node send to each destination.
+        planned: [R, 2] tasks and work that this step's earlier decisions of this node add to each destination.
         now_s: time of the decision.
     """
     node = environment.node[scenario.agent_node[agent]]
     turn = node.choices + k  # choices that the node has had before this one
     lots = stream(node.key, streams.HEURISTIC)
-    picked = _picked(scenario, environment, rule, parameter, agent, turn, lots, now_s)
+    picked = _picked(scenario, environment, rule, parameter, agent, turn, lots, planned, now_s)
     if picked != NONE:
         return picked
     index = turn * scenario.destination.shape[1]
@@ -265,12 +279,9 @@ def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now
         if action > 0 and scenario.destination[agent, action] == NONE:
             continue
         if rule == SHORTEST_FINISH_ORACLE:
-            told = true_state(scenario, environment, agent, action, now_s)
+            there = _with_planned(true_state(scenario, environment, agent, action, now_s), planned, action)
         else:
-            told = known(scenario, environment, agent, action, now_s)
-        sent_tasks = told.sent_tasks + np.int64(planned[action, 0])
-        sent_work = told.sent_work + planned[action, 1]
-        there = Known(told.node, told.tasks, told.work, told.age_s, sent_tasks, sent_work, told.alive)
+            there = _known(scenario, environment, agent, action, planned, now_s)
         c = _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots)
         if c < best_cost:
             best = action
@@ -295,8 +306,9 @@ def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s,
             continue
         action = _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
         actions[k] = action
-        # A node's own count of tasks includes those it holds.
-        planned[action, 0] += 1.0 if action > 0 else 0.0
+        if action > 0:
+            planned[action, 0] += 1.0
+            planned[0, 0] -= 1.0  # a node's own count of tasks includes those it holds
         planned[action, 1] += environment.task[slot].work
         slot = offered_next(environment, slot)
 

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offload_rllib.simulator.events import backlog, told_work
+from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.events import scenario_of
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
 from offload_rllib.simulator.ticks import tick_of
 from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
 from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.waits import advertised_free_at, wait_of, wait_of_offered
 
 Integer = int | np.integer  # numba gives the one, its types are the other
 
@@ -27,7 +29,7 @@ class Known(NamedTuple):
 
     node: Integer  # index of the destination
     tasks: Integer  # held, waiting and served there, as last told
-    work: float  # instructions held, waiting and in service there, as last told; of itself without those held
+    wait_s: float  # from now until a server is free there for one more task, by what was last told; see `waits`
     age_s: float  # of that information
     sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
@@ -38,7 +40,7 @@ class Estimate(NamedTuple):
     """What the deciding node expects for the task on offer at one destination. Seconds from now."""
 
     transfer_s: float  # until the task is there
-    wait_s: float  # until the work known there is done, counted from now
+    wait_s: float  # until a server is free for it there, counted from now
     service_s: float
     return_s: float  # of the result, to the task's origin
     finish_s: float  # until the result is at the origin
@@ -54,14 +56,12 @@ def alive(scenario, record):
 def known_of_self(scenario, environment, n, now_s):
     """Return what node `n` knows of itself.
 
-    The task on offer is not counted among its tasks. The work of held tasks is not counted: they are decided later.
+    The task on offer is not counted among its tasks. Held tasks do not count in its wait: they are decided later.
     """
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
-    work = backlog(scenario, environment, n, now_s)
-    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
-        work = max(work - environment.task[node.held_tail].work, 0.0)  # it waits in the queue
-    return Known(np.int64(n), np.int64(others), work, 0.0, np.int64(0), 0.0, alive(scenario, node))
+    wait_s = wait_of_offered(scenario, environment, n, now_s)
+    return Known(np.int64(n), np.int64(others), wait_s, 0.0, np.int64(0), 0.0, alive(scenario, node))
 
 
 @kernel
@@ -75,8 +75,8 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
         pending = sent.sent - sent.arrived
         work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
         there = environment.node[n]
-        told = told_work(scenario, environment, n, now_s)
-        return Known(n, np.int64(there.tasks), told, 0.0, pending, work, alive(scenario, there))
+        wait_s = max(advertised_free_at(scenario, environment, n, now_s) - now_s, 0.0)
+        return Known(n, np.int64(there.tasks), wait_s, 0.0, pending, work, alive(scenario, there))
     if has_ticks(scenario):
         # What was told in a tick, the first one of which is number 1, is known in the next.
         turn = tick_of(now_s, scenario.settings[0].tick_s) - 1
@@ -99,7 +99,8 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
     work = max(sent.sent_work - counted.arrived_work, 0.0) if pending > 0 else 0.0
     age_s = now_s - message.stamp_s
-    return Known(n, np.int64(message.tasks), message.work, age_s, pending, work, alive(scenario, message))
+    wait_s = max(message.free_s - now_s, 0.0)
+    return Known(n, np.int64(message.tasks), wait_s, age_s, pending, work, alive(scenario, message))
 
 
 @kernel
@@ -114,13 +115,13 @@ def known(scenario, environment, agent, action, now_s):
 def true_state(scenario, environment, agent, action, now_s):
     """Return what a node would know if it knew everything: for rules that say oracle, and for nothing else.
 
-    Work that is held there, or on its way there from any node, is counted; at the agent's own node the held tasks are
-    not, for they are decided after the one on offer.
+    Tasks that are held there, or on their way there from any node, are counted; at the agent's own node the held ones
+    are not, for they are decided after the one on offer.
     """
     if action == 0:
         return known_of_self(scenario, environment, scenario.agent_node[agent], now_s)
     n = np.int64(scenario.link[scenario.destination[agent, action]].destination)
-    work = told_work(scenario, environment, n, now_s)
+    wait_s = max(advertised_free_at(scenario, environment, n, now_s) - now_s, 0.0)
     sent = np.int64(0)
     sent_work = 0.0
     here = scenario.node[n]
@@ -130,7 +131,7 @@ def true_state(scenario, environment, agent, action, now_s):
         sent += pending
         sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
     there = environment.node[n]
-    return Known(n, np.int64(there.tasks), work, 0.0, sent, sent_work, alive(scenario, there))
+    return Known(n, np.int64(there.tasks), wait_s, 0.0, sent, sent_work, alive(scenario, there))
 
 
 @kernel
@@ -143,11 +144,10 @@ def fill(tasks, capacity):
 
 @kernel
 def expected_wait(scenario, known_state):
-    """Return the seconds until a destination has done the work known and sent to it, if it works all the time."""
+    """Return the seconds until a destination has a server for one more task, behind those sent to it."""
     there = scenario.node[known_state.node]
-    left = max(known_state.work - known_state.age_s * there.speed, 0.0) + known_state.sent_work
     idle_server = known_state.tasks + known_state.sent_tasks < there.servers
-    return 0.0 if idle_server else left / there.speed
+    return 0.0 if idle_server else known_state.wait_s + known_state.sent_work / there.speed
 
 
 @kernel
@@ -196,3 +196,12 @@ def is_valid(scenario, agent, action, slot):
     if action < 0 or action >= scenario.destination.shape[1]:
         return False
     return scenario.destination[agent, action] != NONE and slot != NONE
+
+
+@kernel
+def write_waits(scenarios, state, e, wait_s):
+    """Write the seconds [N] that one more task would wait at each node of environment `e` of a batch."""
+    scenario = scenario_of(scenarios, e)
+    environment = environment_of(state, e)
+    for n in range(wait_s.shape[0]):
+        wait_s[n] = wait_of(scenario, environment, n, environment.episode[0].now_s)

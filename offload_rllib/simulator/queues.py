@@ -6,7 +6,7 @@ own records, so that they need no arrays of their own: a task enters in constant
 amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
 
 Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
-`docs/peersimgym.md`). It waits all the same: it counts among the node's tasks and its work among the queued work.
+`docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in its wait behind the queue (see `waits`).
 
 In a heap `child` is a task's first child, `next` its right sibling, `previous` its left sibling, or its parent if it
 is a first child.
@@ -27,7 +27,6 @@ def enqueue(scenario, environment, n, slot):
     """Let a task wait at node `n`."""
     node = environment.node[n]
     task = environment.task[slot]
-    node.queued_work += task.work
     if has_ticks(scenario):
         task.received = 0
         node.overdue_s = min(node.overdue_s, task.deadline_s + scenario.settings[0].expiry_grace_s)
@@ -36,7 +35,7 @@ def enqueue(scenario, environment, n, slot):
 
 @kernel
 def _join(scenario, environment, n, slot):
-    """Put a task, whose work is counted already, where the discipline wants it in the queue."""
+    """Put a task where the discipline wants it in the queue."""
     discipline = scenario.node[n].queue
     node = environment.node[n]
     task = environment.task
@@ -61,7 +60,6 @@ def receive(scenario, environment, n, slot):
     node = environment.node[n]
     task = environment.task
     tail = node.received_tail
-    node.queued_work += task[slot].work
     node.overdue_s = min(node.overdue_s, task[slot].deadline_s + scenario.settings[0].expiry_grace_s)
     task[slot].received = 1
     task[slot].previous = tail
@@ -106,7 +104,6 @@ def dequeue_first(scenario, environment, n):
             node.queue_tail = NONE
         else:
             task[after].previous = NONE
-    _forget_work(scenario, node, task[first].work)
 
 
 @kernel
@@ -118,22 +115,13 @@ def leave_queue(scenario, environment, n, slot, now_s):
         _leave_received(environment.task, node, slot)
     else:
         _leave_queue(environment.task, node, scenario.node[n].queue, slot)
-    _forget_work(scenario, node, task.work)
     if is_full(scenario) and task.undecided:
         withdraw(environment.task, node, slot)
     task.waiting_s += now_s - task.since_s
 
 
 @kernel
-def _forget_work(scenario, node, work):
-    if node.queue_head == NONE and (not has_ticks(scenario) or node.received_head == NONE):
-        node.queued_work = 0.0  # no rounding is carried from one busy period to the next
-    else:
-        node.queued_work -= work
-
-
-@kernel
-def _goes_before(task, discipline, a, b):
+def goes_before(task, discipline, a, b):
     """Return whether task `a` is served before `b`: by deadline or work, equals in order of creation."""
     first = task[a].deadline_s if discipline == EDF else task[a].work
     second = task[b].deadline_s if discipline == EDF else task[b].work
@@ -143,7 +131,7 @@ def _goes_before(task, discipline, a, b):
 @kernel
 def _meld(task, discipline, a, b):
     """Make one heap of two, given by their roots, and return its root; its own siblings are left as they were."""
-    if _goes_before(task, discipline, b, a):
+    if goes_before(task, discipline, b, a):
         root, loser = b, a
     else:
         root, loser = a, b

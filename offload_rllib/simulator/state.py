@@ -56,9 +56,14 @@ def remembered_broadcasts(scenario: Scenario) -> int:
     return 1 << (needed - 1).bit_length()
 
 
+def servers_of(scenario: Scenario) -> int:
+    """Return the number of servers of all nodes."""
+    return int(scenario.node["servers"].sum())
+
+
 def heap_size(nodes: int, task_slots: int) -> int:
-    """Return the room for events: three of each node (arrival, failure, tick), three of each task."""
-    return 3 * nodes + 3 * task_slots
+    """Return the room for events: three of each node (arrival, failure, tick), five of each task (see `has_room`)."""
+    return 3 * nodes + 5 * task_slots
 
 
 def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: int = 0) -> State:
@@ -80,6 +85,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         usage=np.zeros((num_envs, nodes), USAGE),
         client=np.zeros((num_envs, nodes), CLIENT_STATE),
         distribution=np.repeat(scenario.distribution[None], num_envs if varying else 1, axis=0),
+        server=np.zeros((num_envs, 3, servers_of(scenario))),
         link=np.zeros((num_envs, links), LINK_STATE),
         broadcast_order=np.zeros((num_envs, nodes), np.int32),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
@@ -142,13 +148,16 @@ def grow(scenario: Scenario, state: State) -> State:
 
 
 def fit(scenario: Scenario, state: State) -> State:
-    """Return the same state with room for the links of `scenario` and for the broadcasts that are under way there.
+    """Return the same state with room for the links and servers of `scenario` and for the broadcasts on their way.
 
     Call it before the reset of an environment whose network was drawn anew.
     """
     links, kept = len(scenario.link), remembered_broadcasts(scenario)
     if links > state.link.shape[1]:
         state = state._replace(link=_extended(state.link, links), broadcast_link=_extended(state.broadcast_link, links))
+    more = servers_of(scenario) - state.server.shape[2]
+    if more > 0:
+        state = state._replace(server=np.pad(state.server, ((0, 0), (0, 0), (0, more))))
     have = state.broadcast.shape[2]
     if kept > have:
         # The places of broadcasts follow from their numbers modulo the room, so those that are remembered move.
@@ -186,6 +195,7 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
         state.node,
         state.usage,
         state.client,
+        state.server,
         state.link,
         state.metrics,
         state.histogram,

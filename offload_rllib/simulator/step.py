@@ -51,6 +51,7 @@ def apply_action(scenario, environment, agent, action):
         if has_ticks(scenario):
             join_queue(scenario, environment, n)
         leave_queue(scenario, environment, n, slot, now_s)
+        node.stale = 1
     if action > 0:
         send(scenario, environment, n, slot, scenario.destination[agent, action], now_s)
 

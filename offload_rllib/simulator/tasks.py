@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,
+    EXPIRY_NEVER,
     FINISHED,
     FREE,
     HISTOGRAM_BINS,
@@ -17,8 +19,12 @@ from offload_rllib.simulator.types import (
     NODE_FAILED,
     NONE,
     OPEN,
+    OVERDUE,
     QUEUE_FULL,
     RESPONSES,
+    RETURNING,
+    SENT_BACK,
+    TRANSFERRED,
     UNFINISHED_SCORES,
 )
 
@@ -79,7 +85,6 @@ def append_held(environment, node, slot):
         task[tail].held_next = slot
     node.held_tail = slot
     node.held += 1
-    node.held_work += task[slot].work
 
 
 @kernel
@@ -99,7 +104,6 @@ def insert_held(environment, node, slot, following):
     else:
         task[before].held_next = slot
     node.held += 1
-    node.held_work += task[slot].work
 
 
 @kernel
@@ -128,10 +132,6 @@ def _unlink_held(task, node, slot):
     else:
         task[after].held_previous = before
     node.held -= 1
-    if node.held == 0:
-        node.held_work = 0.0  # no rounding is carried from one time to the next
-    else:
-        node.held_work -= task[slot].work
 
 
 @kernel
@@ -253,6 +253,36 @@ def account(scenario, environment, slot, now_s, outcome):
 
 
 @kernel
+def expiry_of(settings, task):
+    """Return when a task would expire if it still waited then; infinite if nothing expires."""
+    return np.inf if settings.expiry == EXPIRY_NEVER else task.deadline_s + settings.expiry_grace_s
+
+
+@kernel
+def stop_awaiting(origin, task):
+    """Let a task's origin wait no longer for its result: it is there, or will not come, by all that the node knows.
+
+    A node knows what happens to tasks at itself, and how late it is. No message tells it of a drop elsewhere.
+    """
+    origin.own_awaited -= task.awaited
+    task.awaited = 0
+
+
+@kernel
+def _await_in_vain(scenario, environment, task, now_s, outcome):
+    """Let the origin of a task that ended wait on if it cannot know of the end."""
+    settings = scenario.settings[0]
+    origin = environment.node[task.origin]
+    here = task.node == task.origin and task.stage not in (TRANSFERRED, RETURNING, SENT_BACK)
+    expire_s = expiry_of(settings, task)
+    if outcome == FINISHED or here or now_s >= expire_s:
+        stop_awaiting(origin, task)
+    elif expire_s <= settings.horizon_s:
+        environment.episode[0].overdue_in_heap += 1
+        push(environment, expire_s, event_key(OVERDUE, task.origin, task.number), NONE)
+
+
+@kernel
 def release(scenario, environment, slot, now_s, outcome):
     """End a task: close its origin's account, enter it into the metrics, and give its slot back."""
     settings = scenario.settings[0]
@@ -261,6 +291,7 @@ def release(scenario, environment, slot, now_s, outcome):
     origin = environment.node[task.origin]
     weight = scenario.type_weight[task.type]
     change_unfinished(origin, now_s, -1, weight)
+    _await_in_vain(scenario, environment, task, now_s, outcome)
     if outcome == FINISHED:
         origin.own_finished += weight
         episode.finished += 1

@@ -1,7 +1,7 @@
 """The types of the simulator: what an array holds, its shape, its units.
 
-Sizes: E environments, N nodes, M directed links, A agents, D deciding nodes (the agents first, then those that act by
-a rule), R action rows (self and destinations), k tasks decided at a time, T task slots,
+Sizes: E environments, N nodes, M directed links, S servers of all nodes, A agents, D deciding nodes (the agents first,
+then those that act by a rule), R action rows (self and destinations), k tasks decided at a time, T task slots,
 K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins,
 L log rows, Y task types, C values of empirical distributions, P rows of recordings or of tables of rates, B states of
 a bursty rate.
@@ -28,6 +28,7 @@ REPAIR = 5
 TRANSFER = 6
 ARRIVAL = 7
 TICK = 8
+OVERDUE = 9
 
 # Where a task is.
 FREE = 0
@@ -101,6 +102,8 @@ SETTINGS = _record(
     time_scale_s="f8",  # a response time that an observation shows as 0.5
     work_scale="f8",  # instructions that an observation shows as 0.5
     bits_scale="f8",
+    clock_period_s="f8",  # of the time of day that an observation shows; 0 if the load does not follow it
+    clock_phase="f8",  # in periods
     max_speed="f8",  # of one node with all its cores, instructions per second
     mean_work="f8",  # instructions per task
     mean_service_s="f8",  # of a mean task at a node of mean speed
@@ -127,6 +130,7 @@ NODE = _record(
     works_in_ticks="i4",
     agent="i4",  # index among the deciding nodes, or NONE
     first_link="i4",
+    first_server="i4",  # in `State.server`
     degree="i4",
 )
 
@@ -218,6 +222,7 @@ EPISODE = _record(
     broadcast_position="i4",
     heap_size="i4",
     expiries_in_heap="i4",
+    overdue_in_heap="i4",
     free_slots="i4",
     stage="i4",  # where to go on after the arrays grew: 0 actions not applied yet, 1 events running
     finished="i8",
@@ -233,9 +238,8 @@ EPISODE = _record(
 NODE_STATE = _record(
     key="u8",  # of the node's random streams in this episode
     arrival_rate="f8",  # tasks per second made by the client here, in this episode, at level 1
-    queued_work="f8",  # instructions of the waiting tasks
-    held_work="f8",  # instructions of the held tasks
-    service_end_sum="f8",  # sum over the served tasks of their end of service
+    free_s="f8",  # when a server is free for one more task; see `waits`
+    busy_until_s="f8",  # when the task in service leaves the only server; kept where `waits` may have to walk
     changed_s="f8",  # when `tasks` changed last
     task_seconds="f8",  # integral of `tasks`
     full_seconds="f8",  # time spent at capacity
@@ -257,9 +261,11 @@ NODE_STATE = _record(
     arrivals="i8",
     choices="i8",
     own_unfinished="i4",  # tasks made here that have not ended, wherever they are
+    own_awaited="i4",  # tasks made here whose result the node still waits for; see `tasks.stop_awaiting`
     tasks="i4",  # held, waiting and served
     busy="i4",
     down="i4",  # 1 while the node has failed
+    stale="i4",  # 1 if `free_s` must be computed anew
     held="i4",  # tasks to be decided: held ones, or, with `OFFER_NEWEST`, waiting ones
     held_head="i4",
     held_tail="i4",
@@ -299,7 +305,7 @@ LINK_STATE = _record(
     arrived="i8",
 )
 
-BROADCAST = _record(stamp_s="f8", work="f8", tasks="i4", down="i4")
+BROADCAST = _record(stamp_s="f8", free_s="f8", tasks="i4", down="i4")
 BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, at the stamp
 
 TASK = _record(
@@ -323,6 +329,7 @@ TASK = _record(
     hops="i4",
     hops_left="i4",  # of the result on its way back
     stage="i4",
+    awaited="i4",  # 1 while its origin waits for it
     undecided="i4",  # 1 while among its node's `held`
     received="i4",  # in ticks: 1 while it waits to join its node's queue
     held_next="i4",
@@ -418,6 +425,7 @@ class State(NamedTuple):
     usage: Array  # [E, N] USAGE
     client: Array  # [E, N] CLIENT_STATE
     distribution: Array  # [E, Y, 4] DISTRIBUTION of the episode; [1, Y, 4] where episodes do not differ
+    server: Array  # [E, 3, S] float64: of each node a heap of times, one for each server; see `waits`
     link: Array  # [E, M] LINK_STATE
     broadcast_order: Array  # [E, N] int32: nodes by phase
     broadcast: Array  # [E, N, K] BROADCAST

@@ -112,6 +112,22 @@ def _levels(
     return low, high, low + (high - low) * share
 
 
+def clock_of(arrivals: np.ndarray, horizon_s: float) -> tuple[float, float]:
+    """Return the period of the time of day and its phase at time 0, in periods; a period of 0 if load has no such time.
+
+    Where rates do not repeat, an episode is half a period: every time of it looks different then.
+
+    Args:
+        arrivals: an ARRIVALS record.
+        horizon_s: length of an episode.
+    """
+    if arrivals["kind"] in (kinds.DIURNAL, kinds.ZIGZAG) and not arrivals["heterogeneous"]:
+        return float(arrivals["period_s"]), float(arrivals["phase"])
+    if arrivals["kind"] in (kinds.LINEAR, kinds.TABLE):
+        return 2.0 * horizon_s, 0.0
+    return 0.0, 0.0
+
+
 def _triangle_integral(periods: float) -> float:
     """Return the integral from 0, in periods, of the triangle wave that starts at 0 and has its height of 1 at 1/2."""
     whole, part = divmod(periods, 1.0)
