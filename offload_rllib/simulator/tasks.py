@@ -85,6 +85,7 @@ def append_held(environment, node, slot):
         task[tail].held_next = slot
     node.held_tail = slot
     node.held += 1
+    node.told_from_s = -1.0
 
 
 @kernel
@@ -132,6 +133,7 @@ def _unlink_held(task, node, slot):
     else:
         task[after].held_previous = before
     node.held -= 1
+    node.told_from_s = -1.0
 
 
 @kernel

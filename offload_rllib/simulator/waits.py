@@ -81,6 +81,7 @@ def join(scenario, environment, n, slot, now_s):
     """Note that a task is to be processed by node `n`."""
     here = scenario.node[n]
     node = environment.node[n]
+    node.told_from_s = -1.0
     if is_full(scenario) and here.queue != FIFO:
         node.stale = 1
         return
@@ -96,6 +97,7 @@ def clear(scenario, environment, n):
     node.free_s = 0.0
     node.busy_until_s = 0.0
     node.stale = 0
+    node.told_from_s = -1.0
     for server in range(here.first_server, here.first_server + here.servers):
         environment.server[SERVING, server] = 0.0
         environment.server[QUEUED, server] = 0.0
@@ -218,6 +220,17 @@ def wait_of_offered(scenario, environment, n, now_s):
     return wait_of(scenario, environment, n, now_s)
 
 
+@called_kernel
+def _told(settings, here, server, task, slot, free_s, now_s):
+    """Place the held tasks, from `slot` on, behind the others; return when the first server is free then."""
+    if here.servers > 1:
+        _copy(here, server, QUEUED, SCRATCH)
+    while slot != NONE:
+        free_s = _place(settings, here, server, SCRATCH, free_s, task[slot], now_s)
+        slot = task[slot].held_next
+    return free_s
+
+
 @kernel
 def advertised_free_at(scenario, environment, n, now_s):
     """Return when a server of node `n` is free for one more task if the node keeps all that it holds.
@@ -229,11 +242,12 @@ def advertised_free_at(scenario, environment, n, now_s):
     slot = environment.node[n].held_head
     if slot == NONE or (is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST):
         return free_s  # what is on offer waits in the queue, and is counted there
-    here = scenario.node[n]
-    if here.servers > 1:
-        _copy(here, environment.server, QUEUED, SCRATCH)
-    while slot != NONE:
-        task = environment.task[slot]
-        free_s = _place(scenario.settings[0], here, environment.server, SCRATCH, free_s, task, now_s)
-        slot = task.held_next
-    return free_s
+    node = environment.node[n]
+    # Where no server is idle, the present time does not matter. Every neighbour asks for the same.
+    from_s = max(free_s, now_s)
+    if from_s != node.told_from_s:
+        node.told_from_s = from_s
+        node.told_s = _told(
+            scenario.settings[0], scenario.node[n], environment.server, environment.task, slot, free_s, now_s
+        )
+    return node.told_s
