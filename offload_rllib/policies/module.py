@@ -67,8 +67,8 @@ class _Masked(TorchRLModule):
         size, actions = self._sizes()
         if network.kind == POINTER and size != first + here_size + (actions - 1) * row_size:
             raise ConfigError(
-                f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers for "
-                f"{actions} actions; accepted: `blocks` of the environment's layout, `vector_env(...).layout.blocks`"
+                f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers "
+                f"for {actions} actions; accepted: `vector_env(...).layout.blocks` of the environment"
             )
         return {key: getattr(network, key) for key in SHAPE} | {"rows": (first, here_size, row_size)}
 

@@ -72,7 +72,7 @@ from offload_rllib.simulator.types import (
     State,
 )
 from offload_rllib.simulator.variants import has_ticks, is_full, is_large
-from offload_rllib.simulator.waits import advertised_free_at, begin_service, join, served_until
+from offload_rllib.simulator.waits import advertised_free_at, begin_service, join
 
 # A kernel returns after so many events, some tenths of a second, so that Ctrl-C finds Python listening.
 EVENTS_PER_CALL = 2**18
@@ -145,7 +145,6 @@ def _start_service(scenario, environment, n, slot, now_s):
     if has_ticks(scenario) and scenario.node[n].works_in_ticks:
         node.serving = slot
         node.work_left = task.work
-        begin_service(scenario, environment, n, task, now_s)
         return
     last_s = task.deadline_s if settings.expiry == EXPIRY_ABORT else np.inf
     if is_full(scenario):
@@ -219,7 +218,6 @@ def _work(scenario, environment, n, now_s):
     node.busy_seconds += done / speed
     task = environment.task[node.serving]
     task.service_end_s = now_s + node.work_left / speed
-    node.busy_until_s = served_until(settings, task, node.work_left / speed, now_s)
     if node.work_left > 0.0:
         return False
     push(environment, now_s, event_key(SERVICE_END, n, task.number), node.serving)
@@ -256,9 +254,10 @@ def _tick(scenario, environment, n, now_s):
             _expire_overdue(scenario, environment, n, now_s)
         if node.tick % 2 == 0 or node.queue_head == NONE:
             join_queue(scenario, environment, n)
+    tick = node.tick
+    schedule_work(scenario, environment, n, tick + 1)
     if settings.broadcast_interval_s > 0.0:
-        _broadcast(scenario, environment, n, node.tick, now_s)
-    schedule_work(scenario, environment, n, node.tick + 1)
+        _broadcast(scenario, environment, n, tick, now_s)
 
 
 @kernel

@@ -6,7 +6,7 @@ own records, so that they need no arrays of their own: a task enters in constant
 amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
 
 Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
-`docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in its wait behind the queue (see `waits`).
+`docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in the node's wait (see `waits`).
 
 In a heap `child` is a task's first child, `next` its right sibling, `previous` its left sibling, or its parent if it
 is a first child.

@@ -85,6 +85,7 @@ def append_held(environment, node, slot):
         task[tail].held_next = slot
     node.held_tail = slot
     node.held += 1
+    node.held_work += task[slot].work
     node.told_from_s = -1.0
 
 
@@ -105,6 +106,8 @@ def insert_held(environment, node, slot, following):
     else:
         task[before].held_next = slot
     node.held += 1
+    node.held_work += task[slot].work
+    node.told_from_s = -1.0
 
 
 @kernel
@@ -134,6 +137,10 @@ def _unlink_held(task, node, slot):
         task[after].held_previous = before
     node.held -= 1
     node.told_from_s = -1.0
+    if node.held == 0:
+        node.held_work = 0.0  # no rounding is carried from one time to the next
+    else:
+        node.held_work -= task[slot].work
 
 
 @kernel

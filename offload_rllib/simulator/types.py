@@ -239,6 +239,7 @@ NODE_STATE = _record(
     key="u8",  # of the node's random streams in this episode
     arrival_rate="f8",  # tasks per second made by the client here, in this episode, at level 1
     free_s="f8",  # when a server is free for one more task; see `waits`
+    held_work="f8",  # instructions of the held tasks
     told_s="f8",  # the same if all held tasks are kept, and placed from `told_from_s` on
     told_from_s="f8",  # -1: to be computed anew
     busy_until_s="f8",  # when the task in service leaves the only server; kept where `waits` may have to walk

@@ -8,17 +8,19 @@ the order is another, or a task has left the queue to be sent on, the node is ma
 asks.
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
-with SJF, and for an urgent one with EDF. In ticks the work in service is taken to go on between its moments, and what
-a node has received and not queued yet counts as behind the queue. A failure that is still to come is not foreseen.
+with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
+it has received counts as if it were queued already. A failure that is still to come is not foreseen.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.queues import goes_before
-from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_QUEUED, FIFO, LIFO, NONE, OFFER_NEWEST
+from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, EXPIRY_QUEUED, FIFO, LIFO, NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import has_ticks, is_full
 
 # First axis of `State.server`: when servers have done what is in service, what waits too, and scratch.
@@ -28,12 +30,18 @@ SCRATCH = 2
 
 
 @kernel
-def served_until(settings, task, service_s, start_s):
+def _served_until(settings, here, task, service_s, start_s):
     """Return when a task leaves a server that is free for it at `start_s`; at once if it has expired by then."""
     if settings.expiry == EXPIRY_ABORT:
         return max(min(start_s + service_s, task.deadline_s), start_s)
-    if settings.expiry == EXPIRY_QUEUED and start_s > task.deadline_s + settings.expiry_grace_s:
-        return start_s
+    if settings.expiry == EXPIRY_QUEUED:
+        expires_s = task.deadline_s + settings.expiry_grace_s
+        if here.works_in_ticks:
+            # What is overdue is given up once a tick, behind the work.
+            if expires_s <= math.floor(start_s / settings.tick_s + 1e-9) * settings.tick_s:
+                return start_s
+        elif start_s > expires_s:
+            return start_s
     return start_s + service_s
 
 
@@ -61,7 +69,7 @@ def _occupy(server, row, first, count, until_s):
 @kernel
 def _place(settings, here, server, row, free_s, task, now_s):
     """Place a task on the server that is free first, at `free_s`; return when the first one is free then."""
-    until_s = served_until(settings, task, task.work / here.core_speed, max(free_s, now_s))
+    until_s = _served_until(settings, here, task, task.work / here.core_speed, max(free_s, now_s))
     return until_s if here.servers == 1 else _occupy(server, row, here.first_server, here.servers, until_s)
 
 
@@ -109,22 +117,35 @@ def _copy(here, server, source, target):
         server[target, place] = server[source, place]
 
 
+@kernel
+def _append_list(task, slot, order, count):
+    """Write the tasks of a list into `order` from place `count` on and return the place behind them."""
+    while slot != NONE:
+        order[count] = slot
+        count += 1
+        slot = task[slot].next
+    return count
+
+
 @called_kernel
-def _in_order_of_service(task, discipline, head, order):
-    """Write the waiting tasks into `order` [tasks] and return their number."""
+def _in_order_of_service(task, discipline, head, received, order):
+    """Write the waiting tasks into `order` [tasks] and return their number.
+
+    Those from `received` on, if it is not NONE, will join the queue one after the other.
+    """
     count = 0
-    if discipline <= LIFO:
-        slot = head
-        while slot != NONE:
-            order[count] = slot
-            count += 1
-            slot = task[slot].next
-        return count
-    if head == NONE:
-        return 0
-    order[0] = head
-    count = 1
-    place = 0
+    if discipline == FIFO:
+        count = _append_list(task, head, order, count)
+        return _append_list(task, received, order, count)
+    count = _append_list(task, received, order, count)
+    if discipline == LIFO:
+        for place in range(count // 2):
+            order[place], order[count - 1 - place] = order[count - 1 - place], order[place]
+        return _append_list(task, head, order, count)
+    place = count
+    if head != NONE:
+        order[count] = head
+        count += 1
     while place < count:
         slot = task[order[place]].child
         while slot != NONE:
@@ -162,16 +183,22 @@ def _walk(settings, here, node, task, received, server, row, order, now_s, witho
         now_s: the present time.
         without: slot of a waiting task to leave out, or NONE.
     """
-    if here.servers == 1:
+    if here.works_in_ticks:
+        # By the end of the tick before its next work the node has done what it could until then.
+        start_s = (node.tick - 1) * settings.tick_s
+        free_s = start_s
+        if node.busy > 0:
+            serving = task[node.serving]
+            free_s += node.work_left / here.core_speed
+            if settings.expiry == EXPIRY_ABORT:
+                free_s = max(min(free_s, serving.deadline_s), start_s)
+        now_s = start_s
+    elif here.servers == 1:
         free_s = node.busy_until_s if node.busy > 0 else now_s
     else:
         _copy(here, server, SERVING, row)
         free_s = server[row, here.first_server]
-    count = _in_order_of_service(task, here.queue, node.queue_head, order)
-    while received != NONE:
-        order[count] = received
-        count += 1
-        received = task[received].next
+    count = _in_order_of_service(task, here.queue, node.queue_head, received, order)
     for place in range(count):
         slot = order[place]
         if slot != without:
@@ -242,12 +269,14 @@ def advertised_free_at(scenario, environment, n, now_s):
     slot = environment.node[n].held_head
     if slot == NONE or (is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST):
         return free_s  # what is on offer waits in the queue, and is counted there
+    settings = scenario.settings[0]
+    here = scenario.node[n]
     node = environment.node[n]
-    # Where no server is idle, the present time does not matter. Every neighbour asks for the same.
     from_s = max(free_s, now_s)
+    if here.servers == 1 and (settings.expiry == EXPIRY_NEVER or not settings.has_deadline):
+        return from_s + node.held_work / here.core_speed
+    # Where no server is idle, the present time does not matter. Every neighbour asks for the same.
     if from_s != node.told_from_s:
         node.told_from_s = from_s
-        node.told_s = _told(
-            scenario.settings[0], scenario.node[n], environment.server, environment.task, slot, free_s, now_s
-        )
+        node.told_s = _told(settings, here, environment.server, environment.task, slot, free_s, now_s)
     return node.told_s
