@@ -57,6 +57,12 @@ def random_actions(env: VectorEnv, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, env.num_actions, env.rewards.shape)
 
 
+def log_bytes(env: VectorEnv, e: int) -> bytes:
+    """Return the task log of an episode as bytes, without the padding between its records, which is undefined."""
+    log = env.task_log(e)
+    return b"".join(log[name].tobytes() for name in log.dtype.names or ())
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Start Ray once, on two CPUs, and stop it at the end."""

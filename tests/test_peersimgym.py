@@ -49,10 +49,10 @@ def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any]
 
     if case["name"] in RESPONSE_SHARES:
         responses = np.concatenate([episode.responses for episode in episodes])
-        shares = RESPONSE_SHARES[case["name"]]
-        assert [float((responses == ticks).mean()) for ticks in shares] == pytest.approx(
-            list(shares.values()), abs=0.015
-        )
+        for ticks, share in RESPONSE_SHARES[case["name"]].items():
+            # They were noted of one run, as whole percents: two standard errors of its number of tasks.
+            error = (share * (1 - share) / case["summary"]["generated"]["mean"]) ** 0.5
+            assert abs(float((responses == ticks).mean()) - share) <= 2 * error + 0.005
     few = 2 + 0.005 * case["summary"]["generated"]["mean"]
     check("response_ticks", "mean_response_ticks", 0.25)
     check("tasks_in_node", "mean_tasks_in_node", 0.1)

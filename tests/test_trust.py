@@ -16,6 +16,7 @@ import offload_rllib
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.trust import functions_of
+from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.experiment.compare import ComparisonFolder
 from offload_rllib.experiment.compare_plan import SweptKey, load_plan, plan_of
 from offload_rllib.experiment.run_folder import RunFolder
@@ -84,7 +85,7 @@ def test_code_named_by_the_environment_of_a_run_is_refused_unless_trusted(ran: P
             offload_rllib.vector_env(path, trust=True)
     else:
         env = offload_rllib.vector_env(path, trust=True)
-        env.reset([0])
+        env.reset(held_out_keys(0, 1))
         env.step(env.heuristic_actions("local"))
     assert ran.exists()
 
