@@ -284,6 +284,19 @@ NAMES_A_FILE = BeforeValidator(_located)
 DataFile = Annotated[str, NAMES_A_FILE, Field(min_length=1, strict=True)]
 
 
+def _beside(value: Any, info: ValidationInfo) -> Any:
+    """Return the path of a YAML file that lies where a data file would be looked for; any other text as it is."""
+    if not isinstance(value, str) or not isinstance(info.context, DataFolders):
+        return value
+    folder = Path.cwd() if value in info.context.from_here else info.context.of_file
+    found = None if folder is None else (folder / Path(value).expanduser()).resolve()
+    return value if found is None or not found.is_file() else str(found)
+
+
+# The name of a preset, or of a YAML file: beside the one that holds it, or in the working folder.
+ConfigName = Annotated[str, BeforeValidator(_beside), Field(min_length=1, strict=True)]
+
+
 def names_a_file(field: FieldInfo) -> bool:
     """Return whether a key of a `Schema` holds the name of a data file."""
     options = [getattr(option, "__metadata__", ()) for option in get_args(field.annotation)]
