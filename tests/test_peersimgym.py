@@ -33,7 +33,14 @@ def test_recorded_tasks_under_recorded_decisions(path: Path, tmp_path: Path) -> 
     assert kolmogorov_distance(recorded_responses(recording), ours.responses) <= 0.025
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+# Ten nodes take minutes; those of one and two nodes are the fast ones.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if case["name"].startswith("n10") else [])
+        for case in CASES
+    ],
+)
 def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any], tmp_path: Path) -> None:
     episodes = [simulate(case["config"], case["policy"], seed, tmp_path) for seed in range(SEEDS)]
     seeds = len(case["per_seed"])

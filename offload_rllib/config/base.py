@@ -72,7 +72,7 @@ class Schema(BaseModel):
 class AlgorithmSettings(Schema):
     """An algorithm whose implementation may be replaced."""
 
-    implementation: CodePath | None = None
+    implementation: Annotated[CodePath | None, NAMES_CODE] = None
     """A configuration class of one's own in place of this package's for the algorithm, as package.module:Class: a
     subclass of it, which may bring an algorithm or a learner of its own (`docs/rollout.md`)."""
 
