@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from offload_rllib.config import load_environment
+from offload_rllib.config.trust import TRUST
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 
@@ -55,6 +56,18 @@ def make_env(environment: Any, num_envs: int = 1, *, log: bool = False) -> Vecto
 def random_actions(env: VectorEnv, rng: np.random.Generator) -> np.ndarray:
     """Return actions of which some are valid and some are not."""
     return rng.integers(0, env.num_actions, env.rewards.shape)
+
+
+def log_bytes(env: VectorEnv, e: int) -> bytes:
+    """Return the task log of an episode as bytes, without the padding between its records, which is undefined."""
+    log = env.task_log(e)
+    return b"".join(log[name].tobytes() for name in log.dtype.names or ())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a `--trust` of one test say nothing in the next."""
+    monkeypatch.setenv(TRUST, "0")
 
 
 @pytest.fixture(scope="session")

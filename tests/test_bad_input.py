@@ -15,6 +15,7 @@ import yaml
 from conftest import small_environment
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.config.topology import Manual
 from offload_rllib.scenario import build_scenario
 
 
@@ -251,7 +252,9 @@ def test_names_may_have_hyphens() -> None:
     environment = small_environment()
     environment["topology"]["nodes"][0]["name"] = "edge-1"
     environment["topology"]["links"] = [["edge-1", "b"], ["b", "c"], ["c", "d"], ["d", "edge-1"]]
-    assert load_environment(environment).topology.nodes[0].name == "edge-1"
+    topology = load_environment(environment).topology
+    assert isinstance(topology, Manual)
+    assert topology.nodes[0].name == "edge-1"
     mapping = {"sharing": {"mapping": {"edge-nodes": ["edge-1"], "others": ["node"]}}}
     assert load_policy_config({"algorithm": {"name": "PPO"}} | mapping).sharing.mapping
     for wrong in ("-a", "a b", "a/b", ""):

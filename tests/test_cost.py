@@ -41,7 +41,7 @@ RATE = "workload.load={tasks_per_second_per_client: 1e12}"
         (["workload.arrivals={kind: uniform, slot_s: 1e-12}"], r"workload.arrivals.slot_s: about .* events"),
         (["workload.arrivals={kind: zigzag, period_s: 1e-12}"], r"workload.arrivals.period_s: about .* events"),
         (
-            [RATE.replace("1e12", "375"), "workload.deadline_s=null", "horizon_s=2000000"],
+            [RATE.replace("1e12", "375"), "workload.deadline_s=null", "horizon_s=2000000", "score.drop_s=2e6"],
             r"the tasks that gather in an episode need about .* GiB, and this machine has",
         ),
     ],
@@ -63,7 +63,7 @@ def test_estimates_are_near_what_happens() -> None:
 
 
 def test_many_environments_whose_tasks_do_not_fit_together_are_refused() -> None:
-    overrides = ["workload.load={rho: 100}", "workload.deadline_s=null", "horizon_s=100000"]
+    overrides = ["workload.load={rho: 100}", "workload.deadline_s=null", "horizon_s=100000", "score.drop_s=1e5"]
     assert vector_env(small_environment(), 1, overrides=overrides).num_envs == 1
     with pytest.raises(ConfigError, match=r"num_envs: 4000 environments .* need about .* GiB"):
         vector_env(small_environment(), 4000, overrides=overrides)
@@ -102,7 +102,7 @@ def test_train_says_so_before_it_begins(
     monkeypatch.setattr(training, "check", lambda *_: None)
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(small_environment(decisions={"interval_s": 4})))
-    _new_run(str(path), "ppo", None, [], str(tmp_path / "run"), None, take_all=False)
+    _new_run(str(path), "ppo", None, [], str(tmp_path / "run"), None, take_all=False, trust=False)
     assert "note: decisions cannot keep up: 4.8 tasks reach 'a'" in " ".join(capsys.readouterr().out.split())
 
 
@@ -133,7 +133,7 @@ def test_an_environment_without_tasks_says_so() -> None:
 def test_episodes_without_tasks_are_not_compared(tmp_path: Path) -> None:
     config = load_environment(small_environment(), ["workload.load={tasks_per_second_per_client: 5e-9}"])
     with pytest.raises(ConfigError, match=r"no task came in any of the 3 episodes, so there is nothing to compare"):
-        play(config, ["local"], 3, 0, lambda: tmp_path / "results", "title")
+        play(config, ["local"], 3, 0, lambda write: write(tmp_path / "results"), label="title")
     assert not list(tmp_path.iterdir())
 
 

@@ -145,7 +145,7 @@ def with_table(path: Path) -> dict[str, Any]:
 
 def with_trace(path: Path) -> dict[str, Any]:
     """Return a small environment with jobs of a trace."""
-    environment = small_environment()
+    environment = small_environment(score={"drop_s": 40})
     load = {"tasks_per_second_per_client": 1.0}
     environment["workload"] = {"jobs": {"kind": "alibaba", "path": str(path)}, "load": load}
     return environment

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
+from conftest import log_bytes, make_env, small_environment
 
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
@@ -34,7 +34,7 @@ def digest(env: VectorEnv, heuristic: str, e: int) -> str:
         done = env.step(env.heuristic_actions(heuristic))
         for array in (env.observations, env.masks, env.rewards):
             hashed.update(array[e].tobytes())
-    hashed.update(env.task_log(e).tobytes())
+    hashed.update(log_bytes(env, e))
     return hashed.hexdigest()
 
 

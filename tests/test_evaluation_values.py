@@ -24,6 +24,7 @@ from offload_rllib.experiment.sweep_search import metric_path, scheduler, tune_d
 from offload_rllib.experiment.sweep_trials import TrialOutcome, dominates, is_better
 from offload_rllib.experiment.tables import timings_table
 from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
+from offload_rllib.simulator.types import EXPIRY_ABORT
 
 CONFIG = load_environment(small_environment())
 
@@ -88,9 +89,9 @@ def test_the_least_time_of_a_law_and_the_price_of_a_drop() -> None:
     for kind, least in laws.items():
         law: Any = {"kind": kind, "a": 2.0, "b": 3.0}
         assert bound._least(law) == least  # pyright: ignore[reportPrivateUsage]
-    scenario: Any = SimpleNamespace(settings=[{"horizon_s": 40.0}])
+    scenario: Any = SimpleNamespace(settings=[{"horizon_s": 40.0, "expiry": EXPIRY_ABORT, "drop_s": 7.0}])
     tasks: Any = {"created_s": np.array([1.0, 10.0]), "deadline_s": np.array([6.0, np.inf])}
-    assert bound._price_of_dropping(scenario, tasks).tolist() == [5.0, 30.0]  # pyright: ignore[reportPrivateUsage]
+    assert bound._price_of_dropping(scenario, tasks).tolist() == [7.0, 30.0]  # pyright: ignore[reportPrivateUsage]
     assert bound._next_decision(np.array([0.0, 0.2, 0.5, 0.51]), 0.5).tolist() == [0, 0.5, 0.5, 1]  # pyright: ignore[reportPrivateUsage]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from conftest import log_bytes, make_env, random_actions, small_environment
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
@@ -244,8 +244,8 @@ def test_the_oracle_knows_now_what_others_are_told_later() -> None:
         )
     )
     for e in range(2):
-        assert oracle.task_log(e).tobytes() == informed.task_log(e).tobytes()
-        assert oracle.task_log(e).tobytes() != late.task_log(e).tobytes()
+        assert log_bytes(oracle, e) == log_bytes(informed, e)
+        assert log_bytes(oracle, e) != log_bytes(late, e)
 
 
 def test_the_oracle_counts_what_is_on_its_way_from_anywhere() -> None:

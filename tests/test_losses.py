@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_environment
+from conftest import make_env, small_environment
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
@@ -23,7 +23,7 @@ from offload_rllib.algorithms.appo import TARGET_LOGP
 from offload_rllib.algorithms.ddqn import DISCOUNTS, RETURNS, TD_ERRORS, WEIGHTS
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import QF_PREDS
 from offload_rllib.policies.network import INVALID_LOGIT
@@ -51,9 +51,9 @@ def make_learner(name: str, **algorithm: Any) -> Any:
             "training": {"runners": 1, "envs_per_runner": 4, "env_steps": ENV_STEPS, "seed": 3},
         }
     )
-    env = OffloadParallelEnv(small_environment())
+    env = make_env(small_environment())
     config = algorithm_config(load_environment(small_environment()), policy, cpus=2)
-    learner = config.build_learner(env=None, spaces={SHARED: (env.observation_space("a"), env.action_space("a"))})
+    learner = config.build_learner(env=None, spaces={SHARED: (observation_space(env), action_space(env))})
     for schedule in learner.schedules():
         schedule.update(timestep=ENV_STEPS // 2)
     return learner

@@ -24,7 +24,7 @@ def algorithm_with_a_lost_runner(monkeypatch: pytest.MonkeyPatch, looks: list[fl
 
     monkeypatch.setattr(offload_algorithm.Algorithm, "restore_env_runners", look)
     algorithm = object.__new__(OffloadAlgorithm)
-    algorithm.env_runner_group = object()
+    algorithm.env_runner_group = object()  # pyright: ignore[reportAttributeAccessIssue] - only handed on
     algorithm.sampler = Sampler(1.0)
     return algorithm
 

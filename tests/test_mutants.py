@@ -10,7 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from mutants import BROKEN, KILLED, SURVIVED, TIMED_OUT, Fault, load_faults, report, run_tests  # noqa: E402 - a script
+from mutants import (  # noqa: E402 - a script  # pyright: ignore[reportMissingImports]
+    BROKEN,
+    KILLED,
+    SURVIVED,
+    TIMED_OUT,
+    Fault,
+    load_faults,
+    report,
+    run_tests,
+)
 
 FAULTS = load_faults()
 AREAS = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_environment
+from conftest import make_env, small_environment
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
@@ -20,7 +20,7 @@ from offload_rllib.algorithms.a2c import A2C
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, TIME, standardised
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.rollout.fragment import Fragment
@@ -43,9 +43,9 @@ def make_learner(name: str = "PPO", **algorithm: Any) -> Any:
             "training": {"runners": 0, "envs_per_runner": ENVS, "seed": 3},
         }
     )
-    env = OffloadParallelEnv(small_environment())
+    env = make_env(small_environment())
     config = algorithm_config(load_environment(small_environment()), policy, cpus=2)
-    spaces = {module_id: (env.observation_space("a"), env.action_space("a")) for module_id in AGENTS}
+    spaces = {module_id: (observation_space(env), action_space(env)) for module_id in AGENTS}
     learner = config.build_learner(env=None, spaces=spaces)
     torch.manual_seed(0)
     for module in learner.module.values():

@@ -33,7 +33,14 @@ def test_recorded_tasks_under_recorded_decisions(path: Path, tmp_path: Path) -> 
     assert kolmogorov_distance(recorded_responses(recording), ours.responses) <= 0.025
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+# Ten nodes take minutes; those of one and two nodes are the fast ones.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["name"], marks=[pytest.mark.slow] if case["name"].startswith("n10") else [])
+        for case in CASES
+    ],
+)
 def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any], tmp_path: Path) -> None:
     episodes = [simulate(case["config"], case["policy"], seed, tmp_path) for seed in range(SEEDS)]
     seeds = len(case["per_seed"])
@@ -49,10 +56,10 @@ def test_statistics_of_its_own_tasks_under_its_own_policies(case: dict[str, Any]
 
     if case["name"] in RESPONSE_SHARES:
         responses = np.concatenate([episode.responses for episode in episodes])
-        shares = RESPONSE_SHARES[case["name"]]
-        assert [float((responses == ticks).mean()) for ticks in shares] == pytest.approx(
-            list(shares.values()), abs=0.015
-        )
+        for ticks, share in RESPONSE_SHARES[case["name"]].items():
+            # They were noted of one run, as whole percents: two standard errors of its number of tasks.
+            error = (share * (1 - share) / case["summary"]["generated"]["mean"]) ** 0.5
+            assert abs(float((responses == ticks).mean()) - share) <= 2 * error + 0.005
     few = 2 + 0.005 * case["summary"]["generated"]["mean"]
     check("response_ticks", "mean_response_ticks", 0.25)
     check("tasks_in_node", "mean_tasks_in_node", 0.1)

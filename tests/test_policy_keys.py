@@ -14,6 +14,10 @@ import pytest
 from conftest import small_environment
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
+from offload_rllib.algorithms.a2c import A2CConfig
+from offload_rllib.algorithms.appo import OffloadAPPOConfig
+from offload_rllib.algorithms.ddqn import DDQNConfig
+from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.base import Schema
@@ -84,6 +88,27 @@ def moving(name: str) -> list[Key]:
     ]
 
 
+class OwnPPO(OffloadPPOConfig):
+    """An implementation of one's own."""
+
+
+class OwnA2C(A2CConfig):
+    """An implementation of one's own."""
+
+
+class OwnAPPO(OffloadAPPOConfig):
+    """An implementation of one's own."""
+
+
+class OwnDDQN(DDQNConfig):
+    """An implementation of one's own."""
+
+
+def implementation(name: str) -> Key:
+    """Return the row of an implementation of one's own."""
+    return Key("implementation", f"{__name__}:{name}", lambda built: type(built.rllib).__name__, name)
+
+
 COMMON = [*moving("lr"), Key("gamma", 0.77, setting("gamma")), Key("grad_clip", 0.33, setting("grad_clip"))]
 ACTOR_CRITIC = [
     *COMMON,
@@ -102,13 +127,15 @@ ON_POLICY = [
 KEYS: dict[type[Schema], list[Key]] = {
     PPO: [
         *ON_POLICY,
+        implementation("OwnPPO"),
         Key("name", "PPO", lambda built: built.rllib.algo_class.__name__),
         Key("clip", 0.11, setting("clip_param")),
         Key("epochs", 5, setting("num_epochs")),
     ],
-    A2C: [*ON_POLICY, Key("name", "A2C", lambda built: built.rllib.algo_class.__name__)],
+    A2C: [*ON_POLICY, implementation("OwnA2C"), Key("name", "A2C", lambda built: built.rllib.algo_class.__name__)],
     APPO: [
         *ACTOR_CRITIC,
+        implementation("OwnAPPO"),
         Key("name", "APPO", lambda built: built.rllib.algo_class.__name__),
         Key("clip", 0.11, setting("clip_param")),
         Key("fragment_steps", 10, setting("rollout_fragment_length")),
@@ -123,6 +150,7 @@ KEYS: dict[type[Schema], list[Key]] = {
     ],
     DDQN: [
         *COMMON,
+        implementation("OwnDDQN"),
         Key("name", "DDQN", lambda built: built.rllib.algo_class.__name__),
         Key("n_step", 3, setting("n_step")),
         Key("dueling", value=False, found=module_key("dueling")),
@@ -200,8 +228,11 @@ KEYS: dict[type[Schema], list[Key]] = {
     ],
     PolicyConfig: [],
 }
-# Keys of `training` that the run uses, not the algorithm, and what tests them.
+# Keys that the run uses, or that name code, and what tests them.
 OF_THE_RUN = {
+    "callbacks": ("test_own_code.py", "test_an_implementation_callbacks_and_metrics_of_ones_own_are_used"),
+    "metrics": ("test_own_code.py", "test_an_implementation_callbacks_and_metrics_of_ones_own_are_used"),
+    "module": ("test_own_code.py", "test_a_module_of_ones_own_is_named_trained_kept_and_loaded"),
     "checkpoint_every": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "keep_checkpoints": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "checkpoint_every_s": ("test_watch.py", "test_a_checkpoint_is_asked_for_when_its_time_has_come"),
@@ -267,7 +298,7 @@ def test_every_key_has_a_row() -> None:
     for schema, keys in KEYS.items():
         names = {field.alias or name for name, field in schema.model_fields.items()}
         traced = {key.name for key in keys}
-        traced |= set(OF_THE_RUN) if schema is Training else set()
+        traced |= set(OF_THE_RUN) & names if schema in (Training, Network) else set()
         traced |= SECTIONS if schema is PolicyConfig else set()
         assert traced == names, schema.__name__
 

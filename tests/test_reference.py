@@ -347,7 +347,7 @@ def test_tasks_queue_first_in_first_out(service: str) -> None:
 # At 3 s a place is freed at the very instant at which the third task after the one in service arrives.
 @pytest.mark.parametrize(("service_s", "accepted"), [(2.5, 3), (3.0, 3), (3.0625, 4)])
 def test_a_full_node_drops_what_arrives_until_a_place_is_free(service_s: float, accepted: int) -> None:
-    environment = line("ab")
+    environment = line("ab", score={"drop_s": 60})
     environment["workload"]["jobs"]["types"] = [{"instructions": service_s}]
     environment["workload"]["load"]["tasks_per_second_per_client"] = 20.0  # a always has a task to send
     environment["topology"]["nodes"][1]["queue_capacity"] = 1
@@ -396,7 +396,7 @@ KEEP, SEND = 0, 1
 def test_deadlines(
     expiry: str, grace_s: float, action: int, expires_s: float, outcome: int, ended_s: float, node: int
 ) -> None:
-    environment = line("ab", deadlines={"expiry": expiry, "grace_s": grace_s})
+    environment = line("ab", deadlines={"expiry": expiry, "grace_s": grace_s}, score={"drop_s": 60})
     created_s = float(run_always(line("ab"), KEEP)["created_s"][0])
     decided_s = math.ceil(created_s)
     environment["workload"]["deadline_s"] = decided_s + expires_s - grace_s - created_s

@@ -34,7 +34,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_trace(path: Path, **workload: object) -> dict:
     """Return the small environment with jobs of a trace."""
-    environment = small_environment()
+    environment = small_environment(score={"drop_s": 40})
     environment["workload"] = {
         "jobs": {"kind": "alibaba", "path": str(path)},
         "load": {"tasks_per_second_per_client": 0.5},

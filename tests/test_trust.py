@@ -16,6 +16,7 @@ import offload_rllib
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.trust import functions_of
+from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.experiment.compare import ComparisonFolder
 from offload_rllib.experiment.compare_plan import SweptKey, load_plan, plan_of
 from offload_rllib.experiment.run_folder import RunFolder
@@ -84,7 +85,7 @@ def test_code_named_by_the_environment_of_a_run_is_refused_unless_trusted(ran: P
             offload_rllib.vector_env(path, trust=True)
     else:
         env = offload_rllib.vector_env(path, trust=True)
-        env.reset([0])
+        env.reset(held_out_keys(0, 1))
         env.step(env.heuristic_actions("local"))
     assert ran.exists()
 
@@ -137,3 +138,20 @@ def test_code_named_by_a_comparison_is_refused_unless_trusted(ran: Path) -> None
     assert functions_of(plan_of(["local"], ["small.yaml"]).model_copy(update={"sweep": (swept,)})) == (
         f"{FUNCTION}:pay",
     )
+
+
+def test_a_policy_file_of_a_strangers_run_that_names_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    path = tmp_path / "policy.yaml"
+    for content in (
+        PPO | {"network": {"module": "strangers_code:Module"}},
+        PPO | {"algorithm": {"name": "PPO", "implementation": "strangers_code:Config"}},
+        PPO | {"training": {"callbacks": ["strangers_code:Callback"]}},
+        PPO | {"training": {"metrics": {"mine": "strangers_code:metric"}}},
+    ):
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(ConfigError, match=r"names Python code \(strangers_code:"):
+            load_policy_config(path)
+        refused = CliRunner().invoke(app, ["train", "manual_5", str(path)])
+        assert "names Python code" in str(refused.exception)
+        assert load_policy_config(path, trust=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from conftest import small_environment
-from offload_rllib.experiment.callbacks import OffloadCallback
 from test_rollout import make_runner, runner_config
 
 from offload_rllib.config import load_environment, load_policy_config
@@ -21,6 +20,7 @@ from offload_rllib.experiment import watch as watch_module
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.watch import RunWatch
 from offload_rllib.policies.manifest import write_manifest
+from offload_rllib.rollout.callbacks import OffloadCallback
 
 
 def make_run(folder: Path) -> RunFolder:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
+
+from offload_rllib.config.trust import TRUST
 
 EnvArgument = Annotated[
     str, typer.Argument(help="A preset's name (see `envs`) or a path to a YAML file.", metavar="ENV")
@@ -17,9 +20,23 @@ SetPolicyOption = Annotated[
     list[str] | None,
     typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
 ]
+
+
+def _trust_all(trust: bool) -> bool:  # noqa: FBT001 - typer's signature
+    """Let every file be trusted, in the processes that a command starts, too."""
+    if trust:
+        os.environ[TRUST] = "1"
+    return trust
+
+
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust", help="Run Python code that a file of a run, sweep or comparison names; see docs/trust.md."),
+    typer.Option(
+        "--trust",
+        callback=_trust_all,
+        envvar=TRUST,
+        help="Run Python code that a file of a run, sweep, comparison or policy names; see docs/trust.md.",
+    ),
 ]
 EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
 HeldOutSeedOption = Annotated[

@@ -122,7 +122,7 @@ def _chooses_runners(policy: str, changes: list[str]) -> bool:
         return True
     path = find("policies", policy)
     own = path.resolve().parent != preset_folder("policies").resolve()
-    return own and "runners" in load_policy_config(path).training.model_fields_set
+    return own and "runners" in load_policy_config(path, trust=True).training.model_fields_set
 
 
 def _new_run(
@@ -141,7 +141,8 @@ def _new_run(
     from offload_rllib.experiment.training import check, with_all_runners
     from offload_rllib.scenario import build_scenario
 
-    environment, configured = load_environment(env, set_ or (), trust=trust), load_policy_config(policy, changes)
+    environment = load_environment(env, set_ or (), trust=trust)
+    configured = load_policy_config(policy, changes, trust=trust)
     if take_all:
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
@@ -197,7 +198,8 @@ def _train_from_outside(
             raise ConfigError(
                 "--storage: from outside a cluster the whole path of a folder is needed that all its nodes see"
             )
-        environment, configured = load_environment(env, set_ or (), trust=trust), load_policy_config(policy, set_policy)
+        environment = load_environment(env, set_ or (), trust=trust)
+        configured = load_policy_config(policy, set_policy, trust=trust)
         names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
         if names[0] == names[1]:
             names = names[0], f"policy-{names[1]}"

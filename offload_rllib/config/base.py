@@ -72,7 +72,7 @@ class Schema(BaseModel):
 class AlgorithmSettings(Schema):
     """An algorithm whose implementation may be replaced."""
 
-    implementation: CodePath | None = None
+    implementation: Annotated[CodePath | None, NAMES_CODE] = None
     """A configuration class of one's own in place of this package's for the algorithm, as package.module:Class: a
     subclass of it, which may bring an algorithm or a learner of its own (`docs/rollout.md`)."""
 
@@ -282,6 +282,19 @@ NAMES_A_FILE = BeforeValidator(_located)
 # The name of a data file: relative to the YAML file that holds it (to the working folder in an override or a mapping),
 # or `preset:` and a name relative to the environment presets. Loading makes it absolute, and refuses what is not there.
 DataFile = Annotated[str, NAMES_A_FILE, Field(min_length=1, strict=True)]
+
+
+def _beside(value: Any, info: ValidationInfo) -> Any:
+    """Return the path of a YAML file that lies where a data file would be looked for; any other text as it is."""
+    if not isinstance(value, str) or not isinstance(info.context, DataFolders):
+        return value
+    folder = Path.cwd() if value in info.context.from_here else info.context.of_file
+    found = None if folder is None else (folder / Path(value).expanduser()).resolve()
+    return value if found is None or not found.is_file() else str(found)
+
+
+# The name of a preset, or of a YAML file: beside the one that holds it, or in the working folder.
+ConfigName = Annotated[str, BeforeValidator(_beside), Field(min_length=1, strict=True)]
 
 
 def names_a_file(field: FieldInfo) -> bool:

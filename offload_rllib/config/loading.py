@@ -330,10 +330,10 @@ def load_environment(
 
 
 def load_policy_config(
-    source: str | Path | Mapping[str, Any] | PolicyConfig, overrides: Iterable[str] = ()
+    source: str | Path | Mapping[str, Any] | PolicyConfig, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> PolicyConfig:
     """Return a policy's configuration; arguments and errors as `load_environment`."""
-    return _load(PolicyConfig, "policies", source, overrides)
+    return _load(PolicyConfig, "policies", source, overrides, trust=trust)
 
 
 def load_sweep(

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
-from offload_rllib.config.base import CodePath, Count, Natural, NonNegative, Positive, Schema
+from offload_rllib.config.base import NAMES_CODE, CodePath, Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
@@ -29,7 +29,7 @@ class Network(Schema):
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the layers."""
-    module: CodePath | None = None
+    module: Annotated[CodePath | None, NAMES_CODE] = None
     """A class of one's own in place of this package's module for the algorithm, as package.module:Class: a subclass of
     it (`docs/policies.md`)."""
 
@@ -127,9 +127,9 @@ class Training(Schema):
     """Of the networks, of sampling and of the training episodes."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Where results also go, beside TensorBoard; each needs the extra of its name (`docs/tensorboard.md`)."""
-    callbacks: tuple[CodePath, ...] = ()
+    callbacks: Annotated[tuple[CodePath, ...], NAMES_CODE] = ()
     """RLlib's callbacks of one's own, as package.module:Class, beside this package's (`docs/rollout.md`)."""
-    metrics: dict[PolicyName, CodePath] = Field(default_factory=dict)
+    metrics: Annotated[dict[PolicyName, CodePath], NAMES_CODE] = Field(default_factory=dict)
     """Metrics of one's own, by name: functions package.module:function from the figures of an episode to a number."""
 
 

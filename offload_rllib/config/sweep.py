@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from offload_rllib.config.base import NAMES_CODE, Count, DataFile, Finite, Natural, Positive, Schema, bare_word_is
+from offload_rllib.config.base import NAMES_CODE, ConfigName, Count, Finite, Natural, Positive, Schema, bare_word_is
 from offload_rllib.config.policy import Seed
 
 ENVIRONMENT, POLICY = "environment", "policy"
@@ -148,9 +148,9 @@ class SweepConfig(Schema):
 
     description: str = ""
     """One line about it."""
-    environment: DataFile
+    environment: ConfigName
     """A preset of `envs/`, or a YAML file (beside this one, or from the working folder)."""
-    policy: DataFile
+    policy: ConfigName
     """A preset of `policies/`, or a YAML file."""
     fixed: dict[SpaceKey, Any] = Field(default_factory=dict)
     """What is different from those in all trials: keys as in `space`, one value each."""

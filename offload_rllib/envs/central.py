@@ -92,7 +92,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         )
         given = {"env": env, "overrides": overrides, "render_mode": render_mode}
         self._spec = EnvSpec(ENV_ID, ENTRY_POINT, kwargs=given)
-        self.spec = self._spec
+        self.spec = self._spec  # pyright: ignore[reportIncompatibleVariableOverride] - gymnasium has an attribute
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -100,7 +100,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, np.ndarray]):
         return self._spec
 
     @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self, spec: EnvSpec | None) -> None:
         # `gymnasium.make` sets what was registered, for environments of any length. A copy: what was registered, and
         # what `make` reads afterwards, stays as it is.
         self._spec = copy.copy(spec)

@@ -111,7 +111,7 @@ class RunFolder(RecordedFolder):
     @property
     def policy_config(self) -> PolicyConfig:
         """How it was trained."""
-        return load_policy_config(self.path / "policy.yaml")
+        return load_policy_config(self.path / "policy.yaml", trust=True)
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that are whole, oldest first."""

@@ -49,7 +49,7 @@ class SweepFolder(RecordedFolder):
             ENVIRONMENT_FILE: plan.environment.model_dump(mode="json"),
             POLICY_FILE: plan.policy.model_dump(mode="json", by_alias=True),
         }
-        functions = functions_of((plan.config, plan.environment))
+        functions = functions_of((plan.config, plan.environment, plan.policy))
         folder.make(content, environment=fingerprint(plan.environment), functions=functions)
         return folder
 
@@ -59,7 +59,7 @@ class SweepFolder(RecordedFolder):
         return SweepPlan(
             load_sweep(self.path / SWEEP_FILE, trust=self.trust),
             load_environment(self.path / ENVIRONMENT_FILE, trust=self.trust),
-            load_policy_config(self.path / POLICY_FILE),
+            load_policy_config(self.path / POLICY_FILE, trust=self.trust),
         )
 
     @property

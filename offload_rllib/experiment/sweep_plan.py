@@ -114,7 +114,10 @@ def plan_sweep(config: SweepConfig, *, trust: bool = False) -> SweepPlan:
         "policy.training.env_steps": config.budget.env_steps,
         "policy.training.seed": config.seeds[0],
     }
-    environment, policy = load_environment(config.environment, trust=trust), load_policy_config(config.policy)
+    environment, policy = (
+        load_environment(config.environment, trust=trust),
+        load_policy_config(config.policy, trust=trust),
+    )
     return SweepPlan(config, *_changed(environment, policy, config.fixed | own))
 
 

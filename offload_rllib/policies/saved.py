@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import read_bytes, read_json, written_at_once
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
+from offload_rllib.config.trust import TRUST, trusts_all
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
@@ -37,7 +37,6 @@ POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
 LARGEST_SIZE = 2**24
 # Agents evaluated at once. Temporaries of larger batches leave the processor's cache, at a third of the speed.
 CHUNK = 1024
-TRUST = "OFFLOAD_RLLIB_TRUST"
 
 
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE, strict=True)]
@@ -324,10 +323,10 @@ def load_saved_policy(folder: Path, *, trust: bool = False) -> SavedPolicy:
         ConfigError: the folder holds no policy, one that cannot be read, or one that names code that is not trusted.
     """
     description = load_description(folder)
-    if description.network.module is not None and not (trust or os.environ.get(TRUST) == "1"):
+    if description.network.module is not None and not (trust or trusts_all()):
         raise ConfigError(
             f"{folder / DESCRIPTION}: network.module: names Python code ({description.network.module}), which loading "
-            f"would run; if you trust it, set {TRUST}=1, or load_policy(..., trust=True) in Python"
+            f"would run; if you trust it, say so: --trust or {TRUST}=1, or load_policy(..., trust=True) in Python"
         )
     with torch.device("meta"):  # sizes alone: a description may ask for more memory than there is
         wanted = {key: tuple(value.shape) for key, value in description.make_network().state_dict().items()}
