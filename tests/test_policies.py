@@ -222,7 +222,7 @@ def test_one_pointer_policy_acts_on_networks_of_other_sizes(tmp_path: Path) -> N
         rigid.on(larger)
     with pytest.raises(ValueError, match=rf"the environment has {given}"):
         rigid(larger.observations, larger.masks)
-    with pytest.raises(ValueError, match=r"14 \+ 12 x actions observations; the environment has 49 for 3 actions"):
+    with pytest.raises(ValueError, match=r"18 \+ 12 x destinations observations; the environment has 49 for 2 dest"):
         policy(np.zeros((1, len(trained_on.agents), 49), np.float32), np.ones((1, len(trained_on.agents), 3), np.int8))
     with pytest.raises(ValueError, match=r"these policies are for \d+ agents"):
         policy(larger.observations, larger.masks)
