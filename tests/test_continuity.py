@@ -85,9 +85,7 @@ def test_counters_schedules_and_weights_go_on_after_a_restore(name: str, tmp_pat
                 lr = learner.get_optimizer(SHARED).param_groups[0]["lr"]
                 assert lr == pytest.approx(line(LR, FINAL_LR, steps), rel=1e-5), "the line of the whole run"
                 assert result["learners"][SHARED]["default_optimizer_learning_rate"] == pytest.approx(lr, rel=0.1)
-                if name == "A2C":
-                    coeff = learner._entropy_coeff[SHARED].get_current_value()
-                elif name == "PPO":
+                if name in ("A2C", "PPO"):
                     coeff = learner.entropy_coeff_schedulers_per_module[SHARED].get_current_value()
                 else:
                     continue

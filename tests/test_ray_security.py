@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -16,8 +17,9 @@ from ray._private import worker
 
 from offload_rllib.commands.train import _chooses_runners
 from offload_rllib.config.policy import Training
+from offload_rllib.experiment import cluster
 from offload_rllib.experiment.cluster import ClusterError, RayOptions, connect
-from offload_rllib.experiment.own_ray import messages_to_log
+from offload_rllib.experiment.own_ray import MESSAGES, messages_to_log
 from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.experiment.watch import RunWatch
 
@@ -62,10 +64,14 @@ with connect(RayOptions("local", dashboard=True)):
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_token_that_is_there_is_shown_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_there_is_shown_to_a_cluster(
+    ray_session: None,  # noqa: ARG001 - Ray has read its own mode before
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setattr("offload_rllib.experiment.cluster._knock", lambda *_: None)
+    monkeypatch.setattr("offload_rllib.experiment.cluster.ray.is_initialized", lambda: False)
     seen: list[str | None] = []
 
     def refuse(**_: Any) -> None:
@@ -79,17 +85,15 @@ def test_a_token_that_is_there_is_shown_to_a_cluster(monkeypatch: pytest.MonkeyP
     with pytest.raises(ClusterError, match="and the token in"), connect(RayOptions("head:6379")):
         pass
     assert seen == ["token"]
+    # Ray keeps the mode that it has read first, so that no attempt is made with this one.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with (
-        pytest.raises(ClusterError, match="none is sent, for RAY_AUTH_MODE is disabled"),
-        connect(RayOptions("head:6379")),
-    ):
-        pass
+    assert "none is sent, for RAY_AUTH_MODE is disabled" in cluster._about_token()
 
 
 def test_what_ray_tells_goes_to_the_log_of_a_run_or_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger(MESSAGES), "handlers", [])  # no run is in work
     told = {"lines": ["A worker died. To troubleshoot:\n Lease ID: 01"], "pid": "raylet", "is_err": False}
     with messages_to_log():
         worker.print_to_stdstream(told, ignore_prefix=False)

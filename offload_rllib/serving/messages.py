@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import FailFast, Field, ValidationError, model_validator
 
-from offload_rllib.config.base import Count, Finite, Flag, Positive, Schema
+from offload_rllib.config.base import Count, Flag, Positive, Schema
 from offload_rllib.config.loading import explain
 from offload_rllib.policies.draws import row_draws
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
@@ -40,7 +40,7 @@ class Limits(Schema):
 class ActRequest(Schema):
     """Rows of observations that want actions: one row for each agent."""
 
-    observations: Quick[Quick[Finite]]
+    observations: Quick[Quick[Annotated[float, Field(allow_inf_nan=False, strict=True)]]]
     """[N][F] features, as `OffloadParallelEnv` documents them; finite, also as float32."""
     action_masks: Quick[Quick[Annotated[int, Field(ge=0, le=1, strict=True)]]]
     """[N][R], 1 where an action is valid; at least one in each row."""
