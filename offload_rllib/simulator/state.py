@@ -107,11 +107,22 @@ def _extended(array: np.ndarray, size: int) -> np.ndarray:
     return longer
 
 
+def _lacks_slots(state: State) -> np.ndarray:
+    """Return [E] whether each environment needs more task slots before its next task."""
+    episode, slots = state.episode, state.task.shape[1]
+    expiries, overdue = episode["expiries_in_heap"] >= 2 * slots, episode["overdue_in_heap"] >= slots
+    return (episode["free_slots"] == 0) | expiries | overdue
+
+
+def _lacks_rows(state: State) -> np.ndarray:
+    """Return [E] whether each environment needs more log rows before its next task."""
+    rows = state.log.shape[1]
+    return (rows > 0) & (state.episode["tasks_made"] >= rows)
+
+
 def is_full(state: State, e: int) -> bool:
-    """Return whether environment `e` has no room for another task, as `events.has_room` does for kernels."""
-    episode, slots, rows = state.episode[e], state.task.shape[1], state.log.shape[1]
-    full = episode["free_slots"] == 0 or episode["expiries_in_heap"] >= 2 * slots
-    return bool(full or 0 < rows <= episode["tasks_made"])
+    """Return whether environment `e` has no room for another task: the opposite of `events.has_room`, for Python."""
+    return bool(_lacks_slots(state)[e] or _lacks_rows(state)[e])
 
 
 def task_bytes(state: State) -> int:
@@ -125,13 +136,11 @@ def grow(scenario: Scenario, state: State) -> State:
     The new slots lie below the old ones on the stack of free slots: an environment uses the same slots in the same
     order whether it was another environment or itself that needed more room.
     """
-    rows = state.log.shape[1]
-    if rows > 0 and int(state.episode["tasks_made"].max()) >= rows:
-        state = state._replace(log=_extended(state.log, 2 * rows))
-    old = state.task.shape[1]
-    expiries = state.episode["expiries_in_heap"]
-    if (state.episode["free_slots"] > 0).all() and int(expiries.max()) < 2 * old:
+    if _lacks_rows(state).any():
+        state = state._replace(log=_extended(state.log, 2 * state.log.shape[1]))
+    if not _lacks_slots(state).any():
         return state
+    old = state.task.shape[1]
     slots = 2 * old
     free = _extended(state.free, slots)
     for e, episode in enumerate(state.episode):
