@@ -208,7 +208,10 @@ def test_sparse_rewards_count_finished_minus_dropped() -> None:
 def test_paper_reward_is_the_published_formula() -> None:
     weights = {"waiting_weight": 2.0, "communication_weight": 3.0, "execution_weight": 5.0, "overload_weight": 7.0}
     environment = small_environment(
-        reward={"name": "paper", "scope": "own", "utility": 11.0, **weights}, information={"kind": "fresh"}
+        reward={"name": "paper", "scope": "own", "utility": 11.0, **weights},
+        information={"kind": "fresh"},
+        deadlines={"expiry": "never"},  # then a wait is all the work over the speed; `test_waits` has the others
+        score={"drop_s": 40},
     )
     env = make_env(environment)
     arrays = env.scenario.arrays
