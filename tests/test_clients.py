@@ -210,6 +210,6 @@ def test_modules_need_no_keys_and_name_what_does_not_fit() -> None:
     assert build(hidden=[8], vf_share_layers=False).actor is not None
     with pytest.raises(ConfigError, match=r"model_config: hidden"):
         build(hidden=["many"])
-    with pytest.raises(ConfigError, match=r"model_config.rows: \(14, 12\) does not fit observations of 8 numbers"):
+    with pytest.raises(ConfigError, match=r"model_config.rows: \(11, 7, 12\) does not fit observations of 6 numbers"):
         build(kind="pointer")
     assert build(kind="pointer", rows=paper.layout.blocks).actor is not None

@@ -154,7 +154,7 @@ def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path) -> No
         )
         expected = outputs[Columns.ACTION_DIST_INPUTS].argmax(-1).numpy()
         assert (saved(env.observations, env.masks) == expected).all()
-    with pytest.raises(ValueError, match=r"takes 50 observations and 3 actions; the environment has 49 and 3"):
+    with pytest.raises(ValueError, match=r"takes 42 observations and 3 actions; the environment has 41 and 3"):
         saved(env.observations[..., 1:], env.masks)
 
 

@@ -73,7 +73,7 @@ def pair_of_runners(sharing: str, **options: Any) -> tuple[BatchedEnvRunner, Mul
     config = runner_config(sharing, **options)
     batched = make_runner(config)
     stock = MultiAgentEnvRunner(config=config, worker_index=0)
-    torch.manual_seed(1)
+    torch.manual_seed(3)
     for module in batched.module.values():
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5)  # far from uniform, so that the choices differ
@@ -126,7 +126,7 @@ def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
             taken |= set(ours.actions.ravel().tolist())
     assert compared == 3 * len(batched.env.batch.agents)
     assert choices > 100
-    assert len(taken) > 1
+    assert taken == {0, 1, 2}
 
 
 def test_episodes_go_on_across_samples() -> None:

@@ -104,8 +104,8 @@ def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
         ({"actions": 2**70}, "actions"),
         ({"network": {"hidden": [2**70]}}, r"network.hidden.0"),
         ({"network": {"hidden": [64] * 200_000}}, r"network.hidden"),
-        ({"rows": [2**70, 1], "network": {"kind": "pointer"}}, r"rows.0"),
-        ({"rows": [3, 5], "network": {"kind": "pointer"}}, r"do not make up the observation"),
+        ({"rows": [2**70, 1, 1], "network": {"kind": "pointer"}}, r"rows.0"),
+        ({"rows": [3, 5, 5], "network": {"kind": "pointer"}}, r"do not make up the observation"),
         # Allowed, and more memory than any machine has: the weights' sizes are compared before there are any.
         ({"observation_size": 2**24, "network": {"hidden": [2**16] * 64}}, r"shared.safetensors: not the weights"),
     ],
