@@ -1,6 +1,6 @@
 """How often the intervals of comparisons hold the truth, by simulation: the table of docs/compare.md.
 
-Usage: python benchmarks/coverage.py [--trials 1000]
+Usage: python benchmarks/interval_coverage.py [--trials 1000]
 
 Values are made up of a part of the training seed, a part of the episode, and noise. 95 % are stated; with 1,000 trials
 a share is known to 1.4 percentage points.
