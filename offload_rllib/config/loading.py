@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.config.sweep import SweepConfig
-from offload_rllib.config.trust import refuse_code
+from offload_rllib.config.trust import refuse_code, texts_in
 from offload_rllib.config.yaml_text import LARGEST_DEPTH, parse
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -130,15 +130,6 @@ def override_value(override: str) -> Any:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Return all texts in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
 
 
 def _copied(value: Any) -> Any:
@@ -301,7 +292,9 @@ def _load(
         content, where = read_yaml(path), where or str(path)
         folder = None if path.resolve().parent == preset_folder(kind).resolve() else path.resolve().parent
     values = [override_value(override) for override in overrides]
-    folders = DataFolders(folder, preset_folder("envs"), frozenset(text for value in values for text in _texts(value)))
+    folders = DataFolders(
+        folder, preset_folder("envs"), frozenset(text for value in values for text in texts_in(value))
+    )
     loaded = validated(model, apply_overrides(content, overrides), where or model.__name__, folders)
     if path is not None:
         refuse_code(path, loaded, trust=trust)

@@ -32,7 +32,7 @@ def _functions(part: Any) -> Iterator[str]:
     if isinstance(part, BaseModel):
         for name, field in type(part).model_fields.items():
             value = getattr(part, name)
-            yield from filter(is_function_path, _texts(value)) if NAMES_CODE in field.metadata else _functions(value)
+            yield from filter(is_function_path, texts_in(value)) if NAMES_CODE in field.metadata else _functions(value)
     elif isinstance(part, Mapping):
         for value in part.values():
             yield from _functions(value)
@@ -41,15 +41,16 @@ def _functions(part: Any) -> Iterator[str]:
             yield from _functions(value)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
+    """Return all texts in a value and in its parts, keys left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from texts_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from texts_in(item)
 
 
 def refuse_code(path: Path, config: Any, *, trust: bool) -> None:
