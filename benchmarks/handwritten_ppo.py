@@ -25,8 +25,8 @@ import torch
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.policy import PolicyConfig
 from offload_rllib.envs.vector import training_key, vector_env
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.network import Actor, Critic
+from offload_rllib.training.rllib_config import algorithm_config
 
 ENVIRONMENT = "ether_12"
 OVERRIDES = ("training.runners=0", "training.envs_per_runner=8")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from tabulate import tabulate
 
-from offload_rllib.experiment.statistics import mean_over_seeds_and_episodes, profile_band
+from offload_rllib.evaluation.statistics import mean_over_seeds_and_episodes, profile_band
 
 EPISODES = 20
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
+from offload_rllib.bench.sampling import grid_environment
+from offload_rllib.cluster.connection import connect
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.envs.vector import vector_env
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.bench import grid_environment
-from offload_rllib.experiment.cluster import connect
-from offload_rllib.experiment.training import quieten
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.train import quieten
 
 # Runners and learners; 0: in the trainer's process.
 SHAPES = ((0, 0), (1, 0), (2, 0), (4, 0), (2, 1), (2, 2))

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 from offload_rllib.api import vector_env
+from offload_rllib.cluster.connection import connect
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.policy import Network
-from offload_rllib.experiment.cluster import connect
-from offload_rllib.experiment.training import quieten
 from offload_rllib.policies.saved import PolicyDescription, packed, save_policies
 from offload_rllib.policies.sharing import assign_in
 from offload_rllib.serving.deployment import Listener, prepare_serving, served
 from offload_rllib.serving.messages import Limits
+from offload_rllib.training.train import quieten
 
 
 def save_untrained(folder: Path) -> tuple[int, int]:

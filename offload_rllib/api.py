@@ -65,10 +65,10 @@ def load_policy(policy: str | Path, *, trust: bool = False) -> SavedPolicy | Rem
         ServiceError: no service answers at the address.
     """
     from offload_rllib.config.base import is_function_path
-    from offload_rllib.experiment.contenders import trained_policy_folder
     from offload_rllib.policies.heuristic import HeuristicPolicy
     from offload_rllib.policies.remote import RemotePolicy, is_service
     from offload_rllib.policies.saved import load_saved_policy
+    from offload_rllib.runs.lookup import trained_policy_folder
     from offload_rllib.scenario.build import check_rule
     from offload_rllib.scenario.functions import load_function
     from offload_rllib.simulator.heuristics import HEURISTICS

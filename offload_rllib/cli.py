@@ -60,9 +60,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained policy as a file for other programs."""
-    from offload_rllib.experiment.contenders import trained_policy_folder
     from offload_rllib.policies.export import FORMATS, export_onnx
     from offload_rllib.policies.saved import load_saved_policy
+    from offload_rllib.runs.lookup import trained_policy_folder
 
     if format_ not in FORMATS:
         raise ConfigError(f"--format '{format_}': accepted: {', '.join(FORMATS)}")
@@ -94,7 +94,7 @@ def show(
     ] = None,
 ) -> None:
     """Print the numbers of an environment's network and load, and draw its topology."""
-    from offload_rllib.experiment.topology_view import draw, picture_format, print_numbers
+    from offload_rllib.reporting.topology import draw, picture_format, print_numbers
     from offload_rllib.scenario import build_scenario
 
     environment = load_environment(env, set_ or (), trust=trust)
@@ -122,8 +122,8 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; medians are shown.")] = 5,
 ) -> None:
     """Measure how fast this machine samples and trains, beside RLlib's own runner and learner."""
-    from offload_rllib.experiment.bench import PARTS
-    from offload_rllib.experiment.bench import bench as measure
+    from offload_rllib.bench.sampling import PARTS
+    from offload_rllib.bench.sampling import bench as measure
 
     for part in parts or ():
         if part not in PARTS:

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from offload_rllib import vector_env
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import held_out_keys
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from offload_rllib.envs.observation import scaling
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.contenders import Contender
+from offload_rllib.evaluation.players import Contender
 
 # The chain of `three_nodes`, in its decision interval of 0.1 s. Every task takes 1 s on a slow node and 0.25 s on the
 # fast one. Backlogs of slow nodes count in tenths of a second, the fast one's in twentieths, so that all are whole.

@@ -28,7 +28,6 @@ from scipy import stats
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
-from offload_rllib.config.arrivals import Replay
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.duration import Duration
@@ -37,6 +36,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.links import Fixed, LinkOverride
 from offload_rllib.config.topology import Manual, ManualNode
 from offload_rllib.config.workload import TaskMix
+from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import integrate, linalg, optimize
 
-from offload_rllib.config.arrivals import (
+from offload_rllib.config.base import PerEpisode
+from offload_rllib.config.environment import EnvironmentConfig
+from offload_rllib.config.workload.arrivals import (
     BurstyRate,
     Column,
     ConstantRate,
@@ -26,8 +28,6 @@ from offload_rllib.config.arrivals import (
     UniformRate,
     ZigzagRate,
 )
-from offload_rllib.config.base import PerEpisode
-from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.simulator import streams
 
 

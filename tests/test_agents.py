@@ -256,7 +256,7 @@ def test_nodes_that_no_task_reaches_cannot_be_agents() -> None:
 
 def test_training_refuses_what_its_algorithm_cannot_learn() -> None:
     from offload_rllib.config import load_environment
-    from offload_rllib.experiment.training import check
+    from offload_rllib.training.train import check
 
     policy = load_policy_config("ppo")
     with pytest.raises(ConfigError, match="tasks_per_decision: PPO decides one task at a time"):

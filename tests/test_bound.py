@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.experiment.bound import lower_bound, recorded_tasks
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.recorded_folder import write_results
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.lower_bound import lower_bound, recorded_tasks
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.runs.folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 

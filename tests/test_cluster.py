@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 from offload_rllib.algorithms import sampling
 from offload_rllib.algorithms.sampling import NoSamplesError, Sampler
 from offload_rllib.cli import app
+from offload_rllib.cluster import connection
+from offload_rllib.cluster.connection import Cluster, ClusterError, Node, RayOptions
+from offload_rllib.cluster.placement import TRAINER_CPUS, cpus_per_runner, places
 from offload_rllib.commands.status import read_status
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.loading import load_policy_config
-from offload_rllib.experiment import cluster
-from offload_rllib.experiment.algorithm_config import TRAINER_CPUS, algorithm_config, cpus_per_runner, places
-from offload_rllib.experiment.cluster import Cluster, ClusterError, Node, RayOptions
 from offload_rllib.policies.manifest import is_whole, write_manifest
+from offload_rllib.training.rllib_config import algorithm_config
 
 
 def policy(name: str = "PPO", **training: Any) -> Any:
@@ -61,7 +62,7 @@ def test_training_from_outside_hands_the_cluster_a_command_that_there_is(monkeyp
 
     handed: list[Any] = []
     monkeypatch.setattr(
-        "offload_rllib.experiment.remote_driver.run_there", lambda *arguments: handed.append(arguments) or 0
+        "offload_rllib.cluster.remote_driver.run_there", lambda *arguments: handed.append(arguments) or 0
     )
     outside = ["--address", "ray://head:10001"]
     train = ["train", "ether_12", "ppo", "--set-policy", "training.seed=3", "--runners", "4", *outside]
@@ -127,13 +128,13 @@ def test_what_learners_cannot_share_is_refused() -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_other_versions_on_a_node_are_named() -> None:
-    node = cluster.found().nodes[0]
+    node = connection.found().nodes[0]
     as_if_remote = Cluster((Node(node.node_id, node.address, node.cpus, 0, is_driver=False),))
-    cluster.compare_versions(as_if_remote)
-    here = cluster.versions() | {"torch": "0.1", "sources": "abc"}
+    connection.compare_versions(as_if_remote)
+    here = connection.versions() | {"torch": "0.1", "sources": "abc"}
     with pytest.raises(ClusterError) as error:
-        cluster.compare_versions(as_if_remote, ours=here)
-    assert f"node {node.address}: torch {cluster.versions()['torch']}, here 0.1" in str(error.value)
+        connection.compare_versions(as_if_remote, ours=here)
+    assert f"node {node.address}: torch {connection.versions()['torch']}, here 0.1" in str(error.value)
     assert "sources of offload-rllib" in str(error.value)
     assert "--ship-code" in str(error.value)
 
@@ -336,7 +337,7 @@ def test_an_address_where_nobody_listens_is_an_error_at_once(address: str, monke
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with (
         pytest.raises(ClusterError, match=rf"^{address}: no Ray cluster can be reached there \(Connection refused\)"),
-        cluster.connect(RayOptions(address=address)),
+        connection.connect(RayOptions(address=address)),
     ):
         pass
 

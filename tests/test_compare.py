@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -25,10 +24,8 @@ from test_runs import finish, start
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app
-from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.experiment import compare
-from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
-from offload_rllib.experiment.compare_plan import (
+from offload_rllib.compare import run as compare_run
+from offload_rllib.compare.plan import (
     ComparisonPlan,
     check_plan,
     contenders_at,
@@ -36,13 +33,16 @@ from offload_rllib.experiment.compare_plan import (
     places_of,
     plan_of,
 )
-from offload_rllib.experiment.compare_report import finish_comparison
-from offload_rllib.experiment.comparison import Comparison, combined, load_comparison
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.interval_text import with_half_width
-from offload_rllib.experiment.statistics import interquartile_mean
-from offload_rllib.experiment.tables import transfer_table
+from offload_rllib.compare.report import finish_comparison
+from offload_rllib.compare.run import ComparisonFolder, run_comparison
+from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.interval_text import with_half_width
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.evaluation.results import Comparison, combined, load_comparison
+from offload_rllib.evaluation.statistics import interquartile_mean
+from offload_rllib.reporting.tables import transfer_table
+from scripts.results.plan import STUDIES
 
 HEURISTICS = ["shortest_finish", "random", "local"]
 
@@ -267,7 +267,7 @@ def test_several_runs_are_one_policy(trained: tuple[Path, Comparison], files: Pa
         run(grouped, tmp_path / f"saved-{workers}", workers=workers)
     for name in ("episodes.csv", "summary.csv", "differences.csv", "tables.md"):
         assert (tmp_path / "saved-1" / name).read_bytes() == (tmp_path / "saved-2" / name).read_bytes()
-    first, second = (compare.weights_of(one) for one in found[:2])
+    first, second = (compare_run.weights_of(one) for one in found[:2])
     assert first != second, "a cell of other weights is not used again"
     mixed = f"mine={folders[0]},{runs / 'quick-busy-seed_1'}"
     with pytest.raises(ConfigError, match=r"are not one policy with different training seeds: environment"):
@@ -349,13 +349,7 @@ def test_a_folder_is_never_overwritten_and_a_finished_one_not_resumed(heuristics
 
 
 def test_every_part_of_the_results_page_is_a_comparison_that_is_accepted() -> None:
-    script = Path(__file__).parents[1] / "scripts" / "make_results.py"
-    spec = importlib.util.spec_from_file_location("make_results", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for study in module.STUDIES:
+    for study in STUDIES:
         check_plan(study.plan())
 
 
@@ -373,7 +367,7 @@ def test_folders_are_called_after_environments_and_policies(files: Path, trained
         (["local", "size_interval:5"], [ring], "ring-local-size_interval_5"),
         ([f"mine={run}", run, "random", "local"], [ring, "ether_12"], "ring-ether_12-mine-quick-ring-seed_0-2_more"),
     ):
-        assert compare.default_name(plan_of(policies, environments)) == name
+        assert compare_run.default_name(plan_of(policies, environments)) == name
 
 
 def test_a_finished_comparison_is_drawn_again_without_playing(trained: tuple[Path, Comparison], tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 from conftest import make_env, small_environment
 from test_policies import PPO, kept
 
+from offload_rllib.compare import run as compare_run
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.envs.vector import held_out_keys
-from offload_rllib.experiment import compare
-from offload_rllib.experiment.contenders import Trained, make_contenders, trained_contenders
-from offload_rllib.experiment.evaluation import LARGEST_BATCH, Place, Player, cells_of, evaluate
-from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.evaluation.evaluate import LARGEST_BATCH, Place, Player, cells_of, evaluate
+from offload_rllib.evaluation.players import Trained, make_contenders, trained_contenders
+from offload_rllib.runs.training_run import RunFolder
 
 ENVIRONMENT = small_environment()
 
@@ -150,23 +150,23 @@ def test_a_kept_batch_is_used_again_for_the_same_weights_and_episodes_alone(
     contender = make_contenders([str(tmp_path / "policy")])[0]
     (cell,) = cells_of(Place("ring", load_environment(ENVIRONMENT)), [contender], episodes=2, seed=0)
     played = Player().play(cell)
-    (tmp_path / compare.CELLS).mkdir()
-    compare.keep(tmp_path, 0, cell, played)
-    again = compare.kept(tmp_path, 0, cell)
+    (tmp_path / compare_run.CELLS).mkdir()
+    compare_run.keep(tmp_path, 0, cell, played)
+    again = compare_run.kept(tmp_path, 0, cell)
     assert again is not None
     assert again.figures == played.figures
     np.testing.assert_array_equal(again.responses, played.responses)
     assert (again.choices, again.wall_s, again.cpu_s) == (played.choices, played.wall_s, played.cpu_s)
-    assert compare.kept(tmp_path, 1, cell) is None
+    assert compare_run.kept(tmp_path, 1, cell) is None
     if change == {"weights": "other"}:
         shutil.rmtree(tmp_path / "policy")
         kept(tmp_path / "policy", make_env(ENVIRONMENT), draw=1)
     else:
-        path = compare.cell_file(tmp_path, 0)
-        content = compare.json.loads(path.read_text()) | change
-        path.write_text(compare.json.dumps(content))
+        path = compare_run.cell_file(tmp_path, 0)
+        content = compare_run.json.loads(path.read_text()) | change
+        path.write_text(compare_run.json.dumps(content))
     with pytest.raises(ConfigError, match=r"00000.json: holds the results of something else"):
-        compare.kept(tmp_path, 0, cell)
+        compare_run.kept(tmp_path, 0, cell)
 
 
 def test_a_policy_that_was_not_begun_does_not_act(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ from test_ppo import leaves
 from offload_rllib import cli
 from offload_rllib.algorithms.direct_learner import DivergedError
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
-from offload_rllib.experiment import training
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.policies.sharing import SHARED
 from offload_rllib.rollout.callbacks import OffloadCallback
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training import train as training_module
+from offload_rllib.training.rllib_config import algorithm_config
 
 BATCH = 160
 STEPS = 10 * BATCH
@@ -166,11 +166,11 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_spares_the_last_checkpoint
     def poisoned(*arguments: Any, **options: Any) -> Any:
         return algorithm_config(*arguments, **options).callbacks(Poison)
 
-    monkeypatch.setattr(training, "algorithm_config", poisoned)
+    monkeypatch.setattr(training_module, "algorithm_config", poisoned)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import the tests
     run = RunFolder.create("poisoned", load_environment(small_environment()), policy_config(name), "x")
-    with pytest.raises(training.TrainingError) as error:
-        training.train(run, Console(quiet=True))
+    with pytest.raises(training_module.TrainingError) as error:
+        training_module.train(run, Console(quiet=True))
     message = str(error.value)
     assert f"{DivergedError.__name__}: policy '{SHARED}': a loss or its gradient is not finite (loss nan" in message
     assert "--resume runs/poisoned" in message

@@ -19,10 +19,10 @@ from offload_rllib.commands.evaluate import play
 from offload_rllib.commands.train import _new_run
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys, vector_env
-from offload_rllib.experiment import training
-from offload_rllib.experiment.topology_view import print_numbers
+from offload_rllib.reporting.topology import print_numbers
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator import events
+from offload_rllib.training import train as training_module
 
 BURSTY = {"kind": "bursty", "states": [{"level": 1, "mean_s": 1e-12}, {"level": 2, "mean_s": 1e-12}]}
 RATE = "workload.load={tasks_per_second_per_client: 1e12}"
@@ -99,7 +99,7 @@ def test_an_interval_that_cannot_keep_up_is_shown_with_the_figure() -> None:
 def test_train_says_so_before_it_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "check", lambda *_: None)
+    monkeypatch.setattr(training_module, "check", lambda *_: None)
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(small_environment(decisions={"interval_s": 4})))
     _new_run(str(path), "ppo", None, [], str(tmp_path / "run"), None, take_all=False, trust=False)

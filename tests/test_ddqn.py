@@ -21,13 +21,13 @@ from offload_rllib.algorithms.double_q import double_q_targets, move_target, val
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.training import check
 from offload_rllib.policies.network import INVALID_LOGIT
 from offload_rllib.policies.saved import POLICY_FOLDER, load_saved_policy
 from offload_rllib.policies.sharing import SHARED
 from offload_rllib.rollout.replay import Sample
 from offload_rllib.rollout.transitions import Transitions
+from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.train import check
 
 
 def policy_config(algorithm: dict[str, Any] | None = None, **training: Any) -> PolicyConfig:

@@ -9,8 +9,8 @@ import pytest
 from conftest import small_environment
 
 from offload_rllib.config import load_environment
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.destinations import offered_links
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.metrics import metric_of
-from offload_rllib.experiment.report import tables, write_report
-from offload_rllib.experiment.statistics import paired_difference
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.metrics import metric_of
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.evaluation.statistics import paired_difference
+from offload_rllib.reporting.report import tables, write_report
 from offload_rllib.simulator.heuristics import BASELINES
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 from offload_rllib.simulator.tasks import histogram_bin

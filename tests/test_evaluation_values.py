@@ -15,16 +15,17 @@ from offload_rllib.config import load_environment
 from offload_rllib.config.loading import load_sweep
 from offload_rllib.config.sweep import Domain, Metric
 from offload_rllib.envs.vector import held_out_keys
-from offload_rllib.experiment import bound, sweep_plots
-from offload_rllib.experiment.comparison import Comparison, combined, label_of
-from offload_rllib.experiment.contenders import Heuristic
-from offload_rllib.experiment.evaluation import Cell, Place, Played, assemble
-from offload_rllib.experiment.sweep_plan import plan_sweep
-from offload_rllib.experiment.sweep_search import metric_path, scheduler, tune_domain
-from offload_rllib.experiment.sweep_trials import TrialOutcome, dominates, is_better
-from offload_rllib.experiment.tables import timings_table
+from offload_rllib.evaluation import lower_bound
+from offload_rllib.evaluation.evaluate import Cell, Place, Played, assemble
+from offload_rllib.evaluation.players import Heuristic
+from offload_rllib.evaluation.results import Comparison, combined, label_of
+from offload_rllib.reporting.tables import timings_table
 from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT
+from offload_rllib.sweep import plots as sweep_plots
+from offload_rllib.sweep.outcomes import TrialOutcome, dominates, is_better
+from offload_rllib.sweep.plan import plan_sweep
+from offload_rllib.sweep.search import metric_path, scheduler, tune_domain
 
 CONFIG = load_environment(small_environment())
 
@@ -75,24 +76,24 @@ def test_what_is_put_together_keeps_rows_apart() -> None:
 
 
 def test_bounds_of_a_second_batch_are_those_of_its_own_episodes() -> None:
-    count = bound.BATCH + 1
-    found = bound.bounds_of_episodes(CONFIG, episodes=count, seed=3, slot_s=1.0)
-    ((scenario, tasks),) = bound.recorded_tasks(CONFIG, held_out_keys(3, count)[-1:])
-    assert found[-1] == bound.lower_bound(scenario, tasks, slot_s=1.0)
+    count = lower_bound.BATCH + 1
+    found = lower_bound.bounds_of_episodes(CONFIG, episodes=count, seed=3, slot_s=1.0)
+    ((scenario, tasks),) = lower_bound.recorded_tasks(CONFIG, held_out_keys(3, count)[-1:])
+    assert found[-1] == lower_bound.lower_bound(scenario, tasks, slot_s=1.0)
     assert found[-1].mean_s != found[0].mean_s
-    assert bound.lower_bound(scenario, tasks[:0]).tasks == 0
-    assert bound.lower_bound(scenario, tasks).slot_s == pytest.approx(CONFIG.horizon_s / bound.SLOTS)
+    assert lower_bound.lower_bound(scenario, tasks[:0]).tasks == 0
+    assert lower_bound.lower_bound(scenario, tasks).slot_s == pytest.approx(CONFIG.horizon_s / lower_bound.SLOTS)
 
 
 def test_the_least_time_of_a_law_and_the_price_of_a_drop() -> None:
     laws: dict[int, Any] = {CONSTANT: 2.0, UNIFORM: 2.0, LOGNORMAL: 3.0, 99: 0.0}
     for kind, least in laws.items():
         law: Any = {"kind": kind, "a": 2.0, "b": 3.0}
-        assert bound._least(law) == least  # pyright: ignore[reportPrivateUsage]
+        assert lower_bound._least(law) == least  # pyright: ignore[reportPrivateUsage]
     scenario: Any = SimpleNamespace(settings=[{"horizon_s": 40.0, "expiry": EXPIRY_ABORT, "drop_s": 7.0}])
     tasks: Any = {"created_s": np.array([1.0, 10.0]), "deadline_s": np.array([6.0, np.inf])}
-    assert bound._price_of_dropping(scenario, tasks).tolist() == [7.0, 30.0]  # pyright: ignore[reportPrivateUsage]
-    assert bound._next_decision(np.array([0.0, 0.2, 0.5, 0.51]), 0.5).tolist() == [0, 0.5, 0.5, 1]  # pyright: ignore[reportPrivateUsage]
+    assert lower_bound._price_of_dropping(scenario, tasks).tolist() == [7.0, 30.0]  # pyright: ignore[reportPrivateUsage]
+    assert lower_bound._next_decision(np.array([0.0, 0.2, 0.5, 0.51]), 0.5).tolist() == [0, 0.5, 0.5, 1]  # pyright: ignore[reportPrivateUsage]
 
 
 def test_axes_of_a_sweep_run_from_low_to_high_on_their_scale() -> None:

@@ -20,22 +20,22 @@ from test_policies import PPO
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app
+from offload_rllib.compare.plan import plan_of
+from offload_rllib.compare.run import ComparisonFolder, run_comparison
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.loading import load_sweep
-from offload_rllib.experiment import folder_lock
-from offload_rllib.experiment.compare import ComparisonFolder, run_comparison
-from offload_rllib.experiment.compare_plan import plan_of
-from offload_rllib.experiment.folder_lock import LOCK, locked
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.sweep import sweep
-from offload_rllib.experiment.sweep_folder import SweepFolder
-from offload_rllib.experiment.sweep_plan import plan_sweep
-from offload_rllib.experiment.training import train
+from offload_rllib.runs import lock
+from offload_rllib.runs.lock import LOCK, locked
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.sweep.folder import SweepFolder
+from offload_rllib.sweep.plan import plan_sweep
+from offload_rllib.sweep.run import sweep
+from offload_rllib.training.train import train
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from offload_rllib.experiment.folder_lock import locked
+from offload_rllib.runs.lock import locked
 with locked(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(600)
@@ -83,7 +83,7 @@ def test_a_folder_is_held_by_one_process_and_taken_over_when_it_is_gone(tmp_path
 def test_a_holder_on_another_machine_is_believed_while_it_gives_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
     with locked(tmp_path, print):
         first = (tmp_path / LOCK).stat().st_mtime_ns
         deadline = time.monotonic() + 20
@@ -95,7 +95,7 @@ def test_a_holder_on_another_machine_is_believed_while_it_gives_signs_of_life(
     told({"host": "elsewhere", "pid": 1})(tmp_path)
     with pytest.raises(ConfigError, match="process 1 on elsewhere works on it"), locked(tmp_path, print):
         pass
-    then = time.time() - folder_lock.STALE_S - 5
+    then = time.time() - lock.STALE_S - 5
     os.utime(tmp_path / LOCK, (then, then))
     said: list[str] = []
     with locked(tmp_path, said.append):
@@ -160,9 +160,9 @@ def test_going_on_with_what_is_being_done_changes_nothing(tmp_path: Path, kind: 
 @pytest.mark.parametrize(
     ("verb", "kind", "work"),
     [
-        ("train", "run", "offload_rllib.experiment.training.train"),
-        ("tune", "sweep", "offload_rllib.experiment.sweep.sweep"),
-        ("compare", "comparison", "offload_rllib.experiment.compare.run_comparison"),
+        ("train", "run", "offload_rllib.training.train.train"),
+        ("tune", "sweep", "offload_rllib.sweep.run.sweep"),
+        ("compare", "comparison", "offload_rllib.compare.run.run_comparison"),
     ],
 )
 def test_what_had_not_begun_survives_the_attempt_to_go_on(

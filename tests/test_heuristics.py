@@ -14,8 +14,8 @@ from conftest import log_bytes, make_env, random_actions, small_environment
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.build import check_rule, fitting_rules
 from offload_rllib.simulator.events import environment as environment_of

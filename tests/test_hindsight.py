@@ -10,10 +10,10 @@ import pytest
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.rollout.hindsight import charge_delays, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE
+from offload_rllib.training.rllib_config import algorithm_config
 
 
 def waits(joined_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from offload_rllib.experiment.interruption import interruptible, loggers, purge_curves, trim_results
-from offload_rllib.experiment.training import quieten
+from offload_rllib.training.interruption import interruptible, loggers, purge_curves, trim_results
+from offload_rllib.training.train import quieten
 
 LOCAL = fs.LocalFileSystem()
 STEPS_PER_ITERATION = 10

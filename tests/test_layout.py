@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,43 +13,89 @@ import pytest
 import offload_rllib
 
 PACKAGE = Path(offload_rllib.__file__).parent
-BELOW = {
-    "config": set(),
-    "simulator": set(),
-    "scenario": {"config", "simulator"},
-    "envs": {"config", "simulator", "scenario"},
-    "policies": {"config", "simulator", "scenario", "envs"},
-    "rollout": {"config", "simulator", "scenario", "envs", "policies"},
-    "algorithms": {"config", "simulator", "scenario", "envs", "policies", "rollout"},
-    "experiment": {"config", "simulator", "scenario", "envs", "policies", "rollout", "algorithms"},
+ROOT = "offload_rllib"
+# From the ground. Folders of one floor do not know each other, but for what `BESIDE` says.
+FLOORS = (
+    ("version",),
+    ("config", "simulator"),
+    ("scenario",),
+    ("envs",),
+    ("policies", "rollout"),
+    ("algorithms", "serving"),
+    ("runs", "cluster"),
+    ("training", "evaluation"),
+    ("reporting", "bench"),
+    ("compare", "sweep"),
+    ("commands", "api", "cli", "__main__"),
+)
+BESIDE = {
+    "rollout": {"policies"},
+    "training": {"evaluation"},  # a model card states intervals
+    "cli": {"commands"},
+    "__main__": {"cli"},
 }
-SHARED = {"version"}
 # The ground floors know of the outside no more than these; llvmlite is numba's own, for what numba has no word for.
 OUTSIDE = {"config": {"pydantic", "pydantic_core", "yaml"}, "simulator": {"numpy", "numba", "llvmlite"}}
+MOST_FILES = 25
 
 
-def imported(path: Path) -> set[str]:
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Return the modules that a file imports, anywhere in it."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+            members = {f"{node.module}.{alias.name}" for alias in node.names} & FILES.keys()
+            names |= members or {node.module}
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("floor", sorted(BELOW))
+def test_every_folder_has_a_floor() -> None:
+    built = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
+    assert built - {"__init__", "__pycache__", "presets", "py"} == {name for floor in FLOORS for name in floor}
+
+
+@pytest.mark.parametrize("floor", [name for floor in FLOORS for name in floor])
 def test_a_floor_imports_only_from_below(floor: str) -> None:
-    import sys
-
-    files = sorted((PACKAGE / floor).rglob("*.py"))
-    assert files
-    for path in files:
+    below: set[str] = set()
+    for names in FLOORS:
+        if floor in names:
+            break
+        below |= set(names)
+    for module, path in FILES.items():
+        if module.split(".")[1:2] != [floor]:
+            continue
         for name in imported(path):
             top, *rest = name.split(".")
-            if top == "offload_rllib":
-                assert rest, f"{path} imports the package itself"
-                assert rest[0] in BELOW[floor] | SHARED | {floor}, f"{path} imports {name}"
+            if top == ROOT and rest:
+                assert rest[0] in below | BESIDE.get(floor, set()) | {floor}, f"{path} imports {name}"
+            elif top == ROOT:
+                assert floor in FLOORS[-1], f"{path} imports the package itself"
             elif floor in OUTSIDE:
-                assert top in OUTSIDE[floor] | set(sys.stdlib_module_names), f"{path} imports {name}"
+                assert top in OUTSIDE[floor] | sys.stdlib_module_names, f"{path} imports {name}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {name for name in imported(path) if name in FILES and name != module} for module, path in FILES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_no_folder_is_full() -> None:
+    for folder in {path.parent for path in FILES.values()}:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder

@@ -24,10 +24,10 @@ from offload_rllib.algorithms.ddqn import DISCOUNTS, RETURNS, TD_ERRORS, WEIGHTS
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import QF_PREDS
 from offload_rllib.policies.network import INVALID_LOGIT
 from offload_rllib.policies.sharing import SHARED
+from offload_rllib.training.rllib_config import algorithm_config
 
 CLIP, VF_COEFF, IMPORTANCE_CLIP, DELTA = 0.15, 0.3, 1.4, 0.8
 ENTROPY_COEFFS = (0.4, 0.1)

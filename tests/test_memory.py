@@ -13,7 +13,7 @@ import pytest
 from test_ppo import leaves
 
 from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.experiment.algorithm_config import algorithm_config
+from offload_rllib.training.rllib_config import algorithm_config
 
 AGENT_STEPS = 10_000_000
 # By then allocators, caches and RLlib's windows are full.

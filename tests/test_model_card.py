@@ -10,12 +10,12 @@ from conftest import make_env, small_environment
 from test_policies import PPO, kept
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.interval_text import with_half_width
-from offload_rllib.experiment.model_card import write_model_card
-from offload_rllib.experiment.report import write_report
-from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.interval_text import with_half_width
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.reporting.report import write_report
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training.model_card import write_model_card
 
 
 def test_the_card_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

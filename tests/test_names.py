@@ -24,12 +24,12 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import presets
 from offload_rllib.config.names import as_markdown, one_line, plain_name
 from offload_rllib.envs import rllib
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.model_card import write_model_card
-from offload_rllib.experiment.recorded_folder import write_results
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.topology_view import draw
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.reporting.topology import draw
+from offload_rllib.runs.folder import write_results
+from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
+from offload_rllib.training.model_card import write_model_card
 
 NASTY = "<img src=x onerror=alert(1)>\n# heading | `code` $\\frac$ [/x] **bold**"
 

@@ -21,9 +21,9 @@ from offload_rllib.algorithms.on_policy import HAS_CHOICE, TIME, standardised
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.training.rllib_config import algorithm_config
 
 STEPS, ENVS = 8, 2
 GAMMA, LAMBDA = 0.9, 0.7

@@ -27,10 +27,10 @@ import pytest
 from optimum import DynamicProgramming, Reluctant, Split
 
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.comparison import Comparison
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.evaluation.results import Comparison
+from offload_rllib.training.rllib_config import algorithm_config
 
 ENVIRONMENTS = Path(__file__).parent / "environments"
 EPISODES = 100

@@ -16,9 +16,9 @@ from conftest import make_env, small_environment
 from test_ppo import policy_config
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.saved import POLICY_FOLDER, load_saved_policy
 from offload_rllib.rollout.callbacks import OffloadCallback
+from offload_rllib.training.rllib_config import algorithm_config
 
 CODE = '''
 from ray.rllib.callbacks.callbacks import RLlibCallback

@@ -20,7 +20,6 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.config.policy import Network, Sharing
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.experiment.algorithm_config import overrides_per_module
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
 from offload_rllib.policies.sharing import (
     Assignment,
@@ -30,6 +29,7 @@ from offload_rllib.policies.sharing import (
     module_names,
 )
 from offload_rllib.scenario import build_scenario
+from offload_rllib.training.rllib_config import overrides_per_module
 
 AGENTS = ("Pi_1", "pi_1", "nuc", "tx2_a", "tx2_b")
 TYPES = ("rpi3", "rpi3", "nuc", "tx2", "tx2")
@@ -304,13 +304,13 @@ def test_policies_are_loaded_and_used_without_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "ddqn", "paper_a2c", "paper_ddqn"])
 def test_every_preset_fits_the_default_environment(name: str) -> None:
-    from offload_rllib.experiment.training import check
+    from offload_rllib.training.train import check
 
     check(load_environment("ether_12"), load_policy_config(name))
 
 
 def test_policies_are_made_in_the_order_of_the_nodes() -> None:
-    from offload_rllib.experiment.algorithm_config import algorithm_config
+    from offload_rllib.training.rllib_config import algorithm_config
 
     # Initial weights are drawn one policy after the other: in an order that changes from process to process the same
     # seed would be another run.

@@ -18,15 +18,15 @@ from offload_rllib.algorithms.a2c import A2CConfig
 from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import DDQNConfig
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.base import Schema
 from offload_rllib.config.policy import Network, Overrides, Sharing, Training
-from offload_rllib.experiment import training
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.cluster import Cluster, Node
-from offload_rllib.experiment.run_folder import RunFolder
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training import train as training_module
+from offload_rllib.training.rllib_config import algorithm_config
 
 ENV_STEPS = 960
 WITHOUT_DEADLINES: dict[str, Any] = {
@@ -322,10 +322,10 @@ def test_checkpoints_and_the_end_of_a_run_are_as_configured(tmp_path: Path, monk
     )
     run = RunFolder.create(str(tmp_path / "run"), environment, policy, "run")
     made: dict[str, Any] = {}
-    monkeypatch.setattr(training.tune, "Tuner", lambda *_, **how: made.update(how))
+    monkeypatch.setattr(training_module.tune, "Tuner", lambda *_, **how: made.update(how))
     cluster = Cluster((Node("id", "127.0.0.1", 4.0, 0.0, is_driver=True),))
-    training._tuner(run, environment, policy, cluster, [], resume=False)
-    assert made["run_config"].stop == {training.ENV_STEPS: 320}
+    training_module._tuner(run, environment, policy, cluster, [], resume=False)
+    assert made["run_config"].stop == {training_module.ENV_STEPS: 320}
     checkpoints = made["run_config"].checkpoint_config
     assert checkpoints.checkpoint_frequency == 3
     assert checkpoints.num_to_keep == 4

@@ -23,9 +23,9 @@ from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.observation import layout_of
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import SHARED
+from offload_rllib.training.rllib_config import algorithm_config
 
 
 def policy_config(**training: Any) -> PolicyConfig:

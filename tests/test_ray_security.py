@@ -15,13 +15,13 @@ import pytest
 import yaml
 from ray._private import worker
 
+from offload_rllib.cluster import connection
+from offload_rllib.cluster.connection import ClusterError, RayOptions, connect
+from offload_rllib.cluster.ray_settings import MESSAGES, messages_to_log
 from offload_rllib.commands.train import _chooses_runners
 from offload_rllib.config.policy import Training
-from offload_rllib.experiment import cluster
-from offload_rllib.experiment.cluster import ClusterError, RayOptions, connect
-from offload_rllib.experiment.own_ray import MESSAGES, messages_to_log
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.watch import RunWatch
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training.status import RunWatch
 
 
 def test_a_policy_file_of_a_persons_own_chooses_the_runners_and_a_preset_does_not(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_ray_of_its_own_listens_on_loopback_only_and_its_token_is_private(tmp_
     (tmp_path / ".ray" / "auth_token").chmod(0o644)
     program = """
 import psutil, ray
-from offload_rllib.experiment.cluster import RayOptions, connect
+from offload_rllib.cluster.connection import RayOptions, connect
 with connect(RayOptions("local", dashboard=True)):
     ray.get(ray.remote(lambda: 1).remote())
     here = psutil.Process()
@@ -70,15 +70,15 @@ def test_a_token_that_is_there_is_shown_to_a_cluster(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.setattr("offload_rllib.experiment.cluster._knock", lambda *_: None)
-    monkeypatch.setattr("offload_rllib.experiment.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("offload_rllib.cluster.connection._knock", lambda *_: None)
+    monkeypatch.setattr("offload_rllib.cluster.connection.ray.is_initialized", lambda: False)
     seen: list[str | None] = []
 
     def refuse(**_: Any) -> None:
         seen.append(os.environ.get("RAY_AUTH_MODE"))
         raise ConnectionError("no")
 
-    monkeypatch.setattr("offload_rllib.experiment.cluster.ray.init", refuse)
+    monkeypatch.setattr("offload_rllib.cluster.connection.ray.init", refuse)
     # The real one would change how every later test of this process stands to clusters.
     settings = SimpleNamespace(initialize=lambda _: None)
     monkeypatch.setattr("ray._private.authentication.authentication_token_setup.Config", settings)
@@ -87,7 +87,7 @@ def test_a_token_that_is_there_is_shown_to_a_cluster(
     assert seen == ["token"]
     # Ray keeps the mode that it has read first, so that no attempt is made with this one.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert "none is sent, for RAY_AUTH_MODE is disabled" in cluster._about_token()
+    assert "none is sent, for RAY_AUTH_MODE is disabled" in connection._about_token()
 
 
 def test_what_ray_tells_goes_to_the_log_of_a_run_or_is_one_sentence(

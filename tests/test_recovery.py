@@ -20,10 +20,10 @@ import yaml  # isort: skip
 
 from offload_rllib.algorithms.sampling import Sampler
 from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.experiment import training
-from offload_rllib.experiment.recovery import FIRST_STATE, collect_staged, mend, newest_state, whole_checkpoints
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.training import TrainingError
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training import train as training_module
+from offload_rllib.training.recovery import FIRST_STATE, collect_staged, mend, newest_state, whole_checkpoints
+from offload_rllib.training.train import TrainingError
 
 WANTED = 16_000
 
@@ -73,16 +73,18 @@ def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
         def fit(self) -> list[Any]:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(training_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(
         TrainingError, match=r"No space left on device\nthe disk that holds .* is full: 0.0 MB are free"
     ):
-        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+        training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     monkeypatch.undo()
-    monkeypatch.setattr(training, "ended_early", lambda: False)  # of this process, where other tests may end early
+    monkeypatch.setattr(
+        training_module, "ended_early", lambda: False
+    )  # of this process, where other tests may end early
     monkeypatch.setattr(Tuner, "fit", lambda _: [SimpleNamespace(error=None, metrics={})])
     with pytest.raises(TrainingError, match=r"without a word: is .*/tune there, and can it be written\?") as error:
-        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+        training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     assert f"offload-rllib train --resume {run.path}" in str(error.value)
     assert run.state == "failed"
 
@@ -107,11 +109,11 @@ def test_a_trainer_that_ends_with_what_the_user_gave_wrong_is_not_tried_again(tm
             return [SimpleNamespace(error=ActorDiedError(self.error), metrics={})]
 
     with pytest.raises(ConfigError, match=r"training failed: topology.path: no such file: /x\nand more$"):
-        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+        training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     assert run.state == "failed"
     Tuner.error = ToldError(ValueError("a node is gone"))
-    with pytest.raises(training.TrainerLostError):
-        training._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(training_module.TrainerLostError):
+        training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
 
 
 class ActorDiedError(RayActorError):

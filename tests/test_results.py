@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from offload_rllib.compare.run import ComparisonFolder
 from offload_rllib.config import ConfigError
-from offload_rllib.experiment.compare import ComparisonFolder
-from offload_rllib.experiment.results import Study, check_folder, run_study, write_page
+from scripts.results.study import Study, check_folder, run_study, write_page
 
 
 def test_changes_of_single_policies_reach_these_alone() -> None:

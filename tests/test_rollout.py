@@ -22,11 +22,11 @@ from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.rollout.acting import draw_uniform
 from offload_rllib.rollout.episodes import as_fragments
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.training.rllib_config import algorithm_config
 
 HIDDEN = {"hidden": (16, 16), "activation": "tanh"}
 

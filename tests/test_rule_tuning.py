@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.rule_tuning import TunedRule, tune_rule, values_around
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.evaluation.rule_tuning import TunedRule, tune_rule, values_around
 from offload_rllib.scenario import build_scenario
 
 CONFIG = load_environment(small_environment())

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_ppo import policy_config
 
 from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.runs.training_run import RunFolder
 
 STEPS = 960
 

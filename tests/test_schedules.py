@@ -14,10 +14,10 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
-from offload_rllib.experiment.algorithm_config import algorithm_config
 from offload_rllib.policies.sharing import SHARED
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.training.rllib_config import algorithm_config
 
 ENV_STEPS = 1600
 ALGORITHMS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from conftest import make_env, small_environment
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.experiment.task_log import task_table
+from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, percentile
 from offload_rllib.simulator.tasks import histogram_bin

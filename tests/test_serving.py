@@ -25,8 +25,8 @@ from test_policies import kept, typed_environment, with_choices
 
 from offload_rllib.api import load_policy
 from offload_rllib.config import ConfigError, load_environment
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.policies.remote import Connection, RemotePolicy, ServiceError
 from offload_rllib.policies.saved import SavedPolicy, packed, version_of
 from offload_rllib.serving.app import Places, make_app

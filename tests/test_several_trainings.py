@@ -12,10 +12,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_ppo import policy_config
 
+from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import load_environment
-from offload_rllib.experiment.cluster import Cluster, Node
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.several_trainings import at_once, train_all
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training.several import at_once, train_all
 
 
 def cluster(*cpus: float, gpus: float = 0.0) -> Cluster:

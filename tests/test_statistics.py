@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from offload_rllib.experiment.statistics import (
+from offload_rllib.evaluation.statistics import (
     Interval,
     certain,
     holm,

@@ -29,19 +29,11 @@ from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import load_sweep
 from offload_rllib.config.sweep import Domain, Metric
-from offload_rllib.experiment.algorithm_config import algorithm_config
-from offload_rllib.experiment.contenders import make_contenders
-from offload_rllib.experiment.evaluation import evaluate
-from offload_rllib.experiment.sweep import concurrent_trials, sweep
-from offload_rllib.experiment.sweep_folder import SweepFolder
-from offload_rllib.experiment.sweep_plan import SweepPlan, check_plan, option_of, plan_sweep, token_of
-from offload_rllib.experiment.sweep_plots import importances
-from offload_rllib.experiment.sweep_report import write_sweep_report
-from offload_rllib.experiment.sweep_search import RestoredASHA, RestoredMedian, param_space, search_algorithm
-from offload_rllib.experiment.sweep_study import write_study
-from offload_rllib.experiment.sweep_table import trials_table
-from offload_rllib.experiment.sweep_trial import mean_of, trial_resources
-from offload_rllib.experiment.sweep_trials import (
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.sweep.folder import SweepFolder
+from offload_rllib.sweep.leaderboard import trials_table
+from offload_rllib.sweep.outcomes import (
     FAILED,
     FINISHED,
     STOPPED,
@@ -51,7 +43,15 @@ from offload_rllib.experiment.sweep_trials import (
     pareto_front,
     ranked,
 )
-from offload_rllib.experiment.training import check
+from offload_rllib.sweep.plan import SweepPlan, check_plan, option_of, plan_sweep, token_of
+from offload_rllib.sweep.plots import importances
+from offload_rllib.sweep.report import write_sweep_report
+from offload_rllib.sweep.run import concurrent_trials, sweep
+from offload_rllib.sweep.search import RestoredASHA, RestoredMedian, param_space, search_algorithm
+from offload_rllib.sweep.study import write_study
+from offload_rllib.sweep.trial import mean_of, trial_resources
+from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.train import check
 
 STEPS = 640
 
@@ -483,7 +483,7 @@ def test_a_narrow_terminal_shows_values_whole(files: Path) -> None:
 def test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    program = "import sys, offload_rllib.experiment.sweep; print({'wandb', 'mlflow'} & set(sys.modules))"
+    program = "import sys, offload_rllib.sweep.run; print({'wandb', 'mlflow'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=200)
     assert printed.stdout.strip() == "set()"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

@@ -14,20 +14,20 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from scipy import stats
 
-from offload_rllib.experiment.comparison import Comparison, Point
-from offload_rllib.experiment.figures import of_metric, of_profiles, write_figure
-from offload_rllib.experiment.interval_text import difference_text, with_half_width
-from offload_rllib.experiment.latex import TEXT_WIDTH_PT, column_pt, latex_table, split
-from offload_rllib.experiment.report import tables
-from offload_rllib.experiment.results import verdicts
-from offload_rllib.experiment.statistics import Interval
-from offload_rllib.experiment.tables import (
+from offload_rllib.evaluation.interval_text import difference_text, with_half_width
+from offload_rllib.evaluation.results import Comparison, Point
+from offload_rllib.evaluation.statistics import Interval
+from offload_rllib.reporting.figures import of_metric, of_profiles, write_figure
+from offload_rllib.reporting.latex import TEXT_WIDTH_PT, column_pt, latex_table, split
+from offload_rllib.reporting.report import tables
+from offload_rllib.reporting.tables import (
     differences_table,
     over_points_table,
     short_table,
     transfer_table,
     write_tables,
 )
+from scripts.results.study import verdicts
 
 SCORE = "score_mean_s"
 

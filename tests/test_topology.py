@@ -22,8 +22,8 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
-from offload_rllib.experiment import topology_view
-from offload_rllib.experiment.topology_view import draw, print_numbers
+from offload_rllib.reporting import topology as topology_view
+from offload_rllib.reporting.topology import draw, print_numbers
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import build_network

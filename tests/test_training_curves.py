@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from offload_rllib.experiment.training_curves import of_training, read_curve
+from offload_rllib.reporting.training_curves import of_training, read_curve
 
 
 def run(path: Path, scores: Mapping[int, float | None]) -> Path:

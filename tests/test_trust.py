@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 import offload_rllib
 from offload_rllib.cli import app
+from offload_rllib.compare.plan import SweptKey, load_plan, plan_of
+from offload_rllib.compare.run import ComparisonFolder
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.trust import functions_of
 from offload_rllib.envs.vector import held_out_keys
-from offload_rllib.experiment.compare import ComparisonFolder
-from offload_rllib.experiment.compare_plan import SweptKey, load_plan, plan_of
-from offload_rllib.experiment.run_folder import RunFolder
+from offload_rllib.runs.training_run import RunFolder
 
 CODE = """
 from pathlib import Path

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from test_policies import kept
 
 from offload_rllib.commands.status import read_status
+from offload_rllib.compare.run import ComparisonFolder
 from offload_rllib.config import ConfigError, load_policy_config
 from offload_rllib.config.files import read_bytes
-from offload_rllib.experiment.compare import ComparisonFolder
-from offload_rllib.experiment.comparison import load_comparison
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.sweep_folder import SweepFolder
+from offload_rllib.evaluation.results import load_comparison
 from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import load_saved_policy, packed
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.sweep.folder import SweepFolder
 
 
 def _fifo(path: Path) -> None:

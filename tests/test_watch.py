@@ -16,11 +16,11 @@ from conftest import small_environment
 from test_rollout import make_runner, runner_config
 
 from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.experiment import watch as watch_module
-from offload_rllib.experiment.run_folder import RunFolder
-from offload_rllib.experiment.watch import RunWatch
 from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.rollout.callbacks import OffloadCallback
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.training import status as status_module
+from offload_rllib.training.status import RunWatch
 
 
 def make_run(folder: Path) -> RunFolder:
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_asked_for_when_its_time_has_come(
 ) -> None:
     run = make_run(tmp_path)
     now = [1000.0]
-    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(status_module.time, "monotonic", lambda: now[0])
     training = run.policy_config.training.model_copy(update={"checkpoint_every_s": every_s})
     found = []
     with RunWatch(run, training) as watch:

@@ -48,13 +48,13 @@ def bound(
     """Compare policies with a clairvoyant lower bound on the mean score, episode by episode."""
     import numpy as np
 
-    from offload_rllib.experiment.bound import bounds_of_episodes
-    from offload_rllib.experiment.contenders import make_contenders
-    from offload_rllib.experiment.evaluation import evaluate
-    from offload_rllib.experiment.interval_text import difference_text, number, with_half_width
-    from offload_rllib.experiment.metrics import SCORE
-    from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
-    from offload_rllib.experiment.statistics import interval, paired_difference
+    from offload_rllib.evaluation.evaluate import evaluate
+    from offload_rllib.evaluation.interval_text import difference_text, number, with_half_width
+    from offload_rllib.evaluation.lower_bound import bounds_of_episodes
+    from offload_rllib.evaluation.metrics import SCORE
+    from offload_rllib.evaluation.players import make_contenders
+    from offload_rllib.evaluation.statistics import interval, paired_difference
+    from offload_rllib.runs.folder import refuse_existing, write_results
 
     environment = load_environment(env, set_ or (), trust=trust)
     refuse_existing(out)

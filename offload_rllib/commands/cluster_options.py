@@ -91,8 +91,8 @@ def on_cluster(address: str | None, storage: str | None, *, ship_code: bool) -> 
         ConfigError: the storage is an address, or missing where several nodes write.
         ClusterError: the cluster cannot be used.
     """
-    from offload_rllib.experiment.cluster import RayOptions, check_shared, connect, use
-    from offload_rllib.experiment.run_folder import is_uri
+    from offload_rllib.cluster.connection import RayOptions, check_shared, connect, use
+    from offload_rllib.runs.training_run import is_uri
 
     if storage is not None and is_uri(storage):
         raise ConfigError(f"--storage {storage}: accepted here: a folder that all nodes see")
@@ -114,7 +114,7 @@ def on_cluster(address: str | None, storage: str | None, *, ship_code: bool) -> 
 
 def named_below(storage: str | None, name: str | None, default: str) -> str | None:
     """Return the name or path of a new folder: below the storage, if there is one."""
-    from offload_rllib.experiment.run_folder import next_free
+    from offload_rllib.runs.training_run import next_free
 
     if storage is None or (name is not None and "/" in name):
         return name

@@ -23,7 +23,7 @@ from offload_rllib.config import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from offload_rllib.experiment.comparison import Comparison
+    from offload_rllib.evaluation.results import Comparison
 
 # More points are printed as one table.
 MOST_PRINTED = 2
@@ -85,10 +85,10 @@ def compare(
     ship_code: ShipCodeOption = False,
 ) -> None:
     """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
-    from offload_rllib.experiment.compare import ComparisonFolder, default_name, run_comparison
-    from offload_rllib.experiment.compare_plan import check_plan, is_plan, load_plan, plan_of, reference_of
-    from offload_rllib.experiment.compare_report import finish_comparison
-    from offload_rllib.experiment.training import quieten
+    from offload_rllib.compare.plan import check_plan, is_plan, load_plan, plan_of, reference_of
+    from offload_rllib.compare.report import finish_comparison
+    from offload_rllib.compare.run import ComparisonFolder, default_name, run_comparison
+    from offload_rllib.training.train import quieten
 
     quieten()
     if resume is not None:
@@ -149,8 +149,8 @@ def _separated(names: list[str] | None) -> list[str]:
 
 def _print(comparison: Comparison, reference: str) -> None:
     """Print the scores, differences from the reference, and what deciding costs."""
-    from offload_rllib.experiment.metrics import SCORE, metric_of
-    from offload_rllib.experiment.tables import (
+    from offload_rllib.evaluation.metrics import SCORE, metric_of
+    from offload_rllib.reporting.tables import (
         differences_table,
         means_table,
         over_points_table,

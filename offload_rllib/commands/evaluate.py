@@ -41,7 +41,7 @@ def evaluate(
     by_type: Annotated[bool, typer.Option("--by-type", help="Also print a table for each type of task.")] = False,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
-    from offload_rllib.experiment.recorded_folder import refuse_existing, write_results
+    from offload_rllib.runs.folder import refuse_existing, write_results
 
     environment = load_environment(env, set_ or (), trust=trust)
     refuse_existing(out)
@@ -77,9 +77,9 @@ def play(
         title: of the figure; None: the label.
         by_type: whether to print a table for each type of task, too.
     """
-    from offload_rllib.experiment.contenders import make_contenders
-    from offload_rllib.experiment.evaluation import evaluate as evaluate_all
-    from offload_rllib.experiment.report import tables, write_report
+    from offload_rllib.evaluation.evaluate import evaluate as evaluate_all
+    from offload_rllib.evaluation.players import make_contenders
+    from offload_rllib.reporting.report import tables, write_report
 
     contenders = make_contenders(names)
     with Progress(console=console, transient=True) as progress:

@@ -27,9 +27,9 @@ def report(
     ] = None,
 ) -> None:
     """Write tables, figures and the page of a finished comparison again; nothing is played."""
-    from offload_rllib.experiment.compare import ComparisonFolder
-    from offload_rllib.experiment.compare_report import draw_again
-    from offload_rllib.experiment.recorded_folder import refuse_existing
+    from offload_rllib.compare.report import draw_again
+    from offload_rllib.compare.run import ComparisonFolder
+    from offload_rllib.runs.folder import refuse_existing
 
     folder = ComparisonFolder.open(comparison)
     refuse_existing(out)

@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Answer observations with a trained policy's actions, over HTTP, until Ctrl-C."""
     from offload_rllib.config.base import is_function_path
-    from offload_rllib.experiment.contenders import trained_policy_folder
     from offload_rllib.policies.saved import load_saved_policy, packed, version_of
+    from offload_rllib.runs.lookup import trained_policy_folder
     from offload_rllib.simulator.heuristics import HEURISTICS
 
     if not Path(run).exists() and (run.partition(":")[0] in HEURISTICS or is_function_path(run)):
@@ -52,10 +52,10 @@ def serve(
     description = load_saved_policy(folder).description  # a folder that cannot be read is found here, not in a replica
     files = packed(folder)
 
-    from offload_rllib.experiment.cluster import connect
-    from offload_rllib.experiment.training import quieten
+    from offload_rllib.cluster.connection import connect
     from offload_rllib.serving.deployment import Listener, prepare_serving
     from offload_rllib.serving.messages import Limits
+    from offload_rllib.training.train import quieten
 
     listener = Listener(host, port, replicas, queue)
     listener.check_free()

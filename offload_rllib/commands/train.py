@@ -38,8 +38,8 @@ from offload_rllib.config.trust import functions_of
 from offload_rllib.simulator.heuristics import BASELINES
 
 if TYPE_CHECKING:
-    from offload_rllib.experiment.cluster import RayOptions
-    from offload_rllib.experiment.run_folder import RunFolder
+    from offload_rllib.cluster.connection import RayOptions
+    from offload_rllib.runs.training_run import RunFolder
 
 # ray and torch take seconds to import: only a training that is about to run needs them.
 
@@ -69,9 +69,9 @@ def train(
     dashboard: DashboardOption = False,
 ) -> None:
     """Train a policy, then compare it with the heuristics on held-out episodes."""
-    from offload_rllib.experiment.cluster import RayOptions, connect, use
-    from offload_rllib.experiment.training import quieten
-    from offload_rllib.experiment.training import train as train_run
+    from offload_rllib.cluster.connection import RayOptions, connect, use
+    from offload_rllib.training.train import quieten
+    from offload_rllib.training.train import train as train_run
 
     options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
     changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
@@ -137,9 +137,9 @@ def _new_run(
     trust: bool,
 ) -> RunFolder:
     """Make the folder of a new run, after all that can be wrong with it has been looked for."""
-    from offload_rllib.experiment.run_folder import RunFolder
-    from offload_rllib.experiment.training import check, with_all_runners
+    from offload_rllib.runs.training_run import RunFolder
     from offload_rllib.scenario import build_scenario
+    from offload_rllib.training.train import check, with_all_runners
 
     environment = load_environment(env, set_ or (), trust=trust)
     configured = load_policy_config(policy, changes, trust=trust)
@@ -156,7 +156,7 @@ def _new_run(
 
 
 def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) -> None:
-    from offload_rllib.experiment.model_card import write_model_card
+    from offload_rllib.training.model_card import write_model_card
 
     evaluation = run.path / "evaluation"
     play(
@@ -187,8 +187,8 @@ def _train_from_outside(
     """Let a process in the cluster train; environment and policy are resolved here and sent along."""
     import yaml
 
-    from offload_rllib.experiment.remote_driver import run_there
-    from offload_rllib.experiment.run_folder import is_uri
+    from offload_rllib.cluster.remote_driver import run_there
+    from offload_rllib.runs.training_run import is_uri
 
     files, arguments = {}, list(others)
     if "--resume" not in others:
@@ -215,7 +215,7 @@ def _train_from_outside(
 
 
 def _to_resume(path: str, *, trust: bool) -> RunFolder:
-    from offload_rllib.experiment.run_folder import RunFolder
+    from offload_rllib.runs.training_run import RunFolder
 
     run = RunFolder.open(path, trust=trust)
     if run.state == "finished":
@@ -225,7 +225,7 @@ def _to_resume(path: str, *, trust: bool) -> RunFolder:
 
 def _begun(name: str | None, storage: str | None, *, trust: bool) -> RunFolder | None:
     """Return the run of a name if its training has begun; one that had not come to its first checkpoint is removed."""
-    from offload_rllib.experiment.run_folder import RUNS, RunFolder, is_uri
+    from offload_rllib.runs.training_run import RUNS, RunFolder, is_uri
 
     if not name:
         return None

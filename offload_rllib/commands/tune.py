@@ -22,8 +22,8 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import load_sweep
 
 if TYPE_CHECKING:
-    from offload_rllib.experiment.sweep_folder import SweepFolder
-    from offload_rllib.experiment.sweep_trials import TrialOutcome
+    from offload_rllib.sweep.folder import SweepFolder
+    from offload_rllib.sweep.outcomes import TrialOutcome
 
 # ray and torch take seconds to import: only a sweep that is about to run needs them.
 
@@ -46,7 +46,7 @@ def tune(
     ship_code: ShipCodeOption = False,
 ) -> None:
     """Search hyperparameters: many trials, a leaderboard, plots, and the best policy as a file."""
-    from offload_rllib.experiment.training import quieten
+    from offload_rllib.training.train import quieten
 
     quieten()
     with on_cluster(address, storage, ship_code=ship_code) as parent:
@@ -54,10 +54,10 @@ def tune(
 
 
 def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: str | None, *, trust: bool) -> None:
-    from offload_rllib.experiment.sweep import sweep
-    from offload_rllib.experiment.sweep_folder import SweepFolder
-    from offload_rllib.experiment.sweep_plan import check_plan, plan_sweep
-    from offload_rllib.experiment.training import available_cpus
+    from offload_rllib.sweep.folder import SweepFolder
+    from offload_rllib.sweep.plan import check_plan, plan_sweep
+    from offload_rllib.sweep.run import sweep
+    from offload_rllib.training.train import available_cpus
 
     if resume is not None:
         if config or set_ or name:
@@ -85,10 +85,10 @@ def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: 
 
 
 def _report(folder: SweepFolder, outcomes: list[TrialOutcome]) -> None:
-    from offload_rllib.experiment.sweep_plots import importances, shares_text
-    from offload_rllib.experiment.sweep_report import BEST_ENVIRONMENT, write_sweep_report
-    from offload_rllib.experiment.sweep_table import trials_table
-    from offload_rllib.experiment.sweep_trials import FAILED, ranked
+    from offload_rllib.sweep.leaderboard import trials_table
+    from offload_rllib.sweep.outcomes import FAILED, ranked
+    from offload_rllib.sweep.plots import importances, shares_text
+    from offload_rllib.sweep.report import BEST_ENVIRONMENT, write_sweep_report
 
     plan = folder.plan
     # Files first: a closed pipe ends the printing, and must not cost the results.

@@ -12,7 +12,7 @@ from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, load_environment
 
 if TYPE_CHECKING:
-    from offload_rllib.experiment.rule_tuning import TunedRule
+    from offload_rllib.evaluation.rule_tuning import TunedRule
 
 
 def tune_rule(
@@ -28,7 +28,7 @@ def tune_rule(
     seed: Annotated[int, typer.Option(min=0, help="Of the training episodes.")] = 0,
 ) -> None:
     """Find the best parameter of a rule on training episodes, as learners are trained on them."""
-    from offload_rllib.experiment import rule_tuning
+    from offload_rllib.evaluation import rule_tuning
 
     environment = load_environment(env, set_ or ())
     with Progress(console=console, transient=True) as progress:
@@ -60,8 +60,8 @@ def _numbers(text: str | None) -> list[float]:
 def _print(tuned: TunedRule, episodes: int) -> None:
     from rich.table import Table
 
-    from offload_rllib.experiment.metrics import metric_of
-    from offload_rllib.experiment.tables import difference_text, with_half_width
+    from offload_rllib.evaluation.metrics import metric_of
+    from offload_rllib.reporting.tables import difference_text, with_half_width
 
     about = metric_of(tuned.metric)
     table = Table(

@@ -332,7 +332,7 @@ def load_policy_config(
 def load_sweep(
     source: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> SweepConfig:
-    """Return a sweep's configuration, whose environment and policy are still names; see `experiment.sweep_plan`.
+    """Return a sweep's configuration, whose environment and policy are still names; see `sweep.plan`.
 
     Arguments and errors as `load_environment`.
     """

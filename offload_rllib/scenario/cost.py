@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload_rllib.config.arrivals import BurstyRate, LinearRate, UniformRate, ZigzagRate
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.workload.arrivals import BurstyRate, LinearRate, UniformRate, ZigzagRate
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.scenario.workload.load import OfferedLoad

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.ether import (
+from offload_rllib.config.topology import EdgeList, GraphML, Manual, PythonTopology
+from offload_rllib.config.topology.ether import (
     EtherClusters,
     EtherIndustrialIoT,
     EtherInterRegion,
     EtherJson,
     EtherUrbanSensing,
 )
-from offload_rllib.config.graphs import Drawn, Full, Grid, Ring, Tiers
-from offload_rllib.config.topology import EdgeList, GraphML, Manual, PythonTopology
+from offload_rllib.config.topology.graphs import Drawn, Full, Grid, Ring, Tiers
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import (
     edge_list,

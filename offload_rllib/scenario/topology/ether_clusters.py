@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from offload_rllib.config.ether import EtherClusters
+from offload_rllib.config.topology.ether import EtherClusters
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.topology.ether_devices import ether_node
 

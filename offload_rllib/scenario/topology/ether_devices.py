@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offload_rllib.config.base import LARGEST_CAPACITY
-from offload_rllib.config.ether import EtherDevices
+from offload_rllib.config.topology.ether import EtherDevices
 from offload_rllib.scenario.network import Node
 
 MEGABIT = 1e6

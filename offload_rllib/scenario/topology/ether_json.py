@@ -13,8 +13,8 @@ from collections.abc import Collection
 from typing import Any
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.ether import EtherJson
 from offload_rllib.config.loading import find_data, nearest
+from offload_rllib.config.topology.ether import EtherJson
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.text_files import opened_text
 from offload_rllib.scenario.topology.ether_devices import MEGABIT, ether_node

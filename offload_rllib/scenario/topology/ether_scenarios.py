@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.ether import EtherDevices, EtherIndustrialIoT, EtherInterRegion, EtherUrbanSensing
+from offload_rllib.config.topology.ether import EtherDevices, EtherIndustrialIoT, EtherInterRegion, EtherUrbanSensing
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.topology.ether_devices import (
     BUSINESS,

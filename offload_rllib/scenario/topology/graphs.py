@@ -7,7 +7,7 @@ import itertools
 import networkx as nx
 import numpy as np
 
-from offload_rllib.config.graphs import (
+from offload_rllib.config.topology.graphs import (
     BarabasiAlbert,
     BridgedClusters,
     Full,

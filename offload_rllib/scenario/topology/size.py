@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.ether import EtherIndustrialIoT, EtherInterRegion, EtherUrbanSensing
-from offload_rllib.config.graphs import (
+from offload_rllib.config.topology.ether import EtherIndustrialIoT, EtherInterRegion, EtherUrbanSensing
+from offload_rllib.config.topology.graphs import (
     BarabasiAlbert,
     BridgedClusters,
     Full,

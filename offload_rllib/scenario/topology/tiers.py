@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.graphs import Tiers
+from offload_rllib.config.topology.graphs import Tiers
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.topology.graphs import anywhere
 from offload_rllib.scenario.topology.placement import links_of, nodes_of

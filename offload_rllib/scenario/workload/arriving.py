@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from offload_rllib.config.arrivals import JobTimes, Recorded, Replay, TableRate
 from offload_rllib.config.base import ends
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import AlibabaJobs
+from offload_rllib.config.workload.arrivals import JobTimes, Recorded, Replay, TableRate
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.score import type_weights
 from offload_rllib.scenario.workload.alibaba import job_table

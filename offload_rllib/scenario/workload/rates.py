@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from offload_rllib.config.arrivals import (
+from offload_rllib.config.base import LARGEST
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.loading import find_data, nearest
+from offload_rllib.config.workload.arrivals import (
     Arrivals,
     BurstyRate,
     ConstantRate,
@@ -20,9 +23,6 @@ from offload_rllib.config.arrivals import (
     UniformRate,
     ZigzagRate,
 )
-from offload_rllib.config.base import LARGEST
-from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.text_files import opened_text
 from offload_rllib.simulator import arrivals as kinds

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from offload_rllib.config.arrivals import Column, Recorded, Replay
 from offload_rllib.config.base import LARGEST, ends
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.config.score import TYPE_NAME
+from offload_rllib.config.workload.arrivals import Column, Recorded, Replay
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.text_files import opened, opened_text
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream

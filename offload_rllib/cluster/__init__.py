@@ -1,0 +1,1 @@
+"""Which Ray a command works on, what its nodes can do, and where processes are placed."""

@@ -1,0 +1,1 @@
+"""The verb `compare`: plan, run, report."""

@@ -1,0 +1,1 @@
+"""Policies on common random numbers: players, metrics, statistics, lower bound. Imports no ray."""

@@ -1,0 +1,264 @@
+"""Policies on common random numbers: every policy plays the same held-out episodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import Progress
+
+from offload_rllib.config import ConfigError, EnvironmentConfig
+from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.evaluation import results
+from offload_rllib.evaluation.players import Contender
+from offload_rllib.evaluation.results import Comparison
+from offload_rllib.evaluation.task_log import task_table
+from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.types import RESPONSES
+
+# Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
+# result: networks differ in the last digit with it, so it depends neither on the machine nor on the workers.
+LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """An environment in which policies are compared: one point of a sweep.
+
+    Attributes:
+        environment: label, e.g. the preset's name.
+        config: with the swept values in it.
+        values: the swept values by column.
+        fingerprint: of the configuration.
+    """
+
+    environment: str
+    config: EnvironmentConfig
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> results.Point:
+        """How the place is called in a `Comparison`."""
+        return (self.environment, *self.values.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the environment."""
+        return fingerprint(self.config)
+
+    @property
+    def label(self) -> str:
+        """The environment and the swept values, as text."""
+        return results.label_of(self.environment, self.values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One batch of episodes of one policy at one place: the smallest piece of work."""
+
+    place: Place
+    contender: Contender
+    first: int
+    """Index of its first episode."""
+    count: int
+    """How many episodes."""
+    seed: int
+    """Of the held-out episodes."""
+    log: bool = False
+    """Whether to keep the fate of every task."""
+
+
+@dataclass
+class Played:
+    """What came of a cell."""
+
+    figures: list[dict[str, float]]
+    """Of each episode."""
+    responses: np.ndarray
+    """Finished tasks by bin of their response time, over the episodes."""
+    choices: int
+    """Decisions with a task on offer."""
+    wall_s: float
+    """Wall-clock time spent deciding."""
+    cpu_s: float
+    """CPU time of it."""
+    seconds: float
+    """Wall-clock time in all."""
+    tasks: Any = None
+    """Fate of every task, a pyarrow table, if asked for."""
+
+
+class Player:
+    """Plays cells; keeps the latest environment for the next cell."""
+
+    def __init__(self) -> None:
+        """Begin without an environment."""
+        self._made: tuple[tuple[str, int, bool], VectorEnv] | None = None
+
+    def _environment(self, cell: Cell) -> VectorEnv:
+        wanted = (cell.place.fingerprint, cell.count, cell.log)
+        if self._made is None or self._made[0] != wanted:
+            self._made = None  # before the next one is built: two large networks may not fit side by side
+            self._made = wanted, VectorEnv(build_scenario(cell.place.config), cell.count, log=cell.log)
+        return self._made[1]
+
+    def play(self, cell: Cell) -> Played:
+        """Play a cell's episodes to their end.
+
+        Raises:
+            ConfigError: the policy does not fit the environment.
+        """
+        started = time.perf_counter()
+        env = self._environment(cell)
+        with one_torch_thread():
+            cell.contender.begin(env, cell.seed + cell.first // LARGEST_BATCH)
+            env.reset(held_out_keys(cell.seed, cell.first + cell.count)[cell.first :])
+            wall_s, cpu_s = _decide_to_the_end(env, cell.contender)
+        batch = range(env.num_envs)
+        return Played(
+            [env.episode_metrics(e) for e in batch],
+            env.state.histogram[:, :, RESPONSES].sum(axis=(0, 1), dtype=np.int64),
+            int(env.state.episode["choices"].sum()),
+            wall_s,
+            cpu_s,
+            time.perf_counter() - started,
+            task_table(env, about_episodes(cell)) if cell.log else None,
+        )
+
+
+def _decide_to_the_end(env: VectorEnv, contender: Contender) -> tuple[float, float]:
+    """Play until the episodes end; return wall-clock and CPU seconds spent deciding."""
+    wall_s = cpu_s = 0.0
+    done = False
+    while not done:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        actions = contender.actions(env)
+        wall_s += time.perf_counter() - wall
+        cpu_s += time.thread_time() - cpu
+        done = env.step(actions)
+    return wall_s, cpu_s
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch work on one thread: with several its sums differ in the last digit, and small networks are slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def about_episodes(cell: Cell) -> list[dict[str, Any]]:
+    """Return what the tables say of each episode of a cell beside its figures."""
+    contender = cell.contender
+    return [
+        {
+            results.ENVIRONMENT: cell.place.environment,
+            **cell.place.values,
+            results.FINGERPRINT: cell.place.fingerprint,
+            results.POLICY: contender.name,
+            results.TRAINED_ON: contender.trained_on,
+            results.TRAINING_SEED: contender.training_seed,
+            results.HELD_OUT_SEED: cell.seed,
+            results.EPISODE: cell.first + i,
+        }
+        for i in range(cell.count)
+    ]
+
+
+def cells_of(
+    place: Place, contenders: Iterable[Contender], *, episodes: int, seed: int, log: bool = False
+) -> list[Cell]:
+    """Return the cells of policies at a place, in order."""
+    return [
+        Cell(place, contender, first, min(LARGEST_BATCH, episodes - first), seed, log)
+        for contender in contenders
+        for first in range(0, episodes, LARGEST_BATCH)
+    ]
+
+
+def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed: int = 0) -> tuple[str, ...]:
+    """Find what is wrong with an evaluation before anything plays; return the names of the figures.
+
+    Raises:
+        ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
+    """
+    if episodes < 2:
+        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
+    names = [(contender.name, contender.training_seed) for contender in contenders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"policies must have different names; given: {', '.join(name for name, _ in names)}")
+    env = VectorEnv(build_scenario(place.config), 1)
+    for contender in contenders:
+        contender.begin(env, seed)
+    env.reset(held_out_keys(seed, 1))
+    env.step(np.zeros(env.masks.shape[:-1], np.int32))
+    return tuple(env.episode_metrics(0))
+
+
+def assemble(cells: Sequence[Cell], played: Sequence[Played]) -> Comparison:
+    """Return the comparison of cells that have been played."""
+    rows, timings, responses = [], {}, {}
+    for cell, result in zip(cells, played, strict=True):
+        abouts = about_episodes(cell)
+        rows += [about | figures for about, figures in zip(abouts, result.figures, strict=True)]
+        key = (cell.place.key, cell.contender.name)
+        responses[key] = responses.get(key, 0) + result.responses
+        about = {name: value for name, value in abouts[0].items() if name != results.EPISODE}
+        costs = timings.setdefault((*key, cell.contender.training_seed), [about, 0, 0.0, 0.0, 0.0])
+        for i, cost in enumerate((result.choices, result.wall_s, result.cpu_s, result.seconds), 1):
+            costs[i] += cost
+    episodes = pd.DataFrame(rows)
+    episodes[results.TRAINING_SEED] = episodes[results.TRAINING_SEED].astype("Int64")
+    microseconds = [
+        about
+        | {
+            "decisions": choices,
+            "decision_wall_us": 1e6 * wall_s / choices if choices else float("nan"),
+            "decision_cpu_us": 1e6 * cpu_s / choices if choices else float("nan"),
+            "seconds": seconds,
+        }
+        for about, choices, wall_s, cpu_s, seconds in timings.values()
+    ]
+    environments = {cell.place.key: cell.place.config for cell in cells}
+    sweep = tuple(cells[0].place.values)
+    return Comparison(episodes, pd.DataFrame(microseconds), sweep, responses, environments=environments)
+
+
+def evaluate(
+    config: EnvironmentConfig,
+    contenders: Sequence[Contender],
+    *,
+    episodes: int = 20,
+    seed: int = 0,
+    progress: Progress | None = None,
+    label: str = "environment",
+) -> Comparison:
+    """Let every policy play the same held-out episodes of one environment, in this process.
+
+    Args:
+        config: the environment.
+        contenders: from `make_contenders`; names must differ.
+        episodes: how many, at least 2.
+        seed: of the held-out episodes, which training never uses, whatever its seed.
+        progress: where to show it.
+        label: what the environment is called in the results.
+
+    Raises:
+        ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
+    """
+    place, player = Place(label, config), Player()
+    check(place, contenders, episodes=episodes, seed=seed)
+    cells = cells_of(place, contenders, episodes=episodes, seed=seed)
+    shown = progress.track(cells, description="evaluating") if progress else cells
+    return assemble(cells, [player.play(cell) for cell in shown])

@@ -1,0 +1,150 @@
+"""The best parameter of a decision rule, found on training episodes: the right that learners have.
+
+Held-out episodes judge policies, so neither learners nor rules may see them before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.progress import Progress
+
+from offload_rllib.config import ConfigError, EnvironmentConfig
+from offload_rllib.config.loading import nearest
+from offload_rllib.envs.vector import VectorEnv, training_key
+from offload_rllib.evaluation.metrics import SCORE, metric_of
+from offload_rllib.evaluation.statistics import Interval, certain, interval, paired_difference
+from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario.build import check_rule
+from offload_rllib.simulator.heuristics import HEURISTICS
+
+# Times the default. A rule's score is flat around its best value, so finer steps would find noise.
+FACTORS = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+# Rules that compare their parameter with a number of tasks.
+COUNTING = ("threshold",)
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class TunedRule:
+    """What a rule scored with each value of its parameter on the same training episodes.
+
+    Attributes:
+        rule: its name.
+        metric: by which a value is chosen.
+        values: that were tried, in rising order.
+        figures: [values, episodes] the metric of each episode.
+        chosen: the value with the best mean.
+        default: the value that the rule has without a parameter; among `values`.
+    """
+
+    rule: str
+    metric: str
+    values: tuple[float, ...]
+    figures: np.ndarray
+    chosen: float
+    default: float
+
+    @property
+    def name(self) -> str:
+        """The rule with the chosen value, as `compare` and `evaluate` take it."""
+        return named(self.rule, self.chosen)
+
+    @property
+    def means(self) -> list[Interval]:
+        """The mean at each value with its 95 % interval."""
+        return [interval(row) for row in self.figures]
+
+    @property
+    def differences(self) -> list[Interval]:
+        """Each value minus the default, paired by episode."""
+        base = self.figures[self.values.index(self.default)]
+        return [paired_difference(row, base) for row in self.figures]
+
+    @property
+    def differs(self) -> list[bool]:
+        """Which values certainly differ from the default, adjusted for their number."""
+        return certain(self.differences)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the chosen value is the smallest or largest of several: a better one may lie beyond."""
+        return len(self.values) > 1 and self.chosen in (self.values[0], self.values[-1])
+
+
+def named(rule: str, value: float) -> str:
+    """Return a rule with a parameter as text."""
+    return f"{rule}:{value:g}"
+
+
+def values_around(rule: str) -> tuple[float, ...]:
+    """Return the values that are tried unless others are given: from a quarter to four times the default."""
+    default = _default(rule)
+    values = {float(f"{factor * default:.6g}") for factor in FACTORS}
+    return tuple(sorted({float(np.ceil(value)) for value in values} if rule in COUNTING else values))
+
+
+def _default(rule: str) -> float:
+    if rule not in HEURISTICS:
+        raise ConfigError(f"'{rule}' is no heuristic.{nearest(rule, HEURISTICS)}")
+    default = HEURISTICS[rule].parameter
+    if default is None:
+        with_one = ", ".join(name for name, each in HEURISTICS.items() if each.parameter is not None)
+        raise ConfigError(f"'{rule}' takes no parameter; rules that do: {with_one}")
+    return default
+
+
+def tune_rule(
+    config: EnvironmentConfig,
+    rule: str,
+    *,
+    values: Sequence[float] = (),
+    metric: str = SCORE,
+    episodes: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TunedRule:
+    """Let a rule play training episodes with each value of its parameter, and choose the best.
+
+    Args:
+        config: the environment.
+        rule: a heuristic with a parameter, by its name alone.
+        values: to try; the default is always tried, too. By default `values_around`.
+        metric: of whose mean the best is chosen: the lowest, or the highest where more is better.
+        episodes: how many, the same for all values.
+        seed: of the training episodes, as `training.seed` of a run.
+        progress: where to show it.
+
+    Raises:
+        ConfigError: no such rule, value or metric, or the rule makes no sense in the environment.
+    """
+    default = _default(rule)
+    if episodes < 2:
+        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
+    tried = tuple(sorted({*(values or values_around(rule)), default}))
+    names = [named(rule, value) for value in tried]
+    scenario = build_scenario(config)
+    for name in names:
+        check_rule(name, "values", scenario.network)
+    keys = np.array([training_key(seed, 0, 0, episode) for episode in range(episodes)], np.uint64)
+    figures = np.zeros((len(names), episodes))
+    task = progress.add_task("tuning", total=figures.size) if progress else None
+    for first in range(0, episodes, BATCH):
+        batch = keys[first : first + BATCH]
+        env = VectorEnv(scenario, len(batch))
+        for row, name in enumerate(names):
+            env.reset(batch)
+            while not env.step(env.heuristic_actions(name)):
+                pass
+            for e in range(len(batch)):
+                found = env.episode_metrics(e)
+                if metric not in found:
+                    raise ConfigError(f"--metric '{metric}': not reported here.{nearest(metric, found)}")
+                figures[row, first + e] = found[metric]
+            if progress and task is not None:
+                progress.advance(task, len(batch))
+    means = np.nanmean(figures, axis=1)
+    best = means.argmin() if metric_of(metric).lower_is_better else means.argmax()
+    return TunedRule(rule, metric, tried, figures, tried[best], default)

@@ -1,1 +1,0 @@
-"""Runs: training, evaluation, comparison, and what people look at."""

@@ -1,0 +1,1 @@
+"""The verb `tune`: plan, trials, search, leaderboard, report."""

@@ -1,0 +1,1 @@
+"""One run as a Ray Tune experiment: configuration, callbacks, status, interruption, recovery."""

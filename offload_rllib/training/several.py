@@ -1,0 +1,136 @@
+"""Many trainings, as many at a time as the cluster has CPUs for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from rich.console import Console
+
+from offload_rllib.cluster.connection import Cluster, found_or_local
+from offload_rllib.cluster.placement import TRAINER_CPUS, cpus_per_runner
+from offload_rllib.config import ConfigError, PolicyConfig
+from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.scenario import build_scenario
+from offload_rllib.training.train import TrainingError, train
+
+# How long trainings that were told to stop may take to end.
+ENDED_WITHIN_S = 120.0
+
+
+def needed_cpus(policy: PolicyConfig, cluster: Cluster) -> float:
+    """Return the CPUs that a training reserves."""
+    training = policy.training
+    processes = training.runners + training.learners
+    share = training.cpus_per_runner or cpus_per_runner(processes, cluster.cpus_by_node)
+    return processes * share + (TRAINER_CPUS if training.runners else 1.0)
+
+
+def at_once(policies: Sequence[PolicyConfig], cluster: Cluster) -> int:
+    """Return how many trainings of such policies have room on a cluster at the same time; at least 1."""
+    most = int(cluster.cpus / max(needed_cpus(policy, cluster) for policy in policies) + 1e-9)
+    gpus = max(policy.training.gpus for policy in policies)
+    return max(1, min(most, int(cluster.gpus / gpus + 1e-9)) if gpus else most)
+
+
+def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
+    """Train runs, or go on with them: side by side where Ray has the CPUs, else one after another.
+
+    Args:
+        runs: none of them finished.
+        console: where is said what is done.
+
+    Returns:
+        Whether all are finished; False after an interruption. One after another, a training then saves all that it has
+        done; side by side, they go on from their last checkpoints.
+
+    Raises:
+        TrainingError: one of them failed; those beside it are stopped.
+    """
+    if not runs:
+        return True
+    places = min(len(runs), at_once([run.policy_config for run in runs], found_or_local()))
+    if places > 1:
+        return _side_by_side(runs, places, console)
+    for number, run in enumerate(runs, 1):
+        console.print(f"training {number} of {len(runs)}: {run.name}", highlight=False)
+        if not train(run, console, resume=bool(run.checkpoints())):
+            return False
+    return True
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _train(path: str, trust: bool) -> bool:
+    run = RunFolder.open(path, trust=trust)
+    return train(run, Console(quiet=True), resume=bool(run.checkpoints()))
+
+
+def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> bool:
+    with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
+        compile_kernels(
+            build_scenario(runs[0].environment)
+        )  # once, before every training would compile them for itself
+    waiting, working, finished = list(runs), {}, 0
+    with _sigterm_as_ctrl_c():
+        try:
+            while waiting or working:
+                while waiting and len(working) < places:
+                    run = waiting.pop(0)
+                    console.print(f"training {run.name} ({places} at a time)", highlight=False)
+                    working[_train.remote(str(run.path.resolve()), run.trust)] = run
+                (done,), _ = ray.wait(list(working), num_returns=1)
+                run = working.pop(done)
+                if not _result(done):
+                    return False
+                finished += 1
+                console.print(f"trained {run.name}: {finished} of {len(runs)} are finished", highlight=False)
+        except KeyboardInterrupt:
+            console.print("stopping; each training goes on from its last checkpoint")
+            return False
+        finally:
+            _stop(working)
+    return True
+
+
+def _result(task: Any) -> bool:
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, TrainingError | ConfigError):
+            raise type(cause)(str(cause)) from error
+        raise TrainingError(f"a training failed: {' '.join(str(error).split())[-500:]}") from error
+
+
+def _stop(working: dict[Any, RunFolder]) -> None:
+    """Tell trainings to end, as a second Ctrl-C does: checkpoints are kept; those that take too long are killed."""
+    tasks = list(working)
+    try:
+        for task in tasks:
+            ray.cancel(task)
+        _, late = ray.wait(tasks, num_returns=len(tasks), timeout=ENDED_WITHIN_S) if tasks else ([], [])
+    except KeyboardInterrupt:
+        late = tasks
+    for task in late:
+        ray.cancel(task, force=True)
+    for run in working.values():
+        if run.state == "training":
+            run.record(state="interrupted")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

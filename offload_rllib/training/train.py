@@ -1,0 +1,288 @@
+"""One training run, as a Ray Tune experiment of one trial."""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from rich.console import Console
+
+from offload_rllib.algorithms.offload_algorithm import RUN_NAME
+from offload_rllib.cluster.connection import Cluster, check_shared, connect, found_or_local
+from offload_rllib.cluster.placement import places
+from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
+from offload_rllib.config.errors import input_problem
+from offload_rllib.config.loading import load_policy_config
+from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.runs.lock import locked
+from offload_rllib.runs.training_run import TUNE, RunFolder, is_uri
+from offload_rllib.scenario import build_scenario
+from offload_rllib.training.interruption import ended_early, interruptible, loggers
+from offload_rllib.training.model_card import write_model_card
+from offload_rllib.training.progress import TrainingProgress
+from offload_rllib.training.recovery import collect_staged, mend
+from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.status import RunWatch, last_status
+from offload_rllib.training.trackers import require_trackers, trackers
+
+ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
+TRIAL = "trial"
+# Trainers that may be lost one after the other without a single result.
+LOST_TRAINERS = 3
+# A checkpoint of the presets' networks takes well under this.
+ENOUGH_FREE_BYTES = 20 * 2**20
+
+
+class TrainingError(RuntimeError):
+    """The trial ended with an error; the message says which, and where its full text is."""
+
+
+class TrainerLostError(TrainingError):
+    """The trainer's process or node is gone; its work is not to blame."""
+
+
+def available_cpus() -> float:
+    """Return how many CPUs this process's Ray has, or would be given."""
+    return found_or_local().cpus
+
+
+def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
+    """Find what is wrong with a run before anything is made of it.
+
+    Args:
+        environment: what is trained on.
+        policy: how it is trained.
+        cpus: that it may use; None: all.
+
+    Raises:
+        ConfigError: environment and policy cannot be trained here.
+    """
+    quieten()
+    require_trackers(policy.training.tracking)
+    try:
+        cluster = found_or_local()
+        nodes = cluster.cpus_by_node if cpus is None else ()
+        algorithm_config(environment, policy, cpus=cpus or cluster.cpus, nodes=nodes).validate()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
+
+
+def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
+    """Return a policy with as many runners of one CPU as the cluster has room for, and its batches divide among.
+
+    Raises:
+        ConfigError: there is room for none.
+    """
+    nodes = found_or_local().cpus_by_node
+    room = places(policy.training.cpus_per_runner or 1.0, nodes) - policy.training.learners
+    content = policy.model_dump(mode="json", by_alias=True)
+    for runners in range(room, 0, -1):
+        content["training"]["runners"] = runners
+        try:
+            return load_policy_config(content)
+        except ConfigError:
+            continue
+    raise ConfigError(f"--runners all: no room for a runner on nodes with {', '.join(f'{n:g}' for n in nodes)} CPUs")
+
+
+def _trial_name(trial: Any) -> str:
+    return TRIAL
+
+
+def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
+    """Train a run's policy, or go on with it, and keep the final policy.
+
+    A trainer whose process or node is lost is started again from the last checkpoint.
+
+    Args:
+        run: the folder; its `environment.yaml` and `policy.yaml` say what to do.
+        console: where progress is shown.
+        resume: go on from the last checkpoint.
+
+    Returns:
+        Whether the run is finished; False after an interruption (Ctrl-C, SIGTERM), with the state saved.
+
+    Raises:
+        TrainingError: the trial ended with an error.
+        ClusterError: the cluster's nodes cannot work on this run.
+        ConfigError: there is nothing to resume, another process works on the run, or what the user gave cannot be.
+    """
+    environment, policy = run.environment, run.policy_config
+    quieten()
+    with locked(run.path, functools.partial(console.print, soft_wrap=True, highlight=False)):
+        return _train(run, environment, policy, console, resume=resume)
+
+
+def _train(
+    run: RunFolder, environment: EnvironmentConfig, policy: PolicyConfig, console: Console, *, resume: bool
+) -> bool:
+    with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
+        compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
+    with (
+        connect() as cluster,
+        TrainingProgress(policy.training.env_steps, console) as progress,
+        RunWatch(run, policy.training) as watch,
+        interruptible(console),
+    ):
+        storage = run.storage
+        if storage is not None and not is_uri(storage):
+            check_shared(run.path, cluster)
+        watch.log.info("%s on %d nodes, %g CPUs", "resumed" if resume else "begun", len(cluster.nodes), cluster.cpus)
+        lost = 0
+        while True:
+            callbacks = [progress, watch, *loggers(), *trackers(policy.training.tracking, run.name)]
+            tuner = _tuner(run, environment, policy, cluster, callbacks, resume=resume)
+            run.record(state="training")
+            before = watch.env_steps
+            try:
+                result = _fit(run, tuner)
+                break
+            except TrainerLostError as error:
+                lost = lost + 1 if watch.env_steps == before else 1
+                if lost > LOST_TRAINERS or ended_early():
+                    raise
+                watch.log.warning("the trainer was lost (%s); going on from the last checkpoint", error.__cause__)
+                console.print("the trainer was lost; going on from the last checkpoint", highlight=False)
+                resume = tune.Tuner.can_restore(run.experiment)
+            except (TrainingError, ConfigError) as error:
+                watch.log.exception("training failed", exc_info=error.__cause__)
+                raise
+    steps = _env_steps(result)
+    if steps < policy.training.env_steps:
+        run.record(state="interrupted", env_steps=steps)
+        return False
+    if result.checkpoint is None:
+        run.keep_final_policy()
+    else:
+        with result.checkpoint.as_directory() as folder:
+            run.keep_final_policy(Path(folder))
+    run.record(state="finished", env_steps=steps, seconds=round(float((result.metrics or {})["time_total_s"]), 1))
+    write_model_card(run)
+    return True
+
+
+def _tuner(
+    run: RunFolder,
+    environment: EnvironmentConfig,
+    policy: PolicyConfig,
+    cluster: Cluster,
+    callbacks: list[tune.Callback],
+    *,
+    resume: bool,
+) -> tune.Tuner:
+    storage = run.storage
+    config = algorithm_config(
+        environment,
+        policy,
+        cpus=cluster.cpus,
+        nodes=cluster.cpus_by_node,
+        trainer_node=cluster.trainer_node(shared_storage=storage is not None),
+    )
+    config.env_config[RUN_NAME] = run.name
+    if resume:
+        if not is_uri(run.experiment):
+            staged = last_status(run).get("logs")
+            if staged:
+                collect_staged(Path(run.experiment), TRIAL, Path(staged))
+            mend(Path(run.experiment), TRIAL)
+        if not tune.Tuner.can_restore(run.experiment):
+            raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
+        return tune.Tuner.restore(
+            run.experiment,
+            trainable=config.algo_class,
+            param_space=config,
+            resume_unfinished=True,
+            resume_errored=True,
+        )
+    return tune.Tuner(
+        config.algo_class,
+        param_space=config,
+        tune_config=tune.TuneConfig(num_samples=1, trial_dirname_creator=_trial_name, trial_name_creator=_trial_name),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=run.experiment.removesuffix(f"/{TUNE}"),
+            stop={ENV_STEPS: policy.training.env_steps},
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=policy.training.checkpoint_every,
+                num_to_keep=policy.training.keep_checkpoints,
+                checkpoint_at_end=True,
+            ),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+
+
+def _env_steps(result: tune.Result) -> int:
+    return int((result.metrics or {}).get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+
+
+def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
+    """Run the trial and return its result.
+
+    Raises:
+        TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state), or
+            ended it too early and does not say why (so where the storage cannot be written any more).
+        ConfigError: what the user gave cannot be, as the trainer or a runner found.
+    """
+    try:
+        result = tuner.fit()[0]
+        error: Exception | None = result.error
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to go on
+        result, error = None, failure
+    if result is not None and error is None:
+        wanted = run.policy_config.training.env_steps
+        if _env_steps(result) >= wanted or ended_early():
+            return result
+        error = RuntimeError(
+            f"it ended after {_env_steps(result):,} of {wanted:,} environment steps without a word: "
+            f"is {run.experiment} there, and can it be written?"
+        )
+    problem = input_problem(error)
+    if problem is not None:
+        run.record(state="failed")
+        raise ConfigError(f"{run.path}: training failed: {problem}") from error
+    reason = [f"training failed: {_last_line(error)}"]
+    free_bytes = shutil.disk_usage(run.path).free
+    if free_bytes < ENOUGH_FREE_BYTES:
+        reason.append(f"the disk that holds {run.path} is full: {free_bytes / 2**20:.1f} MB are free")
+    try:
+        run.record(state="failed")
+    except OSError as failure:
+        reason.append(f"nor could the state be written: {failure.strerror}")
+    if not isinstance(error, RuntimeError):
+        reason.append(f"the whole error is in {run.experiment}/{TRIAL}/error.txt")
+    reason.append(f"go on from the last checkpoint: {run.resume_command}")
+    lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
+    cause = error if isinstance(error, BaseException) else None
+    raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause
+
+
+def _last_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def quieten() -> None:
+    """Silence what Ray prints about itself; errors of ours are raised and shown."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # `loggers` says which there are
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray.rllib", "ray.tune", "ray.train", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
