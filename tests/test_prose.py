@@ -1,0 +1,140 @@
+"""Documentation in plain technical English: short sentences, and the terms of the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+LONGEST_SENTENCE = 40  # words
+LONGEST_MEAN = 17.0  # words, over all pages
+
+# Pages that a program writes: their words stand in the program.
+GENERATED = {
+    "configuration.md": "scripts/write_configuration_page.py, from the schema",
+    "results.md": "scripts/make_results.py",
+    "paper_tables.md": "scripts/reproduce_paper.py",
+}
+PAGES = [
+    page
+    for page in [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
+    if page.name not in GENERATED and page.name != "CHANGELOG.md"  # the changelog is a list of what was
+]
+
+# Wordings that a textbook on queues, networks or reinforcement learning would not use, and better ones.
+BETTER_WORDING = {
+    r"by lot|lots are": "uniformly at random",
+    r"what (came|comes|becomes|became) of": "the result of; what happens to",
+    r"(is|are) none of": "is not; is rejected",
+    r"nobody|anybody|everybody|somebody|whoever": "name the agent, node, policy or user",
+    r"there alone": "only there",
+    r"(?<=[,;] )else(?! if)": "otherwise",
+    r"one's own|of yours": "your own; custom",
+    r"but for": "except",
+    r"hardly": "rarely; almost no",
+    r"anew": "again",
+    r"told": "advertised; reported; stated",
+    r"news": "information",
+    r"paid": "rewarded; receives",
+    r"pays? for": "is rewarded for; costs",
+    r"taken for": "assumed to be",
+    r"(turned|thrown) away": "rejected; discarded",
+    r"laid over|set beside": "compared with",
+    r"(is|are) let|let in": "is admitted; is allowed",
+    r"mend(s|ed|ing)?": "fix; repair",
+    r"for ever": "indefinitely",
+    r"stands? apart": "is counted separately",
+}
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Yield the paragraphs, list items and table cells of a Markdown text, without code and formulas."""
+    text = re.sub(r"<!--.*?-->|\$\$.*?\$\$", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    block: list[str] = []
+    in_list = False
+    for line in [*text.splitlines(), ""]:
+        stripped = line.strip()
+        item = re.match(r"\s*(?:[-*]|\d+\.) +(?=\S)", line)
+        starts = item or not stripped or stripped[0] in "#|"
+        if starts and block:
+            yield " ".join(block)
+            block = []
+        if item:
+            block, in_list = [line[item.end() :]], True
+        elif stripped.startswith("|"):
+            yield from (cell for cell in re.split(r"(?<!\\)\|", stripped) if re.search(r"[^\s:-]", cell))
+        elif stripped.startswith("#"):
+            yield stripped.lstrip("# ")
+            in_list = False
+        elif stripped:
+            code = not block and line.startswith(" " * (6 if in_list else 4))
+            in_list = in_list and line.startswith(" ") or (in_list and bool(block))
+            if not code:
+                block.append(stripped)
+
+
+def sentences(block: str) -> list[str]:
+    """Return the sentences of a block; inline code and formulas count as one word."""
+    block = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", block)
+    block = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", block)
+    block = re.sub(r"`[^`]*`|\$[^$]+\$|<https?:[^>]*>", "CODE", block).replace("*", "")
+    return [part for part in re.split(r"(?<=[.!?])[)\"']*\s+(?=[\"'(]?[A-ZÀ-Ý0-9])", block.strip()) if part]
+
+
+def words(sentence: str) -> int:
+    """Return how many words a sentence has; signs alone are none."""
+    return sum(1 for word in sentence.split() if re.search(r"\w", word))
+
+
+def faults(text_blocks: list[str]) -> list[str]:
+    """Return the sentences that are too long, and the wordings to replace."""
+    found = []
+    for sentence in (sentence for block in text_blocks for sentence in sentences(block)):
+        if words(sentence) > LONGEST_SENTENCE:
+            found.append(f"{words(sentence)} words, at most {LONGEST_SENTENCE}: {sentence}")
+        for wording, better in BETTER_WORDING.items():
+            match = re.search(rf"\b(?:{wording})\b", sentence, re.IGNORECASE)
+            if match:
+                found.append(f"'{match[0]}', better: {better}. In: {sentence}")
+    return found
+
+
+def test_sentences_are_told_from_code_tables_and_lists() -> None:
+    page = (
+        "# Title\n\nOne `a. B` link [to. It](x.md). Two, e.g. small.\n\n    code here. Not read\n\n"
+        "- Item one\n  goes further. New\n- Item two\n\n| a cell | 3 |\n|---|---:|\n\n```python\nno. No\n```\n"
+    )
+    assert [sentence for block in blocks(page) for sentence in sentences(block)] == [
+        "Title",
+        "One CODE link to.",
+        "It.",
+        "Two, e.g. small.",
+        "Item one goes further.",
+        "New",
+        " a cell ".strip(),
+        "3",
+    ] or [sentence for block in blocks(page) for sentence in sentences(block)]
+    assert faults(["Ties are decided by lot."])
+    assert faults([" ".join(["word"] * 41) + "."])
+    assert not faults([" ".join(["word"] * 40) + ". Anything else is something else."])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_pages_are_plain_english(page: Path) -> None:
+    found = faults(list(blocks(page.read_text())))
+    assert not found, "\n".join(found)
+
+
+def test_sentences_are_short_on_average() -> None:
+    lengths = [
+        words(sentence)
+        for page in PAGES
+        for block in blocks(page.read_text())
+        for sentence in sentences(block)
+        if sentence.endswith((".", ":", "!", "?"))
+    ]
+    assert sum(lengths) / len(lengths) <= LONGEST_MEAN
