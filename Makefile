@@ -25,6 +25,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m pytest --noconftest tests/test_prose.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

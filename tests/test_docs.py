@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from offload_rllib.cli import app
 from offload_rllib.envs.observation import HERE_FEATURES, ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
 CHECKOUT = Path(__file__).parents[1]
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 
 
 def test_the_configuration_page_is_that_of_the_schema() -> None:
@@ -39,23 +40,33 @@ def test_links_lead_to_files(page: Path) -> None:
             assert heading in anchors(linked), f"{target}{heading}"
 
 
+def verbs() -> set[str]:
+    """Return the verbs of the command line."""
+    return {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+
+
 # Words by which a page would speak of verbs, and of what the scripts launch.
 SPOKEN_OF = {
     "tune": "sweep",
     "compare": "compar",
-    "serve": "serv",
+    "serve": "serving",
     "bound": "bound",
     "export": "onnx",
     "launch": "launcher",
 }
 
 
+def test_the_readme_lists_the_verbs_of_the_command_line() -> None:
+    table = (CHECKOUT / "README.md").read_text().partition("| verb | what it does |\n")[2].partition("\n\n")[0]
+    listed = [verb for row in table.splitlines() for verb in re.findall(r"`([\w-]+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(verbs())
+
+
 def test_the_readme_denies_nothing_that_exists() -> None:
     readme = (CHECKOUT / "README.md").read_text()
     denied = readme.split("Not yet here:")[1].split("\n\n")[1].lower()
     assert denied.startswith("- "), "the list of what is missing"
-    verbs = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
-    for word in (*verbs, *SPOKEN_OF):
+    for word in (*verbs(), *SPOKEN_OF, *SPOKEN_OF.values()):
         assert word not in denied, f"'{word}' exists, and the README says that it does not"
     assert "none yet" not in readme
     layout = readme.split("## Layout")[1].split("##")[0]
@@ -63,12 +74,25 @@ def test_the_readme_denies_nothing_that_exists() -> None:
         assert any((CHECKOUT / folder).iterdir()), folder
 
 
+def test_contributing_names_files_that_exist() -> None:
+    table = (CHECKOUT / "CONTRIBUTING.md").read_text().partition("| to add |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w./-]+/[\w./-]*)`", table)
+    assert len(named) > 20
+    for path in named:
+        assert (CHECKOUT / path).exists(), path
+
+
+def test_the_workflow_runs_what_the_project_runs() -> None:
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "test.yml").read_text())
+    commands = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in commands
+
+
 def test_every_verb_is_described() -> None:
     text = (CHECKOUT / "docs" / "command_line.md").read_text() + "".join(
         page.read_text() for page in PAGES if page.stem in {"compare", "tune", "serving", "bound"}
     )
-    for info in app.registered_commands:
-        verb = info.name or (info.callback.__name__ if info.callback else "")
+    for verb in verbs():
         assert f"offload-rllib {verb}" in text, verb
 
 
