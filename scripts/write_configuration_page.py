@@ -50,11 +50,11 @@ Rules across keys:
 - `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
 - `workload.load` holds either `rho` or `tasks_per_second_per_client`; it is left out with a recording, and may be with
   a table of rates.
-- `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required else.
+- `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required otherwise.
 - `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
 - `queue: edf` and `cloud.queue: edf` need deadlines.
-- `score.drop_s` must be given where tasks can be dropped that could else finish late: tasks without a deadline, or any
-  with `deadlines.expiry` `queued` or `never`, where a node has a `queue_capacity`, links a `loss_probability`, nodes
+- `score.drop_s` must be given where tasks can be dropped that could otherwise finish late: tasks without a deadline, or
+  any with `deadlines.expiry` `queued` or `never`, where a node has a `queue_capacity`, links a `loss_probability`, nodes
   `failures`, or `expiry` is `queued`. There it is at least `horizon_s`.
 - `score.weights` names types of `workload.jobs`, or of the column `workload.arrivals.columns.type`.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.

@@ -14,7 +14,6 @@ LONGEST_MEAN = 17.0  # words, over all pages
 
 # Pages that a program writes: their words stand in the program.
 GENERATED = {
-    "configuration.md": "scripts/write_configuration_page.py, from the schema",
     "results.md": "scripts/make_results.py",
     "paper_tables.md": "scripts/reproduce_paper.py",
 }

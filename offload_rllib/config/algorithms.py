@@ -12,7 +12,7 @@ from offload_rllib.config.ddqn import DDQN
 
 
 class OnPolicy(AlgorithmSettings):
-    """What PPO and A2C share."""
+    """The keys that PPO and A2C have in common."""
 
     lr: Positive = 3e-4
     """Step size of Adam."""
@@ -35,12 +35,12 @@ class OnPolicy(AlgorithmSettings):
     idle_per_choice: NonNegative = 1.0
     """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
     critic: Literal["local", "central"] = "local"
-    """What the critic sees in training: local: the agent's observation; central: beside it the mean of all agents'
+    """What the critic sees in training: local: the agent's observation; central: in addition the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""
     credit: Literal["steps", "decisions"] = "steps"
-    """steps: what is learned from is what each step pays; decisions: what each decision has cost all tasks together,
-    found in hindsight at the end of the episode; needs gamma 0, whole episodes per batch, and an environment in which
-    it is known exactly."""
+    """steps: learn from the reward of each step; decisions: learn from the cost of each decision for all tasks,
+    computed in hindsight at the end of the episode. The latter needs gamma 0, whole episodes per batch, and an
+    environment in which the cost is known exactly."""
 
     @model_validator(mode="after")
     def _credit_is_complete(self) -> OnPolicy:

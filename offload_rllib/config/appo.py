@@ -43,7 +43,7 @@ class APPO(AlgorithmSettings):
     uses_per_batch: Count = 2
     """How often a batch is learned from, unless the buffer overflows first."""
     buffer_batches: Count = 4
-    """Batches that wait to be learned from, in random order; a new one pushes the oldest out."""
+    """Batches that wait to be learned from, in random order; a new one replaces the oldest."""
     target_update_every: Count = 32
     """Gradient steps of a policy between two moves of its target network."""
     importance_clip: Positive = 2.0

@@ -1,4 +1,4 @@
-"""What every part of the schema is made of: bounded numbers, the base class, distributions."""
+"""The elements of the schema: bounded numbers, the base class, distributions."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ Natural = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
-# Marks a field whose text may name a Python function of the user's: using it runs that code (`config.trust`).
+# Marks a field whose text may name a Python function of the user: using it runs that code (`config.trust`).
 NAMES_CODE = "names code"
 
-# A Python function of the user's: the dotted path of its module, a colon, its name.
+# A Python function of the user: the dotted path of its module, a colon, its name.
 FUNCTION_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
-# A class or function of the user's, where nothing else may stand.
+# A class or function of the user, where no name of this project is accepted.
 CodePath = Annotated[str, Field(pattern=f"^{FUNCTION_PATH}$")]
 
 
@@ -64,7 +64,7 @@ def is_function_path(text: str) -> bool:
 
 
 class Schema(BaseModel):
-    """Base of every part of a configuration: immutable, unknown keys refused."""
+    """Base of every part of a configuration: immutable, unknown keys rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -73,12 +73,12 @@ class AlgorithmSettings(Schema):
     """An algorithm whose implementation may be replaced."""
 
     implementation: Annotated[CodePath | None, NAMES_CODE] = None
-    """A configuration class of one's own in place of this package's for the algorithm, as package.module:Class: a
-    subclass of it, which may bring an algorithm or a learner of its own (`docs/rollout.md`)."""
+    """Your own configuration class, as package.module:Class: a subclass of this package's for the algorithm, which may
+    bring its own algorithm or learner (`docs/rollout.md`)."""
 
 
 def bare_word_is(key: str) -> Any:
-    """Return a validator of a `Schema` with which a bare word in YAML stands for a mapping of this key alone."""
+    """Return a validator of a `Schema` that reads a bare word in YAML as a mapping with this key alone."""
 
     def read(_model: type[Schema], value: Any) -> Any:
         return {key: value} if isinstance(value, str) else value
@@ -88,7 +88,7 @@ def bare_word_is(key: str) -> Any:
 
 
 class PerEpisode(Schema):
-    """A number that is drawn anew for every episode, uniformly from low to high (domain randomisation)."""
+    """A number that is drawn again for every episode, uniformly from low to high (domain randomisation)."""
 
     per_episode: tuple[NonNegative, NonNegative]
     """Low and high end."""
@@ -157,7 +157,7 @@ class Choice(Schema):
     values: tuple[NonNegative, ...] = Field(min_length=1)
     """The values."""
     weights: tuple[Positive, ...] | None = None
-    """Their relative probabilities, in the same order; null: all alike."""
+    """Their relative probabilities, in the same order; null: all equal."""
 
     @model_validator(mode="after")
     def _as_many(self) -> Choice:
@@ -280,7 +280,7 @@ def _located(value: Any, info: ValidationInfo) -> Any:
 
 NAMES_A_FILE = BeforeValidator(_located)
 # The name of a data file: relative to the YAML file that holds it (to the working folder in an override or a mapping),
-# or `preset:` and a name relative to the environment presets. Loading makes it absolute, and refuses what is not there.
+# or `preset:` and a name relative to the environment presets. Loading makes it absolute, and rejects what is not there.
 DataFile = Annotated[str, NAMES_A_FILE, Field(min_length=1, strict=True)]
 
 
@@ -293,7 +293,7 @@ def _beside(value: Any, info: ValidationInfo) -> Any:
     return value if found is None or not found.is_file() else str(found)
 
 
-# The name of a preset, or of a YAML file: beside the one that holds it, or in the working folder.
+# The name of a preset, or of a YAML file in the folder of the one that names it, or in the working folder.
 ConfigName = Annotated[str, BeforeValidator(_beside), Field(min_length=1, strict=True)]
 
 

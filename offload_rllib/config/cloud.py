@@ -42,7 +42,7 @@ class CloudLink(Schema):
 
 
 class Cloud(Schema):
-    """A node with many virtual machines, one task each, and an unbounded queue; it makes no tasks and never decides."""
+    """A node with many virtual machines, one task each, and an unbounded queue; it never creates or decides tasks."""
 
     vms: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
     """Tasks served at once."""

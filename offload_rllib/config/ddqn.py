@@ -31,15 +31,16 @@ class DDQN(AlgorithmSettings):
     replay_ratio: Positive = 4.0
     """Transitions learned from, repetitions counted, per transition sampled."""
     replay_capacity: Annotated[int, Field(ge=1, le=LARGEST_REPLAY, strict=True)] = 100_000
-    """Latest choices that are kept, for each policy; together they may take half of the available memory."""
+    """Latest choices that are kept, for each policy. All policies together may take half of the available memory."""
     replay_in_checkpoints: Flag = True
-    """Save the replay memory with each checkpoint; without it a resumed run collects anew, and does not end alike."""
+    """Save the replay memory with each checkpoint; without it a resumed run collects new transitions, and ends
+    differently."""
     learning_starts: Count = 2000
     """Transitions that replay must hold before learning begins; at most replay_capacity / 2."""
     priority_alpha: Share = 0.6
     """Exponent of TD errors in priorities (Schaul et al., arXiv 1511.05952); 0: transitions are drawn alike."""
     priority_beta: Share = 0.4
-    """How far importance weights make up for priorities at the start; grows to 1 by the end of training."""
+    """How far importance weights correct for priorities at the start; grows to 1 by the end of training."""
     target_update_every: Count = 250
     """Gradient steps between two updates of the target network."""
     target_tau: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
@@ -57,13 +58,13 @@ class DDQN(AlgorithmSettings):
     sample_env_steps: Count = 320
     """Environment steps sampled between two rounds of gradient steps."""
     batch_env_steps: Count = 4000
-    """Environment steps per iteration: after each come a report and, if it is its turn, a checkpoint."""
+    """Environment steps per iteration. A report follows each, and a checkpoint when one is due."""
 
     @model_validator(mode="after")
     def _replay_can_fill(self) -> DDQN:
         if 2 * self.learning_starts > self.replay_capacity:
             raise ValueError(
                 f"learning_starts ({self.learning_starts}) must be at most replay_capacity / 2 "
-                f"({self.replay_capacity // 2}): replay would hardly, or never, hold as many transitions"
+                f"({self.replay_capacity // 2}): replay would rarely, or never, hold as many transitions"
             )
         return self

@@ -1,4 +1,4 @@
-"""The schema of `decisions`, `agents`, `information`, `observe` and `reward`: who decides what, for what pay."""
+"""The schema of `decisions`, `agents`, `information`, `observe` and `reward`."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Shaping(Schema):
     """Potential-based shaping: weight x (gamma x potential after - potential before) on top of the reward."""
 
     potential: Literal["backlog", "tasks", "unfinished"]
-    """Minus, at the agent's node: the wait of one more task; the tasks there; the unfinished tasks made there."""
+    """Minus, at the agent's node: the wait of one more task; the tasks there; the unfinished tasks created there."""
     gamma: Share
     """Discount; that of the algorithm, or the best policy changes."""
     weight: Positive = 1.0
@@ -161,20 +161,21 @@ RewardName = Annotated[
 
 
 class Reward(Schema):
-    """What agents are paid; formulas in `docs/rewards.md`."""
+    """The reward; formulas in `docs/rewards.md`."""
 
     name: RewardName = "delay"
     """The formula, or a function."""
     scope: Literal["own", "neighbourhood", "team"] = "neighbourhood"
     """Average over: the agent's node; it and its neighbours; all nodes (sum over nodes / number of agents).
 
-    With `own`, agents without a client of their own (relays, servers) are paid nothing for the tasks of others."""
+    With `own`, agents without a client of their own (relays, servers) receive nothing for tasks of other nodes."""
     scale: Positive = 1.0
     """Factor on every reward."""
     shaping: Shaping | None = None
     """What is added to speed up learning; null: nothing."""
     drop_penalty_s: NonNegative = 0.0
-    """`delay` only: seconds that a dropped task costs beside its score, for policies that are to drop little."""
+    """`delay` only: seconds that a dropped task costs in addition to its score, for policies that are to drop
+    little."""
     utility: Finite = 10.0
     """`paper` and `peersimgym` only: r_u."""
     waiting_weight: NonNegative = 1.0
@@ -186,4 +187,4 @@ class Reward(Schema):
     overload_weight: NonNegative = 1.0
     """`paper` and `peersimgym` only: chi_O."""
     no_op_reward: Finite = 0.0
-    """`peersimgym` only: paid while the node has no task."""
+    """`peersimgym` only: the reward while the node has no task."""

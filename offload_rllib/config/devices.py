@@ -1,4 +1,4 @@
-"""What the nodes of a topology are: one piece of schema that every kind of topology shares."""
+"""The schema of devices, common to all kinds of topology."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)
 
 
 class Hardware(Schema):
-    """What a node computes with, and whether tasks are made there."""
+    """A node's computing power, and whether tasks are created there."""
 
     instructions_per_second: Positive
     """Speed of one core."""
@@ -24,7 +24,7 @@ class Hardware(Schema):
     queue_capacity: Capacity | None = None
     """Tasks held, waiting and served together; null: unbounded."""
     client: Flag = False
-    """Whether a client here makes tasks."""
+    """Whether a client here creates tasks."""
 
 
 class Device(Hardware):

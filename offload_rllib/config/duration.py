@@ -22,7 +22,7 @@ class ShiftedLognormal(Schema):
 
 
 class Duration(Schema):
-    """A length of time, drawn anew whenever it is needed; in YAML a bare number, or one of the keys below."""
+    """A random length of time, drawn for every use; in YAML a bare number, or one of the keys below."""
 
     constant: NonNegative | None = None
     """Always this value."""

@@ -11,7 +11,7 @@ from offload_rllib.config.failures import DeviceTypes
 
 
 class Power(Schema):
-    """What some nodes draw."""
+    """The power that some nodes draw."""
 
     types: DeviceTypes | None = None
     """Device types that this holds for; null: all."""
@@ -31,16 +31,16 @@ class PowerDraw(Schema):
     kind: Literal["power"]
     """Chooses this kind."""
     devices: tuple[Power, ...] = Field(min_length=1)
-    """Which nodes draw what; later entries go over earlier ones, and a node without one draws nothing."""
+    """Which nodes draw what; later entries override earlier ones, and a node without one draws nothing."""
 
 
 class PeersimGymCost(Schema):
-    """PeersimGym's account, without a unit: instructions and megabytes sent at one price; offloading is free."""
+    """PeersimGym's account, without a unit: instructions and megabytes sent at one cost; offloading is free."""
 
     kind: Literal["peersimgym"]
     """Chooses this kind."""
     cost: NonNegative = 10.0
-    """Of an instruction processed, and of a megabyte of broadcasts and results."""
+    """Cost of an instruction processed, and of a megabyte of broadcasts and results."""
 
 
 Energy = Annotated[PowerDraw | PeersimGymCost, Field(discriminator="kind")]

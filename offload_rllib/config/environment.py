@@ -38,18 +38,18 @@ class EnvironmentConfig(Schema):
     links: Links
     """Rate, latency, loss and contention of the links."""
     link_overrides: tuple[LinkOverride, ...] = ()
-    """What is different on some of them."""
+    """Exceptions on some of them."""
     service: Literal["pooled", "parallel"] = "pooled"
     """pooled: all cores of a node on one task at a time; parallel: one task per core."""
     queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
     """Order in which a node serves its waiting tasks: first in first out, last in first out, earliest deadline first,
     shortest job first. Tasks in service are not interrupted."""
     tick_s: Positive | None = None
-    """null: time is continuous. Else it has ticks of this length, as PeersimGym's: nodes do the work of a tick at one
-    random moment of it, transfers take whole ticks, and the order of what falls into a tick is random; see
+    """null: time is continuous. Otherwise it has ticks of this length, as in PeersimGym: nodes do the work of a tick at
+    one random moment of it, transfers take whole ticks, and the order of the events in a tick is random; see
     `docs/peersimgym.md`."""
     tick_order: Literal["random", "fixed"] = "random"
-    """With `tick_s`. random: each order of what falls into a tick is equally likely; fixed: messages arrive, nodes
+    """With `tick_s`. random: each order of the events in a tick is equally likely; fixed: messages arrive, nodes
     work, agents decide."""
     cloud: Cloud | None = None
     """A data centre behind the network."""
@@ -66,14 +66,14 @@ class EnvironmentConfig(Schema):
     information: Information = Information()
     """What neighbours know of each other."""
     failures: Failures | None = None
-    """Nodes that go down and up again; null: none does."""
+    """Nodes that go down and up again; null: no node fails."""
     energy: Energy | None = None
-    """What nodes draw; null: no account of it."""
+    """The power that nodes draw; null: energy is not accounted for."""
     observe: Observe = "full"
     """What agents see: everything, PeersimGym's few numbers, groups of features, or a function; see
     `docs/observation.md`."""
     reward: Reward = Reward()
-    """What agents are paid."""
+    """The reward of agents."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> EnvironmentConfig:

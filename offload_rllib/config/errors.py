@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """Something the user gave cannot be: the message names file, key, value and what is accepted.
+    """The user's input is invalid: the message names file, key, value and what is accepted.
 
     The command line prints the message alone and exits with code 2.
     """

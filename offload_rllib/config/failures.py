@@ -33,7 +33,7 @@ class Failures(Schema):
     """Nodes go down and up again."""
 
     tasks: Literal["lost", "returned"] = "lost"
-    """What becomes of the tasks at a node that fails, and of those that reach it while it is down: they are dropped, or
-    the node that sent them has them again."""
+    """What happens to the tasks at a node that fails, and to those that reach it while it is down. lost: they are
+    dropped. returned: they return to the node that sent them."""
     laws: tuple[FailureLaw, ...] = Field(min_length=1)
-    """Which nodes fail how; later entries go over earlier ones, and a node without one does not fail."""
+    """Which nodes fail how; later entries override earlier ones, and a node without one does not fail."""

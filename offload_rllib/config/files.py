@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files that are read without trusting whoever wrote them."""
+"""Files that are written completely or not at all, and files that are read without trusting their author."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def umask() -> int:
 
 
 def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
-    """Return what is in a regular file; nothing is waited for, as at a pipe.
+    """Return the content of a regular file; special files, which could block, are rejected.
 
     Raises:
         ConfigError: it cannot be read, is no regular file, or is larger than `most_bytes`.
     """
     try:
-        # A pipe would block until somebody writes into it.
+        # A pipe would block until another process writes into it.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):

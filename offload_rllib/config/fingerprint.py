@@ -1,4 +1,4 @@
-"""A short name for exactly this environment."""
+"""The fingerprint of an environment: a hash of its configuration and data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from offload_rllib.config.loading import find_data
 
 
 def fingerprint(config: EnvironmentConfig) -> str:
-    """Return 12 hexadecimal digits that depend on every key of the resolved configuration but its description.
+    """Return 12 hexadecimal digits that depend on every key of the resolved configuration except its description.
 
-    A data file counts by what is in it, not by where it lies. Runs, saved policies and results carry the fingerprint,
+    A data file counts by its content, not by its location. Runs, saved policies and results carry the fingerprint,
     so that figures of different environments are never mixed.
 
     Raises:

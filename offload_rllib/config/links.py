@@ -18,7 +18,7 @@ NO_DELAY = Duration(constant=0.0)
 
 
 class LinkProperties(Schema):
-    """What every kind of link has beside its rate. Both directions are alike."""
+    """The keys of every kind of link, except its rate. Both directions are alike."""
 
     latency_s: Duration = NO_DELAY
     """Added to the time of every transfer."""
@@ -75,7 +75,7 @@ class Fixed(LinkProperties):
 
 
 class StatedLinks(LinkProperties):
-    """Rate and latency as the topology states them: the Ether scenarios, files with rates, and functions of yours."""
+    """Rate and latency as the topology states them: the Ether scenarios, files with rates, and your own functions."""
 
     kind: Literal["topology"]
     """Chooses this kind."""
@@ -86,7 +86,7 @@ Links = Annotated[Medium, Field(discriminator="kind")]
 
 
 class LinkOverride(Schema):
-    """What is different on some links; what is left out stays as it is. Later entries go over earlier ones."""
+    """Exceptions on some links; keys that are left out stay unchanged. Later entries override earlier ones."""
 
     between: tuple[Name, Name] | None = None
     """The link between two nodes, by name."""

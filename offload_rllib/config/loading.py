@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def preset_folder(kind: str) -> Path:
-    """Return the folder of presets: the checkout's if the package runs from one, else the wheel's.
+    """Return the folder of presets: the checkout's if the package runs from one, otherwise the wheel's.
 
     Args:
         kind: ``envs``, ``policies`` or ``tune_configs``.
@@ -214,7 +214,7 @@ def _written_keys(schema: dict[str, Any], keys: list[str]) -> list[str]:
 
 
 def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
-    """Return the keys accepted beside an unknown one, following the path through the schema."""
+    """Return the keys accepted in place of an unknown one, following the path through the schema."""
     here: dict[str, Any] = schema
     for key in keys:
         here, _ = _advance(schema, here, key)
@@ -222,7 +222,7 @@ def _siblings(schema: dict[str, Any], keys: list[str]) -> list[str]:
 
 
 def _mapping_of(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """Return what a part of the schema accepts as a mapping or a list, be it the one option beside null or numbers."""
+    """Return what a part of the schema accepts as a mapping or a list, even if null or numbers are accepted, too."""
     node = _resolve(schema, node)
     if "discriminator" in node:
         return node
@@ -240,7 +240,7 @@ def _advance(schema: dict[str, Any], here: dict[str, Any], key: str) -> tuple[di
         return here.get("items") or {}, False
     if key in here.get("properties", {}):
         return here["properties"][key], False
-    # A mapping whose keys are names of the user's.
+    # A mapping whose keys are names of the user.
     values = [here.get("additionalProperties"), *here.get("patternProperties", {}).values()]
     return next((value for value in values if isinstance(value, dict)), {}), False
 
@@ -317,7 +317,7 @@ def load_environment(
         trust: use a file of a run's folder though it names Python functions, whose code will run.
 
     Raises:
-        ConfigError: what was given cannot be, or names code that is not trusted.
+        ConfigError: the input is invalid, or names code that is not trusted.
     """
     return _load(EnvironmentConfig, "envs", source, overrides, where, trust=trust)
 

@@ -13,7 +13,7 @@ from offload_rllib.config.ddqn import DDQN
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*$")]
-# Beyond both, a network takes longer to make than anybody waits.
+# Beyond both, building a network takes too long.
 MOST_LAYERS, MOST_UNITS = 64, 2**16
 Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -30,8 +30,8 @@ class Network(Schema):
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the layers."""
     module: Annotated[CodePath | None, NAMES_CODE] = None
-    """A class of one's own in place of this package's module for the algorithm, as package.module:Class: a subclass of
-    it (`docs/policies.md`)."""
+    """Your own module class, as package.module:Class: a subclass of this package's module for the algorithm
+    (`docs/policies.md`)."""
 
     @model_validator(mode="after")
     def _pointer_has_layers(self) -> Network:
@@ -47,7 +47,8 @@ class Sharing(Schema):
     """shared: one policy for all agents; per_device: one per device type; per_node: one per agent; mapping: as
     written out."""
     mapping: dict[PolicyName, Annotated[tuple[str, ...], Field(min_length=1)]] | None = None
-    """With `kind: mapping`: for each policy the names of nodes, or device types; a node's name goes before its type."""
+    """With `kind: mapping`: for each policy the names of nodes, or device types; a node's name has precedence over its
+    type."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,13 +105,14 @@ class Training(Schema):
     envs_per_runner: Count = 16
     """Environments that each runner steps."""
     cpus_per_runner: Positive | None = None
-    """CPUs that Ray reserves for each runner; null: an equal share of what is there, at most 1."""
+    """CPUs that Ray reserves for each runner; null: an equal share of the available CPUs, at most 1."""
     learners: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
     """Processes that learn, each from its part of every batch; 0: learn in the trainer's process. PPO and A2C."""
     gpus: NonNegative = 0
     """GPUs for learning, divided among the learners."""
     learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
-    """Threads of the learner; more than one pays for large networks on an idle machine, and stalls on a busy one."""
+    """Threads of the learner; more than one is faster for large networks on an idle machine, and stalls on a busy
+    one."""
     checkpoint_every: Count = 1
     """Iterations between two checkpoints."""
     checkpoint_every_s: Positive | None = None
@@ -120,17 +122,18 @@ class Training(Schema):
     keep_best: bool = True
     """Whether the policy of the checkpoint with the best training score so far stays too, in `best/`."""
     sample_timeout_s: Positive = 60.0
-    """How long the trainer waits for a runner's samples; then it goes on without them, and says so."""
+    """How long the trainer waits for a runner's samples; then it continues without them, with a warning."""
     sample_attempts: Count = 5
     """Attempts to get samples from any runner at all, each as long as `sample_timeout_s`, before training fails."""
     seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
-    """Where results also go, beside TensorBoard; each needs the extra of its name (`docs/tensorboard.md`)."""
+    """Trackers that receive the results in addition to TensorBoard; each needs the extra of its name
+    (`docs/tensorboard.md`)."""
     callbacks: Annotated[tuple[CodePath, ...], NAMES_CODE] = ()
-    """RLlib's callbacks of one's own, as package.module:Class, beside this package's (`docs/rollout.md`)."""
+    """Your own callbacks of RLlib, as package.module:Class, in addition to this package's (`docs/rollout.md`)."""
     metrics: Annotated[dict[PolicyName, CodePath], NAMES_CODE] = Field(default_factory=dict)
-    """Metrics of one's own, by name: functions package.module:function from the figures of an episode to a number."""
+    """Your own metrics, by name: functions package.module:function from the figures of an episode to a number."""
 
 
 class PolicyConfig(Schema):
@@ -145,7 +148,7 @@ class PolicyConfig(Schema):
     network: Network = Network()
     """The networks of every policy."""
     policies: dict[PolicyName, Overrides] = Field(default_factory=dict)
-    """For single policies, by name: what differs from `algorithm`."""
+    """Exceptions from `algorithm` for single policies, by name."""
     training: Training = Training()
     """Budget and workers."""
 
@@ -184,7 +187,7 @@ class PolicyConfig(Schema):
         if learners > self.training.envs_per_runner:
             raise ValueError(
                 f"training.learners ({learners}) must not exceed training.envs_per_runner "
-                f"({self.training.envs_per_runner}): a learner without environments would wait for the others for ever"
+                f"({self.training.envs_per_runner}): a learner without environments would stall the others"
             )
         if self.algorithm.batch_env_steps % learners:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The schema of `score`: what a task costs that does not finish, and how much each type of task counts."""
+"""The schema of `score`: the penalty of tasks that do not finish, and how much each type of task counts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TypeName = Annotated[str, StringConstraints(pattern=TYPE_NAME)]
 
 
 class Score(Schema):
-    """What the score says of tasks, and, with it, the reward `delay`; formulas in `docs/simulator.md`."""
+    """The score of tasks, which the reward `delay` follows; formulas in `docs/simulator.md`."""
 
     drop_s: Positive | None = None
     """Least score of a task that is dropped or unfinished. Required, and at least `horizon_s`, where tasks can be
-    dropped that could else finish late: without deadlines, or with `deadlines.expiry` `queued` or `never`. Null: a task
-    that is aborted at its deadline scores that."""
+    dropped that could otherwise finish late: without deadlines, or with `deadlines.expiry` `queued` or `never`. Null: a
+    task that is aborted at its deadline scores that."""
     weights: dict[TypeName, Positive] = Field(default={})
-    """How much a task counts in score and reward, by the name of its type; else 1."""
+    """How much a task counts in score and reward, by the name of its type; 1 if not given."""

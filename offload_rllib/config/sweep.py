@@ -10,7 +10,7 @@ from offload_rllib.config.base import NAMES_CODE, ConfigName, Count, Finite, Nat
 from offload_rllib.config.policy import Seed
 
 ENVIRONMENT, POLICY = "environment", "policy"
-# What a sweep sets itself, key by key of a policy, and what to use instead.
+# Keys of a policy that a sweep sets itself, and what to use instead.
 OWN_KEYS = {
     "policy.training.seed": "seeds",
     "policy.training.env_steps": "budget.env_steps",
@@ -27,11 +27,11 @@ class Domain(Schema):
     """The values of one key; in YAML a bare list is a `choice`."""
 
     choice: Annotated[Annotated[tuple[Option, ...], Field(min_length=1)] | None, NAMES_CODE] = None
-    """One of these, each as likely; whatever the key accepts."""
+    """One of these, with equal probability; any value that the key accepts."""
     uniform: tuple[Finite, Finite] | None = None
     """A number from low to high."""
     log_uniform: tuple[Positive, Positive] | None = None
-    """A number from low to high whose logarithm is uniform: for what spans orders of magnitude."""
+    """A number from low to high whose logarithm is uniform: for values that span orders of magnitude."""
     integer: tuple[Annotated[int, Field(strict=True)], Annotated[int, Field(strict=True)]] | None = None
     """A whole number from low to high, both included."""
     log_integer: tuple[Count, Count] | None = None
@@ -106,7 +106,7 @@ class Scheduler(Schema):
 
     kind: Literal["none", "asha", "median"] = "none"
     """none: all have the whole budget; asha: at `grace_env_steps` and each `reduction_factor` times further, only the
-    best 1 / `reduction_factor` so far go on; median: a trial whose best is worse than the median of the others'
+    best 1 / `reduction_factor` so far continue; median: a trial whose best is worse than the median of the others'
     running means ends."""
     grace_env_steps: Count | None = None
     """Environment steps that every trial has; null: budget.env_steps / reduction_factor^2."""
@@ -138,7 +138,7 @@ class Validation(Schema):
     episodes: Annotated[int, Field(ge=2, strict=True)] = 8
     """How many per report."""
     seed: Natural = 1
-    """Of the held-out episodes; `train` and `evaluate` use 0 unless told otherwise."""
+    """Of the held-out episodes; `train` and `evaluate` use 0 by default."""
     play: Literal["sampled", "greedy"] = "sampled"
     """sampled: actions are drawn from the policy; greedy: the best-scored one is taken."""
 
@@ -149,15 +149,15 @@ class SweepConfig(Schema):
     description: str = ""
     """One line about it."""
     environment: ConfigName
-    """A preset of `envs/`, or a YAML file (beside this one, or from the working folder)."""
+    """A preset of `envs/`, or a YAML file (relative to this one, or to the working folder)."""
     policy: ConfigName
     """A preset of `policies/`, or a YAML file."""
     fixed: dict[SpaceKey, Any] = Field(default_factory=dict)
-    """What is different from those in all trials: keys as in `space`, one value each."""
+    """Keys with another value in all trials: named as in `space`, one value each."""
     space: Annotated[dict[SpaceKey, Domain], Field(min_length=1)]
     """What is varied: `environment.` or `policy.` and the path of a key, with dots."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = (Metric(name="score_mean_s"),)
-    """What is best; schedulers and `best.yaml` go by the first."""
+    """The metrics to optimise; schedulers and `best.yaml` use the first."""
     search: Search = Search()
     """How values are chosen."""
     scheduler: Scheduler = Scheduler()

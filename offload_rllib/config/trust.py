@@ -1,4 +1,4 @@
-"""Whose code runs: Python functions that a configuration names, and folders that others may have made."""
+"""Trust: Python functions that a configuration names, in folders that other users may have written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from offload_rllib.config.errors import ConfigError
 
 # Environment variable that says `trust` for every file, with the value 1; processes that a command starts inherit it.
 TRUST = "OFFLOAD_RLLIB_TRUST"
-# Files that make a folder one of a run, a sweep, a comparison or a saved policy: things that are passed on.
+# Files that mark a folder as a run, a sweep, a comparison or a saved policy, which users exchange.
 RECORDS = ("run.json", "sweep.json", "state.json", "policy.json", "policy/policy.json")
 
 
@@ -54,7 +54,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def refuse_code(path: Path, config: Any, *, trust: bool) -> None:
-    """Refuse a file of a run that names functions, unless its folder is trusted: using it would run their code.
+    """Reject a file of a run that names functions, unless its folder is trusted: using it would run their code.
 
     Args:
         path: of the file.

@@ -19,9 +19,9 @@ LARGEST_WHOLE = 2**53
 
 
 class Loader(yaml.SafeLoader):
-    """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys refused.
+    """Safe loading, numbers like ``2e6`` read as numbers (YAML 1.1 takes them for text), repeated keys rejected.
 
-    Parts of parts are bounded in depth, what aliases repeat in size, and a value that cannot be is named.
+    Parts of parts are bounded in depth, what aliases repeat in size, and an invalid value is named.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,1 +1,1 @@
-"""What chooses: networks, RLlib modules, and trained policies on disk."""
+"""Policies: networks, RLlib modules, and trained policies on disk."""

@@ -1,4 +1,4 @@
-"""What decides a sampled action: draws addressed by seed, call and row, the same wherever they are made.
+"""Random draws of sampled actions, addressed by seed, call and row; they do not depend on the process.
 
 A policy that is loaded and the same policy behind a service draw alike, however rows are grouped on the way.
 """

@@ -25,7 +25,7 @@ OPSET = 18
 
 
 class _Decision(nn.Module):
-    """A network with the best action beside its scores."""
+    """A network that returns its scores and the best action."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def export_onnx(policy: SavedPolicy, output: Path) -> dict[str, Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of torch's own insides and of packages that nothing here uses."""
+    """Silence the exporter's messages on torch's internals and on packages that are not used here."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -83,7 +83,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(description: PolicyDescription, name: str, network: nn.Module, path: Path) -> None:
-    # Sizes of one would be taken for constants.
+    # Sizes of one would be exported as constants.
     observations = torch.zeros(2, description.observation_size)
     masks = torch.ones(2, description.actions, dtype=torch.int8)
     batch = torch.export.Dim("batch", min=1)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, written into it, so that a broken one can be told from a whole one.
+"""A list of a checkpoint's files, stored in it, which distinguishes a complete checkpoint from a damaged one.
 
 A checkpoint is copied file by file to where it is kept; a process or a disk may end in the middle.
 """
@@ -37,7 +37,7 @@ def write_manifest(checkpoint: Path, progress: dict[str, Any]) -> None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the progress noted in a checkpoint if all its files are there in full, else None."""
+    """Return the progress noted in a checkpoint if all its files are complete, otherwise None."""
     try:
         content = read_json(checkpoint / MANIFEST, "the contents of a checkpoint")
         if all((checkpoint / name).stat().st_size == size for name, size in content["files"].items()):
@@ -48,5 +48,5 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether all files of a checkpoint are there in full."""
+    """Whether all files of a checkpoint are complete."""
     return read_manifest(checkpoint) is not None

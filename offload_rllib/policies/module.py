@@ -1,4 +1,4 @@
-"""RLlib's view of the networks: mask-aware `TorchRLModule`s for actor-critic and for value-based algorithms."""
+"""The networks as RLlib's modules: mask-aware `TorchRLModule`s for actor-critic and for value-based algorithms."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.
@@ -95,7 +95,7 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
     def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
         """Return the actor: a network from observations [..., F] and masks [..., R] to logits [..., R].
 
-        A subclass may return its own: it is what a kept policy is made of.
+        A subclass may return its own: it is what a saved policy contains.
 
         Args:
             observation_size: F.

@@ -1,6 +1,6 @@
 """The networks of a policy, in plain torch: used by RLlib's modules, and without RLlib by a loaded policy.
 
-Roles are here (actor, critics, action values); what they are made of is in `perceptron` and `pointer`. All take
+The roles are in this module (actor, critics, action values), their parts in `perceptron` and `pointer`. All take
 `kind` (`config.policy.Network`): ``mlp`` or ``pointer``;
 a pointer also takes `rows`, which says where the rows of an observation are.
 """
@@ -96,7 +96,7 @@ class Critic(nn.Module):
 
 
 class CentralCritic(nn.Module):
-    """The value of an observation beside those of all agents: a critic for training only (Yu et al., arXiv 2103.01955).
+    """The value of an observation, given those of all agents: a critic for training only (Yu et al., arXiv 2103.01955).
 
     The joint state enters as the mean over agents of their embedded observations, so that one set of weights fits
     any number of agents, of any policies: value = head(e(own), mean over agents of e(observation)).
@@ -167,10 +167,10 @@ class QNetwork(nn.Module):
 
 
 def epsilon_greedy(values: Tensor, masks: Tensor, epsilon: float) -> Tensor:
-    """Return log probabilities [..., R]: the best action, equals alike, or with probability `epsilon` any valid one.
+    """Return log probabilities [..., R]: the best action (any of equal ones), or with `epsilon` any valid one.
 
-    Pointers give destinations that look alike the same value to the last bit, but for single rows at the end of a
-    batch whose size does not suit the matrix kernels of the CPU.
+    Pointers give destinations with equal features the same value to the last bit. Exceptions are single rows at the end
+    of a batch whose size does not suit the matrix kernels of the CPU.
 
     Args:
         values: [..., R] action values, `INVALID_LOGIT` where not valid.

@@ -1,9 +1,8 @@
 """Networks that read an observation as a set of destinations: one set of weights for any number of them.
 
 Every destination is scored by the same weights from (self, task, destination), as pointer networks score their inputs
-(Vinyals et al., arXiv 1506.03134); what has to be one number for all of them is pooled over destinations, as in deep
-sets (Zaheer et al., arXiv 1703.06114). Permuting destinations permutes the scores and leaves the pooled features
-alone.
+(Vinyals et al., arXiv 1506.03134). A number for all of them is pooled over destinations, as in deep sets (Zaheer et
+al., arXiv 1703.06114). Permuting destinations permutes the scores and leaves the pooled features alone.
 """
 
 from __future__ import annotations

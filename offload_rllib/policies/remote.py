@@ -22,13 +22,13 @@ from offload_rllib.simulator.types import Array
 
 SCHEMES = ("http", "https")
 TIMEOUT_S = 30.0
-# How often a request is made again that found the service full, and how long is waited before the first time.
+# How often a request is repeated when the service is full, and the wait before the first repetition.
 REPEATS = 5
 FIRST_WAIT_S = 0.05
 
 
 class ServiceError(RuntimeError):
-    """A service refused a request, or does not answer; the message names it and its reason."""
+    """A service rejected a request, or does not answer; the message names it and its reason."""
 
 
 def is_service(name: str) -> bool:
@@ -40,7 +40,7 @@ class Connection:
     """A connection to a service that is kept open; one request at a time, from one thread."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Take an address; nothing is sent yet.
+        """Take an address; no request is sent yet.
 
         Raises:
             ConfigError: it is not the address of a service.
@@ -66,10 +66,10 @@ class Connection:
         return self._request("GET", path, None)
 
     def post(self, path: str, content: Any) -> Any:
-        """Return the answer to some content; a service that is full is asked again, with growing pauses.
+        """Return the answer to some content; if the service is full, the request is repeated with growing pauses.
 
         Raises:
-            ServiceError: there is no service, it stays full, or it refuses the content.
+            ServiceError: there is no service, it stays full, or it rejects the content.
         """
         return self._request("POST", path, json.dumps(content, allow_nan=False, separators=(",", ":")).encode())
 
@@ -174,7 +174,7 @@ class RemotePolicy:
 
         Raises:
             ValueError: the arrays are not of the policy's sizes.
-            ServiceError: the service does not answer, refuses, or has changed its policy.
+            ServiceError: the service does not answer, rejects, or has changed its policy.
         """
         seen, valid = self.description.rows_of(observations, masks)
         shape = np.shape(masks)[:-1]

@@ -33,7 +33,7 @@ from offload_rllib.simulator.types import Array
 FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
 POLICY_FOLDER = "policy"  # inside a checkpoint, and inside a run
-# More than any network here takes or gives.
+# More than any network here has.
 LARGEST_SIZE = 2**24
 # Agents evaluated at once. Temporaries of larger batches leave the processor's cache, at a third of the speed.
 CHUNK = 1024
@@ -44,7 +44,7 @@ RowSize = Annotated[int, Field(ge=0, le=LARGEST_SIZE, strict=True)]
 
 
 class PolicyDescription(Schema):
-    """What is needed to use saved policies, and where they come from."""
+    """The description of saved policies: their networks, and their origin."""
 
     format: Literal[3] = FORMAT_VERSION
     """Version of this format."""
@@ -53,7 +53,7 @@ class PolicyDescription(Schema):
     output: Literal["logits", "values"] = "logits"
     """What the networks give for each action: logits of an `Actor`, or values of a `QNetwork`."""
     epsilon: Share = 0.0
-    """With `values`: the share of random actions when actions are drawn; with 0.0 only equals are drawn."""
+    """With `values`: the share of random actions when actions are drawn; with 0.0 only ties are broken at random."""
     observation_size: Size
     """F of the environment they were trained on."""
     actions: Size
@@ -71,7 +71,8 @@ class PolicyDescription(Schema):
     sharing: Literal["shared", "per_device", "per_node", "mapping"] = "shared"
     """Which agents use the same policy; see `config.policy.Sharing`."""
     serves: dict[PolicyName, tuple[str, ...]] = Field(min_length=1)
-    """For each policy, whose weights are in the file of its name, whom it acts for; see `sharing.Assignment`."""
+    """For each policy, whose weights are in the file of its name: the agents that it acts for; see
+    `sharing.Assignment`."""
     agents: tuple[str, ...]
     """Agents of the environment they were trained on."""
     policy_of: tuple[PolicyName, ...]
@@ -79,7 +80,7 @@ class PolicyDescription(Schema):
 
     @property
     def assignment(self) -> Assignment:
-        """Who used which policy in training."""
+        """The assignment of policies in training."""
         return Assignment(self.sharing, self.serves, self.agents, self.policy_of)
 
     def make_network(self) -> nn.Module:
@@ -225,9 +226,9 @@ class SavedPolicy:
         Args:
             observations: [..., A, F] float32.
             masks: [..., A, R], 1 where an action is valid.
-            deterministic: take the action of the highest score, the first among equals; else draw: by the policy's
-                probabilities, or with action values any valid action with the probability that `epsilon` says, and
-                otherwise among the best.
+            deterministic: take the action of the highest score, the first of equal ones; otherwise draw: by the
+                policy's probabilities, or with action values any valid action with the probability that `epsilon` says,
+                and otherwise among the best.
 
         Raises:
             ValueError: the arrays are not of the policy's sizes.
@@ -248,8 +249,8 @@ class SavedPolicy:
             observations: [N, F] float32.
             masks: [N, R], 1 where an action is valid.
             owners: [N] int64, the policy of each row: its place in `description.serves`.
-            draws: [N] float64 in [0, 1), what decides a sampled action; NaN takes the action of the highest score,
-                as no draws do for all rows.
+            draws: [N] float64 in [0, 1), random draws for sampled actions; NaN takes the action of the highest score,
+                and so do all rows without draws.
         """
         actions = masks.argmax(-1)
         for name, rows in self._choices(masks, owners):
@@ -285,7 +286,7 @@ def _drawn(logits: Tensor, draws: Array) -> Array:
 
 
 def packed(folder: Path) -> dict[str, bytes]:
-    """Return the files of saved policies by name, to be taken elsewhere and read there with `unpacked`.
+    """Return the files of saved policies by name, to be sent to another process and read with `unpacked`.
 
     Raises:
         ConfigError: the folder holds no policy, or one that cannot be read.
@@ -344,7 +345,7 @@ def load_saved_policy(folder: Path, *, trust: bool = False) -> SavedPolicy:
 
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ConfigError for weights of other sizes, or that are no numbers: such a network would decide, and badly."""
+    """Raise ConfigError for weights of other sizes, or that are not finite: such decisions would be invalid."""
     for key in sorted({*weights, *wanted}):
         given = tuple(weights[key].shape) if key in weights else "missing"
         if given != wanted.get(key):

@@ -138,7 +138,7 @@ def assign_in(sharing: Sharing, scenario: BuiltScenario) -> Assignment:
 
 
 def device_types(scenario: BuiltScenario) -> tuple[str, ...]:
-    """Return the device type [A] of every agent's node; nodes that follow `agents.others` come behind the agents."""
+    """Return the device type [A] of every agent's node; nodes that follow `agents.others` come after the agents."""
     return tuple(scenario.network.nodes[n].type for n in scenario.arrays.agent_node[: len(scenario.agents)])
 
 
@@ -191,7 +191,7 @@ def assignment_of(mapping: Any, modules: Sequence[str]) -> Assignment:
 
 
 def require_policies(config: PolicyConfig, assignment: Assignment) -> None:
-    """Refuse hyperparameters of a policy that there is not.
+    """Reject hyperparameters of an unknown policy.
 
     Raises:
         ConfigError: `policies` names one.

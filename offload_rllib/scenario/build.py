@@ -68,15 +68,15 @@ class BuiltScenario:
     agents: tuple[str, ...]
     """Names of the nodes that are agents, in the order of the arrays."""
     arriving: Arriving
-    """What arrives. It stays where episodes draw other networks: its files are read once."""
+    """The workload. It stays the same where episodes draw other networks: its files are read once."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
     others: tuple[str, ...] = ()
-    """Names of the nodes that decide by the rule `agents.others`; they come behind the agents in the arrays."""
+    """Names of the nodes that decide by the rule `agents.others`; they follow the agents in the arrays."""
     cost: Cost = NOTHING
-    """What an episode is expected to take of this machine."""
+    """The expected cost of an episode on this machine."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures should know of the data, e.g. rows that were left out."""
+    """Notes on the data, e.g. rows that were left out."""
 
 
 def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def _deciding_nodes(
 ) -> list[int]:
     """Return the nodes that a task can enter with a hop left, and that have a neighbour to send it to.
 
-    Where every episode draws its network, these are all nodes but the cloud: any may be one of those in some episode.
+    Where every episode draws its network, these are all nodes except the cloud: any may be one of them in some episode.
     """
     cloud = np.array([node.cloud for node in network.nodes])
     if resamples(config.topology):
@@ -129,7 +129,7 @@ def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[
     """Return which of the deciding nodes are agents, and which follow the rule `agents.others`.
 
     Raises:
-        ConfigError: `agents` names what is not there or has no choice, or a rule that there is not.
+        ConfigError: `agents` names a node or type that does not exist or has no choice, or an unknown rule.
     """
     chosen = config.agents
     if chosen.types is not None:
@@ -214,7 +214,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
 
 
 def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> Arriving:
-    """Return what arrives: as in another episode, if its clients are the same. Links and speeds do not matter to it."""
+    """Return the workload: that of another episode if its clients are the same, whatever the links and speeds."""
 
     def clients(of: Network) -> list[tuple[str, str, bool, bool]]:
         return [(node.name, node.type, node.client, node.cloud) for node in of.nodes]
@@ -307,7 +307,7 @@ def build_scenario(
         destination=destination_rows(link, offered, deciding, padded_to),
         **arriving.arrays(load),
     )
-    # A network that an episode draws is to be played, not to be looked at.
+    # A network that an episode draws is only played, not shown.
     cost = expected_cost(config, network, arrays, load) if like is None else like.cost
     if like is None:
         check_cost(cost)
@@ -330,7 +330,7 @@ def redrawn(scenario: BuiltScenario, episode_key: int) -> BuiltScenario:
     """Return the scenario of an episode that draws its own network.
 
     Raises:
-        ConfigError: the draw has other nodes (only a function of the user's can do that).
+        ConfigError: the draw has other nodes (only a function of the user can do that).
     """
     drawn = build_scenario(scenario.config, episode_key, scenario)
     if drawn.agents != scenario.agents:

@@ -40,7 +40,7 @@ def with_cloud(cloud: Cloud | None, network: Network) -> Network:
     """Return the network with the cloud as its last node; the same network if there is no cloud.
 
     Raises:
-        ConfigError: `access` names what is not there, or a node is already called "cloud".
+        ConfigError: `access` names an unknown node or type, or a node is already called "cloud".
     """
     if cloud is None:
         return network

@@ -1,4 +1,4 @@
-"""What an episode takes of the machine, estimated before it is played: tasks, events, memory, and decisions in time."""
+"""The cost of an episode, estimated before it is played: tasks, events, memory, and decisions in time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from offload_rllib.simulator.types import EVENT, TASK, Scenario
 
 # A task arrives, is sent, served and returned: about so many events.
 EVENTS_PER_TASK = 5
-# Of about a million events a second: hours, which nobody asks for on purpose, and minutes.
+# At about a million events a second these are hours, which are rarely intended, and minutes.
 MOST_EVENTS = 10_000_000_000
 MANY_EVENTS = 100_000_000
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one episode is expected to take, at the highest load that an episode may draw."""
+    """The expected cost of one episode, at the highest load that an episode may draw."""
 
     tasks: float
-    """Tasks made, on average."""
+    """Tasks created, on average."""
     events: float
-    """What the simulator does one after the other: arrivals, transfers, services, broadcasts, failures."""
+    """Events that the simulator processes: arrivals, transfers, services, broadcasts, failures."""
     events_of: str
-    """The key that most of the events come from."""
+    """The key that causes most of the events."""
     task_slots: int
     """A first guess of the tasks inside at once, for the size of the arrays; they grow when it is too low."""
     task_bytes: float
-    """Memory of the tasks that gather in one environment."""
+    """Memory of the tasks that accumulate in one environment."""
     tasks_per_interval: float
-    """Tasks that their client brings to the busiest node that decides, between two of its decisions."""
+    """Tasks that clients bring to the busiest deciding node between two of its decisions."""
     busiest: str
     """The name of that node."""
 
@@ -46,7 +46,7 @@ NOTHING = Cost(0.0, 0.0, "", 0, 0.0, 0.0, "")
 
 
 def expected_cost(config: EnvironmentConfig, network: Network, arrays: Scenario, load: OfferedLoad) -> Cost:
-    """Return what an episode is expected to take."""
+    """Return the expected cost of an episode."""
     settings, arrivals = arrays.settings[0], arrays.arrivals[0]
     horizon_s = config.horizon_s
     # The rates of a recording are those of its rows; its range is one of speeds, and means that already.
@@ -58,7 +58,7 @@ def expected_cost(config: EnvironmentConfig, network: Network, arrays: Scenario,
     deciding = arrays.agent_node
     busiest = int(deciding[np.argmax(entering[deciding])])
     per_interval = float(entering[busiest]) * config.decisions.interval_s
-    # What is neither decided nor served in time gathers, unless deadlines or bounded queues end it.
+    # Tasks that are neither decided nor served in time accumulate, unless deadlines or bounded queues end them.
     undecided = max(0.0, 1 - config.decisions.tasks_per_decision / per_interval) if per_interval > 0 else 0.0
     unserved = max(0.0, 1 - 1 / (load.rho_of_all_tasks * highest)) if load.rho_of_all_tasks > 0 else 0.0
     bounds = [tasks * max(undecided, unserved)]
@@ -80,7 +80,7 @@ def expected_cost(config: EnvironmentConfig, network: Network, arrays: Scenario,
 
 
 def _other_events(config: EnvironmentConfig, network: Network, directions: float) -> dict[str, float]:
-    """Return how often things happen in an episode that are no tasks, by the key that says so."""
+    """Return the number of events of an episode that are not tasks, by the key that causes them."""
     count = len(network.nodes)
     clients = sum(node.client for node in network.nodes)
     events = {}
@@ -105,7 +105,7 @@ def _other_events(config: EnvironmentConfig, network: Network, directions: float
 
 
 def check_cost(cost: Cost) -> None:
-    """Refuse an environment whose episodes would not end, or not fit into memory.
+    """Reject an environment whose episodes would not end, or not fit into memory.
 
     Raises:
         ConfigError: they would not.
@@ -125,7 +125,7 @@ def check_cost(cost: Cost) -> None:
 
 
 def notes_of_cost(cost: Cost, config: EnvironmentConfig) -> tuple[str, ...]:
-    """Return what a user should know before an environment is trained on."""
+    """Return warnings for users who train on an environment."""
     notes = []
     if cost.events > MANY_EVENTS:
         notes.append(

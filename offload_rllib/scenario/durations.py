@@ -1,4 +1,4 @@
-"""From a duration in words to its record."""
+"""From a configured duration to its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from offload_rllib.simulator.durations import CONSTANT, EXPONENTIAL, LOGNORMAL, 
 
 
 def write_duration(record: np.void, duration: Duration) -> None:
-    """Write a duration into a DURATION record."""
+    """Write a configured duration into a DURATION record."""
     if duration.lognormal is not None:
         values = LOGNORMAL, duration.lognormal.shape, duration.lognormal.loc, duration.lognormal.scale
     elif duration.exponential is not None:

@@ -1,4 +1,4 @@
-"""Functions and classes of the user's, named in a configuration by a dotted path ``package.module:name``."""
+"""Functions and classes of the user, named in a configuration by a dotted path ``package.module:name``."""
 
 from __future__ import annotations
 

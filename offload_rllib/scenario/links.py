@@ -30,13 +30,13 @@ class Direction:
     loss_probability: float
     contention: bool
     message_noise_hz: float = 0.0
-    """Bandwidth, if the noise is that of the message's bits; else 0."""
+    """Bandwidth, if the noise is that of the message's bits; otherwise 0."""
     message_snr_bits: float = 0.0
     """SNR of a message of one bit, if the noise is that of the message's bits."""
 
     @property
     def mean_latency_s(self) -> float:
-        """Mean time that a transfer takes beside its bits."""
+        """Mean time that a transfer takes in addition to bits / rate."""
         return self.propagation_s + self.latency.mean + self.jitter.mean
 
     @property

@@ -27,7 +27,7 @@ class Node:
     """Tasks held, waiting and served together; None: unbounded."""
     client: bool
     cloud: bool = False
-    """Serves each task on one core, never decides, never fails, and stands apart in the offered load."""
+    """Serves each task on one core, never decides, never fails, and is not counted in the offered load."""
 
     @property
     def speed(self) -> float:
@@ -35,7 +35,7 @@ class Node:
         return self.cores * self.core_speed
 
     def check(self, where: str) -> None:
-        """Raise ConfigError if there can be no such node."""
+        """Raise ConfigError if the node is invalid."""
         capacity = self.queue_capacity
         for what, value, fits, accepted in (
             ("core_speed", self.core_speed, SMALLEST <= self.core_speed <= LARGEST, f"{SMALLEST:g} to {LARGEST:g}"),
@@ -62,8 +62,8 @@ class Network:
         """Return self if the network can be simulated.
 
         Raises:
-            ConfigError: nodes that cannot be, repeated names, a link to itself, twice, or between nodes that are not
-                there, rates or latencies that cannot be, no client, or more than one piece.
+            ConfigError: invalid nodes, repeated names, a link to itself, twice, or between nodes that do not exist,
+                invalid rates or latencies, no client, or more than one piece.
         """
         if not self.nodes:
             raise ConfigError(f"{where}: the network has no nodes")

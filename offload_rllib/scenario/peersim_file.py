@@ -1,4 +1,4 @@
-"""Configurations of PeersimGym (arXiv 2403.17637): reading its files, and taking typed values from them by key."""
+"""Configurations of PeersimGym (arXiv 2403.17637): reading its files, and typed access to their values by key."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NOTHING = "no counterpart"
 
 @dataclass(frozen=True)
 class Note:
-    """What became of one key."""
+    """How one key was handled."""
 
     key: str
     value: str
@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
 
 @dataclass
 class Reader:
-    """Takes values out of a configuration, and notes what became of each key."""
+    """Takes values out of a configuration, and records how each key was handled."""
 
     path: Path
     content: dict[str, str]
@@ -135,12 +135,12 @@ class Reader:
         return DEFAULTS[key]
 
     def note(self, key: str, fate: str, why: str) -> None:
-        """Note what became of a key."""
+        """Record how a key was handled."""
         value = self.content.get(key)
         self.notes.append(Note(key, f"{self.text(key)} (its default)" if value is None else value, fate, why))
 
     def fail(self, key: str, accepted: str) -> ConfigError:
-        """Return the error for a value that cannot be."""
+        """Return the error for an invalid value."""
         return ConfigError(f"{self.path}: {key}: {self.text(key)!r}; accepted: {accepted}")
 
     def numbers(self, key: str, *, lowest: float = -math.inf, separators: str = ",;") -> list[float]:

@@ -1,6 +1,6 @@
 """From a configuration of PeersimGym to one of ours, with an account of what was carried over, changed or left out.
 
-What its keys do is told in `docs/peersimgym.md`, from its code at commit aff2286.
+`docs/peersimgym.md` describes what its keys do, from its code at commit aff2286.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from offload_rllib.scenario.peersim_file import CARRIED, CHANGED, NOTHING, Note,
 
 MEGABYTE_BITS = 8e6
 SIDE_M = 100.0
-LARGEST_DB = 300.0  # as far as our own decibels go
+LARGEST_DB = 300.0  # the range of this project's decibels
 # Every node is written out, and every pair of nodes looked at.
 MOST_NODES = 10_000
 MOST_TYPES = 1_000
@@ -52,7 +52,7 @@ DEAD = {
         ("protocol.clt.numberOfDAG", "protocol.clt.dagWeights", "protocol.clt.edges", "protocol.clt.vertices"),
         "tasks are independent of each other; task graphs do not start in PeersimGym either",
     ),
-    "no_op_reward": "a step without a task on offer is not paid for its action",
+    "no_op_reward": "a step without a task on offer has no reward for its action",
 }
 
 
@@ -67,7 +67,7 @@ class Imported:
     files: dict[str, str]
     """Files that it refers to, by name."""
     notes: tuple[Note, ...]
-    """What became of each key."""
+    """How each key was handled."""
 
 
 def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported:
@@ -75,13 +75,13 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
 
     Args:
         path: its dictionary as JSON or Python text, or the simulator's file of lines `key value`.
-        name: of the environment; files beside it are named after it.
+        name: of the environment; files in its folder are named after it.
         as_coded: also take over three rules that its code follows and its paper does not mention: the newest task is
             served first, and is the one to decide while the queue is being served; time has ticks, within which
             things happen in random order.
 
     Raises:
-        ConfigError: a value cannot be; the message names file, key, value and what is accepted.
+        ConfigError: a value is invalid; the message names file, key, value and what is accepted.
     """
     reader = read_peersim(path)
     scale = reader.count("SCALE")
@@ -106,7 +106,8 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         "service": "pooled",
         "queue": "lifo" if as_coded else "fifo",
         "workload": _workload(reader, topology, name, files),
-        # Queues are bounded and late tasks may finish: a drop is as bad as a task that lasts for the whole episode.
+        # Queues are bounded and late tasks may finish: a drop scores as much as a task that lasts for the whole
+        # episode.
         "score": {"drop_s": steps * interval_s},
     }
     if as_coded:
@@ -371,7 +372,7 @@ def write_imported(imported: Imported, out: Path, *, force: bool) -> list[Path]:
     """Write a converted configuration and the files it refers to, if it can be built, and return their paths.
 
     Raises:
-        ConfigError: the environment cannot be, `out` is not a YAML file, or a file exists and `force` is off.
+        ConfigError: the environment is invalid, `out` is not a YAML file, or a file exists and `force` is off.
         OSError: the folder does not take the files.
     """
     if out.suffix not in (".yaml", ".yml"):

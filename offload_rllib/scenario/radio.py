@@ -1,4 +1,4 @@
-"""Rate and delay that the medium of a link gives."""
+"""Rate and delay of a link's medium."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def link_rates_and_latencies(config: Medium, network: Network) -> tuple[np.ndarr
         Two arrays [L, 2]: from the smaller index to the larger, and back.
 
     Raises:
-        ConfigError: the topology is to state them, and does not.
+        ConfigError: `links.kind` is `topology`, and the topology states none.
     """
     if isinstance(config, StatedLinks):
         if network.rates_bps is None or network.latencies_s is None:

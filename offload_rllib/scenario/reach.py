@@ -1,7 +1,7 @@
 """What clients can reach within the hop bound, and how soon: the part of the offered load that depends on the network.
 
-Written for networks of 10,000 nodes: all clients at once, and nothing is expanded that could not end up better than
-what a client has already reached.
+Written for networks of 10,000 nodes: all clients are searched at once, and only paths that may improve on those found
+are expanded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from offload_rllib.simulator.types import Array
 
-# Of larger networks a part of the clients stands for all: as many as this number of steps from node to node allows.
+# In larger networks a part of the clients represents all: as many as this number of steps from node to node allows.
 STEPS = 2**23
 FEWEST_CLIENTS = 64
 
@@ -33,7 +33,7 @@ def ways_of_entries(
     most `max_hops` hops. A way that another one beats or equals in all four numbers is left out.
 
     Args:
-        entries: [C] nodes; of many a part is looked at, and stands for all.
+        entries: [C] nodes; of many only a part is evaluated, which represents all.
         link: [M] LINK, sorted by source.
         usable: [M] bool: the links that tasks are sent over; results go back over any.
         seconds_per_instruction: [N] of a task alone at a node.
@@ -55,7 +55,7 @@ def ways_of_entries(
     newest = np.ones(len(clients), bool)
     quickest = seconds_per_instruction.min()
     for _hop in range(max_hops):
-        # What a path costs to the quickest node of all bounds what is worth going further.
+        # The cost of a path to the fastest node of all bounds which paths are expanded.
         bound = np.full(len(clients), np.inf)
         at_quickest = seconds_per_instruction[node] == quickest
         np.minimum.at(bound, client[at_quickest], cost[at_quickest] @ mean)
@@ -92,7 +92,7 @@ def _sample(clients: Array, degree: Array, max_hops: int) -> Array:
 def _undominated(ways: Array, mean: Array) -> tuple[Way, ...]:
     """Return the rows of `ways` [n, 4] that no other row beats or equals in all numbers, in order."""
     found = []
-    # By what they cost on the way: what comes first, in the node itself, is dominated by nothing that is slower.
+    # Sorted by the cost of the way: an earlier row is not dominated by a slower one.
     left = ways[np.lexsort((ways[:, 0], ways[:, 1:] @ mean))]
     while len(left):
         found.append(tuple(left[0].tolist()))

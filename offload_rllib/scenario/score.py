@@ -1,4 +1,4 @@
-"""What the score needs: the weights of types, and a price of drops that leaves nothing to gain by dropping."""
+"""The weights of types in the score, and a penalty of drops with which dropping never gains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def type_weights(score: Score, types: tuple[str, ...]) -> np.ndarray:
 
 
 def check_drop_price(config: EnvironmentConfig, network: Network, *, all_have_deadlines: bool, drawn: bool) -> None:
-    """Check that what a drop costs is stated, and no less than any late finish, where tasks may finish late.
+    """Check that the penalty of a drop is stated, and not less than any late finish, where tasks may finish late.
 
     Args:
         config: the environment.

@@ -18,7 +18,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a data file; what gzip compressed is read as what it was, whatever the file's name.
+    """Open a data file; files that gzip compressed are decompressed, whatever their name.
 
     Raises:
         ConfigError: it cannot be opened, or stops being gzip or UTF-8 while it is read.

@@ -99,7 +99,7 @@ class Places:
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """Return the body of a request, of which no more is kept than is accepted, and for which nobody waits for ever."""
+    """Return the body of a request; its length and its duration are bounded."""
     try:
         async with asyncio.timeout(limits.body_s):
             return await _read_body(request, limits.body_bytes)
@@ -124,7 +124,7 @@ async def _read_body(request: Request, most_bytes: int) -> bytes:
 
 
 def _error(status: int, reason: str) -> Response:
-    # What was refused may not have been read to its end, so that nothing can follow it on this connection.
+    # A rejected body may not have been read to its end, so the connection cannot be used again.
     headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"error": reason[:MOST_CHARACTERS]}, status, headers)
 

@@ -24,17 +24,17 @@ from offload_rllib.serving.messages import Limits, Rows, act_together
 from offload_rllib.simulator.types import Array
 
 NAME = "offload-rllib"
-# Requests that are decided together. More wait for nobody: what is there is taken.
+# Most requests that are decided together. A batch does not wait to become full.
 MOST_TOGETHER = 64
 REQUEST_TIMEOUT_S = 30.0
-# Requests that a replica reads at the same time. They cost little until their bodies are there, and those who wait for
-# an answer are counted apart (`Limits.waiting`).
+# Requests that a replica reads at the same time. They cost little until their bodies are there, and requests that wait
+# for an answer are counted separately (`Limits.waiting`).
 MOST_READ = 16_384
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a service listens, and how much of it there is.
+    """The address of a service, and its size.
 
     Attributes:
         host: address of an interface; loopback unless others are to reach it.
@@ -114,8 +114,8 @@ class PolicyService:
         self.policy.act(np.zeros((1, size), np.float32), np.ones((1, actions), np.int8), np.zeros(1, np.int64))
 
 
-# What Serve's processes inherit from the Ray that is started: somebody waits for them, so that they are not nicer than
-# others (Ray's 15 would starve them). Ray Serve says of itself what it has to say in its own log files.
+# What Serve's processes inherit from the Ray that is started: normal priority, because clients wait for them (Ray's
+# niceness of 15 would starve them). Ray Serve's messages go to its own log files.
 ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_worker_niceness": "0",
@@ -135,7 +135,7 @@ def served(files: Mapping[str, bytes], listener: Listener, limits: Limits) -> It
 
     Args:
         files: from `policies.saved.packed`.
-        listener: where, and how much.
+        listener: address and size.
         limits: of a request.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a service takes and gives: the schema of requests, their limits, and what is wrong with one."""
+"""The schema of a service's requests, their limits, and the errors of a request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
 from offload_rllib.simulator.types import Array
 
 Item = TypeVar("Item")
-# A list is given up at its first wrong entry: a million of them would take seconds to report.
+# The check of a list stops at its first wrong entry: a million of them would take seconds to report.
 Quick = Annotated[tuple[Item, ...], FailFast()]
 LARGEST_SEED = 2**64 - 1
 # Draws are made up to the largest row of a request.
@@ -32,7 +32,7 @@ class Limits(Schema):
     body_bytes: Count = 32 * 2**20
     """Length of the JSON text, bytes."""
     body_s: Positive = 15.0
-    """Time for the body to come, s; later it is answered 408."""
+    """Time for the body to arrive, s; later it is answered 408."""
     waiting: Count = 256
     """Requests that wait for an answer, of each process; more are answered 503. Bodies under way do not count."""
 
@@ -51,7 +51,7 @@ class ActRequest(Schema):
     deterministic: Flag = True
     """Take the action of the highest score; false draws, as `SavedPolicy` does."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)] | None = None
-    """Of the draws: the same seed and row give the same draw. Without one, the service draws a seed and tells it."""
+    """Of the draws: the same seed and row give the same draw. Without one, the service draws a seed and returns it."""
     rows: Quick[Annotated[int, Field(ge=0, le=LARGEST_ROW, strict=True)]] = ()
     """[N] numbers of the rows, which address their draws; 0, 1, ... without them."""
 
@@ -141,7 +141,7 @@ def _array(key: str, rows: Sequence[Sequence[float]], dtype: Any) -> Array:
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise RefusedError(422, f"request: {key}.{i}: {len(row)} numbers; row 0 has {len(rows[0])}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is refused
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is rejected
         return np.array(rows, np.float64).astype(dtype)
 
 

@@ -72,7 +72,7 @@ class EdgeList(Schema):
 
 
 class PythonTopology(Drawn):
-    """A network that a function of yours returns. Building the environment runs that code."""
+    """A network that your own function returns. Building the environment runs that code."""
 
     kind: Literal["python"]
     """Chooses this kind."""

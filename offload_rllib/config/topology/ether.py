@@ -92,7 +92,7 @@ class Region(Schema):
 
 
 class EtherInterRegion(Drawn, EtherDevices):
-    """Ether's cloud regions: cloudlets far apart, each with gateways where tasks are made.
+    """Ether's cloud regions: cloudlets far apart, each with gateways where tasks are created.
 
     Links state their rates and latencies, for `links.kind: topology`.
     """

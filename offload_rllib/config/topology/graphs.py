@@ -22,7 +22,7 @@ Resample = Literal["never", "episode"]
 
 
 class Drawn(Schema):
-    """What all topologies have that are drawn at random."""
+    """The keys of all topologies that are drawn at random."""
 
     seed: Natural = 0
     """Everything that is drawn follows from it."""

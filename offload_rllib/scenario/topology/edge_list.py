@@ -46,7 +46,7 @@ def build(config: EdgeList) -> Network:
     """Return the network of two files.
 
     Raises:
-        ConfigError: a file cannot be read, or describes what cannot be.
+        ConfigError: a file cannot be read, or describes an invalid network.
     """
     nodes_path = find_data(config.nodes_path)
     links_path = find_data(config.links_path)

@@ -76,7 +76,7 @@ def ether_node(
         millicores: computing power, if it is not that of the type.
         memory_bytes: the same.
         cores: the same.
-        client: whether it makes tasks.
+        client: whether it creates tasks.
     """
     cores = DEVICES[kind].cores if cores is None else cores
     memory_bytes = DEVICES[kind].memory_bytes if memory_bytes is None else memory_bytes

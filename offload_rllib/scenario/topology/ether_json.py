@@ -89,7 +89,7 @@ def _field(content: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
 
 
 def _check_keys(content: Any, known: Collection[str], where: str) -> None:
-    """Refuse keys that are not known: misspelt, they would be left out without a word."""
+    """Reject keys that are not known: misspelt, they would be left out without a word."""
     for key in content if isinstance(content, dict) else ():
         if key not in known:
             raise ConfigError(f"{where}: unknown key '{key}'.{nearest(key, known)}")

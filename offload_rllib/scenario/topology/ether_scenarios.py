@@ -1,8 +1,8 @@
 """Ether's scenarios restated from its device, size and latency tables (see `ether_devices`).
 
-Ether has devices, switches and uplinks; here only devices are nodes, and a link stands for the path between two of
-them: its rate is the smallest on the path, its latency the sum of the path's draws, one draw a link, the same both
-ways.
+Ether has devices, switches and uplinks. Here only devices are nodes, and a link represents the path between two of
+them. Its rate is the smallest on the path. Its latency is the sum of the path's draws, one draw per link, the same in
+both directions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REGION_M = 6e5  # distance of devices from their region's middle, for the pictur
 
 @dataclass
 class _Sketch:
-    """A network in the making."""
+    """A network under construction."""
 
     config: EtherDevices
     rng: np.random.Generator
@@ -95,7 +95,7 @@ class _Sketch:
 
 
 def _ring_of_sites(count: int, radius_m: float) -> np.ndarray:
-    """Return [count, 2] middles of sites around the origin, far enough apart to be told from each other."""
+    """Return [count, 2] middles of sites around the origin, far enough apart to be distinguished."""
     radius_m = max(radius_m, 2 * CELL_M * count / np.pi)
     angles = np.pi / 2 + 2 * np.pi * np.arange(count) / count
     return radius_m * np.column_stack([np.cos(angles), np.sin(angles)])

@@ -1,4 +1,4 @@
-"""What the readers of topology files share: one way from its rows to a network."""
+"""The common part of the readers of topology files: from rows to a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 
 @dataclass(frozen=True)
 class LinkRow:
-    """One link of a file, from `source` to `destination`; what is None is not stated."""
+    """One link of a file, from `source` to `destination`; None: not stated."""
 
     where: str
     source: str
@@ -49,7 +49,7 @@ def node_from(row: Mapping[str, Any], where: str) -> Node:
     """Return the node of a row of a file; the values may be text, and an empty one counts as absent.
 
     Raises:
-        ConfigError: a value cannot be, or the speed is missing; the message begins with `where`.
+        ConfigError: a value is invalid, or the speed is missing; the message begins with `where`.
     """
     given = {key: value for key, value in row.items() if value is not None and value != ""}
     content: dict[str, Any] = {key: given[key] for key in ("name", "type") if key in given}
@@ -88,7 +88,7 @@ def network_from(nodes: Iterable[Node], rows: Iterable[LinkRow], where: str) -> 
                 raise ConfigError(f"{row.where}: the link '{row.source}' - '{row.destination}' is stated twice")
             ways[pair] = row
     links = tuple(sorted({(min(pair), max(pair)) for pair in ways}))
-    # A way that the file leaves out is like the other one.
+    # A direction that the file leaves out is like the other one.
     both = [(ways.get((a, b)) or ways[b, a], ways.get((b, a)) or ways[a, b]) for a, b in links]
     stated = [row for pair in both for row in pair if row.rate_bps is not None]
     if not stated:

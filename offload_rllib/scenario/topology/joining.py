@@ -1,4 +1,4 @@
-"""How a graph in pieces becomes connected."""
+"""Joining the pieces of a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node is which device, and where it stands: the part that all generated topologies share."""
+"""Which node is which device, and its position: the common part of all generated topologies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that a function of the user's returns."""
+"""Networks that a function of the user returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a network would be, before it is made."""
+"""The size of a network, before it is built."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def physical_memory_bytes() -> int:
 
 
 def expected_size(config: Any) -> tuple[str, int, float]:  # noqa: C901, PLR0911 - one formula per kind of topology
-    """Return the key that sets a topology's size, its nodes, and its expected links; 0, 0 if nothing is to be feared.
+    """Return the key that sets a topology's size, its nodes, and its expected links; 0, 0 where no check is needed.
 
-    Files and networks that are written out are there already, and functions are the user's own.
+    Files and networks that are written out have a known size; functions are the user's responsibility.
     """
     if isinstance(config, Grid):
         return "rows", config.rows * config.columns, 2.0 * config.rows * config.columns
@@ -74,7 +74,7 @@ def expected_size(config: Any) -> tuple[str, int, float]:  # noqa: C901, PLR0911
 
 
 def check_size(config: Any) -> None:
-    """Refuse a topology that would not fit into memory.
+    """Reject a topology that would not fit into memory.
 
     Raises:
         ConfigError: it would not.

@@ -1,7 +1,7 @@
 """Jobs of the Alibaba cluster trace v2018: its own table, or the sample hour that the PyPI package `spar` installs.
 
 The trace is free to use for research or study (Alibaba cluster data, cluster-trace-v2018) and is not part of this
-project: it is read from where the user has it, and what the simulator needs of it is kept in a cache file.
+project. It is read from the user's copy, and what the simulator needs of it is kept in a cache file.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def summarise_trace(path: Path) -> tuple[np.ndarray, dict[str, int]]:
                     )
                 )
             )
-    jobs = _by_job(pa.concat_tables(blocks)).sort_by("job")  # grouping promises no order
+    jobs = _by_job(pa.concat_tables(blocks)).sort_by("job")  # grouping guarantees no order
     if jobs.num_rows == 0:
         raise ConfigError(f"{path}: no task counts: {left_out}")
     return np.column_stack([jobs.column(name).to_numpy() for name in jobs.column_names[1:]]), left_out
@@ -213,7 +213,7 @@ def _summarise(source: Path) -> tuple[np.ndarray, dict[str, int]]:
 def load_jobs(source: Path) -> tuple[np.ndarray, dict[str, int]]:
     """Return the summarised jobs [J, 4] (columns: `COLUMNS`) and the rows left out, converted once and then cached.
 
-    A cache file that cannot be read is made again; one that cannot be written is done without.
+    An unreadable cache file is written again; if it cannot be written, the trace is read without a cache.
 
     Raises:
         ConfigError: the file is no such table.
@@ -236,7 +236,7 @@ def load_jobs(source: Path) -> tuple[np.ndarray, dict[str, int]]:
             np.savez(file, jobs=jobs, reasons=reasons, counts=counts)
     except OSError as error:
         warnings.warn(
-            f"{cached}: cannot be written ({error.strerror}); the trace is read anew by every process. Set "
+            f"{cached}: cannot be written ({error.strerror}); the trace is read again by every process. Set "
             "OFFLOAD_RLLIB_CACHE to a folder that can.",
             stacklevel=2,
         )

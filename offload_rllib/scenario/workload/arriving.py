@@ -81,7 +81,7 @@ def arriving_tasks(config: EnvironmentConfig, network: Network) -> Arriving:
     """Return what arrives.
 
     Raises:
-        ConfigError: a file of the workload is missing or cannot be, or names what the network has not.
+        ConfigError: a file of the workload is missing or invalid, or names what the network has not.
     """
     workload = config.workload
     arrivals = workload.arrivals

@@ -21,7 +21,7 @@ DRAWS = 2**16
 
 @dataclass(frozen=True)
 class Part:
-    """Tasks that share the distribution of their deadlines."""
+    """Tasks with a common distribution of their deadlines."""
 
     share: float
     """Of all tasks."""

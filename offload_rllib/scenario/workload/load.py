@@ -25,7 +25,7 @@ class Entries:
     client_rate: np.ndarray
     """[N] tasks that each node's client makes, relative to the mean of the clients; 0 without a client."""
     share: np.ndarray
-    """[N] share of the tasks that enter at each node first; that of their client, but for recordings."""
+    """[N] share of the tasks that enter at each node first: their client's node, except in recordings."""
     rate: float | None
     """Tasks per second of all clients, if the arrivals themselves say it."""
 
@@ -84,14 +84,14 @@ def client_weights(load: Load | None, network: Network) -> np.ndarray:
 
 
 def _edge_entries(entries: Entries, network: Network) -> list[int]:
-    """Return the nodes that tasks enter; a recording may send tasks to the cloud at once, which stands apart."""
+    """Return the nodes that tasks enter; a recording may send tasks to the cloud at once, which is not counted."""
     return [i for i in np.flatnonzero(entries.share).tolist() if not network.nodes[i].cloud]
 
 
 def _by_ways(
     entries: Entries, network: Network, link: np.ndarray, usable: np.ndarray, needed: Demand, config: EnvironmentConfig
 ) -> dict[int, tuple[Way, ...]]:
-    """Return for each node that tasks enter, or for some that stand for all, the ways to have a task done."""
+    """Return for each node that tasks enter, or for some that represent all, the ways to have a task done."""
     # By name: the load must not depend on the order in which the nodes are listed.
     nodes = sorted(_edge_entries(entries, network), key=lambda i: network.nodes[i].name)
     pooled = config.service == "pooled"
@@ -114,13 +114,13 @@ def _soonest(tasks: np.ndarray, options: tuple[Way, ...]) -> np.ndarray:
 def feasible_shares(part: Part, ways: dict[int, tuple[Way, ...]], share: np.ndarray, most_pairs: int) -> np.ndarray:
     """Return the probability [J] with which each task of a part could meet its deadline on an idle network.
 
-    With many different entries each of them stands for a part of the tasks, so that the pairs stay within bounds.
+    With many different entries each of them represents a part of the tasks, so that the pairs stay within bounds.
 
     Args:
         part: the tasks.
         ways: of the nodes that tasks enter.
         share: [N] of the tasks that enter at each node.
-        most_pairs: of ways and tasks to look at.
+        most_pairs: of ways and tasks to evaluate.
     """
     count = len(part.tasks)
     if part.deadline_s is None:
@@ -162,11 +162,11 @@ def offered_load(
         config: the environment.
         network: its network.
         link: [M] LINK, the directed links.
-        usable: [M] bool: those that some node sends tasks over; the cloud, which stands apart, counts for none.
+        usable: [M] bool: those that some node sends tasks over; the cloud counts for none.
         needed: what tasks need.
         entries: where they enter.
         fallback: rate of a client where a rho was asked for that no sensible rate would offer, as in a draw of the
-            network in which hardly a task could meet its deadline; None: that is an error.
+            network in which almost no task could meet its deadline; None: that is an error.
 
     Raises:
         ConfigError: a rho was asked for, no task could meet its deadline, and there is no fallback.
@@ -211,7 +211,7 @@ def offered_load(
 
 
 def _mean_work(part: Part) -> float:
-    """Return the mean work of the tasks that stand for a part; 1 if none needs any, which is no divisor."""
+    """Return the mean work of the tasks of a part; 1 if none needs any, so that it can be divided by."""
     return float((part.weights * part.tasks[:, 0]).sum()) or 1.0
 
 

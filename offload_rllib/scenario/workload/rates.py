@@ -1,4 +1,4 @@
-"""How the rate of a client goes over time: from the configuration to the simulator's levels, whose mean is 1."""
+"""The rate of a client over time: from the configuration to the simulator's levels, whose mean is 1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RateShape:
     record: np.ndarray
     """[1] ARRIVALS; levels have mean 1."""
     client: np.ndarray
-    """[N] CLIENT: which rate pieces are whose."""
+    """[N] CLIENT: the rate pieces of each client."""
     pieces: np.ndarray
     """[P] RATE_PIECE."""
     burst_state: np.ndarray
@@ -51,7 +51,7 @@ def rate_shape(config: Arrivals, network: Network, horizon_s: float) -> RateShap
     """Return the shape of the rates.
 
     Raises:
-        ConfigError: a table is missing or cannot be, or no task would ever arrive.
+        ConfigError: a table is missing or invalid, or no task would ever arrive.
     """
     record = np.zeros(1, ARRIVALS)
     count = len(network.nodes)
@@ -81,7 +81,7 @@ def rate_shape(config: Arrivals, network: Network, horizon_s: float) -> RateShap
 def _levels(
     config: LinearRate | ZigzagRate | UniformRate | DiurnalRate, record: np.ndarray, horizon_s: float
 ) -> tuple[float, float, float]:
-    """Set what a rate that needs two levels needs besides; return the levels and their mean over the episode."""
+    """Set the other fields of a rate with two levels; return the levels and their mean over the episode."""
     arrivals = record[0]
     if isinstance(config, LinearRate):
         arrivals["kind"] = kinds.LINEAR
@@ -169,7 +169,7 @@ def _chain(config: BurstyRate) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _table(config: TableRate, network: Network, horizon_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which pieces are whose [N], the pieces, and each client's mean over the episode [N]."""
+    """Return the range of pieces of each client [N], the pieces, and each client's mean over the episode [N]."""
     path = find_data(config.path)
     value_name, by_client = _read_table(path, network)
     client = np.zeros(len(network.nodes), CLIENT)

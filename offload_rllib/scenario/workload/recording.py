@@ -24,7 +24,7 @@ from offload_rllib.scenario.text_files import opened, opened_text
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream
 from offload_rllib.simulator.types import RECORDED
 
-# Speeds that stand for all between two ends, where each episode draws its own.
+# Speeds that represent all between two ends, where each episode draws its own.
 SPEEDS = 33
 
 
@@ -35,13 +35,13 @@ class Recording:
     rows: np.ndarray
     """[P] RECORDED, sorted by origin, then time."""
     origin: np.ndarray
-    """[P] index of the node whose client makes the task."""
+    """[P] index of the node whose client creates the task."""
     duration_s: float
     """Time of the last arrival."""
     has_sizes: bool
-    """Whether the rows say what a task needs."""
+    """Whether the rows state what a task needs."""
     has_deadlines: bool
-    """Whether the rows say when a task is wanted."""
+    """Whether the rows state deadlines."""
     types: tuple[str, ...] = ()
     """Names of the types that rows refer to by index; empty: they name none."""
 
