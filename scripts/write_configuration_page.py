@@ -53,9 +53,9 @@ Rules across keys:
 - `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required otherwise.
 - `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
 - `queue: edf` and `cloud.queue: edf` need deadlines.
-- `score.drop_s` must be given where tasks can be dropped that could otherwise finish late: tasks without a deadline, or
-  any with `deadlines.expiry` `queued` or `never`, where a node has a `queue_capacity`, links a `loss_probability`, nodes
-  `failures`, or `expiry` is `queued`. There it is at least `horizon_s`.
+- `score.drop_s` must be given where tasks can be dropped that could otherwise finish late. These are tasks without a
+  deadline, or any with `deadlines.expiry` `queued` or `never`. They can be dropped where a node has a `queue_capacity`,
+  links a `loss_probability`, nodes `failures`, or `expiry` is `queued`. The value is at least `horizon_s`.
 - `score.weights` names types of `workload.jobs`, or of the column `workload.arrivals.columns.type`.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
 - `reward.name: peersimgym` needs `decisions.tasks_per_decision: 1`, and so do training and `decisions.offer: newest`.
