@@ -14,8 +14,8 @@ LONGEST_MEAN = 17.0  # words, over all pages
 
 # Pages that a program writes: their words stand in the program.
 GENERATED = {
-    "results.md": "scripts/make_results.py",
-    "paper_tables.md": "scripts/reproduce_paper.py",
+    "results.md": "scripts/results",
+    "paper_tables.md": "scripts/paper",
 }
 PENDING = {"a2c.md", "appo.md", "ddqn.md", "ppo.md", "decisions.md", "observation.md", "rewards.md", "rollout.md"}
 PAGES = [
