@@ -137,5 +137,5 @@ class A2C(OffloadAlgorithm):
 
     def training_step(self) -> None:
         """Do one iteration."""
-        fragments = self.sample(self.config.total_train_batch_size)
-        self.learn(fragments, num_epochs=1, minibatch_size=self.config.minibatch_size)
+        samples = self.sample(self.config.total_train_batch_size)
+        self.learn(samples, num_epochs=1, minibatch_size=self.config.minibatch_size)

@@ -48,6 +48,7 @@ from offload_rllib.algorithms.on_policy import (
 )
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.policies.module import MaskedAPPO
+from offload_rllib.rollout.episodes import ELAPSED_S
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 
 # How long the trainer waits for samples before it looks after the rest; RLlib's 0 keeps a core busy with asking.
@@ -239,6 +240,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
                 values.cpu().numpy(),
                 (target_logp - logp).exp().cpu().numpy(),
                 real.cpu().numpy(),
+                self._elapsed(rows, config),
                 gamma=config.gamma,
                 lambda_=config.lambda_,
                 rho_clip=config.vtrace_clip_rho_threshold,
@@ -258,6 +260,16 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             Postprocessing.ADVANTAGES: standardised(advantages, has_choice),
         }
         return take(columns, kept)
+
+    @staticmethod
+    def _elapsed(rows: dict[str, Any], config: Any) -> np.ndarray:
+        """Return the time [N] float64 from each row to the next, in units of `discount_s`.
+
+        RLlib's own runner knows no time: every step of its episodes counts as one unit.
+        """
+        if ELAPSED_S not in rows:
+            return np.ones(len(rows[Columns.REWARDS]))
+        return rows[ELAPSED_S].double().cpu().numpy() / config.discount_s
 
     def compute_loss_for_module(
         self, *, module_id: str, config: OffloadAPPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]

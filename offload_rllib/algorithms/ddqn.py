@@ -41,6 +41,7 @@ from offload_rllib.algorithms.double_q import (
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.policies.module import QF_PREDS, MaskedQ
+from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.replay import ReplayBuffer, Sample, replay_bytes, require_memory
 
 RETURNS = "returns"
@@ -275,6 +276,7 @@ class DDQN(OffloadAlgorithm):
                 self.config.replay_capacity,
                 *size,
                 gamma=self.config.gamma,
+                discount_s=self.config.discount_s,
                 n_step=self.config.n_step,
                 alpha=alpha,
                 seed=seed,
@@ -292,11 +294,10 @@ class DDQN(OffloadAlgorithm):
 
     def training_step(self) -> None:
         """Sample, add to replay, take the updates that are due, give the runners the new weights."""
-        fragments = self.sample(self.config.sample_env_steps)
         new = Counter()
-        for fragment in fragments:
-            if fragment.module_id in self._replay:
-                new[fragment.module_id] += self._replay[fragment.module_id].add(fragment)
+        for steps in agent_steps_of(self.sample(self.config.sample_env_steps)):
+            if steps.module_id in self._replay:
+                new[steps.module_id] += self._replay[steps.module_id].add(steps)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             for module_id, replay in self._replay.items():
                 if len(replay) >= self.config.learning_starts:

@@ -18,6 +18,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -37,8 +38,9 @@ from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
 from offload_rllib.policies.sharing import assignment_of
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.callbacks import OffloadCallback
-from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 
@@ -60,6 +62,19 @@ class OffloadConfig(AlgorithmConfig):
         self.env_runner_cls = BatchedEnvRunner
         self.learner_config_dict = {IDLE_PER_CHOICE: 1.0}
         self.callbacks_class = OffloadCallback
+        self.discount_s = 1.0
+
+    def training(self, *, discount_s: float = NotProvided, **settings: Any) -> OffloadConfig:
+        """Set hyperparameters.
+
+        Args:
+            discount_s: time in which gamma and lambda apply once, s.
+            settings: as `AlgorithmConfig.training`.
+        """
+        super().training(**settings)
+        if discount_s is not NotProvided:
+            self.discount_s = discount_s
+        return self
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the mask-aware module; RLlib's own fails on Dict observations."""
@@ -134,7 +149,7 @@ class OffloadAlgorithm(Algorithm):
                 restored_env_runner_indices=restored,
             )
 
-    def sample(self, env_steps: int) -> list[Fragment]:
+    def sample(self, env_steps: int) -> list[Fragment | AgentSteps]:
         """Return at least so many environment steps from all runners that answer.
 
         Raises:
@@ -143,18 +158,18 @@ class OffloadAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             gathered = self.sampler.sample(self.env_runner_group, env_steps, self._bring_back)
             self.metrics.aggregate(gathered.metrics, key=ENV_RUNNER_RESULTS)
-        return as_fragments(gathered.samples)
+        return as_samples(gathered.samples)
 
-    def learn(self, fragments: list[Fragment], **how: Any) -> None:
-        """Let the learners update from fragments, and give the runners the new weights."""
+    def learn(self, samples: list[Fragment | AgentSteps], **how: Any) -> None:
+        """Let the learners update from samples, and give the runners the new weights."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             learners = self.config.num_learners
             # Learners in processes of their own, if only one, are given shards: RLlib cannot divide a list.
             if learners:
-                shards = [[f for fragment in fragments for f in fragment.split(learners, i)] for i in range(learners)]
+                shards = [[part for sample in samples for part in sample.split(learners, i)] for i in range(learners)]
                 data = TrainingData(batches=shards)
             else:
-                data = TrainingData(batch=fragments)
+                data = TrainingData(batch=samples)
             results = self.learner_group.update(
                 training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps}, **how
             )

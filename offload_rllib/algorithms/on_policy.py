@@ -1,8 +1,9 @@
-"""What PPO and A2C share: from fragments to the rows that are learned from, and the loop over minibatches.
+"""What PPO and A2C share: from agents' steps to the rows that are learned from, and the loop over minibatches.
 
-Most steps of an agent offer no task: only action 0 is valid. Those steps carry rewards and stay in the fragments, so
-that credit reaches the decisions that earned it. But the actor learns nothing from them: they are left out of its
-loss and of the entropy. The critic's loss sees a sample of them, because advantages need values there too.
+With decisions at arrivals every step has a choice. With decisions at intervals most steps of an agent offer no task:
+only action 0 is valid. Those steps carry rewards and stay among the rows, so that credit reaches the decisions that
+earned it. But the actor learns nothing from them: they are left out of its loss and of the entropy. The critic's loss
+sees a sample of them, because advantages need values there too.
 """
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
@@ -15,8 +16,8 @@ loss and of the entropy. The critic's loss sees a sample of them, because advant
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
-from offload_rllib.rollout.episodes import as_fragments
-from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.episodes import agent_steps_of
 
 HAS_CHOICE = "has_choice"
 IDLE_PER_CHOICE = "idle_per_choice"
@@ -52,9 +53,7 @@ CRITIC_ROWS = 4096
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 Rows = dict[str, Any]
-# Observations of all agents [T + 1, E, N, F], and those at the ends of episodes [K, N, F].
-Everyone = tuple[np.ndarray, np.ndarray]
-TIME = "time"
+MOMENT = "moment"
 
 
 def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.Generator) -> np.ndarray:
@@ -80,7 +79,7 @@ def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
 
 
 class OnPolicyLearner(DirectLearner):
-    """Learns from fragments, whichever runner sampled them, in minibatches of ready tensors.
+    """Learns from agents' steps, whichever runner sampled them, in minibatches of ready tensors.
 
     A subclass gives `compute_loss_for_module`, and reports with `note`. Its weight of the entropy follows
     `entropy_coeff_schedulers_per_module`.
@@ -95,62 +94,64 @@ class OnPolicyLearner(DirectLearner):
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
 
-    def values_of(self, module_id: str, observations: np.ndarray, everyone: np.ndarray | None = None) -> np.ndarray:
-        """Return the critic's values [T, ..., A] float32.
-
-        Args:
-            module_id: the policy.
-            observations: [T, ..., A, F] float32, of its agents.
-            everyone: [T, ..., N, F] float32, of all agents; a central critic sees them.
-        """
+    def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
+        """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
         module = self.module[module_id].unwrapped()
-        values = np.empty(observations.shape[:-1], np.float32)
-        piece = max(CRITIC_ROWS // max(math.prod(observations.shape[1:-1]), 1), 1)
+        observations = np.concatenate([steps.observations, steps.closing_observations])
         with torch.no_grad():
-            for first in range(0, len(observations), piece):
-                here = slice(first, first + piece)
-                seen = torch.from_numpy(observations[here]).to(self._device)
-                if everyone is None:
-                    found = module.compute_values({Columns.OBS: {"observations": seen}})
-                else:
-                    found = module.critic(seen, torch.from_numpy(everyone[here]).to(self._device))
-                values[here] = found.cpu().numpy()
-        return values
+            if steps.joint is None or steps.moment is None:
+                values = [
+                    module.compute_values({Columns.OBS: {"observations": seen}})
+                    for seen in self._pieces(observations, CRITIC_ROWS)
+                ]
+            else:
+                agents = steps.joint.shape[1]
+                team = torch.cat([module.critic.team(s) for s in self._pieces(steps.joint, CRITIC_ROWS // agents + 1)])
+                places = self._pieces(steps.moment, CRITIC_ROWS)
+                values = [
+                    module.critic.values(seen, team[at])
+                    for seen, at in zip(self._pieces(observations, CRITIC_ROWS), places, strict=True)
+                ]
+        return torch.cat(values).cpu().numpy()
 
-    def rows_of(self, module_id: str, fragments: list[Fragment], config: Any, everyone: list[Everyone]) -> Rows:
-        """Return the columns to learn from: the selected steps of all fragments of one policy, in random order.
+    def _pieces(self, rows: np.ndarray, size: int) -> Iterator[Tensor]:
+        """Yield the rows, so many at a time, as tensors on the learner's device."""
+        for first in range(0, len(rows), size):
+            yield torch.from_numpy(rows[first : first + size]).to(self._device)
 
-        Advantages are standardised over the steps with a choice. `TIME` says where in `everyone`, its steps and
-        environments in one row, a row belongs.
+    def rows_of(self, module_id: str, samples: list[AgentSteps], config: Any) -> Rows:
+        """Return the columns to learn from: the selected rows of all samples of one policy, in random order.
+
+        Advantages are standardised over the rows with a choice. With a central critic `MOMENT` says where in the
+        joint observations of all samples, one sample after the other, a row belongs.
 
         Args:
             module_id: the policy.
-            fragments: its own.
-            config: its own, with `gamma` and `lambda_`.
-            everyone: what all agents saw, for each fragment; empty for a local critic.
+            samples: its own.
+            config: its own, with `gamma`, `lambda_` and `discount_s`.
         """
         pieces: list[Rows] = []
-        times = 0
-        for i, fragment in enumerate(fragments):
-            seen, final_seen = everyone[i] if everyone else (None, None)
-            values = self.values_of(module_id, fragment.observations, seen)
-            final_values = self.values_of(module_id, fragment.final_observations, final_seen)
-            advantages = generalised_advantages(fragment, values, final_values, config.gamma, config.lambda_)
-            choices = fragment.choices()
-            rows = select_rows(choices.reshape(-1), self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
-            pieces.append(
-                {
-                    "observations": fragment.observations[:-1].reshape(-1, fragment.observations.shape[-1])[rows],
-                    "action_mask": fragment.masks[:-1].reshape(-1, fragment.masks.shape[-1])[rows],
-                    Columns.ACTIONS: fragment.actions.reshape(-1)[rows],
-                    Columns.ACTION_LOGP: fragment.log_probabilities.reshape(-1)[rows],
-                    HAS_CHOICE: choices.reshape(-1)[rows],
-                    Postprocessing.ADVANTAGES: advantages.reshape(-1)[rows],
-                    Postprocessing.VALUE_TARGETS: (advantages + values[:-1]).reshape(-1)[rows],
-                    TIME: times + rows // len(fragment.agents),
-                }
+        moments = 0
+        for steps in samples:
+            values = self.values_of(module_id, steps)
+            advantages = generalised_advantages(
+                steps, values, gamma=config.gamma, lambda_=config.lambda_, discount_s=config.discount_s
             )
-            times += fragment.env_steps
+            choices = steps.choices()
+            rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
+            piece = {
+                "observations": steps.observations[rows],
+                "action_mask": steps.masks[rows],
+                Columns.ACTIONS: steps.actions[rows],
+                Columns.ACTION_LOGP: steps.log_probabilities[rows],
+                HAS_CHOICE: choices[rows],
+                Postprocessing.ADVANTAGES: advantages[rows],
+                Postprocessing.VALUE_TARGETS: (advantages + values[: len(steps)])[rows],
+            }
+            if steps.joint is not None and steps.moment is not None:
+                piece[MOMENT] = moments + steps.moment[rows]
+                moments += len(steps.joint)
+            pieces.append(piece)
         order = self._rng.permutation(sum(len(piece[HAS_CHOICE]) for piece in pieces))
         columns = {
             name: torch.from_numpy(np.concatenate([piece[name] for piece in pieces])[order]).to(self._device)
@@ -177,14 +178,14 @@ class OnPolicyLearner(DirectLearner):
         minibatch_size: int | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Learn from fragments or episodes, given as `episodes`, `episodes_refs` or `training_data`.
+        """Learn from samples or episodes, given as `episodes`, `episodes_refs` or `training_data`.
 
         Args:
             batch: not taken; for RLlib's signature.
             batches: not taken.
             batch_refs: not taken.
             data_iterators: not taken.
-            episodes: fragments, or episodes of RLlib's runner.
+            episodes: what the batched runner sampled, or episodes of RLlib's runner.
             episodes_refs: references to lists of them.
             training_data: either of them.
             timesteps: counters for schedules.
@@ -202,17 +203,16 @@ class OnPolicyLearner(DirectLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes, episodes_refs=episodes_refs)
         training_data.solve_refs()
-        fragments = as_fragments(training_data.episodes or training_data.batch)
+        samples = agent_steps_of(training_data.episodes or training_data.batch, joint=self._has_central_critic())
         self._weights_seq_no += 1
-        by_module: dict[str, list[Fragment]] = {}
-        for fragment in fragments:
-            by_module.setdefault(fragment.module_id, []).append(fragment)
-        everyone = _joined(by_module) if self._has_central_critic() else []
+        by_module: dict[str, list[AgentSteps]] = {}
+        for steps in samples:
+            by_module.setdefault(steps.module_id, []).append(steps)
         for module_id, members in by_module.items():
             if self.should_module_be_updated(module_id):
-                self._update_module(module_id, members, everyone, num_epochs, minibatch_size)
-        # Every policy's fragments cover the same steps of the environments.
-        env_steps = sum(fragment.env_steps for fragment in next(iter(by_module.values()), []))
+                self._update_module(module_id, members, num_epochs, minibatch_size)
+        # The samples that one runner gives for several policies cover the same steps of the environments.
+        env_steps = sum({(steps.source, steps.start): steps.env_steps for steps in samples}.values())
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum")
         self.after_gradient_based_update(timesteps=timesteps or {})
@@ -224,18 +224,13 @@ class OnPolicyLearner(DirectLearner):
         )
 
     def _update_module(
-        self,
-        module_id: str,
-        fragments: list[Fragment],
-        everyone: list[Everyone],
-        num_epochs: int,
-        minibatch_size: int | None,
+        self, module_id: str, samples: list[AgentSteps], num_epochs: int, minibatch_size: int | None
     ) -> None:
         config = self.config.get_config_for_module(module_id)
-        rows = self.rows_of(module_id, fragments, config, everyone)
+        rows = self.rows_of(module_id, samples, config)
         joint = None
-        if everyone:
-            seen = [observations[:-1].reshape(-1, *observations.shape[2:]) for observations, _ in everyone]
+        if MOMENT in rows:
+            seen = [steps.joint for steps in samples if steps.joint is not None]
             joint = torch.from_numpy(np.concatenate(seen)).to(self._device)
         size = self._common_size(len(rows[HAS_CHOICE]))
         step = min(minibatch_size or size, size)
@@ -249,7 +244,7 @@ class OnPolicyLearner(DirectLearner):
             for first, last in itertools.pairwise(edges):
                 minibatch = take(rows, order[first:last])
                 if joint is not None:
-                    minibatch[EVERYONE] = joint[minibatch[TIME]]
+                    minibatch[EVERYONE] = joint[minibatch[MOMENT]]
                 self._gradient_step(module_id, config, minibatch)
         self.log_noted(module_id)
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
@@ -267,17 +262,6 @@ class OnPolicyLearner(DirectLearner):
         outputs = self.module[module_id].forward_train(minibatch)
         loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
         self.descend(module_id, config, loss)
-
-
-def _joined(by_module: dict[str, list[Fragment]]) -> list[Everyone]:
-    """Return what all agents saw, and saw last, in each sample; the i-th fragments of all policies are one sample."""
-    return [
-        (
-            np.concatenate([fragment.observations for fragment in sample], 2),
-            np.concatenate([fragment.final_observations for fragment in sample], 1),
-        )
-        for sample in zip(*by_module.values(), strict=True)
-    ]
 
 
 def take(rows: Rows, order: Tensor) -> Rows:

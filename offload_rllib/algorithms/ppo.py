@@ -95,5 +95,5 @@ class PPO(OffloadAlgorithm, rllib_ppo.PPO):
 
     def training_step(self) -> None:
         """Sample a batch, learn from it for some epochs, give the runners the new weights."""
-        fragments = self.sample(self.config.total_train_batch_size)
-        self.learn(fragments, num_epochs=self.config.num_epochs, minibatch_size=self.config.minibatch_size)
+        samples = self.sample(self.config.total_train_batch_size)
+        self.learn(samples, num_epochs=self.config.num_epochs, minibatch_size=self.config.minibatch_size)

@@ -8,17 +8,17 @@ from offload_rllib.simulator.jit import kernel
 
 
 @kernel
-def _trace(rewards, values, ratios, real, gamma, lambda_, rho_clip, pg_rho_clip, targets, advantages):
+def _trace(rewards, values, ratios, real, discounts, traces, rho_clip, pg_rho_clip, targets, advantages):
     later = 0.0
     for t in range(len(rewards) - 1, -1, -1):
         targets[t] = values[t]
         advantages[t] = 0.0
         if real[t]:
             ratio = float(ratios[t])
-            delta = rewards[t] + gamma * values[t + 1] - values[t]
-            advantages[t] = min(ratio, pg_rho_clip) * (delta + gamma * lambda_ * later)
+            delta = rewards[t] + discounts[t] * values[t + 1] - values[t]
+            advantages[t] = min(ratio, pg_rho_clip) * (delta + traces[t] * later)
             # `later` is v - V of the step after, in double precision: rounding would add up over long pieces.
-            later = min(ratio, rho_clip) * delta + gamma * lambda_ * min(ratio, 1.0) * later
+            later = min(ratio, rho_clip) * delta + traces[t] * min(ratio, 1.0) * later
             targets[t] += later
         else:
             later = 0.0
@@ -29,6 +29,7 @@ def vtrace(
     values: np.ndarray,
     ratios: np.ndarray,
     real: np.ndarray,
+    elapsed: np.ndarray,
     *,
     gamma: float,
     lambda_: float,
@@ -46,12 +47,15 @@ def vtrace(
         values: [N] float32, the critic's.
         ratios: [N] float32, the probability of the action under the policy to evaluate over that when it was taken.
         real: [N] bool, False for the row behind each piece; the last row is not real.
-        gamma: discount per step, in [0, 1].
-        lambda_: factor of the traces c, in [0, 1] (remark 2); 0 trusts the critic, 1 the returns. With all ratios 1 the
+        elapsed: [N] float64, time from each row to the next, in units of `discount_s`; gamma and lambda stand to its
+            power.
+        gamma: discount per unit of time, in [0, 1].
+        lambda_: factor of the traces c per unit of time, in [0, 1] (remark 2); 0 trusts the critic, 1 the returns. With all ratios 1 the
             advantages are those of generalised advantage estimation.
         rho_clip: largest ratio in the targets.
         pg_rho_clip: largest ratio in the advantages.
     """
     targets, advantages = np.empty(len(rewards), np.float32), np.empty(len(rewards), np.float32)
-    _trace(rewards, values, ratios, real, gamma, lambda_, rho_clip, pg_rho_clip, targets, advantages)
+    discounts, traces = np.power(gamma, elapsed), np.power(gamma * lambda_, elapsed)
+    _trace(rewards, values, ratios, real, discounts, traces, rho_clip, pg_rho_clip, targets, advantages)
     return targets, advantages

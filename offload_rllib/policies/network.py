@@ -128,6 +128,14 @@ class CentralCritic(nn.Module):
         team = of_all.mean(-2, keepdim=True).expand_as(of_own)
         return self.head(torch.cat([of_own, team], -1)).squeeze(-1)
 
+    def team(self, everyone: Tensor) -> Tensor:
+        """Return the mean embeddings [..., H] of all agents' observations [..., N, F]: the joint state."""
+        return self.features(everyone).mean(-2)
+
+    def values(self, own: Tensor, team: Tensor) -> Tensor:
+        """Return the values [B] of observations [B, F] in joint states [B, H] from `team`."""
+        return self.head(torch.cat([self.features(own), team], -1)).squeeze(-1)
+
 
 class QNetwork(nn.Module):
     """The action values of one observation.

@@ -1,4 +1,4 @@
-"""Fragments from RLlib's episodes and back: what RLlib's runner samples, and what RLlib's own learners take."""
+"""From what a runner samples to agents' steps, and from fragments to the episodes that RLlib's own learners take."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.
@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from ray.rllib.core.columns import Columns
@@ -15,7 +15,13 @@ from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.fragment import Fragment
+
+# Keys of the infos of RLlib's environment: the time of a decision at an arrival, and of the interval between two others.
+TIME_S, INTERVAL_S = "time_s", "interval_s"
+# Column of the time until an agent's next step.
+ELAPSED_S = "elapsed_s"
 
 
 def fragments_of(agents: Iterable[SingleAgentEpisode], episode_id: str) -> list[Fragment]:
@@ -48,81 +54,99 @@ def fragments_of(agents: Iterable[SingleAgentEpisode], episode_id: str) -> list[
                 final_masks=masks[-1] if ended else masks[:0, 0],
                 source=f"episode {episode_id}",
                 start=members[0].t_started,
+                interval_s=float((members[0].get_infos(0) or {}).get(INTERVAL_S, 1.0)),
             )
         )
     return fragments
 
 
-def as_fragments(sampled: Iterable[Fragment | MultiAgentEpisode | SingleAgentEpisode]) -> list[Fragment]:
-    """Return what a runner sampled as fragments, whichever runner it was."""
-    fragments: list[Fragment] = []
+def as_samples(
+    sampled: Iterable[Fragment | AgentSteps | MultiAgentEpisode | SingleAgentEpisode],
+) -> list[Fragment | AgentSteps]:
+    """Return what a runner sampled as fragments, or as agents' steps where decisions are taken at arrivals."""
+    samples: list[Fragment | AgentSteps] = []
     # Agents' own episodes come in a flat list; those of one piece of an episode belong together.
     pieces: dict[tuple[str, int], list[SingleAgentEpisode]] = {}
     for piece in sampled:
-        if isinstance(piece, Fragment):
-            fragments.append(piece)
+        if isinstance(piece, Fragment | AgentSteps):
+            samples.append(piece)
         elif isinstance(piece, MultiAgentEpisode):
-            fragments += fragments_of(piece.agent_episodes.values(), piece.id_)
+            samples += _samples_of(list(piece.agent_episodes.values()), piece.id_)
         else:
             pieces.setdefault((piece.multi_agent_episode_id, piece.t_started), []).append(piece)
     for (episode_id, _), agents in pieces.items():
-        fragments += fragments_of(agents, episode_id)
-    return fragments
+        samples += _samples_of(agents, episode_id)
+    return samples
 
 
-def episodes_of(
-    fragment: Fragment, played: Sequence[Sequence[str]], steps_before: np.ndarray
-) -> list[SingleAgentEpisode]:
-    """Return a flat list of RLlib's episodes: one for each environment, agent and piece of an episode.
+def _samples_of(agents: list[SingleAgentEpisode], episode_id: str) -> list[Fragment | AgentSteps]:
+    if any(TIME_S in (agent.get_infos(0) or {}) for agent in agents):
+        return [_steps_at_arrivals(agent, episode_id) for agent in agents if len(agent)]
+    return [*fragments_of(agents, episode_id)]
 
-    RLlib's learners take such lists. The data are views of the fragment's arrays, except where an episode ended: its
-    last observation stands elsewhere.
+
+def agent_steps_of(
+    sampled: Iterable[Fragment | AgentSteps | MultiAgentEpisode | SingleAgentEpisode], *, joint: bool = False
+) -> list[AgentSteps]:
+    """Return what a runner sampled as agents' steps.
 
     Args:
-        fragment: of E environments.
-        played: for each of the E environments, the ids of its episodes in order.
-        steps_before: [E] int, steps that the first of them had before the fragment.
+        sampled: the i-th fragments of all policies are one sample.
+        joint: with the observations of all agents, for central critics.
     """
-    episodes = []
-    finals = {(int(t), int(e)): k for k, (t, e) in enumerate(np.argwhere(fragment.truncated))}
-    steps = len(fragment.actions)
-    for e, names in enumerate(played):
-        first, t_started = 0, int(steps_before[e])
-        for name in names:
-            ends = np.flatnonzero(fragment.truncated[first:, e])
-            last = first + int(ends[0]) + 1 if len(ends) else steps
-            if first == last:
-                break
-            final = finals.get((last - 1, e))
-            agents = range(len(fragment.agents))
-            episodes += [_piece(fragment, e, a, first, last, final, name, t_started) for a in agents]
-            first, t_started = last, 0
-    return episodes
+    samples = as_samples(sampled)
+    fragments: dict[str, list[Fragment]] = {}
+    for sample in samples:
+        if isinstance(sample, Fragment):
+            fragments.setdefault(sample.module_id, []).append(sample)
+    everyone = _joined(fragments) if joint else []
+    number = dict.fromkeys(fragments, 0)
+    steps = []
+    for sample in samples:
+        if isinstance(sample, AgentSteps):
+            steps.append(sample)
+            continue
+        i = number[sample.module_id]
+        number[sample.module_id] += 1
+        steps.append(sample.agent_steps_of(everyone[i] if joint else None))
+    return steps
 
 
-def _piece(
-    fragment: Fragment, e: int, a: int, first: int, last: int, final: int | None, episode: str, t_started: int
-) -> SingleAgentEpisode:
-    seen = {"observations": fragment.observations, "action_mask": fragment.masks}
-    if final is None:
-        seen = {key: array[first : last + 1, e, a] for key, array in seen.items()}
-    else:
-        at_end = {"observations": fragment.final_observations, "action_mask": fragment.final_masks}
-        seen = {
-            key: np.concatenate([array[first:last, e, a], at_end[key][final, a][None]]) for key, array in seen.items()
-        }
-    here = slice(first, last)
-    return SingleAgentEpisode(
-        id_=f"{episode}-{fragment.agents[a]}",
-        agent_id=fragment.agents[a],
-        module_id=fragment.module_id,
-        multi_agent_episode_id=episode,
-        observations=InfiniteLookbackBuffer(seen),
-        infos=InfiniteLookbackBuffer([{}] * (last - first + 1)),
-        actions=InfiniteLookbackBuffer(fragment.actions[here, e, a]),
-        rewards=InfiniteLookbackBuffer(fragment.rewards[here, e, a]),
-        extra_model_outputs={Columns.ACTION_LOGP: InfiniteLookbackBuffer(fragment.log_probabilities[here, e, a])},
-        truncated=final is not None,
-        t_started=t_started,
-        len_lookback_buffer=0,
+def _joined(fragments: Mapping[str, list[Fragment]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what all agents saw, and saw last, in each sample; the i-th fragments of all policies are one sample."""
+    return [
+        (
+            np.concatenate([fragment.observations for fragment in sample], 2),
+            np.concatenate([fragment.final_observations for fragment in sample], 1),
+        )
+        for sample in zip(*fragments.values(), strict=True)
+    ]
+
+
+def _steps_at_arrivals(agent: SingleAgentEpisode, episode_id: str) -> AgentSteps:
+    """Return the steps in a piece of an agent's episode; the infos say when it decided."""
+    rows = len(agent)
+    seen = agent.get_observations()
+    masks = np.asarray(seen["action_mask"])
+    logp = np.asarray(agent.get_extra_model_outputs(Columns.ACTION_LOGP))
+    has_choice = masks[:-1].sum(-1, dtype=np.int32) > 1
+    return AgentSteps(
+        module_id=agent.module_id,
+        agents=(agent.agent_id,),
+        agent=np.zeros(rows + 1, np.int64),
+        environment=np.zeros(rows + 1, np.int64),
+        observations=np.asarray(seen["observations"])[:-1],
+        masks=masks[:-1],
+        actions=np.asarray(agent.get_actions(), np.int32),
+        log_probabilities=np.where(has_choice, logp, 0.0).astype(np.float32),
+        rewards=np.asarray(agent.get_rewards(), np.float32),
+        elapsed_s=np.diff([info[TIME_S] for info in agent.get_infos()]),
+        following=np.arange(1, rows + 1),
+        closing_observations=np.asarray(seen["observations"])[-1:],
+        closing_masks=masks[-1:],
+        ended=np.array([agent.is_done]),
+        env_steps=rows,
+        source=f"episode {episode_id} {agent.agent_id}",
+        start=agent.t_started,
+        steps=rows,
     )

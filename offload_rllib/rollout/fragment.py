@@ -1,4 +1,4 @@
-"""What a runner hands to a learner: consecutive steps of several environments, in arrays."""
+"""What a runner samples where all agents act at every step: consecutive steps of several environments, in arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.simulator.types import Array
 
 
@@ -42,6 +43,8 @@ class Fragment:
     """Whose environments these are; the fragments of a source follow each other."""
     start: int | None = None
     """Steps that each of them took before, since all were begun anew; None: not counted."""
+    interval_s: float = 1.0
+    """Time between two steps."""
 
     @property
     def env_steps(self) -> int:
@@ -79,3 +82,51 @@ class Fragment:
                 final_masks=self.final_masks[finals],
             )
         ]
+
+    def agent_steps_of(self, joint: tuple[Array, Array] | None = None) -> AgentSteps:
+        """Return the steps as rows, by time, environment and agent; views of this fragment's arrays.
+
+        Args:
+            joint: observations [T + 1, E, N, F] of all agents, and those [K, N, F] at the ends of episodes.
+        """
+        steps, environments, agents = self.actions.shape
+        rows, wide = self.actions.size, environments * agents
+        # Behind the rows come the states after the last step, then those at the ends of episodes.
+        following = np.arange(wide, rows + wide)
+        ends = np.argwhere(self.truncated)
+        last = (ends[:, :1] * environments + ends[:, 1:]) * agents + np.arange(agents)
+        following[last.ravel()] = rows + wide + np.arange(last.size)
+        finals = len(ends)
+        moment = None
+        if joint is not None:
+            moment = np.repeat(np.arange((steps + 1) * environments + finals), agents)
+            joint_observations = np.concatenate([joint[0].reshape(-1, *joint[0].shape[2:]), joint[1]])
+        agent = np.tile(np.arange(agents), (steps + 1) * environments + finals)
+        of_steps = np.tile(np.repeat(np.arange(environments), agents), steps + 1)
+        return AgentSteps(
+            module_id=self.module_id,
+            agents=self.agents,
+            agent=agent,
+            environment=np.concatenate([of_steps, np.repeat(ends[:, 1], agents)]),
+            observations=self.observations[:-1].reshape(rows, -1),
+            masks=self.masks[:-1].reshape(rows, -1),
+            actions=self.actions.reshape(-1),
+            log_probabilities=self.log_probabilities.reshape(-1),
+            rewards=self.rewards.reshape(-1),
+            elapsed_s=np.full(rows, self.interval_s),
+            following=following,
+            closing_observations=np.concatenate(
+                [self.observations[-1].reshape(wide, -1), self.final_observations.reshape(finals * agents, -1)]
+            ),
+            closing_masks=np.concatenate(
+                [self.masks[-1].reshape(wide, -1), self.final_masks.reshape(finals * agents, -1)]
+            ),
+            ended=np.arange(wide + finals * agents) >= wide,
+            env_steps=self.env_steps,
+            joint=None if joint is None else joint_observations,
+            moment=moment,
+            source=self.source,
+            start=self.start,
+            steps=steps,
+            environments=environments,
+        )

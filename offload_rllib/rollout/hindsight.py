@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.rollout.recorder import Rows
 from offload_rllib.scenario.build import BuiltScenario
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array
@@ -94,18 +95,14 @@ def require_hindsight(scenario: BuiltScenario) -> None:
             )
 
 
-def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
-    """Return what the decisions of a finished episode have cost, as rewards [steps, A] float32 at their steps.
+def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
+    """Return what the decision on each task of a finished episode has cost, [tasks] float64 s.
 
     Args:
         scenario: of the episode (see `require_hindsight`).
         log: [tasks] LOG, all tasks of the episode.
-        steps: of an episode.
     """
-    config, arrays = scenario.config, scenario.arrays
-    agents = len(scenario.agents)
-    agent_of = np.full(len(arrays.node), NONE, np.int64)
-    agent_of[np.asarray(arrays.agent_node)[:agents]] = np.arange(agents)
+    arrays = scenario.arrays
     # What is unfinished at the end has cost its age so far; nobody behind it has been served.
     weight = np.asarray(arrays.type_weight)[log["type"]]
     cost_s = weight * (log["ended_s"] - log["created_s"])
@@ -124,8 +121,54 @@ def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
         of_done,
     )
     cost_s[done] = of_done
+    return cost_s
+
+
+def _agents_of(scenario: BuiltScenario, log: Array) -> Array:
+    """Return the agent [tasks] int64 that each task began at, or `NONE`."""
+    agents = len(scenario.agents)
+    agent_of = np.full(len(scenario.arrays.node), NONE, np.int64)
+    agent_of[np.asarray(scenario.arrays.agent_node)[:agents]] = np.arange(agents)
+    return agent_of[log["origin"]]
+
+
+def credit_arrivals(scenario: BuiltScenario, log: Array, places: Array, rows: Rows) -> None:
+    """Pay the decisions of a finished episode, each at the arrival of its task, what they have cost.
+
+    Those of its last `drain_s`, whose costs are not all known, become rows without a choice.
+
+    Args:
+        scenario: of the episode.
+        log: [tasks] LOG, all tasks of the episode.
+        places: [n] int64, the rows of its decisions, in the order of time.
+        rows: changed in place.
+    """
+    config = scenario.config
+    cost_s = decision_costs(scenario, log)
+    agent = _agents_of(scenario, log)
+    for a in range(len(scenario.agents)):
+        here = places[rows.agent[places] == a]
+        tasks = np.flatnonzero(agent == a)
+        tasks = tasks[np.argsort(log["created_s"][tasks], kind="stable")]
+        rows.rewards[here] = -config.reward.scale * cost_s[tasks[: len(here)]]
+    unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
+    rows.masks[unsettled, 1:] = 0
+    rows.actions[unsettled] = 0
+
+
+def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
+    """Return what the decisions of a finished episode have cost, as rewards [steps, A] float32 at their steps.
+
+    Args:
+        scenario: of the episode (see `require_hindsight`).
+        log: [tasks] LOG, all tasks of the episode.
+        steps: of an episode.
+    """
+    config = scenario.config
+    cost_s = decision_costs(scenario, log)
+    agents = len(scenario.agents)
     decided = np.rint((log["created_s"] + log["holding_s"]) / config.decisions.interval_s).astype(np.int64)
-    agent = agent_of[log["origin"]]
+    agent = _agents_of(scenario, log)
     paid = (agent != NONE) & (decided < steps)
     rewards = np.zeros((steps, agents), np.float32)
     rewards[decided[paid], agent[paid]] = -config.reward.scale * cost_s[paid]

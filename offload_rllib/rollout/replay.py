@@ -12,7 +12,7 @@ import psutil
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import written_at_once
-from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.sum_tree import SumTree
 from offload_rllib.rollout.transitions import (
     UNFINISHED,
@@ -31,7 +31,7 @@ from offload_rllib.simulator.types import Array
 LARGEST_SHARE_OF_MEMORY = 0.5
 # Added to errors before they become priorities, so that every transition can be drawn again.
 SMALLEST_ERROR = 1e-6
-FORMAT = 1
+FORMAT = 2
 
 
 class Sample(NamedTuple):
@@ -87,6 +87,7 @@ class ReplayBuffer:
         actions: int,
         *,
         gamma: float,
+        discount_s: float = 1.0,
         n_step: int = 1,
         alpha: float | None = None,
         seed: int = 0,
@@ -97,7 +98,8 @@ class ReplayBuffer:
             capacity: states with a choice to hold.
             observation_size: F.
             actions: R.
-            gamma: discount per step, in [0, 1].
+            gamma: discount per `discount_s`, in [0, 1].
+            discount_s: s.
             n_step: a transition ends at the n-th next choice.
             alpha: exponent of priorities; None: uniform sampling.
             seed: of the draws.
@@ -108,6 +110,7 @@ class ReplayBuffer:
         require_memory(replay_bytes(capacity, observation_size, actions, prioritised=alpha is not None))
         self.capacity = capacity
         self._gamma = gamma
+        self._discount_s = discount_s
         self._n_step = n_step
         self._alpha = alpha
         self._columns = allocate_columns(capacity, observation_size, actions)
@@ -131,30 +134,29 @@ class ReplayBuffer:
     def _sizes(self) -> tuple[int, int]:
         return self._columns.observations.shape[1], self._columns.masks.shape[1]
 
-    def add(self, fragment: Fragment) -> int:
-        """Add the next fragment of a source.
+    def add(self, steps: AgentSteps) -> int:
+        """Add the next steps of a source.
 
-        What the source had under way goes on, unless the fragment does not start where the one before ended: then the
-        source was begun anew, or a fragment was lost.
+        What the source had under way goes on, unless the steps do not begin where those before ended: then the source
+        was begun anew, or a sample was lost.
 
         Returns:
             How many transitions were finished.
 
         Raises:
-            ValueError: the fragment has other sizes than the buffer, or than the source's fragments before.
+            ValueError: the steps have other sizes than the buffer, or than the source's steps before.
         """
-        sizes = (fragment.observations.shape[-1], fragment.masks.shape[-1])
+        sizes = (steps.observations.shape[-1], steps.masks.shape[-1])
         if sizes != self._sizes:
-            raise ValueError(f"the buffer takes {self._sizes} (features, actions), the fragment has {sizes}")
-        pending = self._pending_of(fragment)
+            raise ValueError(f"the buffer takes {self._sizes} (features, actions), the steps have {sizes}")
+        pending = self._pending_of(steps)
         before = int(self._columns.counters[0])
-        finished = record(self._columns, pending, fragment, self._gamma)
-        if fragment.truncated[-1:].all():
-            self._pending.pop(fragment.source, None)  # nothing is under way; sources that never return leave no trace
+        finished = record(self._columns, pending, steps, self._gamma, self._discount_s)
+        if not pending.open.any():
+            self._pending.pop(steps.source, None)  # nothing is under way; sources that never return leave no trace
         else:
-            start = fragment.start
-            self._pending[fragment.source] = pending
-            self._next_start[fragment.source] = None if start is None else start + len(fragment.truncated)
+            self._pending[steps.source] = pending
+            self._next_start[steps.source] = None if steps.start is None else steps.start + steps.steps
         if self._tree is not None:
             after = int(self._columns.counters[0])
             written = np.arange(max(before, after - self.capacity), after)
@@ -163,16 +165,15 @@ class ReplayBuffer:
             self._tree.set(kept % self.capacity, np.full(len(kept), self._largest_priority))
         return len(finished)
 
-    def _pending_of(self, fragment: Fragment) -> Pending:
-        """Return what the source of a fragment has under way."""
-        environments, agents = fragment.actions.shape[1:]
-        pending = self._pending.get(fragment.source)
-        if pending is None or fragment.start != self._next_start[fragment.source]:
-            return allocate_pending(environments, agents, self._n_step)
-        if pending.open.shape != (environments, agents):
+    def _pending_of(self, steps: AgentSteps) -> Pending:
+        """Return what the source of a sample has under way."""
+        shape = (steps.environments, len(steps.agents))
+        pending = self._pending.get(steps.source)
+        if pending is None or steps.start != self._next_start[steps.source]:
+            return allocate_pending(*shape, self._n_step)
+        if pending.open.shape != shape:
             raise ValueError(
-                f"source '{fragment.source}' had {pending.open.shape} (environments, agents), "
-                f"now has {(environments, agents)}"
+                f"source '{steps.source}' had {pending.open.shape} (environments, agents), now has {shape}"
             )
         return pending
 
@@ -299,6 +300,7 @@ class ReplayBuffer:
             "observation_size": features,
             "actions": actions,
             "gamma": self._gamma,
+            "discount_s": self._discount_s,
             "n_step": self._n_step,
             "alpha": self._alpha,
         }

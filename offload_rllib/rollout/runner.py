@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -35,21 +34,28 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_SAMPLED_LIFETIME,
 )
 
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.spaces import FIGURES, action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
-from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find_choices, gather
+from offload_rllib.policies.module import CENTRAL, LOCAL
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.arrivals import ArrivalSampling
+from offload_rllib.rollout.clocked import ClockedSampling
 from offload_rllib.rollout.fragment import Fragment
-from offload_rllib.rollout.hindsight import hindsight_rewards, settled_steps
+from offload_rllib.rollout.sampling import How
 
 # Key of `env_config`, and what it may be (see `config.algorithms.OnPolicy.credit`).
 CREDIT = "credit"
 STEPS, DECISIONS = "steps", "decisions"
+# So many episodes in a row without a task to decide are no chance.
+MOST_EMPTY_EPISODES = 100
 
 
 class BatchedEnvs:
     """The environments of one runner, with the attributes that RLlib reads of a vector environment."""
 
-    def __init__(self, batch: VectorEnv) -> None:
+    def __init__(self, batch: VectorEnv | ArrivalEnv) -> None:
         """Wrap a native batch."""
         self.batch = batch
         self.num_envs = batch.num_envs
@@ -95,7 +101,9 @@ class FinishedEpisode:
 
 
 class BatchedEnvRunner(MultiAgentEnvRunner):
-    """Samples `Fragment`s: one array program over all environments, one forward pass per policy.
+    """Samples with one array program over all environments, and one forward pass per policy.
+
+    A sample is `Fragment`s where decisions come at intervals, `AgentSteps` where they come at arrivals.
 
     A drop-in for RLlib's `MultiAgentEnvRunner` (`config.env_runners(env_runner_cls=BatchedEnvRunner)`) for
     environments of this package. Only agents with a choice go through the network: the others can only take 0.
@@ -108,9 +116,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         context = self.config.env_config
         source = context.get("env", self.config.env)
         count = self.config.num_envs_per_env_runner
-        self._in_hindsight = context.get(CREDIT, STEPS) == DECISIONS
+        self.in_hindsight = context.get(CREDIT, STEPS) == DECISIONS
         overrides = context.get("overrides", ())
-        self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self._in_hindsight))
+        self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight))
         self.num_envs = count
         compile_kernels(self.env.batch.scenario)  # here, for nobody waits long for a sample
         self._root_seed = int(context.get("seed", 0))
@@ -145,21 +153,21 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             module_id: np.array([i for i, owner in enumerate(mapped) if owner == module_id], np.int64)
             for module_id in sorted(set(mapped))
         }
-        self._owner = np.array([list(self.agents_of).index(module_id) for module_id in mapped], np.int64)
-        self._ends = np.zeros(len(self.agents_of), np.int64)
+        self.owner = np.array([list(self.agents_of).index(module_id) for module_id in mapped], np.int64)
         batch = self.env.batch
-        rows = batch.num_envs * len(agents)
-        self._scores = np.zeros((rows, batch.num_actions), np.float32)
         # The lifetime count is that of the run, which RLlib sends; between two messages all runners are taken as alike.
         self._runners = max(self.config.num_env_runners, 1)
-        self._keys = np.zeros(batch.num_envs, np.uint64)
-        self._steps = np.zeros(batch.num_envs, np.int64)
-        self._returns = np.zeros((batch.num_envs, len(agents)))
+        self.source = f"runner {self.worker_index or 0}"
+        self.has_central_critic = any(
+            (module.model_config or {}).get("critic", LOCAL) == CENTRAL for module in self.module.values()
+        )
+        self.steps_in_series = 0
+        self.keys = np.zeros(batch.num_envs, np.uint64)
         self._began_s = np.zeros(batch.num_envs)
-        self._kept: tuple[np.ndarray, ...] | None = None
-        self._rows = np.zeros(rows, np.int64)
-        self._seen = torch.zeros((rows, batch.observation_size))
-        self._valid = torch.zeros((rows, batch.num_actions), dtype=torch.int8)
+        if isinstance(batch, ArrivalEnv):
+            self._sampling = ArrivalSampling(self, batch)
+        else:
+            self._sampling = ClockedSampling(self, batch)
 
     def continue_series(self, env_steps: int) -> None:
         """Let episodes begin where no earlier one was: a resumed run must not play its first episodes again.
@@ -171,17 +179,30 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             self._first_episode = env_steps
             self._needs_initial_reset = True
 
-    def _start_episodes(self, which: np.ndarray) -> None:
-        for e in which:
-            # RLlib's runner gives environment e of a runner this seed; the address is that of `OffloadMultiAgentEnv`.
-            environment = (self._seed or 0) + int(e)
-            episode = self._first_episode + int(self._next_episode[e])
-            self._keys[e] = training_key(self._root_seed, self.worker_index or 0, environment, episode)
-        self._next_episode[which] += 1
-        self._steps[which] = 0
-        self._returns[which] = 0.0
-        self._began_s[which] = time.perf_counter()
-        self.env.batch.reset(self._keys[which], which)
+    def start_episodes(self, which: np.ndarray) -> None:
+        """Begin the next episodes of some environments.
+
+        Raises:
+            ConfigError: there are no tasks to decide.
+        """
+        for _ in range(MOST_EMPTY_EPISODES):
+            for e in which:
+                # RLlib's runner gives environment e of a runner this seed; the address is that of
+                # `OffloadMultiAgentEnv`.
+                environment = (self._seed or 0) + int(e)
+                episode = self._first_episode + int(self._next_episode[e])
+                self.keys[e] = training_key(self._root_seed, self.worker_index or 0, environment, episode)
+            self._next_episode[which] += 1
+            self._began_s[which] = time.perf_counter()
+            self._sampling.begin(which)
+            self.env.batch.reset(self.keys[which], which)
+            # An episode without a decision has ended before it began.
+            which = which[self.env.batch.truncated[which]]
+            if not len(which):
+                return
+        raise ConfigError(
+            f"workload: no task was to be decided in {MOST_EMPTY_EPISODES} episodes; raise the load or horizon_s"
+        )
 
     def _sample(
         self,
@@ -191,146 +212,73 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         explore: bool,
         random_actions: bool = False,
         force_reset: bool = False,
-    ) -> list[Fragment]:
+    ) -> list[Fragment] | list[AgentSteps]:
         """Sample at least so many environment steps, or whole episodes; arguments as `sample`."""
-        batch = self.env.batch
         if num_episodes is not None or force_reset or self._needs_initial_reset:
-            self._start_episodes(np.arange(self.num_envs))
+            self._sampling.restart()
+            self.start_episodes(np.arange(self.num_envs))
             self._needs_initial_reset = num_episodes is not None
-            self._steps_in_series = 0
-        if num_episodes is not None:
-            steps = math.ceil(num_episodes / self.num_envs) * batch.steps_per_episode
-        else:
-            steps = math.ceil((num_timesteps or 0) / self.num_envs)
-        observations, masks, actions, log_probabilities, rewards, truncated = self._arrays(steps)
-        final_observations: list[np.ndarray] = []
-        final_masks: list[np.ndarray] = []
-        for t in range(steps):
-            observations[t] = batch.observations
-            masks[t] = batch.masks
-            env_steps = self.num_env_steps_sampled_lifetime + t * self.num_envs * self._runners
-            self._act(actions[t], log_probabilities[t], env_steps, explore=explore, random_actions=random_actions)
-            ended = batch.step(actions[t])
-            self._steps += 1
-            self._returns += batch.rewards
-            rewards[t] = batch.rewards
-            if ended:
-                truncated[t] = batch.truncated
-                which = np.flatnonzero(batch.truncated)
-                final_observations.append(batch.observations[which])
-                final_masks.append(batch.masks[which])
-                if self._in_hindsight:
-                    for e in which.tolist():
-                        _credit_decisions(batch, e, t, masks, actions, rewards)
-                self._finish_episodes(which)
-                self._start_episodes(which)
-        observations[steps] = batch.observations
-        masks[steps] = batch.masks
-        self._log_steps(steps)
-        start = self._steps_in_series
-        self._steps_in_series += steps
-        none = np.zeros((0, *batch.observations.shape[1:]), np.float32)
-        final_seen = np.concatenate([none, *final_observations])
-        final_valid = np.concatenate([np.zeros((0, *batch.masks.shape[1:]), np.int8), *final_masks])
-        return [
-            Fragment(
-                module_id=module_id,
-                agents=tuple(batch.agents[i] for i in agents),
-                observations=_of_agents(observations, agents),
-                masks=_of_agents(masks, agents),
-                actions=_of_agents(actions, agents),
-                log_probabilities=_of_agents(log_probabilities, agents),
-                rewards=_of_agents(rewards, agents),
-                truncated=truncated,
-                final_observations=final_seen[:, agents],
-                final_masks=final_valid[:, agents],
-                source=f"runner {self.worker_index or 0}",
-                start=start,
-            )
-            for module_id, agents in self.agents_of.items()
-        ]
+            self.steps_in_series = 0
+        how = How(explore=explore, random=random_actions)
+        episodes = math.ceil((num_episodes or 0) / self.num_envs)
+        if self.in_hindsight and isinstance(self.env.batch, ArrivalEnv):
+            # What a decision has cost is known at the end of an episode: a sample is one of each environment.
+            episodes, self._needs_initial_reset = max(episodes, 1), True
+        steps = math.ceil((num_timesteps or 0) / self.num_envs)
+        samples, env_steps = self._sampling.sample(how, steps=steps, episodes=episodes)
+        self.steps_in_series += env_steps // self.num_envs
+        self._log_steps(env_steps)
+        return samples
 
-    def _arrays(self, steps: int) -> tuple[np.ndarray, ...]:
-        """Return the arrays of a sample: those of the last one if nobody holds them, for fresh memory takes long."""
-        batch = self.env.batch
-        arrays = self._kept
-        # The tuple, the loop and the call hold three references.
-        if arrays is None or len(arrays[2]) != steps or any(sys.getrefcount(array) > 3 for array in arrays):
-            shape = (steps, *batch.rewards.shape)
-            arrays = (
-                np.empty((steps + 1, *batch.observations.shape), np.float32),
-                np.empty((steps + 1, *batch.masks.shape), np.int8),
-                np.empty(shape, np.int32),
-                np.empty(shape, np.float32),
-                np.empty(shape, np.float32),
-                np.empty(shape[:2], np.bool_),
-            )
-            self._kept = arrays
-        _, _, actions, log_probabilities, _, truncated = arrays
-        actions[:] = 0
-        log_probabilities[:] = 0.0
-        truncated[:] = False
-        return arrays
-
-    def _act(
-        self,
-        actions: np.ndarray,
-        log_probabilities: np.ndarray,
-        env_steps: int,
-        *,
-        explore: bool,
-        random_actions: bool,
+    def score(
+        self, scores: np.ndarray, seen: torch.Tensor, valid: torch.Tensor, ends: np.ndarray, how: How, step: int
     ) -> None:
-        """Write the actions [E, A] of a step and their log-probabilities; 0 and 0.0 where there is no choice."""
-        batch = self.env.batch
-        find_choices(batch.masks, self._owner, self._rows, self._ends)
-        count = int(self._ends[-1])
-        if count == 0:
+        """Write the scores [n, R] of actions, one forward pass per policy.
+
+        Args:
+            scores: overwritten.
+            seen: [n, F] float32 observations, those of the first policy first.
+            valid: [n, R] int8.
+            ends: [M] int64: where the rows of each policy end.
+            how: whether to explore.
+            step: number of the step in this sample.
+        """
+        if how.random:
+            scores[:] = 0.0
             return
-        rows = self._rows[:count]
-        seen, valid = self._seen[:count], self._valid[:count]
-        masks = valid.numpy()
-        gather(
-            batch.observations.reshape(-1, batch.observation_size),
-            batch.masks.reshape(-1, batch.num_actions),
-            rows,
-            count,
-            seen.numpy(),
-            masks,
-        )
-        scores = self._scores[:count]
+        env_steps = self.num_env_steps_sampled_lifetime + step * self.num_envs * self._runners
         first = 0
-        for module_id, end in zip(self.agents_of, self._ends.tolist(), strict=True):
-            if random_actions:
-                scores[:] = 0.0
-            elif first < end:
+        for module_id, end in zip(self.agents_of, ends.tolist(), strict=True):
+            if first < end:
                 columns = {Columns.OBS: {"observations": seen[first:end], "action_mask": valid[first:end]}}
                 module = self.module[module_id]
-                outputs = (
-                    module.forward_exploration(columns, t=env_steps) if explore else module.forward_inference(columns)
-                )
+                if how.explore:
+                    outputs = module.forward_exploration(columns, t=env_steps)
+                else:
+                    outputs = module.forward_inference(columns)
                 scores[first:end] = outputs[Columns.ACTION_DIST_INPUTS].numpy()
             first = end
-        chosen = actions.reshape(-1)
-        if explore or random_actions:
-            agents = len(batch.agents)
-            logp = log_probabilities.reshape(-1)
-            choose_categorical(scores, masks, self._keys, self._steps, rows, agents, chosen, logp)
-        else:
-            choose_greedy(scores, masks, rows, chosen)
 
-    def _finish_episodes(self, which: np.ndarray) -> None:
+    def finish_episodes(self, which: np.ndarray, returns: np.ndarray, env_steps: np.ndarray) -> None:
+        """Log the episodes that ended in some environments.
+
+        Args:
+            which: [n] numbers of the environments.
+            returns: [n, A] of the agents.
+            env_steps: [n] steps of the episodes.
+        """
+        if not len(which):
+            return
         batch = self.env.batch
         agents = batch.agents
         self.metrics.log_value(NUM_EPISODES, len(which), reduce="sum")
         self.metrics.log_value(NUM_EPISODES_LIFETIME, len(which), reduce="lifetime_sum")
-        returns = self._returns[which]
         totals = returns.sum(1)
         duration_s = time.perf_counter() - self._began_s[which]
         self.metrics.log_value(EPISODE_RETURN_MEAN, float(totals.mean()), reduce="mean")
         self.metrics.log_value(EPISODE_RETURN_MIN, float(totals.min()), reduce="min")
         self.metrics.log_value(EPISODE_RETURN_MAX, float(totals.max()), reduce="max")
-        self.metrics.log_value(EPISODE_LEN_MEAN, float(batch.steps_per_episode), reduce="mean")
+        self.metrics.log_value(EPISODE_LEN_MEAN, float(env_steps.mean()), reduce="mean")
         self.metrics.log_value(EPISODE_DURATION_SEC_MEAN, float(duration_s.mean()), reduce="mean")
         for module_id, members in self.agents_of.items():
             self.metrics.log_value(
@@ -339,7 +287,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         for i, e in enumerate(which):
             episode = FinishedEpisode(
                 dict(zip(agents, returns[i].tolist(), strict=True)),
-                batch.steps_per_episode,
+                int(env_steps[i]),
                 batch.episode_metrics(int(e)),
             )
             make_callback(
@@ -357,37 +305,16 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                 },
             )
 
-    def _log_steps(self, steps: int) -> None:
+    def _log_steps(self, env_steps: int) -> None:
         """Count once per sample what RLlib's runner counts for every agent in every step."""
-        env_steps = steps * self.num_envs
         self.num_env_steps_sampled_lifetime += env_steps * self._runners
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, env_steps, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True)
-        for module_id, agents in self.agents_of.items():
-            agent_steps = env_steps * len(agents)
+        for module_id in self.agents_of:
+            agent_steps = self._sampling.agent_steps(module_id, env_steps)
             self.metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module_id), agent_steps, reduce="sum")
             self.metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module_id), agent_steps, reduce="lifetime_sum")
 
     def get_metrics(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
         return self.metrics.reduce()
-
-
-def _credit_decisions(
-    batch: VectorEnv, e: int, t: int, masks: np.ndarray, actions: np.ndarray, rewards: np.ndarray
-) -> None:
-    """Pay an episode that ended with step `t` in hindsight; its last decisions become steps without a choice."""
-    steps = batch.steps_per_episode
-    began = t + 1 - steps
-    if began < 0:
-        raise ValueError("credit in hindsight needs whole episodes: sample multiples of the steps of an episode")
-    scenario = batch.scenario_of(e)
-    rewards[began : t + 1, e] = hindsight_rewards(scenario, batch.task_log(e), steps)
-    unsettled = slice(began + settled_steps(scenario, steps), t + 1)
-    masks[unsettled, e, :, 1:] = 0
-    actions[unsettled, e] = 0
-
-
-def _of_agents(array: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """Return the agents' part of an array [T, E, A, ...]: a view if they are all of them."""
-    return array if len(agents) == array.shape[2] else np.ascontiguousarray(array[:, :, agents])

@@ -1,12 +1,12 @@
-"""From fragments to transitions between the choices of an agent, in a ring of columns.
+"""From agents' steps to transitions between the choices of an agent, in a ring of columns.
 
-Most steps of an agent offer no choice. Seen from its choices alone, its episode is a semi-Markov decision process
-(Sutton, Precup, Singh, Artificial Intelligence 112, 1999): a choice at step t pays
+An agent's choices come at unequal times. Its episode is a semi-Markov decision process (Sutton, Precup, Singh,
+Artificial Intelligence 112, 1999): a choice at time t pays
 
-    R = sum over k = t .. t' - 1 of gamma^(k - t) r_k        with discount gamma^(t' - t)
+    R = sum over its steps k from t until t' of gamma^(t_k - t) r_k        with discount gamma^(t' - t)
 
-until the agent's n-th next choice, at step t'. Steps without a choice are passed through: their rewards count, but no
-transition begins or ends there.
+until the agent's n-th next choice, at time t', with times in units of `discount_s`. Steps without a choice, which there
+are with decisions at intervals, are passed through: their rewards count, but no transition begins or ends there.
 
 Where an episode is truncated before the n-th next choice, the transition ends at the last state with a choice that
 the agent saw, which may be the one after the last step: it is an observation like any other, and the process would
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import Array
 
@@ -148,94 +148,93 @@ def _has_choice(mask):
 
 
 @kernel
-def _record(
-    observations,
-    masks,
-    actions,
-    rewards,
-    truncated,
-    final_observations,
-    final_masks,
-    gamma,
-    columns,
-    pending,
-    finished,
-):
-    """Record a fragment in the order of time; return how many transitions `finished` holds."""
+def _record(steps, discounts, columns, pending, finished):
+    """Record steps in the order of time; return how many transitions `finished` holds."""
     count = 0
-    ended = 0
     n_step = pending.states.shape[2]
     capacity = columns.actions.shape[0]
-    for t in range(actions.shape[0]):
-        for e in range(actions.shape[1]):
-            for a in range(actions.shape[2]):
-                if _has_choice(masks[t, e, a]):
-                    _arrive(pending, e, a)
-                    state = _write(columns, observations[t, e, a], masks[t, e, a])
-                    columns.actions[state % capacity] = actions[t, e, a]
-                    if pending.open[e, a] == n_step:
-                        count = _finish(columns, pending, e, a, 0, state, finished, count)
-                        for i in range(n_step - 1):
-                            pending.states[e, a, i] = pending.states[e, a, i + 1]
-                            pending.returns[e, a, i] = pending.returns[e, a, i + 1]
-                            pending.discounts[e, a, i] = pending.discounts[e, a, i + 1]
-                        pending.open[e, a] -= 1
-                    last = pending.open[e, a]
-                    pending.states[e, a, last] = state
-                    pending.returns[e, a, last] = 0.0
-                    pending.discounts[e, a, last] = 1.0
-                    pending.open[e, a] += 1
-                pending.wait[e, a, 0] += pending.wait[e, a, 1] * rewards[t, e, a]
-                pending.wait[e, a, 1] *= gamma
-            if truncated[t, e]:
-                for a in range(actions.shape[2]):
-                    waiting = pending.open[e, a]
-                    if waiting > 0:
-                        if _has_choice(final_masks[ended, a]):
-                            _arrive(pending, e, a)
-                            state = _write(columns, final_observations[ended, a], final_masks[ended, a])
-                        else:
-                            waiting -= 1  # the latest choice has no state with a choice behind it
-                            state = pending.states[e, a, waiting]
-                        for i in range(waiting):
-                            count = _finish(columns, pending, e, a, i, state, finished, count)
-                    pending.open[e, a] = 0
-                    pending.wait[e, a, 0] = 0.0
-                    pending.wait[e, a, 1] = 1.0
-                ended += 1
+    rows = steps.actions.shape[0]
+    for i in range(rows):
+        e, a = steps.environment[i], steps.agent[i]
+        if _has_choice(steps.masks[i]):
+            _arrive(pending, e, a)
+            state = _write(columns, steps.observations[i], steps.masks[i])
+            columns.actions[state % capacity] = steps.actions[i]
+            if pending.open[e, a] == n_step:
+                count = _finish(columns, pending, e, a, 0, state, finished, count)
+                for k in range(n_step - 1):
+                    pending.states[e, a, k] = pending.states[e, a, k + 1]
+                    pending.returns[e, a, k] = pending.returns[e, a, k + 1]
+                    pending.discounts[e, a, k] = pending.discounts[e, a, k + 1]
+                pending.open[e, a] -= 1
+            last = pending.open[e, a]
+            pending.states[e, a, last] = state
+            pending.returns[e, a, last] = 0.0
+            pending.discounts[e, a, last] = 1.0
+            pending.open[e, a] += 1
+        pending.wait[e, a, 0] += pending.wait[e, a, 1] * steps.rewards[i]
+        pending.wait[e, a, 1] *= discounts[i]
+        closing = steps.following[i] - rows
+        if closing < 0 or not steps.ended[closing]:
+            continue
+        waiting = pending.open[e, a]
+        if waiting > 0:
+            if _has_choice(steps.closing_masks[closing]):
+                _arrive(pending, e, a)
+                state = _write(columns, steps.closing_observations[closing], steps.closing_masks[closing])
+            else:
+                waiting -= 1  # the latest choice has no state with a choice behind it
+                state = pending.states[e, a, waiting]
+            for k in range(waiting):
+                count = _finish(columns, pending, e, a, k, state, finished, count)
+        pending.open[e, a] = 0
+        pending.wait[e, a, 0] = 0.0
+        pending.wait[e, a, 1] = 1.0
     return count
 
 
-def record(columns: Columns, pending: Pending, fragment: Fragment, gamma: float) -> Array:
-    """Write the choices of a fragment into the ring and finish the transitions that end in it.
+class _Arrays(NamedTuple):
+    """The columns of `AgentSteps` that are recorded, in the types that the kernel is compiled for."""
 
-    Where a stream of steps is cut into fragments makes no difference to the ring.
+    agent: Array
+    environment: Array
+    observations: Array
+    masks: Array
+    actions: Array
+    rewards: Array
+    following: Array
+    closing_observations: Array
+    closing_masks: Array
+    ended: Array
+
+
+def record(columns: Columns, pending: Pending, steps: AgentSteps, gamma: float, discount_s: float) -> Array:
+    """Write the choices among steps into the ring and finish the transitions that end in them.
+
+    Where a stream of steps is cut into samples makes no difference to the ring.
 
     Args:
         columns: the ring, changed in place.
-        pending: what the fragments before have left under way, changed in place.
-        fragment: the next steps of the same environments.
-        gamma: discount per step.
+        pending: what the samples before have left under way, changed in place.
+        steps: the next ones of the same environments.
+        gamma: discount per `discount_s`.
+        discount_s: s.
 
     Returns:
         Numbers [n] int64 of the states whose transitions were finished, those overwritten since among them.
     """
-    ends = len(fragment.final_observations)
-    agents = fragment.actions.shape[2]
-    finished = np.empty(fragment.agent_steps + ends * agents + pending.states.size, np.int64)
-    count = _record(
-        np.ascontiguousarray(fragment.observations, np.float32),
-        np.ascontiguousarray(fragment.masks, np.int8),
-        np.ascontiguousarray(fragment.actions, np.int32),
-        np.ascontiguousarray(fragment.rewards, np.float32),
-        np.ascontiguousarray(fragment.truncated, np.bool_),
-        np.ascontiguousarray(fragment.final_observations, np.float32),
-        np.ascontiguousarray(fragment.final_masks, np.int8),
-        gamma,
-        columns,
-        pending,
-        finished,
+    finished = np.empty(len(steps) + len(steps.ended) + pending.states.size, np.int64)
+    arrays = _Arrays(
+        *(
+            np.ascontiguousarray(getattr(steps, name), kind)
+            for name, kind in zip(
+                _Arrays._fields,
+                ("i8", "i8", "f4", "i1", "i4", "f4", "i8", "f4", "i1", np.bool_),
+                strict=True,
+            )
+        )
     )
+    count = _record(arrays, steps.discounts(gamma, discount_s), columns, pending, finished)
     return finished[:count]
 
 

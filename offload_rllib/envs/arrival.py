@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+class ArrivalEnv:
+    """Stub."""

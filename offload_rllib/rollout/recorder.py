@@ -1,0 +1,235 @@
+"""Records decisions at arrivals: each agent's steps are linked when it decides again, or when its episode ends."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import NONE, Array
+
+# `following` of a row whose successor is the i-th closing state is CLOSED - i.
+CLOSED = NONE - 1
+
+
+class Rows(NamedTuple):
+    """Columns of decisions, in the order in which they were taken."""
+
+    agent: Array
+    """[n] int64."""
+    environment: Array
+    """[n] int64."""
+    time_s: Array
+    """[n] float64, since the episode began."""
+    observations: Array
+    """[n, F] float32."""
+    masks: Array
+    """[n, R] int8."""
+    actions: Array
+    """[n] int32."""
+    log_probabilities: Array
+    """[n] float32."""
+    rewards: Array
+    """[n] float32: earned until the successor."""
+    elapsed_s: Array
+    """[n] float64: time until the successor."""
+    following: Array
+    """[n] int64: the successor; `NONE` while it is not known."""
+
+
+def _allocate(rows: int, features: int, actions: int) -> Rows:
+    return Rows(
+        agent=np.empty(rows, np.int64),
+        environment=np.empty(rows, np.int64),
+        time_s=np.empty(rows),
+        observations=np.empty((rows, features), np.float32),
+        masks=np.empty((rows, actions), np.int8),
+        actions=np.empty(rows, np.int32),
+        log_probabilities=np.empty(rows, np.float32),
+        rewards=np.empty(rows, np.float32),
+        elapsed_s=np.empty(rows),
+        following=np.empty(rows, np.int64),
+    )
+
+
+@kernel
+def _note(deciding, time_s, elapsed_s, observations, masks, rewards, first, rows, last, returns):
+    """Write the pending decision of each environment into the rows from `first` on; link each to its agent's last."""
+    for e in range(deciding.shape[0]):
+        row, a = first + e, deciding[e]
+        rows.agent[row] = a
+        rows.environment[row] = e
+        rows.time_s[row] = time_s[e]
+        for feature in range(observations.shape[1]):
+            rows.observations[row, feature] = observations[e, feature]
+        for action in range(masks.shape[1]):
+            rows.masks[row, action] = masks[e, action]
+        rows.following[row] = NONE
+        before = last[e, a]
+        if before != NONE:
+            rows.rewards[before] = rewards[e]
+            rows.elapsed_s[before] = elapsed_s[e]
+            rows.following[before] = row
+        last[e, a] = row
+        returns[e, a] += rewards[e]
+
+
+class Recorder:
+    """Turns the decisions of E environments into `AgentSteps`.
+
+    A sample holds the decisions whose successors are known. The others, at most one per agent and environment, stay for
+    the next sample, as RLlib's own runner keeps them; their states close this one.
+    """
+
+    def __init__(self, environments: int, agents: tuple[str, ...], features: int, actions: int, *, joint: bool) -> None:
+        """Begin without decisions.
+
+        Args:
+            environments: E.
+            agents: names of the A agents.
+            features: F.
+            actions: R.
+            joint: record what all agents see at each decision, for central critics.
+        """
+        self._environments, self._agents = environments, agents
+        self._sizes = (features, actions)
+        self._keeps_joint = joint
+        self.returns = np.zeros((environments, len(agents)))
+        self._rows = _allocate(0, *self._sizes)
+        self._joint = np.zeros((0, len(agents), features), np.float32)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all decisions: the environments begin anew."""
+        self._last = np.full((self._environments, len(self._agents)), NONE, np.int64)
+        self.returns[:] = 0.0
+        self._carried = self._count = 0
+        self._forget_closings()
+
+    def _forget_closings(self) -> None:
+        self._closings: list[tuple[int, int, Array, Array]] = []
+        self._closing_joint: list[Array] = []
+
+    def _make_room(self, rows: int) -> None:
+        size = len(self._rows.agent)
+        if rows <= size:
+            return
+        old, kept = self._rows, self._count
+        self._rows = _allocate(max(rows, 2 * size), *self._sizes)
+        for ours, theirs in zip(self._rows, old, strict=True):
+            ours[:kept] = theirs[:kept]
+        if self._keeps_joint:
+            joint = np.empty((len(self._rows.agent), *self._joint.shape[1:]), np.float32)
+            joint[:kept] = self._joint[:kept]
+            self._joint = joint
+
+    def note(self, batch) -> slice:  # noqa: ANN001 - the native batch, `envs.arrival.ArrivalEnv`
+        """Record the pending decision of every environment of a native batch; return the place of the new rows."""
+        self._make_room(self._count + self._environments)
+        _note(
+            batch.deciding,
+            batch.time_s,
+            batch.elapsed_s,
+            batch.observations,
+            batch.masks,
+            batch.rewards,
+            self._count,
+            self._rows,
+            self._last,
+            self.returns,
+        )
+        new = slice(self._count, self._count + self._environments)
+        if self._keeps_joint:
+            batch.observe_joint(self._joint[new])
+        self._count = new.stop
+        return new
+
+    def act(self, new: slice, actions: Array, log_probabilities: Array) -> None:
+        """Record what was chosen [E] for the decisions that `note` has recorded."""
+        self._rows.actions[new] = actions
+        self._rows.log_probabilities[new] = log_probabilities
+
+    def close(self, batch, e: int) -> None:  # noqa: ANN001 - as in `note`
+        """End the episode of environment `e`, which has reached its horizon."""
+        observations, masks, rewards, elapsed_s, _ = batch.closing(e)
+        self.returns[e] += rewards
+        for a in np.flatnonzero(self._last[e] != NONE):
+            row = self._last[e, a]
+            self._rows.rewards[row] = rewards[a]
+            self._rows.elapsed_s[row] = elapsed_s[a]
+            self._rows.following[row] = CLOSED - len(self._closings)
+            self._closings.append((int(a), e, observations[a].copy(), masks[a].copy()))
+            if self._keeps_joint:
+                self._closing_joint.append(observations.copy())
+        self._last[e] = NONE
+
+    def episode(self, e: int, decisions: int) -> tuple[Array, Rows]:
+        """Return the indices of environment `e`'s last so many decisions, and the columns, which may be changed."""
+        places = np.arange(self._count - self._environments + e, -1, -self._environments)[:decisions]
+        if len(places) < decisions or places[-1] < self._carried:
+            raise ValueError("credit in hindsight needs whole episodes: sample by episodes")
+        return places[::-1], self._rows
+
+    def take(self, keep: Array | None = None) -> AgentSteps:
+        """Return the decisions whose successors are known, of all agents, and keep the others.
+
+        Args:
+            keep: [n] bool, which of the decisions since the last call; all by default. With it, nothing is kept.
+        """
+        rows, count = Rows(*(column[: self._count] for column in self._rows)), self._count
+        settled = rows.following != NONE
+        pending = np.flatnonzero(~settled)
+        if keep is not None:
+            settled[self._carried :] &= keep
+        done = np.flatnonzero(settled)
+        place = np.empty(count, np.int64)
+        place[done] = np.arange(len(done))
+        place[pending] = len(done) + np.arange(len(pending))
+        successor = rows.following[done]
+        closed = successor < NONE
+        following = np.where(closed, len(done) + len(pending) + CLOSED - successor, place[np.where(closed, 0, successor)])
+        closing_agent, closing_environment, seen, valid = zip(*self._closings, strict=True) if self._closings else [()] * 4
+        joint = None
+        if self._keeps_joint:
+            parts = [self._joint[done], self._joint[pending], *(j[None] for j in self._closing_joint)]
+            joint = np.concatenate(parts)
+        steps = AgentSteps(
+            module_id="",
+            agents=self._agents,
+            agent=np.concatenate([rows.agent[done], rows.agent[pending], np.array(closing_agent, np.int64)]),
+            environment=np.concatenate(
+                [rows.environment[done], rows.environment[pending], np.array(closing_environment, np.int64)]
+            ),
+            observations=rows.observations[done],
+            masks=rows.masks[done],
+            actions=rows.actions[done],
+            log_probabilities=rows.log_probabilities[done],
+            rewards=rows.rewards[done],
+            elapsed_s=rows.elapsed_s[done],
+            following=following,
+            closing_observations=np.concatenate([rows.observations[pending], *(s[None] for s in seen)]),
+            closing_masks=np.concatenate([rows.masks[pending], *(v[None] for v in valid)]),
+            ended=np.arange(len(pending) + len(self._closings)) >= len(pending),
+            env_steps=count - self._carried if keep is None else int(keep.sum()),
+            joint=joint,
+            moment=None if joint is None else np.arange(len(joint)),
+        )
+        if keep is None:
+            self._carry(pending)
+        else:
+            self.restart()
+        return steps
+
+    def _carry(self, pending: Array) -> None:
+        """Move the rows whose successors are not known to the front."""
+        for column in self._rows:
+            column[: len(pending)] = column[pending]
+        if self._keeps_joint:
+            self._joint[: len(pending)] = self._joint[pending]
+        agents, environments = self._rows.agent[: len(pending)], self._rows.environment[: len(pending)]
+        self._last[:] = NONE
+        self._last[environments, agents] = np.arange(len(pending))
+        self._carried = self._count = len(pending)
+        self._forget_closings()

@@ -1,0 +1,122 @@
+"""RLlib's own episodes from what the batched runner samples, for algorithms whose learners are RLlib's."""
+
+# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
+# nearly every line that meets it.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.episodes import ELAPSED_S
+from offload_rllib.rollout.fragment import Fragment
+
+
+def episodes_of(
+    fragment: Fragment, played: Sequence[Sequence[str]], steps_before: np.ndarray
+) -> list[SingleAgentEpisode]:
+    """Return a flat list of RLlib's episodes: one for each environment, agent and piece of an episode.
+
+    RLlib's learners take such lists. The data are views of the fragment's arrays, except where an episode ended: its
+    last observation stands elsewhere.
+
+    Args:
+        fragment: of E environments.
+        played: for each of the E environments, the ids of its episodes in order.
+        steps_before: [E] int, steps that the first of them had before the fragment.
+    """
+    episodes = []
+    finals = {(int(t), int(e)): k for k, (t, e) in enumerate(np.argwhere(fragment.truncated))}
+    steps = len(fragment.actions)
+    for e, names in enumerate(played):
+        first, t_started = 0, int(steps_before[e])
+        for name in names:
+            ends = np.flatnonzero(fragment.truncated[first:, e])
+            last = first + int(ends[0]) + 1 if len(ends) else steps
+            if first == last:
+                break
+            final = finals.get((last - 1, e))
+            agents = range(len(fragment.agents))
+            episodes += [_piece(fragment, e, a, first, last, final, name, t_started) for a in agents]
+            first, t_started = last, 0
+    return episodes
+
+
+def _piece(
+    fragment: Fragment, e: int, a: int, first: int, last: int, final: int | None, episode: str, t_started: int
+) -> SingleAgentEpisode:
+    seen = {"observations": fragment.observations, "action_mask": fragment.masks}
+    if final is None:
+        seen = {key: array[first : last + 1, e, a] for key, array in seen.items()}
+    else:
+        at_end = {"observations": fragment.final_observations, "action_mask": fragment.final_masks}
+        seen = {
+            key: np.concatenate([array[first:last, e, a], at_end[key][final, a][None]]) for key, array in seen.items()
+        }
+    here = slice(first, last)
+    return SingleAgentEpisode(
+        id_=f"{episode}-{fragment.agents[a]}",
+        agent_id=fragment.agents[a],
+        module_id=fragment.module_id,
+        multi_agent_episode_id=episode,
+        observations=InfiniteLookbackBuffer(seen),
+        infos=InfiniteLookbackBuffer([{}] * (last - first + 1)),
+        actions=InfiniteLookbackBuffer(fragment.actions[here, e, a]),
+        rewards=InfiniteLookbackBuffer(fragment.rewards[here, e, a]),
+        extra_model_outputs={
+            Columns.ACTION_LOGP: InfiniteLookbackBuffer(fragment.log_probabilities[here, e, a]),
+            ELAPSED_S: InfiniteLookbackBuffer(np.full(last - first, fragment.interval_s)),
+        },
+        truncated=final is not None,
+        t_started=t_started,
+        len_lookback_buffer=0,
+    )
+
+
+def episodes_at_arrivals(steps: AgentSteps) -> list[SingleAgentEpisode]:
+    """Return a flat list of RLlib's episodes: one for each environment, agent and piece of an episode.
+
+    Args:
+        steps: with decisions at arrivals.
+    """
+    rows = len(steps)
+    episodes = []
+    begins = np.ones(rows, np.bool_)
+    begins[steps.following[steps.following < rows]] = False
+    for first in np.flatnonzero(begins).tolist():
+        chain = [first]
+        while steps.following[chain[-1]] < rows:
+            chain.append(int(steps.following[chain[-1]]))
+        closing = int(steps.following[chain[-1]]) - rows
+        e, a = int(steps.environment[first]), steps.agents[int(steps.agent[first])]
+        episode = f"{steps.source}-{steps.start}-{e}-{first}"
+        seen = {
+            "observations": np.append(steps.observations[chain], steps.closing_observations[closing][None], 0),
+            "action_mask": np.append(steps.masks[chain], steps.closing_masks[closing][None], 0),
+        }
+        episodes.append(
+            SingleAgentEpisode(
+                id_=f"{episode}-{a}",
+                agent_id=a,
+                module_id=steps.module_id,
+                multi_agent_episode_id=episode,
+                observations=InfiniteLookbackBuffer(seen),
+                infos=InfiniteLookbackBuffer([{}] * (len(chain) + 1)),
+                actions=InfiniteLookbackBuffer(steps.actions[chain]),
+                rewards=InfiniteLookbackBuffer(steps.rewards[chain]),
+                extra_model_outputs={
+                    Columns.ACTION_LOGP: InfiniteLookbackBuffer(steps.log_probabilities[chain]),
+                    ELAPSED_S: InfiniteLookbackBuffer(steps.elapsed_s[chain]),
+                },
+                truncated=bool(steps.ended[closing]),
+                len_lookback_buffer=0,
+            )
+        )
+    return episodes
