@@ -29,7 +29,7 @@ from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.policies.sharing import SHARED
-from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.episodes import ELAPSED_S, as_samples
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.training.rllib_config import algorithm_config
 
@@ -50,39 +50,48 @@ def vtrace_by_definition(
     rewards: list[float],
     values: list[float],
     ratios: list[float],
+    elapsed: list[float],
     *,
     gamma: float,
     lambda_: float,
     rho: float,
     pg_rho: float,
 ) -> tuple[list[float], list[float]]:
-    """Return targets and advantages of one piece, as the sum in arXiv 1802.01561, eq. 1; one more value than steps."""
+    """Return targets and advantages of one piece, as the sum in arXiv 1802.01561, eq. 1; one more value than steps.
+
+    Discounts and lambda stand to the power of the time from each step to the next.
+    """
     steps = len(rewards)
     targets = []
     for s in range(steps):
         total = values[s]
         for t in range(s, steps):
-            traces = np.prod([lambda_ * min(1.0, ratio) for ratio in ratios[s:t]])
-            delta = min(rho, ratios[t]) * (rewards[t] + gamma * values[t + 1] - values[t])
-            total += gamma ** (t - s) * traces * delta
+            traces = np.prod([lambda_ ** elapsed[k] * min(1.0, ratios[k]) for k in range(s, t)])
+            delta = min(rho, ratios[t]) * (rewards[t] + gamma ** elapsed[t] * values[t + 1] - values[t])
+            total += gamma ** sum(elapsed[s:t]) * traces * delta
         targets.append(total)
     after = [*targets[1:], values[steps]]
-    following = [lambda_ * after[s] + (1 - lambda_) * values[s + 1] for s in range(steps)]
-    advantages = [min(pg_rho, ratios[s]) * (rewards[s] + gamma * following[s] - values[s]) for s in range(steps)]
+    kept = [lambda_ ** elapsed[s] for s in range(steps)]
+    following = [kept[s] * after[s] + (1 - kept[s]) * values[s + 1] for s in range(steps)]
+    advantages = [
+        min(pg_rho, ratios[s]) * (rewards[s] + gamma ** elapsed[s] * following[s] - values[s]) for s in range(steps)
+    ]
     return targets, advantages
 
 
+@pytest.mark.parametrize("unequal", [False, True])
 @pytest.mark.parametrize("lambda_", [1.0, 0.7])
-def test_vtrace_is_its_definition(lambda_: float) -> None:
+def test_vtrace_is_its_definition(lambda_: float, *, unequal: bool) -> None:
     rng = np.random.default_rng(0)
     lengths = [1, 7, 20, 3]
     n = sum(lengths) + len(lengths)
     rewards, values = rng.normal(size=(2, n)).astype(np.float32)
     ratios = rng.uniform(0.2, 3.0, n).astype(np.float32)
+    elapsed = rng.exponential(1.5, n) if unequal else np.ones(n)
     ends = np.cumsum([length + 1 for length in lengths]) - 1
     real = ~np.isin(np.arange(n), ends)
     targets, advantages = vtrace(
-        rewards, values, ratios, real, gamma=0.9, lambda_=lambda_, rho_clip=1.5, pg_rho_clip=2.0
+        rewards, values, ratios, real, elapsed, gamma=0.9, lambda_=lambda_, rho_clip=1.5, pg_rho_clip=2.0
     )
     first = 0
     for end in ends:
@@ -90,6 +99,7 @@ def test_vtrace_is_its_definition(lambda_: float) -> None:
             rewards[first:end].tolist(),
             values[first : end + 1].tolist(),
             ratios[first:end].tolist(),
+            elapsed[first:end].tolist(),
             gamma=0.9,
             lambda_=lambda_,
             rho=1.5,
@@ -120,7 +130,7 @@ def test_episodes_hold_what_fragments_hold(sharing: str) -> None:
             if episode.is_truncated:
                 ended.add(episode.id_)
             episode.validate()
-        pieces = as_fragments(episodes)
+        pieces = as_samples(episodes)
         for e in range(3):
             for agent in fragments_runner.env.batch.agents:
                 whole = by_agent(fragments, e, agent)
@@ -194,6 +204,7 @@ def test_steps_without_a_choice_do_not_move_the_actor(monkeypatch: pytest.Monkey
 def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() -> None:
     settings = {"gamma": 0.9, "lambda": 0.7, "rho_clip": 1.1, "pg_rho_clip": 1.3, "idle_per_choice": 0.25}
     learner, runner = make_learner(appo_config(settings))
+    learner.config.discount_s = 2.0
     batch = batch_of(learner, runner)
     module = learner.module[SHARED].unwrapped()
     torch.manual_seed(0)
@@ -201,6 +212,8 @@ def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() 
         torch.nn.init.normal_(parameter, std=0.4)
     seen, masks = batch[Columns.OBS]["observations"], batch[Columns.OBS]["action_mask"]
     seen.uniform_(-1, 1)  # no two alike: rows are found again by what they hold
+    batch[ELAPSED_S].uniform_(0.5, 3)  # as with decisions at arrivals
+    elapsed = (batch[ELAPSED_S] / learner.config.discount_s).tolist()
     with torch.no_grad():
         values = module.critic(seen).tolist()
         target_logp = torch.log_softmax(module.target_actor(seen, masks), -1)
@@ -219,6 +232,7 @@ def test_rows_hold_v_trace_between_the_sampling_policy_and_the_target_network() 
             batch[Columns.REWARDS][first:end].tolist(),
             values[first : end + 1],
             ratios[first:end],
+            elapsed[first:end],
             gamma=0.9,
             lambda_=0.7,
             rho=1.1,

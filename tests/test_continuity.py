@@ -124,7 +124,7 @@ def test_a_runner_that_is_started_again_in_a_run_plays_no_episode_twice() -> Non
     group = algorithm.env_runner_group
 
     def played() -> dict[int, set[int]]:
-        return dict(group.foreach_env_runner(lambda r: (r.worker_index, set(r._keys.tolist())), local_env_runner=False))
+        return dict(group.foreach_env_runner(lambda r: (r.worker_index, set(r.keys.tolist())), local_env_runner=False))
 
     try:
         seen: dict[int, set[int]] = {1: set(), 2: set()}

@@ -17,7 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from offload_rllib.algorithms.a2c import A2C
-from offload_rllib.algorithms.on_policy import HAS_CHOICE, TIME, standardised
+from offload_rllib.algorithms.on_policy import HAS_CHOICE, MOMENT, standardised
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
@@ -199,8 +199,9 @@ def test_rows_hold_the_advantages_targets_and_joint_states_of_their_steps(
                 scaled = (advantage - of_choices.mean()) / of_choices.std(ddof=1)
                 assert float(batch[Postprocessing.ADVANTAGES][row]) == pytest.approx(scaled, abs=1e-4)
                 assert float(batch[Postprocessing.VALUE_TARGETS][row]) == pytest.approx(target, abs=1e-4)
-                assert int(batch[TIME][row]) == i * STEPS * ENVS + t * ENVS + e
                 if critic == "central":
+                    # Behind the steps of a sample come the states after them and the end of one episode.
+                    assert int(batch[MOMENT][row]) == i * ((STEPS + 1) * ENVS + 1) + t * ENVS + e
                     assert (batch[EVERYONE][row].numpy() == joint(samples, i, t, e)).all()
 
 

@@ -52,7 +52,7 @@ def stream(
     choices = masks.sum(-1) > 1
     return Fragment(
         module_id="shared",
-        agents=(),
+        agents=tuple(map(str, range(agents))),
         observations=observations,
         masks=masks,
         actions=(rng.integers(0, ACTIONS, (steps, *shape)) * choices[:-1]).astype(np.int32),
@@ -179,12 +179,14 @@ def test_transitions_are_those_of_a_plain_reference_wherever_fragments_are_cut(
         episode_share=episode_share,
     )
     buffer = make_buffer(gamma=gamma, n_step=n_step)
-    finished = sum(buffer.add(piece) for piece in cut(whole, [point for point in points if point < steps]))
+    finished = sum(
+        buffer.add(piece.agent_steps_of()) for piece in cut(whole, [point for point in points if point < steps])
+    )
     expected = expected_transitions(whole, gamma, n_step)
     assert finished == len(expected)
     assert_same(held_transitions(buffer), expected)
     at_once = make_buffer(gamma=gamma, n_step=n_step)
-    at_once.add(whole)
+    at_once.add(whole.agent_steps_of())
     for name, column in buffer._columns._asdict().items():
         assert (column == getattr(at_once._columns, name)).all(), name
 
@@ -193,7 +195,7 @@ def test_a_transition_passes_through_steps_without_a_choice() -> None:
     masks = np.array([[1, 1], [1, 0], [1, 0], [1, 1], [1, 0]], np.int8).reshape(5, 1, 1, 2)
     fragment = Fragment(
         module_id="shared",
-        agents=(),
+        agents=("a",),
         observations=np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1),
         masks=masks,
         actions=np.array([1, 0, 0, 0], np.int32).reshape(4, 1, 1),
@@ -204,7 +206,7 @@ def test_a_transition_passes_through_steps_without_a_choice() -> None:
         final_masks=np.array([1, 0], np.int8).reshape(1, 1, 2),
     )
     buffer = ReplayBuffer(8, 1, 2, gamma=0.5, n_step=1)
-    assert buffer.add(fragment) == 1, "the second choice has no state with a choice behind it"
+    assert buffer.add(fragment.agent_steps_of()) == 1, "the second choice has no state with a choice behind it"
     batch = buffer.sample(1).transitions
     assert batch.observations.item() == 0
     assert batch.actions.item() == 1
@@ -214,7 +216,7 @@ def test_a_transition_passes_through_steps_without_a_choice() -> None:
     assert batch.next_masks.tolist() == [[1, 1]]
 
     buffer = ReplayBuffer(8, 1, 2, gamma=0.5, n_step=1)
-    assert buffer.add(replace(fragment, final_masks=np.ones((1, 1, 2), np.int8))) == 2
+    assert buffer.add(replace(fragment, final_masks=np.ones((1, 1, 2), np.int8)).agent_steps_of()) == 2
     assert held_transitions(buffer)[3.0] == (8, 0.5, 0, 9)
 
 
@@ -226,7 +228,7 @@ def test_the_ring_keeps_the_latest_transitions(capacity: int, alpha: float | Non
     buffer = make_buffer(capacity, n_step=2, alpha=alpha)
     held: dict = {}
     for piece in cut(whole, list(range(0, 300, 17))[1:]):
-        buffer.add(piece)
+        buffer.add(piece.agent_steps_of())
         held = held_transitions(buffer)
         assert len(buffer) == len(held) <= capacity
         assert_same(held, {number: expected[number] for number in held})
@@ -247,16 +249,16 @@ def test_sources_do_not_mix_and_one_that_was_begun_anew_does_not_go_on() -> None
     second = replace(second, observations=second.observations + np.float32(1000))
     buffer = make_buffer()
     for of_first, of_second in zip(cut(first, [9, 21]), cut(second, [9, 21]), strict=True):
-        buffer.add(of_first)
-        buffer.add(of_second)
+        buffer.add(of_first.agent_steps_of())
+        buffer.add(of_second.agent_steps_of())
     assert_same(held_transitions(buffer), expected_transitions(first, 0.9, 1) | expected_transitions(second, 0.9, 1))
 
     pieces = cut(first, [20])
     expected = expected_transitions(pieces[0], 0.9, 1) | expected_transitions(pieces[1], 0.9, 1)
     for start in (0, 21, None):  # begun anew; a step was lost; not counted, but it was before
         buffer = make_buffer()
-        buffer.add(pieces[0])
-        buffer.add(replace(pieces[1], start=start))
+        buffer.add(pieces[0].agent_steps_of())
+        buffer.add(replace(pieces[1], start=start).agent_steps_of())
         assert_same(held_transitions(buffer), expected)
 
 
@@ -272,7 +274,7 @@ def test_a_source_whose_episodes_have_all_ended_leaves_nothing_behind() -> None:
             truncated=truncated,
             final_observations=np.zeros((ended, 2, FEATURES), np.float32),
             final_masks=np.zeros((ended, 2, ACTIONS), np.int8),
-        )
+        ).agent_steps_of()
     )
     assert len(buffer) > 0
     assert not buffer._pending
@@ -280,18 +282,20 @@ def test_a_source_whose_episodes_have_all_ended_leaves_nothing_behind() -> None:
 
 def test_fragments_of_other_sizes_are_refused() -> None:
     buffer = make_buffer()
-    buffer.add(stream(0, steps=5, environments=2, agents=2))
+    buffer.add(stream(0, steps=5, environments=2, agents=2, choice_share=1, episode_share=0).agent_steps_of())
     with pytest.raises(ValueError, match="environments, agents"):
-        buffer.add(replace(stream(0, steps=5, environments=3, agents=2), start=5))
+        buffer.add(replace(stream(0, steps=5, environments=3, agents=2), start=5).agent_steps_of())
     with pytest.raises(ValueError, match="features, actions"):
-        ReplayBuffer(10, FEATURES + 1, ACTIONS, gamma=0.9).add(stream(0, steps=5, environments=2, agents=2))
+        ReplayBuffer(10, FEATURES + 1, ACTIONS, gamma=0.9).add(
+            stream(0, steps=5, environments=2, agents=2).agent_steps_of()
+        )
     with pytest.raises(ValueError, match="no finished transition"):
         make_buffer().sample(4)
 
 
 def test_uniform_sampling_draws_every_finished_transition_alike() -> None:
     buffer = make_buffer(200, seed=3)
-    buffer.add(stream(7, steps=400, environments=2, agents=2))
+    buffer.add(stream(7, steps=400, environments=2, agents=2).agent_steps_of())
     draws = buffer.sample(200 * len(buffer))
     counts = np.unique(draws.states, return_counts=True)[1]
     assert len(counts) == len(buffer)
@@ -309,7 +313,7 @@ def test_uniform_sampling_draws_every_finished_transition_alike() -> None:
 def test_prioritised_sampling_follows_the_priorities_and_weights_make_up_for_it() -> None:
     alpha, beta = 0.7, 0.4
     buffer = make_buffer(200, alpha=alpha, seed=4)
-    buffer.add(stream(8, steps=400, environments=2, agents=2))
+    buffer.add(stream(8, steps=400, environments=2, agents=2).agent_steps_of())
     everything = np.unique(buffer.sample(20_000).states)
     assert len(everything) == len(buffer)
     errors = np.random.default_rng(0).uniform(0.3, 3, len(everything))
@@ -330,7 +334,7 @@ def test_prioritised_sampling_follows_the_priorities_and_weights_make_up_for_it(
 
 def test_one_batch_is_spread_over_equal_ranges_of_the_total() -> None:
     buffer = make_buffer(400, alpha=1.0)
-    buffer.add(stream(8, steps=400, environments=2, agents=2))
+    buffer.add(stream(8, steps=400, environments=2, agents=2).agent_steps_of())
     states = buffer.sample(len(buffer)).states
     # With equal priorities each of as many strata as transitions holds one of them.
     assert len(np.unique(states)) == len(buffer)
@@ -339,16 +343,16 @@ def test_one_batch_is_spread_over_equal_ranges_of_the_total() -> None:
 def test_new_transitions_get_the_largest_priority_and_overwritten_ones_none() -> None:
     buffer = make_buffer(60, alpha=1.0)
     pieces = cut(stream(9, steps=200, environments=1, agents=1, choice_share=0.5), [40, 60])
-    buffer.add(pieces[0])
+    buffer.add(pieces[0].agent_steps_of())
     drawn = buffer.sample(8).states
     buffer.update_priorities(drawn, np.full(8, 50.0))
     buffer.update_priorities(drawn, np.full(8, 0.01))
     before = set(np.flatnonzero(buffer._columns.successors >= 0))
-    assert buffer.add(pieces[1]) > 0
+    assert buffer.add(pieces[1].agent_steps_of()) > 0
     new = sorted(set(np.flatnonzero(buffer._columns.successors >= 0)) - before)
     assert buffer._tree is not None
     assert buffer._tree.priorities[new] == pytest.approx(50.0)
-    buffer.add(pieces[2])
+    buffer.add(pieces[2].agent_steps_of())
     priorities = buffer._tree.priorities.copy()
     buffer.update_priorities(drawn, np.full(8, 1000.0))
     assert (buffer._tree.priorities == priorities).all(), "all that was drawn has been overwritten"
@@ -391,21 +395,21 @@ def test_a_restored_buffer_goes_on_with_the_same_draws(tmp_path: Path, alpha: fl
     pieces = cut(stream(10, steps=300, environments=2, agents=2), [100, 200])
     for capacity in (150, 4096):
         buffer = make_buffer(capacity, n_step=3, alpha=alpha, seed=11)
-        buffer.add(pieces[0])
-        buffer.add(pieces[1])
+        buffer.add(pieces[0].agent_steps_of())
+        buffer.add(pieces[1].agent_steps_of())
         first = buffer.sample(32)
         if alpha is not None:
             buffer.update_priorities(first.states, np.linspace(-1, 1, 32))
         buffer.save(tmp_path / "replay.npz")
         restored = make_buffer(capacity, n_step=3, alpha=alpha, seed=99)
-        restored.add(pieces[2])
+        restored.add(pieces[2].agent_steps_of())
         restored.restore(tmp_path / "replay.npz")
         for _ in range(3):
             a, b = buffer.sample(64, beta=0.5), restored.sample(64, beta=0.5)
             for x, y in zip((*a.transitions, *a[1:]), (*b.transitions, *b[1:]), strict=True):
                 assert (x == y).all()
             # What was under way was kept as well, and goes on with the first of these.
-            assert buffer.add(pieces[2]) == restored.add(pieces[2])
+            assert buffer.add(pieces[2].agent_steps_of()) == restored.add(pieces[2].agent_steps_of())
             assert len(buffer) == len(restored)
 
 

@@ -23,7 +23,7 @@ from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.rollout.acting import draw_uniform
-from offload_rllib.rollout.episodes import as_fragments
+from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 from offload_rllib.training.rllib_config import algorithm_config
@@ -109,7 +109,7 @@ def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
     compared = choices = 0
     taken: set[int] = set()
     for e, episode in enumerate(episodes):
-        expected = as_fragments([episode])
+        expected = as_samples([episode])
         for agent in batched.env.batch.agents:
             ours, theirs = by_agent(fragments, e, agent), by_agent(expected, 0, agent)
             assert ours.module_id == theirs.module_id == SHARING[sharing][0](agent, None)
@@ -169,7 +169,7 @@ def test_runners_and_seeds_play_different_episodes() -> None:
         for seed in (7, 8):
             runner = make_runner(runner_config(envs=4, seed=seed), worker=worker)
             runner.sample(num_timesteps=4)
-            firsts.append(runner._keys.copy())
+            firsts.append(runner.keys.copy())
     keys = np.concatenate(firsts)
     # RLlib's seeds overlap (worker 1 of seed 7 is worker 0 of seed 8), but the address holds the worker as well;
     # the run's own seed is in env_config, and here the same.
@@ -179,16 +179,16 @@ def test_runners_and_seeds_play_different_episodes() -> None:
     config.environment(env_config={"env": small_environment(), "seed": 6})
     other = make_runner(config)
     other.sample(num_timesteps=4)
-    assert not set(other._keys.tolist()) & set(keys.tolist())
+    assert not set(other.keys.tolist()) & set(keys.tolist())
 
 
 def test_a_runner_that_comes_back_plays_new_episodes() -> None:
     runner = make_runner(runner_config())
     runner.sample(num_timesteps=3)
-    before = set(runner._keys.tolist())
+    before = set(runner.keys.tolist())
     runner.continue_series(1000)
     runner.sample(num_timesteps=3)
-    assert not before & set(runner._keys.tolist())
+    assert not before & set(runner.keys.tolist())
 
 
 def test_state_goes_from_runner_to_runner() -> None:
@@ -219,7 +219,7 @@ def test_probabilities_of_both_runners_are_the_same() -> None:
     """Chi-square over all choices of equal observations: the first step's, of many episodes."""
     batched, stock = pair_of_runners("shared", envs=8)
     ours = batched.sample(num_timesteps=8 * 400, explore=True)
-    theirs = as_fragments(stock.sample(num_timesteps=8 * 400, explore=True))
+    theirs = as_samples(stock.sample(num_timesteps=8 * 400, explore=True))
     width = batched.env.batch.num_actions
     counts = np.zeros((2, width))
     expected = np.zeros((2, width))
@@ -278,13 +278,20 @@ def random_fragment(rng: np.random.Generator, steps: int, envs: int, agents: int
     )
 
 
+def grid_advantages(fragment: Fragment, values: np.ndarray, final_values: np.ndarray, **how: float) -> np.ndarray:
+    """Return the advantages [T, E, A] of a fragment, from the critic's values of its states and of its ends."""
+    everything = np.concatenate([values.ravel(), final_values.ravel()])
+    found = generalised_advantages(fragment.agent_steps_of(), everything, **how, discount_s=1.0)
+    return found.reshape(fragment.rewards.shape)
+
+
 @pytest.mark.parametrize(("gamma", "lambda_"), [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0)])
 def test_advantages_equal_rllibs(gamma: float, lambda_: float) -> None:
     rng = np.random.default_rng(0)
     fragment = random_fragment(rng, 60, 3, 2)
     values = rng.normal(size=(61, 3, 2)).astype(np.float32)
     final_values = rng.normal(size=(len(fragment.final_observations), 2)).astype(np.float32)
-    ours = generalised_advantages(fragment, values, final_values, gamma, lambda_)
+    ours = grid_advantages(fragment, values, final_values, gamma=gamma, lambda_=lambda_)
     ended = {(int(t), int(e)): k for k, (t, e) in enumerate(np.argwhere(fragment.truncated))}
     for e in range(3):
         for a in range(2):
@@ -315,11 +322,12 @@ def test_a_fragment_split_among_learners_is_whole() -> None:
     assert [part.truncated.shape[1] for part in parts] == [2, 2, 1]
     values = np.random.default_rng(2).normal(size=(51, 5, 2)).astype(np.float32)
     finals = fragment.final_observations[:, :, 0]
-    whole = generalised_advantages(fragment, values, finals, 0.9, 0.8)
+    whole = grid_advantages(fragment, values, finals, gamma=0.9, lambda_=0.8)
     first = 0
     for part in parts:
         last = first + part.truncated.shape[1]
-        ours = generalised_advantages(part, values[:, first:last], part.final_observations[:, :, 0], 0.9, 0.8)
+        finals = part.final_observations[:, :, 0]
+        ours = grid_advantages(part, values[:, first:last], finals, gamma=0.9, lambda_=0.8)
         np.testing.assert_array_equal(ours, whole[:, first:last])
         first = last
     assert random_fragment(np.random.default_rng(1), 5, 1, 1).split(2, 1) == []
@@ -339,11 +347,11 @@ def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> N
     compared = 0
     for module_id in SHARING[sharing][1]:
         losses = []
-        for sampled in (fragments, as_fragments(episodes)):
+        for sampled in (fragments, as_samples(episodes)):
             mine = [f for f in sampled if f.module_id == module_id]
             for f in mine:
                 f.log_probabilities[:] = 0.0  # greedy actions: RLlib's runner has no probabilities of them
-            rows = learner.rows_of(module_id, mine, learner.config, [])
+            rows = learner.rows_of(module_id, [f.agent_steps_of() for f in mine], learner.config)
             outputs = learner.module[module_id].forward_train(rows)
             module_config = learner.config.get_config_for_module(module_id)
             loss = learner.compute_loss_for_module(

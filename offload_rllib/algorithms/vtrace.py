@@ -50,8 +50,8 @@ def vtrace(
         elapsed: [N] float64, time from each row to the next, in units of `discount_s`; gamma and lambda stand to its
             power.
         gamma: discount per unit of time, in [0, 1].
-        lambda_: factor of the traces c per unit of time, in [0, 1] (remark 2); 0 trusts the critic, 1 the returns. With all ratios 1 the
-            advantages are those of generalised advantage estimation.
+        lambda_: factor of the traces c per unit of time, in [0, 1] (remark 2); 0 trusts the critic, 1 the returns. With
+            all ratios 1 the advantages are those of generalised advantage estimation.
         rho_clip: largest ratio in the targets.
         pg_rho_clip: largest ratio in the advantages.
     """

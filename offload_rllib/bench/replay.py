@@ -147,7 +147,7 @@ def _fragment(seed: int, *, steps: int, environments: int, agents: int, choice_s
     ended = int(truncated.sum())
     return Fragment(
         module_id="shared",
-        agents=(),
+        agents=tuple(map(str, range(agents))),
         observations=rng.random((steps + 1, *shape, FEATURES), np.float32),
         masks=masks,
         actions=np.zeros((steps, *shape), np.int32),
@@ -168,7 +168,7 @@ def replay(repeats: int) -> Iterator[Speed]:
         before = -1
         while before < len(buffer) < 0.95 * CAPACITY:
             before = len(buffer)
-            buffer.add(filling)
+            buffer.add(filling.agent_steps_of())
         seconds = [_seconds_per_batch(buffer, rng, prioritised=alpha is not None) for _ in range(repeats + 1)]
         what = f"replay, a batch of {BATCH}, {kind}"
         yield Speed(what, 1e3 * statistics.median(seconds[1:]), None, None, "ms of CPU time")

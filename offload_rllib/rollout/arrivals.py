@@ -58,7 +58,7 @@ class ArrivalSampling:
         self._agent_steps = {part.module_id: len(part) for part in parts}
         return [part.sampled_by(runner.source, start, step, batch.num_envs) for part in parts], whole.env_steps
 
-    def agent_steps(self, module_id: str, env_steps: int) -> int:  # noqa: ARG002 - of the clocked form, where it matters
+    def agent_steps(self, module_id: str, env_steps: int) -> int:
         """Return how many steps of a policy's agents the last sample holds."""
         return self._agent_steps[module_id]
 

@@ -7,18 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.fragment import Fragment
 
-# Keys of the infos of RLlib's environment: the time of a decision at an arrival, and of the interval between two others.
+# Keys of the infos of RLlib's environment: the time of a decision at an arrival; the interval between two others.
 TIME_S, INTERVAL_S = "time_s", "interval_s"
 # Column of the time until an agent's next step.
 ELAPSED_S = "elapsed_s"

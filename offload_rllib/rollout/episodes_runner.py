@@ -21,7 +21,8 @@ class EpisodesEnvRunner(BatchedEnvRunner):
     """Samples as `BatchedEnvRunner` does, and hands over flat lists of RLlib's `SingleAgentEpisode`s.
 
     One per environment, agent and piece of an episode. With decisions at intervals an episode that a sample's end cuts
-    goes on in the next sample under the same id. The id is the episode's address (see `envs.vector.training_key`), which no other episode has.
+    goes on in the next sample under the same id. The id is the episode's address (see `envs.vector.training_key`),
+    which no other episode has.
     """
 
     def make_module(self) -> None:

@@ -108,19 +108,15 @@ class Fragment:
             agents=self.agents,
             agent=agent,
             environment=np.concatenate([of_steps, np.repeat(ends[:, 1], agents)]),
-            observations=self.observations[:-1].reshape(rows, -1),
-            masks=self.masks[:-1].reshape(rows, -1),
+            observations=_rows([self.observations[:-1]]),
+            masks=_rows([self.masks[:-1]]),
             actions=self.actions.reshape(-1),
             log_probabilities=self.log_probabilities.reshape(-1),
             rewards=self.rewards.reshape(-1),
             elapsed_s=np.full(rows, self.interval_s),
             following=following,
-            closing_observations=np.concatenate(
-                [self.observations[-1].reshape(wide, -1), self.final_observations.reshape(finals * agents, -1)]
-            ),
-            closing_masks=np.concatenate(
-                [self.masks[-1].reshape(wide, -1), self.final_masks.reshape(finals * agents, -1)]
-            ),
+            closing_observations=_rows([self.observations[-1], self.final_observations]),
+            closing_masks=_rows([self.masks[-1], self.final_masks]),
             ended=np.arange(wide + finals * agents) >= wide,
             env_steps=self.env_steps,
             joint=None if joint is None else joint_observations,
@@ -130,3 +126,9 @@ class Fragment:
             steps=steps,
             environments=environments,
         )
+
+
+def _rows(parts: list[Array]) -> Array:
+    """Return arrays [..., n] as rows [N, n] of one; a view if there is only one."""
+    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)

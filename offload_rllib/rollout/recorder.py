@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE, Array
@@ -125,7 +126,7 @@ class Recorder:
             joint[:kept] = self._joint[:kept]
             self._joint = joint
 
-    def note(self, batch) -> slice:  # noqa: ANN001 - the native batch, `envs.arrival.ArrivalEnv`
+    def note(self, batch: ArrivalEnv) -> slice:
         """Record the pending decision of every environment of a native batch; return the place of the new rows."""
         self._make_room(self._count + self._environments)
         _note(
@@ -151,7 +152,7 @@ class Recorder:
         self._rows.actions[new] = actions
         self._rows.log_probabilities[new] = log_probabilities
 
-    def close(self, batch, e: int) -> None:  # noqa: ANN001 - as in `note`
+    def close(self, batch: ArrivalEnv, e: int) -> None:
         """End the episode of environment `e`, which has reached its horizon."""
         observations, masks, rewards, elapsed_s, _ = batch.closing(e)
         self.returns[e] += rewards
@@ -189,8 +190,12 @@ class Recorder:
         place[pending] = len(done) + np.arange(len(pending))
         successor = rows.following[done]
         closed = successor < NONE
-        following = np.where(closed, len(done) + len(pending) + CLOSED - successor, place[np.where(closed, 0, successor)])
-        closing_agent, closing_environment, seen, valid = zip(*self._closings, strict=True) if self._closings else [()] * 4
+        following = np.where(
+            closed, len(done) + len(pending) + CLOSED - successor, place[np.where(closed, 0, successor)]
+        )
+        closing_agent, closing_environment, seen, valid = (
+            zip(*self._closings, strict=True) if self._closings else [()] * 4
+        )
         joint = None
         if self._keeps_joint:
             parts = [self._joint[done], self._joint[pending], *(j[None] for j in self._closing_joint)]
