@@ -145,3 +145,10 @@ def test_equal_times_are_a_discount_per_step(step_s: float) -> None:
     steps.elapsed_s[:] = step_s
     assert (steps.discounts(GAMMA, step_s) == GAMMA).all()
     assert steps.discounts(GAMMA, 1.0) == pytest.approx(GAMMA**step_s)
+
+
+def test_nothing_follows_with_a_gamma_of_0_even_at_the_same_moment() -> None:
+    steps = draw_chains(7)
+    steps.elapsed_s[::2] = 0.0
+    assert (steps.discounts(0.0, 1.0) == 0.0).all()
+    assert (steps.discounts(GAMMA, 1.0)[::2] == 1.0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.rollout.agent_steps import discounts
 from offload_rllib.simulator.jit import kernel
 
 
@@ -56,6 +57,6 @@ def vtrace(
         pg_rho_clip: largest ratio in the advantages.
     """
     targets, advantages = np.empty(len(rewards), np.float32), np.empty(len(rewards), np.float32)
-    discounts, traces = np.power(gamma, elapsed), np.power(gamma * lambda_, elapsed)
-    _trace(rewards, values, ratios, real, discounts, traces, rho_clip, pg_rho_clip, targets, advantages)
+    of_values, of_traces = discounts(gamma, elapsed), discounts(gamma * lambda_, elapsed)
+    _trace(rewards, values, ratios, real, of_values, of_traces, rho_clip, pg_rho_clip, targets, advantages)
     return targets, advantages

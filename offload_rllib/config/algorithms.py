@@ -19,7 +19,10 @@ class OnPolicy(AlgorithmSettings):
     final_lr: NonNegative | None = None
     """Step size at the end of training, reached along a line; null: as at the beginning."""
     gamma: Share = 0.99
-    """Discount per decision interval."""
+    """Discount per `discount_s`."""
+    discount_s: Positive = 1.0
+    """Time in which gamma and lambda apply once; between two decisions they stand to the power of the time that passes,
+    in units of this."""
     lambda_: Share = Field(default=0.95, alias="lambda")
     """Generalised advantage estimation: 0 trusts the critic, 1 the returns."""
     entropy_coeff: NonNegative = 0.0

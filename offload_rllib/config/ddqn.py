@@ -21,7 +21,10 @@ class DDQN(AlgorithmSettings):
     final_lr: NonNegative | None = None
     """Step size at the end of training, reached along a line; null: as at the beginning."""
     gamma: Share = 0.99
-    """Discount per decision interval."""
+    """Discount per `discount_s`."""
+    discount_s: Positive = 1.0
+    """Time in which gamma applies once; between two decisions it stands to the power of the time that passes, in units
+    of this."""
     n_step: Annotated[int, Field(ge=1, le=100, strict=True)] = 1
     """Choices of an agent until the value of what follows is taken from the network."""
     dueling: Flag = True

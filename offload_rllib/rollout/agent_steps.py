@@ -9,6 +9,16 @@ import numpy as np
 from offload_rllib.simulator.types import Array
 
 
+def discounts(gamma: float, elapsed: Array) -> Array:
+    """Return gamma^elapsed, [N] float64; 0 for a gamma of 0, even where no time passes.
+
+    Args:
+        gamma: discount per unit of time, in [0, 1].
+        elapsed: [N] float64.
+    """
+    return np.power(gamma, elapsed) if gamma > 0 else np.zeros(len(elapsed))
+
+
 @dataclass(frozen=True)
 class AgentSteps:
     """N steps of the agents that one policy acts for, and C closing states, from which nothing was done yet.
@@ -70,13 +80,13 @@ class AgentSteps:
         return self.masks.sum(-1, dtype=np.int32) > 1
 
     def discounts(self, gamma: float, discount_s: float) -> Array:
-        """Return gamma^(elapsed_s / discount_s), [N] float64.
+        """Return gamma^(elapsed_s / discount_s), [N] float64; 0 for a gamma of 0, even where no time passes.
 
         Args:
             gamma: discount per `discount_s`, in [0, 1].
             discount_s: s.
         """
-        return np.power(gamma, self.elapsed_s / discount_s)
+        return discounts(gamma, self.elapsed_s / discount_s)
 
     def subset(self, keep: Array) -> AgentSteps:
         """Return some rows and closing states, with their successors.
