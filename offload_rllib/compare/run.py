@@ -242,7 +242,7 @@ def keep(folder: Path, index: int, cell: Cell, played: Played) -> None:
         "figures": played.figures,
         "responses": {int(i): int(played.responses[i]) for i in bins},
         "bins": len(played.responses),
-        "choices": played.choices,
+        "timed": played.timed,
         "wall_s": played.wall_s,
         "cpu_s": played.cpu_s,
         "seconds": played.seconds,
@@ -271,7 +271,7 @@ def kept(folder: Path, index: int, cell: Cell) -> Played | None:
         responses = np.zeros(min(content["bins"], len(BIN_MIDDLES)), np.int64)
         for i, count in content["responses"].items():
             responses[int(i)] = count
-        costs = [content[key] for key in ("choices", "wall_s", "cpu_s", "seconds")]
+        costs = [content[key] for key in ("timed", "wall_s", "cpu_s", "seconds")]
         return Played(content["figures"], responses, *costs)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error!r}); delete it to play again") from error

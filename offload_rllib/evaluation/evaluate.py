@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.native import NativeEnv, native_env
+from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation import results
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.heuristics import is_rule
 from offload_rllib.simulator.types import RESPONSES
 
 # Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
@@ -84,8 +88,8 @@ class Played:
     """Of each episode."""
     responses: np.ndarray
     """Finished tasks by bin of their response time, over the episodes."""
-    choices: int
-    """Decisions with a task on offer."""
+    timed: int
+    """Decisions with a task on offer that were timed."""
     wall_s: float
     """Wall-clock time spent deciding."""
     cpu_s: float
@@ -101,13 +105,13 @@ class Player:
 
     def __init__(self) -> None:
         """Begin without an environment."""
-        self._made: tuple[tuple[str, int, bool], VectorEnv] | None = None
+        self._made: tuple[tuple[str, int, bool], NativeEnv] | None = None
 
-    def _environment(self, cell: Cell) -> VectorEnv:
+    def _environment(self, cell: Cell) -> NativeEnv:
         wanted = (cell.place.fingerprint, cell.count, cell.log)
         if self._made is None or self._made[0] != wanted:
             self._made = None  # before the next one is built: two large networks may not fit side by side
-            self._made = wanted, VectorEnv(build_scenario(cell.place.config), cell.count, log=cell.log)
+            self._made = wanted, native_env(build_scenario(cell.place.config), cell.count, log=cell.log)
         return self._made[1]
 
     def play(self, cell: Cell) -> Played:
@@ -121,12 +125,12 @@ class Player:
         with one_torch_thread():
             cell.contender.begin(env, cell.seed + cell.first // LARGEST_BATCH)
             env.reset(held_out_keys(cell.seed, cell.first + cell.count)[cell.first :])
-            wall_s, cpu_s = _decide_to_the_end(env, cell.contender)
+            timed, wall_s, cpu_s = _decide_to_the_end(env, cell.contender)
         batch = range(env.num_envs)
         return Played(
             [env.episode_metrics(e) for e in batch],
             env.state.histogram[:, :, RESPONSES].sum(axis=(0, 1), dtype=np.int64),
-            int(env.state.episode["choices"].sum()),
+            timed,
             wall_s,
             cpu_s,
             time.perf_counter() - started,
@@ -134,17 +138,25 @@ class Player:
         )
 
 
-def _decide_to_the_end(env: VectorEnv, contender: Contender) -> tuple[float, float]:
-    """Play until the episodes end; return wall-clock and CPU seconds spent deciding."""
+def _decide_to_the_end(env: NativeEnv, contender: Contender) -> tuple[int, float, float]:
+    """Play until the episodes end; return the decisions that were timed, and their wall-clock and CPU seconds.
+
+    A rule that the kernels know plays by itself where decisions are taken at arrivals, behind the first ones.
+    """
     wall_s = cpu_s = 0.0
-    done = False
-    while not done:
+    by_itself = isinstance(env, ArrivalEnv) and is_rule(contender.name)
+    left = TIMED_STEPS if by_itself else math.inf
+    while left > 0 and not env.truncated.all():
         wall, cpu = time.perf_counter(), time.thread_time()
         actions = contender.actions(env)
         wall_s += time.perf_counter() - wall
         cpu_s += time.thread_time() - cpu
-        done = env.step(actions)
-    return wall_s, cpu_s
+        env.step(actions)
+        left -= 1
+    timed = int(env.state.episode["choices"].sum())
+    if not env.truncated.all():
+        env.play(contender.name)
+    return timed, wall_s, cpu_s
 
 
 @contextmanager
@@ -198,7 +210,7 @@ def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed:
     names = [(contender.name, contender.training_seed) for contender in contenders]
     if len(set(names)) < len(names):
         raise ConfigError(f"policies must have different names; given: {', '.join(name for name, _ in names)}")
-    env = VectorEnv(build_scenario(place.config), 1)
+    env = native_env(build_scenario(place.config), 1)
     for contender in contenders:
         contender.begin(env, seed)
     env.reset(held_out_keys(seed, 1))
@@ -216,19 +228,19 @@ def assemble(cells: Sequence[Cell], played: Sequence[Played]) -> Comparison:
         responses[key] = responses.get(key, 0) + result.responses
         about = {name: value for name, value in abouts[0].items() if name != results.EPISODE}
         costs = timings.setdefault((*key, cell.contender.training_seed), [about, 0, 0.0, 0.0, 0.0])
-        for i, cost in enumerate((result.choices, result.wall_s, result.cpu_s, result.seconds), 1):
+        for i, cost in enumerate((result.timed, result.wall_s, result.cpu_s, result.seconds), 1):
             costs[i] += cost
     episodes = pd.DataFrame(rows)
     episodes[results.TRAINING_SEED] = episodes[results.TRAINING_SEED].astype("Int64")
     microseconds = [
         about
         | {
-            "decisions": choices,
-            "decision_wall_us": 1e6 * wall_s / choices if choices else float("nan"),
-            "decision_cpu_us": 1e6 * cpu_s / choices if choices else float("nan"),
+            "decisions": timed,
+            "decision_wall_us": 1e6 * wall_s / timed if timed else float("nan"),
+            "decision_cpu_us": 1e6 * cpu_s / timed if timed else float("nan"),
             "seconds": seconds,
         }
-        for about, choices, wall_s, cpu_s, seconds in timings.values()
+        for about, timed, wall_s, cpu_s, seconds in timings.values()
     ]
     environments = {cell.place.key: cell.place.config for cell in cells}
     sweep = tuple(cells[0].place.values)

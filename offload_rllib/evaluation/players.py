@@ -13,7 +13,8 @@ from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.native import NativeEnv
 from offload_rllib.evaluation.results import SAMPLED
 from offload_rllib.policies.remote import RemotePolicy, is_service
 from offload_rllib.policies.saved import (
@@ -57,11 +58,11 @@ class Contender(Protocol):
     """Where it was trained: an environment's label or fingerprint; empty if it was not."""
     training_seed: int | None = None
 
-    def begin(self, env: VectorEnv, seed: int) -> None:
+    def begin(self, env: NativeEnv, seed: int) -> None:
         """Prepare for a batch of episodes; `seed` is for the policy's own draws."""
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
-        """Return actions [E, A] for the environments' present state."""
+    def actions(self, env: NativeEnv) -> np.ndarray:
+        """Return actions [E, A], or [E] where decisions are taken at arrivals, for the environments' present state."""
         ...
 
 
@@ -73,7 +74,7 @@ class Heuristic:
     trained_on: str = field(default="", init=False)
     training_seed: int | None = field(default=None, init=False)
 
-    def begin(self, env: VectorEnv, seed: int) -> None:
+    def begin(self, env: NativeEnv, seed: int) -> None:
         """Check that the rule makes sense in the environment.
 
         Raises:
@@ -82,7 +83,7 @@ class Heuristic:
         if not is_function_path(self.name):
             check_rule(self.name, "policies", env.scenario.network)
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
+    def actions(self, env: NativeEnv) -> np.ndarray:
         """Return the rule's actions."""
         return env.heuristic_actions(self.name)
 
@@ -105,7 +106,7 @@ class Trained:
         """Leave the networks out: whoever plays reads them from the folder."""
         return self.__dict__ | {"policy": None, "_fitted": None}
 
-    def begin(self, env: VectorEnv, seed: int) -> None:
+    def begin(self, env: NativeEnv, seed: int) -> None:
         """Fit the policy to the environment and seed its draws.
 
         Raises:
@@ -120,7 +121,7 @@ class Trained:
             raise ConfigError(f"{self.source}: {error}") from error
         self._fitted.seed(seed)
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
+    def actions(self, env: NativeEnv) -> np.ndarray:
         """Return the policy's actions.
 
         Raises:
@@ -128,7 +129,9 @@ class Trained:
         """
         if self._fitted is None:
             raise RuntimeError("call begin before actions")
-        return self._fitted(env.observations, env.masks, deterministic=self.deterministic)
+        # An environment whose episode has ended asks nobody; agent 0 stands in, and its action is not read.
+        agents = np.maximum(env.deciding, 0) if isinstance(env, ArrivalEnv) else None
+        return self._fitted(env.observations, env.masks, agents=agents, deterministic=self.deterministic)
 
 
 def is_rule_or_function(name: str, where: str) -> bool:

@@ -25,12 +25,15 @@ class HeuristicPolicy:
         """Return the rule for the agents of an environment."""
         return HeuristicPolicy(self.name, env)
 
-    def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
-        """Return actions [E, A] for the present state of the environment.
+    def __call__(
+        self, observations: Array, masks: Array, *, agents: Array | None = None, deterministic: bool = True
+    ) -> Array:
+        """Return actions [E, A], or [E] of those who decide, for the present state of the environment.
 
         Args:
-            observations: [E, A, F] of that environment.
-            masks: [E, A, R] of that environment.
+            observations: of that environment.
+            masks: of that environment.
+            agents: makes no difference.
             deterministic: makes no difference.
 
         Raises:

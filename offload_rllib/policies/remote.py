@@ -169,7 +169,9 @@ class RemotePolicy:
         other.assignment, other._draws = assignment, CallSeeds()
         return other
 
-    def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
+    def __call__(
+        self, observations: Array, masks: Array, *, agents: Array | None = None, deterministic: bool = True
+    ) -> Array:
         """Return actions [..., A] int64; arguments as `SavedPolicy`.
 
         Raises:
@@ -178,7 +180,7 @@ class RemotePolicy:
         """
         seen, valid = self.description.rows_of(observations, masks)
         shape = np.shape(masks)[:-1]
-        owners = self.assignment.owners(shape)
+        owners = self.assignment.owners(shape) if agents is None else self.assignment.owners_of(agents)
         policies = self.assignment.policies
         actions = valid.argmax(-1)
         choices = np.flatnonzero(valid.sum(-1, dtype=np.int32) > 1)

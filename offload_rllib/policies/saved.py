@@ -218,14 +218,18 @@ class SavedPolicy:
         self.description.check_fits(env)
         return self.for_agents(env.agents, device_types(env.scenario))
 
-    def __call__(self, observations: Array, masks: Array, *, deterministic: bool = True) -> Array:
-        """Return actions [..., A] int64. With a single policy the axis of agents may be missing.
+    def __call__(
+        self, observations: Array, masks: Array, *, agents: Array | None = None, deterministic: bool = True
+    ) -> Array:
+        """Return actions [..., A] int64, or [N] of some agents. With a single policy the axis of agents may be missing.
 
         Networks are evaluated where there is a choice; elsewhere the only valid action is taken.
 
         Args:
             observations: [..., A, F] float32.
             masks: [..., A, R], 1 where an action is valid.
+            agents: [N] int64, the agents that N rows belong to, as where decisions are taken at arrivals; by default
+                the last axis but one is that of all agents.
             deterministic: take the action of the highest score, the first of equal ones; otherwise draw: by the
                 policy's probabilities, or with action values any valid action with the probability that `epsilon` says,
                 and otherwise among the best.
@@ -235,7 +239,7 @@ class SavedPolicy:
         """
         seen, valid = self.description.rows_of(observations, masks)
         shape = np.shape(masks)[:-1]
-        owners = self.assignment.owners(shape)
+        owners = self.assignment.owners(shape) if agents is None else self.assignment.owners_of(agents)
         draws = None
         if not deterministic:
             draws = row_draws(self._draws.next_call(), np.arange(len(valid)))

@@ -79,8 +79,28 @@ class Assignment:
                 f"these policies are for {len(self.policy_of)} agents, got arrays of shape {shape}; "
                 "`on` fits them to another environment"
             )
+        return np.tile(self._owner_of_agents(), math.prod(shape[:-1]))
+
+    def owners_of(self, agents: Array) -> Array:
+        """Return the policy [N] int64, as its place in `policies`, of rows that belong to some agents.
+
+        Args:
+            agents: [N] int64, indices of agents.
+
+        Raises:
+            ValueError: there is no such agent.
+        """
+        if len(self.serves) == 1:
+            return np.zeros(len(agents), np.int64)
+        if len(agents) and not 0 <= agents.min() <= agents.max() < len(self.policy_of):
+            raise ValueError(
+                f"these policies are for {len(self.policy_of)} agents, got {agents.min()} to {agents.max()}"
+            )
+        return self._owner_of_agents()[agents]
+
+    def _owner_of_agents(self) -> Array:
         index = {name: i for i, name in enumerate(self.policies)}
-        return np.tile([index[name] for name in self.policy_of], math.prod(shape[:-1]))
+        return np.array([index[name] for name in self.policy_of], np.int64)
 
     def applied_to(self, agents: Sequence[str], device_types: Sequence[str]) -> Assignment:
         """Return the assignment by the same rule of another environment's agents.

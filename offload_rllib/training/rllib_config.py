@@ -186,6 +186,17 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
                 f"reward.shaping.gamma ({shaping.gamma:g}) must equal algorithm.gamma ({gamma:g}): otherwise shaping "
                 "changes which policy is best"
             )
+    if environment.decisions.when == "arrival" and policy.training.env_runner == "stock":
+        # RLlib's episodes hold what the deciding agent sees alone, and their batches know no time.
+        for key, value, refused in (
+            ("name", policy.algorithm.name, isinstance(policy.algorithm, APPO)),
+            ("critic", "central", getattr(policy.algorithm, "critic", "local") == "central"),
+        ):
+            if refused:
+                raise ConfigError(
+                    f"training.env_runner: stock cannot be used with algorithm.{key}: {value} where decisions.when is "
+                    "arrival; accepted: batched"
+                )
     if policy.network.kind == "pointer" and layout.row_size == 0:
         raise ConfigError(
             f"network.kind: pointer reads one row per destination, and observe: {environment.observe} has none"
@@ -197,6 +208,8 @@ def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: VectorEn
     require_hindsight(batch.scenario)
     if policy.training.env_runner != "batched":
         raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
+    if isinstance(batch, ArrivalEnv):
+        return  # samples are whole episodes
     whole = max(policy.training.runners, 1) * policy.training.envs_per_runner * batch.steps_per_episode
     if algorithm.batch_env_steps % whole:
         raise ConfigError(
@@ -273,6 +286,7 @@ def algorithm_config(
     config.training(
         lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
         gamma=algorithm.gamma,
+        discount_s=algorithm.discount_s,
         grad_clip=algorithm.grad_clip,
         grad_clip_by="global_norm",
     )

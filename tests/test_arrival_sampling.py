@@ -1,0 +1,267 @@
+"""Sampling decisions at arrivals: the trajectories of RLlib's runner, wherever samples are cut, and the same losses."""
+
+# RLlib's modules and learners are torch modules whose declared types do not say so.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_environment
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from test_rollout import SHARING, runner_config
+
+from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.config import load_environment
+from offload_rllib.config.errors import ConfigError
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.episodes import agent_steps_of
+from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
+from offload_rllib.rollout.hindsight import decision_costs
+from offload_rllib.rollout.runner import CREDIT, DECISIONS, BatchedEnvRunner
+from offload_rllib.simulator.types import NONE
+
+ARRIVAL = {"when": "arrival", "max_hops": 2}
+
+
+def arrival_config(sharing: str = "shared", **options: Any) -> OffloadPPOConfig:
+    return runner_config(sharing, env=small_environment(decisions=ARRIVAL), **options)
+
+
+def make_runner(config: OffloadPPOConfig, kind: type = BatchedEnvRunner) -> Any:
+    """Return a runner whose policies are far from uniform, the same for every kind."""
+    runner = kind(config=config, worker_index=0)
+    torch.manual_seed(3)
+    for module in runner.module.values():
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return runner
+
+
+class Step(NamedTuple):
+    """A step of an agent, and what came of it."""
+
+    observation: bytes
+    mask: bytes
+    action: int
+    reward: float
+    elapsed_s: float
+    following: bytes
+    """The successor's observation."""
+    ended: bool
+
+
+def steps_by_agent(samples: Iterable[AgentSteps]) -> dict[tuple[str, str], list[Step]]:
+    """Return the steps of each policy and agent, in order."""
+    found: dict[tuple[str, str], list[Step]] = {}
+    for sample in samples:
+        rows = len(sample)
+        for i in range(rows):
+            successor = int(sample.following[i])
+            closing = successor - rows
+            after = sample.observations[successor] if closing < 0 else sample.closing_observations[closing]
+            found.setdefault((sample.module_id, sample.agents[sample.agent[i]]), []).append(
+                Step(
+                    sample.observations[i].tobytes(),
+                    sample.masks[i].tobytes(),
+                    int(sample.actions[i]),
+                    float(sample.rewards[i]),
+                    float(sample.elapsed_s[i]),
+                    after.tobytes(),
+                    closing >= 0 and bool(sample.ended[closing]),
+                )
+            )
+    return found
+
+
+def of_environment(samples: list[AgentSteps], e: int) -> list[AgentSteps]:
+    """Return the part of one environment."""
+    return [part for sample in samples for part in sample.split(sample.environments, e)]
+
+
+@pytest.mark.parametrize("sharing", sorted(SHARING))
+def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
+    config = arrival_config(sharing)
+    batched, stock = make_runner(config), make_runner(config, MultiAgentEnvRunner)
+    stock.module.set_state(batched.module.get_state())
+    samples = batched.sample(num_episodes=3, explore=False)
+    episodes = stock.sample(num_episodes=3, explore=False)
+    assert len(episodes) == 3
+    compared, actions = 0, set()
+    for e, episode in enumerate(episodes):
+        ours, theirs = steps_by_agent(of_environment(samples, e)), steps_by_agent(agent_steps_of([episode]))
+        assert ours.keys() == theirs.keys()
+        for who, steps in ours.items():
+            assert who[0] == SHARING[sharing][0](who[1], None)
+            assert [step._replace(elapsed_s=0) for step in steps] == [s._replace(elapsed_s=0) for s in theirs[who]]
+            assert [s.elapsed_s for s in steps] == pytest.approx([s.elapsed_s for s in theirs[who]], abs=1e-9)
+            assert steps[-1].ended
+            compared += len(steps)
+            actions |= {step.action for step in steps}
+    assert compared > 200
+    assert actions == {0, 1, 2}
+
+
+@pytest.mark.parametrize("sharing", ["shared", "mapping"])
+def test_where_samples_are_cut_makes_no_difference(sharing: str) -> None:
+    whole, pieces = make_runner(arrival_config(sharing)), make_runner(arrival_config(sharing))
+    at_once = whole.sample(num_timesteps=3 * 150, explore=True)
+    parts = [part for steps in (1, 2, 60, 87) for part in pieces.sample(num_timesteps=3 * steps, explore=True)]
+    for e in range(3):
+        expected, found = steps_by_agent(of_environment(at_once, e)), steps_by_agent(of_environment(parts, e))
+        assert expected == found
+        assert sum(step.ended for steps in found.values() for step in steps) >= 2
+    assert all((part.following > np.arange(len(part))).all() for part in parts)
+    counts = [part.env_steps for part in parts if part.module_id == parts[0].module_id]
+    assert counts == [3, 6, 180, 261]
+
+
+def test_sampled_actions_depend_on_the_episode_alone() -> None:
+    few, many = make_runner(arrival_config(envs=1)), make_runner(arrival_config(envs=6))
+    ours = steps_by_agent(few.sample(num_timesteps=120, explore=True))
+    theirs = steps_by_agent(of_environment(many.sample(num_timesteps=6 * 120, explore=True), 0))
+    assert {who: [(s.observation, s.action) for s in steps] for who, steps in ours.items()} == {
+        who: [(s.observation, s.action) for s in steps] for who, steps in theirs.items()
+    }
+
+
+def test_log_probabilities_are_those_of_the_policy() -> None:
+    runner = make_runner(arrival_config("mapping"))
+    for sample in runner.sample(num_timesteps=300, explore=True):
+        seen, masks = torch.from_numpy(sample.observations), torch.from_numpy(sample.masks)
+        logp = torch.log_softmax(runner.module[sample.module_id].actor(seen, masks), -1).detach().numpy()
+        expected = logp[np.arange(len(sample)), sample.actions]
+        np.testing.assert_allclose(sample.log_probabilities, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_of_whole_episodes_are_those_of_the_environment() -> None:
+    """What agents earn before their first decision belongs to none; all else is in the rows."""
+    runner = make_runner(arrival_config())
+    sample = runner.sample(num_episodes=3, explore=False)[0]
+    metrics = runner.get_metrics()
+    assert metrics["num_episodes"].peek() == 3
+    assert metrics["num_env_steps_sampled"].peek() == sample.env_steps == len(sample)
+    assert metrics["episode_len_mean"].peek() == pytest.approx(len(sample) / 3)
+    assert metrics["episode_return_mean"].peek() == pytest.approx(float(sample.rewards.sum()) / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("sharing", sorted(SHARING))
+def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> None:
+    config = arrival_config(sharing)
+    batched, stock = make_runner(config), make_runner(config, MultiAgentEnvRunner)
+    stock.module.set_state(batched.module.get_state())
+    learner = config.build_learner(env=None, spaces=batched.get_spaces())
+    samples = batched.sample(num_episodes=3, explore=False)
+    episodes = agent_steps_of(stock.sample(num_episodes=3, explore=False))
+    for module_id in SHARING[sharing][1]:
+        losses = []
+        for sampled in (samples, episodes):
+            mine = [sample for sample in sampled if sample.module_id == module_id]
+            for sample in mine:
+                sample.log_probabilities[:] = 0.0  # greedy actions: RLlib's runner has no probabilities of them
+            rows = learner.rows_of(module_id, mine, learner.config)
+            outputs = learner.module[module_id].forward_train(rows)
+            module_config = learner.config.get_config_for_module(module_id)
+            loss = learner.compute_loss_for_module(
+                module_id=module_id, config=module_config, batch=rows, fwd_out=outputs
+            )
+            losses.append((loss.item(), rows[Postprocessing.VALUE_TARGETS].sum().item(), len(rows[Columns.ACTIONS])))
+        assert losses[0][2] == losses[1][2] > 0
+        assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-4)
+
+
+def test_a_central_critic_is_given_what_all_agents_see_at_the_decision() -> None:
+    config = arrival_config()
+    config.rl_module(model_config={"hidden": (16, 16), "activation": "tanh", "critic": "central"})
+    runner = make_runner(config)
+    for _ in range(3):
+        sample = runner.sample(num_timesteps=3 * 40, explore=True)[0]
+        assert sample.joint is not None
+        assert sample.moment is not None
+        rows = len(sample)
+        own = np.concatenate([sample.observations, sample.closing_observations])
+        at = sample.joint[sample.moment]
+        assert (at[np.arange(len(own)), sample.agent] == own).all()
+        others = [(at[i, a] != at[i, b]).any() for i in range(rows) for a, b in [(0, 1)]]
+        assert all(others)
+
+
+def test_rllibs_episodes_hold_the_same_steps() -> None:
+    ours, theirs = make_runner(arrival_config()), make_runner(arrival_config(), EpisodesEnvRunner)
+    expected = steps_by_agent(ours.sample(num_timesteps=3 * 90, explore=True))
+    episodes = theirs.sample(num_timesteps=3 * 90, explore=True)
+    found: dict[tuple[bytes, int], tuple[float, float]] = {}
+    for episode in episodes:
+        episode.validate()
+        for i in range(len(episode)):
+            key = (episode.get_observations(i)["observations"].tobytes(), int(episode.get_actions(i)))
+            elapsed = episode.get_extra_model_outputs("elapsed_s", i)
+            found[key] = (float(episode.get_rewards(i)), float(elapsed))
+    wanted = {(s.observation, s.action): (s.reward, s.elapsed_s) for steps in expected.values() for s in steps}
+    assert wanted == found
+    assert sum(episode.is_truncated for episode in episodes) == sum(
+        s.ended for steps in expected.values() for s in steps
+    )
+
+
+def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
+    overrides = ["horizon_s=40", "warmup_s=5", "drain_s=5"]
+    environment = load_environment("herd_20", [*overrides, "decisions={when: arrival, max_hops: 1}"])
+    config = runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: DECISIONS})
+    runner = make_runner(config)
+    logs: dict[int, Any] = {}
+    original = runner.finish_episodes
+
+    def keep_logs(which: np.ndarray, *rest: Any) -> None:
+        logs.update({int(e): runner.env.batch.task_log(int(e)) for e in which})
+        original(which, *rest)
+
+    runner.finish_episodes = keep_logs
+    sample = runner.sample(num_timesteps=1, explore=True)[0]
+    assert sorted(logs) == [0, 1]
+    scenario = runner.env.batch.scenario
+    scale = scenario.config.reward.scale
+    for e, log in logs.items():
+        part = sample.split(2, e)[0]
+        cost_s = decision_costs(scenario, log)
+        node_of = np.asarray(scenario.arrays.agent_node)
+        for a in range(len(part.agents)):
+            tasks = np.flatnonzero(log["origin"] == node_of[a])
+            tasks = tasks[np.argsort(log["created_s"][tasks])]
+            here = np.flatnonzero(part.agent[: len(part)] == a)
+            assert len(here) == len(tasks)
+            np.testing.assert_allclose(part.rewards[here], -scale * cost_s[tasks], rtol=1e-5)
+            late = log["created_s"][tasks] > 35
+            assert (part.choices()[here] == ~late).all()
+
+
+def test_an_environment_without_tasks_is_refused() -> None:
+    quiet = small_environment(decisions=ARRIVAL)
+    quiet["workload"]["load"] = {"tasks_per_second_per_client": 1e-9}
+    runner = BatchedEnvRunner(config=runner_config(env=quiet), worker_index=0)
+    with pytest.raises(ConfigError, match="no task was to be decided"):
+        runner.sample(num_timesteps=3)
+
+
+def test_every_column_of_a_part_is_of_its_rows() -> None:
+    runner = make_runner(arrival_config("mapping"))
+    samples = runner.sample(num_timesteps=3 * 60, explore=True)
+    for sample in samples:
+        rows, closings = len(sample), len(sample.ended)
+        for field in fields(sample):
+            value = getattr(sample, field.name)
+            if isinstance(value, np.ndarray):
+                both = field.name in ("agent", "environment", "moment")
+                expected = (
+                    rows + closings if both else closings if field.name.startswith(("closing", "ended")) else rows
+                )
+                assert len(value) == expected, field.name
+        assert (sample.agent != NONE).all()
