@@ -31,6 +31,8 @@ from offload_rllib.simulator.types import RESPONSES
 # Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
 # result: networks differ in the last digit with it, so it depends neither on the machine nor on the workers.
 LARGEST_BATCH = 32
+# Steps in which the decisions of a rule are timed that then plays by itself.
+TIMED_STEPS = 256
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from offload_rllib.config.base import AlgorithmSettings
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.native import NativeEnv, native_env
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
@@ -149,7 +150,7 @@ def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
     return own if any(issubclass(callback, OffloadCallback) for callback in own) else [OffloadCallback, *own]
 
 
-def _require_replay(algorithm: DDQN, batch: VectorEnv, policies: int) -> None:
+def _require_replay(algorithm: DDQN, batch: NativeEnv, policies: int) -> None:
     """Refuse replay memories that do not fit, before anything is made of a run."""
     size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
@@ -203,7 +204,7 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
         )
 
 
-def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: VectorEnv) -> None:
+def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: NativeEnv) -> None:
     """Refuse credit in hindsight where it is not exact, or would not be known within a batch."""
     require_hindsight(batch.scenario)
     if policy.training.env_runner != "batched":
@@ -238,7 +239,7 @@ def algorithm_config(
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
     """
-    batch = VectorEnv(build_scenario(environment), 1)
+    batch = native_env(build_scenario(environment), 1)
     _check_fit(environment, policy, batch.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
