@@ -14,7 +14,7 @@ from offload_rllib.simulator.information import estimate, expected_wait, fill, k
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
-from offload_rllib.simulator.variants import is_full, is_large
+from offload_rllib.simulator.variants import has_extensions, is_large
 
 __all__ = [
     "FIRST_ROW",
@@ -102,7 +102,7 @@ def observe(scenario, environment, scales, first, observations, masks):
     settings = scenario.settings[0]
     now_s = environment.episode[0].now_s
     rows = masks.shape[2]
-    failures = is_full(scenario) and settings.failures != FAILURES_NONE
+    failures = has_extensions(scenario) and settings.failures != FAILURES_NONE
     here_size = HERE_SIZE + 1 if failures else HERE_SIZE
     row_size = ROW_SIZE + 1 if failures else ROW_SIZE
     clock = settings.clock_period_s > 0.0

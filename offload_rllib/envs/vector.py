@@ -19,11 +19,11 @@ from offload_rllib.envs.reward import (
     PAPER,
     PEERSIMGYM,
     account_step,
-    pay,
+    decision_rewards,
     potential_of,
-    price_decisions,
     reward_record,
     shape,
+    write_agent_rewards,
 )
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.build import check_rule, redrawn
@@ -31,9 +31,7 @@ from offload_rllib.scenario.functions import load_function
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.simulator import metrics, state
-from offload_rllib.simulator.batch import own_copies, put, shared
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.batch import env_slice, own_copies, put, scenario_of, shared
 from offload_rllib.simulator.heuristics import decide_all, is_rule, parse_rule
 from offload_rllib.simulator.information import write_waits
 from offload_rllib.simulator.jit import kernel
@@ -58,35 +56,35 @@ def held_out_keys(seed: int, episodes: int) -> np.ndarray:
 
 @kernel
 def _step_batch(
-    scenarios, batch, reward, own, potential, decisions, scales, observations, masks, rewards, truncated, first
+    scenarios, batch, reward, node_rewards, potential, decisions, scales, observations, masks, rewards, truncated, first
 ):
     """Step environments from `first` on; return the first one that is not done with its step, or their number."""
     name = reward[0].name
     for e in range(first, decisions.shape[0]):
         scenario = scenario_of(scenarios, e)
-        environment = environment_of(batch, e)
+        environment = env_slice(batch, e)
         if name in (PAPER, PEERSIMGYM) and environment.episode[0].stage == ACTIONS_PENDING:
-            price_decisions(scenario, environment, reward[0], rewards.shape[1], decisions[e], own[e])
+            decision_rewards(scenario, environment, reward[0], rewards.shape[1], decisions[e], node_rewards[e])
         if advance(scenario, environment, decisions[e]) == UNFINISHED:
             return e
-        account_step(environment, reward[0], own[e])
+        account_step(environment, reward[0], node_rewards[e])
         if name != CUSTOM:
             if reward[0].potential != NO_POTENTIAL:
-                shape(scenario, environment, reward[0], own[e], potential[e])
-            pay(scenario, reward[0], own[e], rewards[e])
+                shape(scenario, environment, reward[0], node_rewards[e], potential[e])
+            write_agent_rewards(scenario, reward[0], node_rewards[e], rewards[e])
         observe(scenario, environment, scales[min(e, scales.shape[0] - 1)], 0, observations[e], masks[e])
         truncated[e] = environment.episode[0].step == environment.bucket.shape[0]
     return decisions.shape[0]
 
 
 @kernel
-def _pay_batch(scenarios, batch, reward, own, potential, rewards):
+def _pay_batch(scenarios, batch, reward, node_rewards, potential, rewards):
     """Pay what a user's function wrote into `own`."""
     for e in range(rewards.shape[0]):
         scenario = scenario_of(scenarios, e)
         if reward[0].potential != NO_POTENTIAL:
-            shape(scenario, environment_of(batch, e), reward[0], own[e], potential[e])
-        pay(scenario, reward[0], own[e], rewards[e])
+            shape(scenario, env_slice(batch, e), reward[0], node_rewards[e], potential[e])
+        write_agent_rewards(scenario, reward[0], node_rewards[e], rewards[e])
 
 
 @kernel
@@ -95,7 +93,7 @@ def _start_potential(scenarios, batch, reward, environments, potential):
     for i in range(environments.shape[0]):
         e = environments[i]
         for n in range(potential.shape[1]):
-            potential[e, n] = potential_of(scenario_of(scenarios, e), environment_of(batch, e), reward[0].potential, n)
+            potential[e, n] = potential_of(scenario_of(scenarios, e), env_slice(batch, e), reward[0].potential, n)
 
 
 @kernel
@@ -103,7 +101,7 @@ def _observe_some(scenarios, batch, environments, scales, first, observations, m
     for i in range(environments.shape[0]):
         e = environments[i]
         own_scales = scales[min(e, scales.shape[0] - 1)]
-        observe(scenario_of(scenarios, e), environment_of(batch, e), own_scales, first, observations[e], masks[e])
+        observe(scenario_of(scenarios, e), env_slice(batch, e), own_scales, first, observations[e], masks[e])
 
 
 class VectorEnv:
@@ -160,8 +158,8 @@ class VectorEnv:
         self._arrays = own_copies(arrays, own) if self._redraws else shared(arrays)
         self._state = state.allocate(arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(config.reward)
-        self._own = np.zeros((num_envs, len(scenario.network.nodes)))
-        self._potential = np.zeros_like(self._own)
+        self._node_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
+        self._potential = np.zeros_like(self._node_rewards)
         self._planned = np.zeros((arrays.destination.shape[1], 2))
         agents = (num_envs, len(self.agents))
         self._scales = np.repeat(scaling(arrays, self.num_actions, self.tasks_per_decision)[np.newaxis], own, axis=0)
@@ -297,7 +295,7 @@ class VectorEnv:
                 self._arrays,
                 self._state,
                 self._reward,
-                self._own,
+                self._node_rewards,
                 self._potential,
                 decisions,
                 self._scales,
@@ -307,7 +305,7 @@ class VectorEnv:
                 self.truncated,
                 done,
             )
-            if done < self.num_envs and state.is_full(self._state, done):
+            if done < self.num_envs and state.lacks_room(self._state, done):
                 self._grow()
         if self._reward[0]["name"] == CUSTOM:
             self._pay_by_function()
@@ -358,8 +356,10 @@ class VectorEnv:
 
     def _pay_by_function(self) -> None:
         path = self.scenario.config.reward.name
-        self._own[:] = checked(self._function(path, "reward.name")(self._view()), path, self._own.shape, np.floating)
-        _pay_batch(self._arrays, self._state, self._reward, self._own, self._potential, self.rewards)
+        self._node_rewards[:] = checked(
+            self._function(path, "reward.name")(self._view()), path, self._node_rewards.shape, np.floating
+        )
+        _pay_batch(self._arrays, self._state, self._reward, self._node_rewards, self._potential, self.rewards)
 
     def _refuse_invalid(self, decisions: np.ndarray) -> None:
         inside = (decisions >= 0) & (decisions < self.num_actions)
@@ -414,7 +414,7 @@ class VectorEnv:
 
     def waits(self, e: int) -> np.ndarray:
         """Return the seconds [N] that one more task would wait at each node of environment `e`, by its true state."""
-        wait_s = np.zeros(self._own.shape[1])
+        wait_s = np.zeros(self._node_rewards.shape[1])
         write_waits(self._arrays, self._state, e, wait_s)
         return wait_s
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.information import (
     Known,
     estimate,
@@ -27,7 +26,7 @@ from offload_rllib.simulator.information import (
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_extensions
 
 LOCAL = 0
 RANDOM = 1
@@ -225,7 +224,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     """
     if rule == RANDOM:
         return 0.0
-    if is_full(scenario) and not there.alive:
+    if has_extensions(scenario) and not there.alive:
         return np.inf  # nothing is sent to a node that was down as last told
     if rule == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
@@ -328,7 +327,7 @@ def decide_all(scenarios, state, rule, parameter, first, planned, actions):
     """
     for e in range(state.episode.shape[0]):
         scenario = scenario_of(scenarios, e)
-        environment = environment_of(state, e)
+        environment = env_slice(state, e)
         now_s = environment.episode[0].now_s
         for i in range(actions.shape[1]):
             _decide_tasks(scenario, environment, rule, parameter, first + i, planned, now_s, actions[e, i])

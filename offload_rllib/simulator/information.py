@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
 from offload_rllib.simulator.ticks import tick_of
 from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 from offload_rllib.simulator.waits import advertised_free_at, wait_of, wait_of_offered
 
 Integer = int | np.integer  # numba gives the one, its types are the other
@@ -49,7 +48,7 @@ class Estimate(NamedTuple):
 @kernel
 def alive(scenario, record):
     """Return 1 if a node was up, by its own record or its broadcast."""
-    return np.int64(1 - record.down) if is_full(scenario) else np.int64(1)
+    return np.int64(1 - record.down) if has_extensions(scenario) else np.int64(1)
 
 
 @kernel
@@ -177,7 +176,7 @@ def estimate(scenario, environment, agent, action, known_state, slot):
 def offered(scenario, environment, agent):
     """Return the slot of the task on offer to an agent, or NONE."""
     node = environment.node[scenario.agent_node[agent]]
-    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
+    if has_extensions(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
         return node.held_tail
     return node.held_head
 
@@ -202,6 +201,6 @@ def is_valid(scenario, agent, action, slot):
 def write_waits(scenarios, state, e, wait_s):
     """Write the seconds [N] that one more task would wait at each node of environment `e` of a batch."""
     scenario = scenario_of(scenarios, e)
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     for n in range(wait_s.shape[0]):
         wait_s[n] = wait_of(scenario, environment, n, environment.episode[0].now_s)

@@ -8,12 +8,13 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import run_until, scenario_of, schedule_work
+from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.loop import run_until
 from offload_rllib.simulator.streams import node_key, stream, uniform
+from offload_rllib.simulator.tick_work import schedule_work
 from offload_rllib.simulator.types import (
     ARRIVAL,
     BROADCAST,
@@ -33,8 +34,7 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import has_ticks
-from offload_rllib.simulator.variants import is_full as variant_is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
 def steps_per_episode(scenario: Scenario) -> int:
@@ -120,8 +120,8 @@ def _lacks_rows(state: State) -> np.ndarray:
     return (rows > 0) & (state.episode["tasks_made"] >= rows)
 
 
-def is_full(state: State, e: int) -> bool:
-    """Return whether environment `e` has no room for another task: the opposite of `events.has_room`, for Python."""
+def lacks_room(state: State, e: int) -> bool:
+    """Return whether environment `e` has no room for another task: the opposite of `loop.has_room`, for Python."""
     return bool(_lacks_slots(state)[e] or _lacks_rows(state)[e])
 
 
@@ -231,7 +231,7 @@ def _run_start(scenarios, state, environments, first):
     """Run the events at 0 s, from environment number `first` on; return the first that needs room, or their number."""
     for i in range(first, environments.shape[0]):
         e = environments[i]
-        if not run_until(scenario_of(scenarios, e), environment_of(state, e), 0.0):
+        if not run_until(scenario_of(scenarios, e), env_slice(state, e), 0.0):
             return i
     return environments.shape[0]
 
@@ -241,7 +241,7 @@ def _start(scenarios, state, environments, keys):
     """Set what does not start at zero; schedule every client's first task and every node's first failure."""
     for i in range(environments.shape[0]):
         scenario = scenario_of(scenarios, environments[i])
-        environment = environment_of(state, environments[i])
+        environment = env_slice(state, environments[i])
         environment.episode[0].key = keys[i]
         slots = environment.task.shape[0]
         environment.episode[0].free_slots = slots
@@ -269,7 +269,7 @@ def _start(scenarios, state, environments, keys):
                 if time_s <= scenario.settings[0].horizon_s:
                     push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
             node.failure_s = np.inf
-            if variant_is_full(scenario) and scenario.failure_law[n].fails:
+            if has_extensions(scenario) and scenario.failure_law[n].fails:
                 schedule_failure(scenario, environment, n, 0.0)
             # A node that works at any time, the cloud, has a moment in each tick for its broadcast.
             broadcasts = scenario.settings[0].broadcast_interval_s > 0.0

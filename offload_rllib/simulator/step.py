@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.events import keep, run_until, schedule_expiries, send
+from offload_rllib.simulator.deadlines import schedule_expiries
 from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.loop import run_until
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.queues import join_queue, leave_queue
+from offload_rllib.simulator.service import keep
 from offload_rllib.simulator.tasks import close_episode, integrate_unfinished, remove_held
+from offload_rllib.simulator.transfers import send
 from offload_rllib.simulator.types import HELD, LIFO, NONE
-from offload_rllib.simulator.variants import has_ticks, is_full, is_large
+from offload_rllib.simulator.variants import has_extensions, has_ticks, is_large
 
 ACTIONS_PENDING = 0
 EVENTS_RUNNING = 1
@@ -35,7 +38,7 @@ def apply_action(scenario, environment, agent, action):
     task = environment.task[slot]
     node.choices += 1
     environment.episode[0].choices += 1
-    if not is_full(scenario) or task.stage == HELD:
+    if not has_extensions(scenario) or task.stage == HELD:
         remove_held(environment, node, slot)
         task.holding_s += now_s - task.since_s
         if action == 0:
@@ -95,7 +98,7 @@ def advance(scenario, environment, actions):
 
     Returns:
         DONE, or UNFINISHED: the same call goes on where it stopped, after the arrays have grown (`state.grow`) if they
-        are full (`state.is_full`).
+        are full (`state.lacks_room`).
     """
     settings = scenario.settings[0]
     episode = environment.episode[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.deadlines import forget_deadline
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (
@@ -141,48 +142,6 @@ def _unlink_held(task, node, slot):
         node.held_work = 0.0  # no rounding is carried from one time to the next
     else:
         node.held_work -= task[slot].work
-
-
-@kernel
-def watch_deadline(environment, slot, expire_s, interval_s):
-    """File a task under the decision step in whose course it expires; beyond the episode it is not filed."""
-    steps = environment.bucket.shape[0]
-    task = environment.task
-    if not expire_s < steps * interval_s + interval_s:
-        return
-    step = np.int64(expire_s / interval_s)
-    # A step covers (step * interval, (step + 1) * interval]; division rounds, so both ends are checked.
-    if expire_s <= step * interval_s and step > 0:
-        step -= 1
-    if expire_s > (step + 1) * interval_s:
-        step += 1
-    if step >= steps:
-        return
-    first = environment.bucket[step]
-    task[slot].bucket = step
-    task[slot].bucket_previous = NONE
-    task[slot].bucket_next = first
-    if first != NONE:
-        task[first].bucket_previous = slot
-    environment.bucket[step] = slot
-
-
-@kernel
-def forget_deadline(environment, slot):
-    """Take a task out of its expiry bucket, if it is in one."""
-    task = environment.task
-    bucket = task[slot].bucket
-    if bucket == NONE:
-        return
-    before = task[slot].bucket_previous
-    after = task[slot].bucket_next
-    if before == NONE:
-        environment.bucket[bucket] = after
-    else:
-        task[before].bucket_next = after
-    if after != NONE:
-        task[after].bucket_previous = before
-    task[slot].bucket = NONE
 
 
 @kernel

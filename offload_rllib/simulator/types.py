@@ -390,7 +390,7 @@ class Scenario(NamedTuple):
     """What does not change during an episode.
 
     A batch has the same struct with a leading axis V on what depends on the network (`batch.OWN`): V = 1 if all
-    environments share one scenario, V = E if each has its own (`events.scenario_of`).
+    environments share one scenario, V = E if each has its own (`batch.scenario_of`).
     """
 
     variant: Array  # without elements; see `variants`
@@ -419,7 +419,7 @@ class Scenario(NamedTuple):
 class State(NamedTuple):
     """What changes, for all environments of a batch.
 
-    Kernels work on one environment: the same struct without the leading axis (`events.environment`), in which
+    Kernels work on one environment: the same struct without the leading axis (`batch.env_slice`), in which
     `episode` holds one record.
     """
 
