@@ -41,6 +41,7 @@ REWARD = np.dtype(
         ("no_op_reward", "f8"),
         ("shaping_weight", "f8"),
         ("shaping_gamma", "f8"),
+        ("shaping_discount_s", "f8"),
         ("name", "i4"),
         ("scope", "i4"),
         ("potential", "i4"),
@@ -72,6 +73,7 @@ def reward_record(config) -> Array:
         record[0]["potential"] = POTENTIALS[config.shaping.potential]
         record[0]["shaping_weight"] = config.shaping.weight
         record[0]["shaping_gamma"] = config.shaping.gamma
+        record[0]["shaping_discount_s"] = config.shaping.discount_s
     return record
 
 
@@ -288,7 +290,7 @@ def potential_of(scenario, environment, potential, n):
 
 @kernel
 def shape(scenario, environment, reward, node_rewards, potential):
-    """Add weight x (gamma x potential now - potential before) to what each node is paid.
+    """Add weight x (gamma^(interval / discount_s) x potential now - potential before) to what each node is paid.
 
     A. Y. Ng, D. Harada, S. Russell, "Policy invariance under reward transformations", ICML 1999.
 
@@ -299,9 +301,10 @@ def shape(scenario, environment, reward, node_rewards, potential):
         node_rewards: [N] float64, changed.
         potential: [N] float64 of the state before the step; that of the present state afterwards.
     """
+    discount = reward.shaping_gamma ** (scenario.settings[0].decision_interval_s / reward.shaping_discount_s)
     for n in range(node_rewards.shape[0]):
         now = potential_of(scenario, environment, reward.potential, n)
-        node_rewards[n] += reward.shaping_weight * (reward.shaping_gamma * now - potential[n])
+        node_rewards[n] += reward.shaping_weight * (discount * now - potential[n])
         potential[n] = now
 
 

@@ -80,7 +80,6 @@ def env_slice(state, e):
         state.distribution[min(e, state.distribution.shape[0] - 1)],
         state.server[e],
         state.link[e],
-        state.broadcast_order[e],
         state.broadcast[e],
         state.broadcast_link[e],
         state.task[e],

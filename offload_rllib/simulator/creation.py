@@ -6,7 +6,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import RECORDING, next_arrival
-from offload_rllib.simulator.deadlines import schedule_expiry, watch_deadline
+from offload_rllib.simulator.deadlines import watch_deadline
 from offload_rllib.simulator.entry import enter
 from offload_rllib.simulator.heap import event_key, pop, replace_first
 from offload_rllib.simulator.jit import kernel
@@ -47,8 +47,19 @@ def _fill(scenario, environment, n, slot, number, kind):
 
 
 @kernel
-def create(scenario, environment, n, now_s, end_s):
-    """Let the client at node `n` make a task; the arrival is the first event, and its successor takes its place."""
+def node_entered(scenario, environment, n):
+    """Return the node that the next task of the client at node `n` enters: its own, unless a recording says another."""
+    if scenario.arrivals[0].kind == RECORDING:
+        return np.int64(scenario.recording[environment.client[n].first_row + environment.node[n].arrivals].node)
+    return np.int64(n)
+
+
+@kernel
+def create(scenario, environment, n, entered, now_s):
+    """Let the client at node `n` make a task that enters a node.
+
+    The arrival is the first event, and its successor takes its place.
+    """
     settings = scenario.settings[0]
     episode = environment.episode[0]
     node = environment.node[n]
@@ -62,12 +73,10 @@ def create(scenario, environment, n, now_s, end_s):
         replace_first(environment, next_s, event_key(ARRIVAL, n, 0), NONE)
     else:
         pop(environment)
-    entered = n
     kind = _draw_type(scenario, environment, n, number)
     arrivals = scenario.arrivals[0]
     if arrivals.kind == RECORDING:
         recorded = scenario.recording[environment.client[n].first_row + number]
-        entered = np.int64(recorded.node)
         task.work = recorded.work
         task.bits_in = recorded.bits_in
         task.bits_out = recorded.bits_out
@@ -94,7 +103,7 @@ def create(scenario, environment, n, now_s, end_s):
     task.stage = HELD
     task.awaited = 1
     node.own_awaited += 1
-    change_unfinished(node, now_s, 1, scenario.type_weight[kind])
+    change_unfinished(environment, node, now_s, 1, scenario.type_weight[kind])
     if settings.has_deadline:
         if arrivals.rows_have_deadlines:
             relative_s = scenario.recording[environment.client[n].first_row + number].deadline_s
@@ -103,9 +112,5 @@ def create(scenario, environment, n, now_s, end_s):
             relative_s = quantile(environment.distribution[kind, DEADLINE], scenario.choice, u)
         task.deadline_s = now_s + relative_s
         if settings.expiry != EXPIRY_NEVER:
-            expire_s = task.deadline_s + settings.expiry_grace_s
-            if expire_s <= end_s:
-                schedule_expiry(environment, slot, expire_s)
-            else:
-                watch_deadline(environment, slot, expire_s, settings.decision_interval_s)
+            watch_deadline(scenario, environment, slot, task.deadline_s + settings.expiry_grace_s)
     enter(scenario, environment, entered, slot, now_s)

@@ -52,6 +52,8 @@ def enter(scenario, environment, n, slot, now_s):
         task.stage = HELD
         task.since_s = now_s
         append_held(environment, node, slot)
+        if settings.decision_interval_s <= 0.0:
+            environment.episode[0].deciding = here.agent
     elif in_ticks and task.hops == 0:
         task.stage = WAITING
         task.since_s = now_s

@@ -43,7 +43,7 @@ def expire(scenario, environment, slot, now_s):
     elif task.stage == SERVED:
         leave_service(scenario, environment, n, slot, now_s)
     elif task.stage == TRANSFERRED:
-        leave_link(environment, slot)
+        leave_link(scenario, environment, slot)
         task.transfer_s += now_s - task.since_s
     elif task.stage == SENT_BACK:
         task.transfer_s += now_s - task.since_s

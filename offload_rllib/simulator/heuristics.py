@@ -250,7 +250,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
 
 
 @kernel
-def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
+def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
     """Return the action of a deciding node for one of its tasks.
 
     Args:
@@ -295,6 +295,15 @@ def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now
 
 
 @kernel
+def decide_arrived(scenario, environment, rule, parameter, planned):
+    """Return the action of a rule for the task that has just arrived; `planned` [R, 2] holds zeros."""
+    episode = environment.episode[0]
+    agent = np.int64(episode.deciding)
+    slot = environment.node[scenario.agent_node[agent]].held_head
+    return decide(scenario, environment, rule, parameter, agent, slot, 0, planned, episode.now_s)
+
+
+@kernel
 def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s, actions):
     """Write the actions [k] of one deciding node."""
     planned[:] = 0.0
@@ -303,7 +312,7 @@ def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s,
         if slot == NONE:
             actions[k] = 0
             continue
-        action = _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
+        action = decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
         actions[k] = action
         if action > 0:
             planned[action, 0] += 1.0
@@ -331,3 +340,23 @@ def decide_all(scenarios, state, rule, parameter, first, planned, actions):
         now_s = environment.episode[0].now_s
         for i in range(actions.shape[1]):
             _decide_tasks(scenario, environment, rule, parameter, first + i, planned, now_s, actions[e, i])
+
+
+@kernel
+def decide_pending(scenarios, state, rule, parameter, planned, actions):
+    """Write the action [E] under a rule of each environment in which a decision is due; 0 where none is.
+
+    Args:
+        scenarios: of the batch (`simulator.batch`).
+        state: of the batch.
+        rule: its code.
+        parameter: of the rule.
+        planned: [R, 2] float64, zeros.
+        actions: [E] int32, overwritten.
+    """
+    for e in range(state.episode.shape[0]):
+        scenario = scenario_of(scenarios, e)
+        environment = env_slice(state, e)
+        actions[e] = 0
+        if environment.episode[0].deciding != NONE:
+            actions[e] = decide_arrived(scenario, environment, rule, parameter, planned)

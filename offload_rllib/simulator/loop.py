@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.broadcasts import broadcast, next_broadcast
-from offload_rllib.simulator.creation import create
+from offload_rllib.simulator.broadcasts import save_broadcasts
+from offload_rllib.simulator.creation import create, node_entered
+from offload_rllib.simulator.deadlines import open_bucket
 from offload_rllib.simulator.entry import enter
 from offload_rllib.simulator.expiry import expire
 from offload_rllib.simulator.failures import fail, repair
@@ -40,6 +41,11 @@ from offload_rllib.simulator.variants import has_extensions, has_ticks, is_large
 # A kernel returns after so many events, some tenths of a second, so that Ctrl-C finds Python listening.
 EVENTS_PER_CALL = 2**18
 
+# Why `run_until` returns: the time is reached; it must be called again; a task that arrived is to be decided.
+DONE = 0
+UNFINISHED = 1
+DECISION = 2
+
 
 @kernel
 def has_room(environment):
@@ -64,18 +70,19 @@ def _foresee_event(environment, place):
 
 
 @kernel
-def _foresee_broadcasts(scenario, environment, position):
-    """Ask for the links of the node that broadcasts next, and for the node after it."""
-    if position + 2 < environment.broadcast_order.shape[0]:
-        after = np.int64(environment.broadcast_order[position + 2])
-        prefetch(environment.node, after)
-        prefetch(environment.broadcast, after)
-        prefetch(scenario.node, after)
-        here = scenario.node[environment.broadcast_order[position + 1]]
-        for link in range(here.first_link, here.first_link + here.degree):
-            incoming = np.int64(scenario.link[link].reverse)
-            prefetch(environment.link, incoming)
-            prefetch(environment.broadcast_link, incoming)
+def _changed_node(scenario, environment, kind, key, slot):
+    """Return the node whose broadcasts tell of an event, or NONE."""
+    n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+    if kind == ARRIVAL:
+        return node_entered(scenario, environment, n)
+    if kind in (RESULT, OVERDUE):
+        return np.int64(NONE)
+    if kind == EXPIRE:
+        task = environment.task[slot]
+        if task.stage == TRANSFERRED:
+            return np.int64(scenario.link[environment.path[slot, task.hops - 1]].destination)
+        return np.int64(task.node)
+    return n
 
 
 @kernel
@@ -83,43 +90,36 @@ def run_until(scenario, environment, end_s):
     """Run all events up to and including `end_s`.
 
     Returns:
-        False if there is more to do: the arrays must grow before the next arrival, or many events have been run and
-        the caller may want to stop. The environment is left between two events, and the call can be repeated.
+        DONE; or UNFINISHED: the arrays must grow before the next arrival (`has_room`), or many events have been run and
+        the caller may want to stop; or DECISION: the task that has just entered `episode.deciding` is to be decided.
+        Unless it is done, the environment is left between two events, and the call can be repeated.
     """
     episode = environment.episode[0]
     heap = environment.heap
-    next_broadcast_s = next_broadcast(scenario, environment)
     left = EVENTS_PER_CALL
     while True:
         if left == 0:
-            return False
+            return UNFINISHED
         left -= 1
         if is_large(scenario):
             _foresee_event(environment, 1)
             _foresee_event(environment, 2)
         time_s = heap[0].time_s if episode.heap_size > 0 else np.inf
-        if next_broadcast_s < time_s:
-            if next_broadcast_s > end_s:
-                break
-            if is_large(scenario):
-                _foresee_broadcasts(scenario, environment, np.int64(episode.broadcast_position))
-            n = environment.broadcast_order[episode.broadcast_position]
-            broadcast(scenario, environment, n, episode.broadcast_round, next_broadcast_s)
-            episode.broadcast_position += 1
-            if episode.broadcast_position == environment.broadcast_order.shape[0]:
-                episode.broadcast_position = 0
-                episode.broadcast_round += 1
-            next_broadcast_s = next_broadcast(scenario, environment)
+        if min(time_s, end_s) > episode.bucket_end_s:
+            open_bucket(scenario, environment)
             continue
         if time_s > end_s:
             break
         key = heap[0].key
         slot = heap[0].slot
         kind = np.int64(key >> KIND_SHIFT)
+        if kind == ARRIVAL and not has_room(environment):
+            return UNFINISHED
+        changed = _changed_node(scenario, environment, kind, key, slot)
+        if changed != NONE:
+            save_broadcasts(scenario, environment, changed, time_s)
         if kind == ARRIVAL:
-            if not has_room(environment):
-                return False
-            create(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s, end_s)
+            create(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), changed, time_s)
         else:
             pop(environment)
             if kind == SERVICE_END:
@@ -133,7 +133,7 @@ def run_until(scenario, environment, end_s):
             elif kind == TRANSFER:
                 task = environment.task[slot]
                 if not has_extensions(scenario) or task.stage == TRANSFERRED:
-                    leave_link(environment, slot)
+                    leave_link(scenario, environment, slot)
                 task.transfer_s += time_s - task.since_s
                 enter(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), slot, time_s)
             elif kind == EXPIRE:
@@ -155,5 +155,8 @@ def run_until(scenario, environment, end_s):
                 elif has_ticks(scenario) and kind == TICK:
                     do_tick(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
         episode.events += 1
+        if episode.deciding != NONE:
+            episode.now_s = time_s
+            return DECISION
     episode.now_s = end_s
-    return True
+    return DONE

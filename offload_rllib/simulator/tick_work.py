@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload_rllib.simulator.broadcasts import broadcast
+from offload_rllib.simulator.broadcasts import broadcast_in_tick
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import first_overdue, join_queue, leave_queue
@@ -88,4 +88,4 @@ def do_tick(scenario, environment, n, now_s):
     tick = node.tick
     schedule_work(scenario, environment, n, tick + 1)
     if settings.broadcast_interval_s > 0.0:
-        broadcast(scenario, environment, n, tick, now_s)
+        broadcast_in_tick(scenario, environment, n, tick, now_s)

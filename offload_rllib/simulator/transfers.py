@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offload_rllib.simulator.broadcasts import save_counts
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
@@ -41,10 +42,12 @@ def send(scenario, environment, n, slot, link_index, now_s):
 
 
 @kernel
-def leave_link(environment, slot):
+def leave_link(scenario, environment, slot):
     """Note that a task is no more on the link it was sent over."""
     task = environment.task[slot]
-    link = environment.link[environment.path[slot, task.hops - 1]]
+    link_index = environment.path[slot, task.hops - 1]
+    save_counts(scenario, environment, link_index)
+    link = environment.link[link_index]
     link.arrived += 1
     link.arrived_work += task.work
 
@@ -79,6 +82,6 @@ def lose(scenario, environment, slot, now_s):
     task = environment.task[slot]
     if task.stage == TRANSFERRED:
         # The receiver notices the gap, and its next broadcast says so.
-        leave_link(environment, slot)
+        leave_link(scenario, environment, slot)
         task.transfer_s += now_s - task.since_s
     release(scenario, environment, slot, now_s, LOST)

@@ -194,7 +194,7 @@ def _walk(settings, here, node, task, received, server, row, order, now_s, witho
                 free_s = max(min(free_s, serving.deadline_s), start_s)
         now_s = start_s
     elif here.servers == 1:
-        free_s = node.busy_until_s if node.busy > 0 else now_s
+        free_s = node.busy_until_s  # the past, if it is idle
     else:
         _copy(here, server, SERVING, row)
         free_s = server[row, here.first_server]
