@@ -19,8 +19,7 @@ from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator import state as states
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
-from offload_rllib.simulator.batch import shared
-from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.batch import env_slice, shared
 from offload_rllib.simulator.jit import kernel
 
 REPLICATIONS = 40
@@ -31,7 +30,7 @@ BURSTY = {"kind": "bursty", "states": [{"level": 9, "mean_s": 1}, {"level": 1, "
 def collect(scenario, state, n, times, counts):
     """Write into `times` [E, T] when the clients at node `n` make their tasks, and into `counts` [E] how many."""
     for e in range(times.shape[0]):
-        environment = environment_of(state, e)
+        environment = env_slice(state, e)
         begin_episode(scenario, environment)  # the reset has drawn the first arrivals already
         now_s = next_arrival(scenario, environment, n, 0.0)
         while now_s <= scenario.settings[0].horizon_s and counts[e] < times.shape[1]:

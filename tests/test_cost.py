@@ -21,7 +21,7 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys, vector_env
 from offload_rllib.reporting.topology import print_numbers
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator import events
+from offload_rllib.simulator import loop
 from offload_rllib.training import train as training_module
 
 BURSTY = {"kind": "bursty", "states": [{"level": 1, "mean_s": 1e-12}, {"level": 2, "mean_s": 1e-12}]}
@@ -148,7 +148,7 @@ def test_a_step_in_parts_is_the_same_step() -> None:
     env = make_env(overloaded(400), 2)
     env.step(np.zeros_like(env.masks[..., 0], np.int32))
     made = env.state.episode["events"]
-    assert (made > 2 * events.EVENTS_PER_CALL).all(), "a kernel returned several times"
+    assert (made > 2 * loop.EVENTS_PER_CALL).all(), "a kernel returned several times"
     alone = vector_env(overloaded(400), 1)
     alone.reset(held_out_keys(0, 2)[1:])
     alone.step(np.zeros_like(alone.masks[..., 0], np.int32))

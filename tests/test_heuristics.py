@@ -18,7 +18,7 @@ from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.build import check_rule, fitting_rules
-from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.batch import env_slice
 from offload_rllib.simulator.heuristics import BASELINES, HEURISTICS
 from offload_rllib.simulator.information import true_state
 from offload_rllib.simulator.jit import kernel
@@ -27,7 +27,7 @@ from offload_rllib.simulator.types import NONE, TRANSFERRED
 
 @kernel
 def _true(scenario, state, e, agent, action):
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     there = true_state(scenario, environment, agent, action, environment.episode[0].now_s)
     return there.wait_s, there.sent_tasks, there.sent_work
 

@@ -11,7 +11,7 @@ from conftest import make_env, random_actions, small_environment
 
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_FEATURES, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.batch import env_slice
 from offload_rllib.simulator.information import known
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.waits import advertised_free_at
@@ -19,7 +19,7 @@ from offload_rllib.simulator.waits import advertised_free_at
 
 @kernel
 def _known(scenario, state, e, agent, action):
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     there = known(scenario, environment, agent, action, environment.episode[0].now_s)
     true_wait_s = advertised_free_at(scenario, environment, there.node, environment.episode[0].now_s)
     true_wait_s = max(true_wait_s - environment.episode[0].now_s, 0.0)

@@ -17,7 +17,7 @@ from offload_rllib.config.links import Fibre, Wireless
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.radio import link_rates_and_latencies, wireless_rate_bps
-from offload_rllib.simulator.events import environment as environment_of
+from offload_rllib.simulator.batch import env_slice
 from offload_rllib.simulator.information import estimate, known, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import FINISHED, LOST, Scenario
@@ -193,7 +193,7 @@ def test_what_a_link_lost_is_not_thought_to_be_on_its_way() -> None:
 
 @kernel
 def _expected_transfer(scenario, state, agent, action):
-    environment = environment_of(state, 0)
+    environment = env_slice(state, 0)
     there = known(scenario, environment, agent, action, environment.episode[0].now_s)
     return estimate(scenario, environment, agent, action, there, offered(scenario, environment, agent)).transfer_s
 

@@ -9,12 +9,12 @@ import pytest
 from conftest import make_env, random_actions, small_environment
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import has_room
+from offload_rllib.simulator.batch import env_slice
 from offload_rllib.simulator.heap import KIND_SHIFT
 from offload_rllib.simulator.information import known
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.state import grow, is_full
+from offload_rllib.simulator.loop import has_room
+from offload_rllib.simulator.state import grow, lacks_room
 from offload_rllib.simulator.types import ARRIVAL, EXPIRED, FINISHED, FREE, OVERDUE, State
 from offload_rllib.simulator.waits import advertised_free_at
 
@@ -27,13 +27,13 @@ EXPIRIES = {
 
 @kernel
 def _known_wait(scenario, state, e, agent, action):
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     return known(scenario, environment, agent, action, environment.episode[0].now_s).wait_s
 
 
 @kernel
 def _advertised_free_at(scenario, state, e, n):
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     return advertised_free_at(scenario, environment, n, environment.episode[0].now_s)
 
 
@@ -218,6 +218,6 @@ def test_arrays_grow_whatever_they_lack(reason: str) -> None:
     env = make_env(small_environment())
     slots = env.state.task.shape[1]
     env.state.episode[reason] = {"free_slots": 0, "expiries_in_heap": 2 * slots, "overdue_in_heap": slots}[reason]
-    assert not has_room(environment_of(env.state, 0))
-    assert is_full(env.state, 0)
+    assert not has_room(env_slice(env.state, 0))
+    assert lacks_room(env.state, 0)
     assert grow(env.scenario.arrays, env.state).task.shape[1] == 2 * slots

@@ -18,7 +18,7 @@ from offload_rllib.config.loading import nearest, override_value, presets, read_
 from offload_rllib.config.names import plain_name
 from offload_rllib.config.trust import refuse_code
 from offload_rllib.config.workload.arrivals import Replay
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import batch_of
 from offload_rllib.evaluation.evaluate import Place, check
 from offload_rllib.evaluation.metrics import chosen
 from offload_rllib.evaluation.players import Contender, Heuristic, is_rule_or_function, trained_contenders
@@ -382,14 +382,14 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
     names: set[str] = set()
     if not plan.trained:
         return names
-    met = [(place, VectorEnv(build_scenario(place.config), 1)) for place in places_of(plan)]
+    met = [(place, batch_of(build_scenario(place.config), 1)) for place in places_of(plan)]
     for training in trainings_of(plan):
         if training.seed > 0:
             continue
         called = trained_name(plan, training.name, training.place.environment)
         names |= {called, f"{called}{SAMPLED}"}
         check_training(training.place.config, training.config)
-        home = VectorEnv(build_scenario(training.place.config), 1)
+        home = batch_of(build_scenario(training.place.config), 1)
         rows = home.layout.blocks
         size = (home.observation_size, home.num_actions)
         assignment = assign_in(training.config.sharing, home.scenario)

@@ -25,8 +25,11 @@ Name = Annotated[str, Field(min_length=1)]
 class Decisions(Schema):
     """What is decided, and when."""
 
-    interval_s: Positive = 1.0
-    """Time between two decisions of every agent."""
+    when: Literal["interval", "arrival"] = "interval"
+    """arrival: a task is decided at the moment at which it enters an agent's node; interval: all agents decide every
+    `interval_s`, and tasks are held until then."""
+    interval_s: NonNegative = 1.0
+    """`when: interval` only: time between two decisions of every agent; 0 with `when: arrival`."""
     offer: Literal["arrival", "newest"] = "arrival"
     """arrival: a task that enters is held, unserved, until it is decided, oldest first; newest: tasks wait in the
     queue and are served meanwhile, and the newest waiting task is on offer."""
@@ -38,6 +41,36 @@ class Decisions(Schema):
     """Offer at most this many neighbours, those with the fastest links; null: all."""
     strict: Flag = False
     """Raise on an action that is not valid, instead of treating it as 0 and counting it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_clock(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("when") == "arrival":
+            return {"interval_s": 0.0} | value
+        return value
+
+    @model_validator(mode="after")
+    def _fits_when(self) -> Decisions:
+        if self.when == "interval":
+            if self.interval_s <= 0:
+                raise ValueError("interval_s: must be above 0 with when: interval (given: 0)")
+            return self
+        if self.interval_s != 0:
+            raise ValueError(
+                f"interval_s: {self.interval_s:g} needs when: interval; with when: arrival every task is decided when "
+                "it arrives. Accepted: no interval_s, or 0"
+            )
+        if self.tasks_per_decision != 1:
+            raise ValueError(
+                f"tasks_per_decision: {self.tasks_per_decision} needs when: interval; with when: arrival every task is "
+                "a decision of its own. Accepted: 1"
+            )
+        if self.offer != "arrival":
+            raise ValueError(
+                f"offer: {self.offer} needs when: interval; with when: arrival the task that arrives is decided. "
+                "Accepted: arrival"
+            )
+        return self
 
 
 class Agents(Schema):
@@ -132,12 +165,14 @@ Observe = Annotated[
 
 
 class Shaping(Schema):
-    """Potential-based shaping: weight x (gamma x potential after - potential before) on top of the reward."""
+    """Potential-based shaping: weight x (gamma^(time / discount_s) x potential after - potential before)."""
 
     potential: Literal["backlog", "tasks", "unfinished"]
     """Minus, at the agent's node: the wait of one more task; the tasks there; the unfinished tasks created there."""
     gamma: Share
-    """Discount; that of the algorithm, or the best policy changes."""
+    """Discount in `discount_s`; that of the algorithm, or the best policy changes."""
+    discount_s: Positive = 1.0
+    """Seconds that `gamma` is a discount for; that of the algorithm."""
     weight: Positive = 1.0
     """Factor on the shaping term."""
 

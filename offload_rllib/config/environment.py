@@ -77,6 +77,17 @@ class EnvironmentConfig(Schema):
 
     @model_validator(mode="after")
     def _times_fit(self) -> EnvironmentConfig:
+        if self.decisions.when == "interval":
+            self._steps_fit()
+        self._ticks_fit()
+        if self.warmup_s + self.drain_s >= self.horizon_s:
+            raise ValueError(
+                f"warmup_s + drain_s ({self.warmup_s + self.drain_s:g}) must be less than horizon_s "
+                f"({self.horizon_s:g}): no task would count"
+            )
+        return self
+
+    def _steps_fit(self) -> None:
         steps = self.horizon_s / self.decisions.interval_s
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
             raise ValueError(
@@ -88,19 +99,17 @@ class EnvironmentConfig(Schema):
                 f"horizon_s / decisions.interval_s is {steps:.3g} decisions per episode; at most {LARGEST_STEPS:,} "
                 "can be simulated"
             )
-        self._ticks_fit()
-        if self.warmup_s + self.drain_s >= self.horizon_s:
-            raise ValueError(
-                f"warmup_s + drain_s ({self.warmup_s + self.drain_s:g}) must be less than horizon_s "
-                f"({self.horizon_s:g}): no task would count"
-            )
-        return self
 
     def _ticks_fit(self) -> None:
         if self.tick_s is None:
             if self.tick_order != "random":
                 raise ValueError(f"tick_order: {self.tick_order} needs tick_s: without it there are no ticks")
             return
+        if self.decisions.when == "arrival":
+            raise ValueError(
+                f"tick_s: {self.tick_s:g} needs decisions.when: interval; decisions.when: arrival has no ticks. "
+                "Accepted: no tick_s"
+            )
         count = self.horizon_s / self.tick_s
         if count > LARGEST_STEPS:
             raise ValueError(

@@ -34,6 +34,9 @@ class AgentView:
     axis of 1, or of E with `topology.resample: episode`, as those of `simulator.batch`."""
     state: State
     """The true state of all E environments; who reads other nodes in it knows more than any node can."""
+    deciding: Array | None = None
+    """[E] index of the agent that decides, -1 where an episode has ended, with `decisions.when: arrival`. The arrays
+    above then hold that agent alone: their axis of agents has length 1."""
 
 
 def checked(result: Any, path: str, shape: tuple[int | None, ...], kind: type[np.generic]) -> Array:

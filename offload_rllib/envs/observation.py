@@ -14,7 +14,7 @@ from offload_rllib.simulator.information import estimate, expected_wait, fill, k
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
-from offload_rllib.simulator.variants import is_full, is_large
+from offload_rllib.simulator.variants import has_extensions, is_large
 
 __all__ = [
     "FIRST_ROW",
@@ -99,94 +99,108 @@ def observe(scenario, environment, scales, first, observations, masks):
         observations: [nodes, F] float32, overwritten.
         masks: [nodes, k, R] int8, overwritten: 1 where an action is valid.
     """
-    settings = scenario.settings[0]
-    now_s = environment.episode[0].now_s
-    rows = masks.shape[2]
-    failures = is_full(scenario) and settings.failures != FAILURES_NONE
-    here_size = HERE_SIZE + 1 if failures else HERE_SIZE
-    row_size = ROW_SIZE + 1 if failures else ROW_SIZE
-    clock = settings.clock_period_s > 0.0
-    self_size = SELF_SIZE + 2 if clock else SELF_SIZE
-    angle = 2.0 * math.pi * (now_s / settings.clock_period_s + settings.clock_phase) if clock else 0.0
+    clock = clock_of_day(scenario, environment)
     for i in range(observations.shape[0]):
         agent = first + i
         if is_large(scenario) and i + 4 < observations.shape[0]:
             _foresee(scenario, environment, agent + 4)
-        seen = observations[i]
-        n = scenario.agent_node[agent]
-        here = scenario.node[n]
-        node = environment.node[n]
-        slot = offered(scenario, environment, agent)
-        own = known(scenario, environment, agent, 0, now_s)
-        # Raw numbers in SI units first; all are scaled in one pass at the end, which the compiler vectorises.
-        seen[0] = node.held
-        seen[1] = node.own_awaited
-        seen[2] = 1.0 if here.arrival_rate > 0.0 else 0.0
-        seen[3] = here.degree
-        if clock:
-            seen[4] = math.sin(angle)
-            seen[5] = math.cos(angle)
-        for k in range(masks.shape[1]):
-            mask = masks[i, k]
-            offer = seen[self_size + k * (TASK_SIZE + here_size + (rows - 1) * row_size) :]
-            on_offer = slot != NONE
-            task = environment.task[max(slot, 0)]
-            left_s = min(task.deadline_s - now_s, NEVER_S)
+        observe_agent(scenario, environment, scales, clock, agent, observations[i], masks[i])
+
+
+@kernel
+def clock_of_day(scenario, environment):
+    """Return sine and cosine of the time of day; of no use where the load does not follow it."""
+    settings = scenario.settings[0]
+    if settings.clock_period_s <= 0.0:
+        return 0.0, 1.0
+    angle = 2.0 * math.pi * (environment.episode[0].now_s / settings.clock_period_s + settings.clock_phase)
+    return math.sin(angle), math.cos(angle)
+
+
+@kernel
+def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tasks):
+    """Write what one deciding node sees: `seen` [F], and `mask_of_tasks` [k, R]; `clock` is of `clock_of_day`."""
+    settings = scenario.settings[0]
+    now_s = environment.episode[0].now_s
+    rows = mask_of_tasks.shape[1]
+    failures = has_extensions(scenario) and settings.failures != FAILURES_NONE
+    here_size = HERE_SIZE + 1 if failures else HERE_SIZE
+    row_size = ROW_SIZE + 1 if failures else ROW_SIZE
+    has_clock = settings.clock_period_s > 0.0
+    self_size = SELF_SIZE + 2 if has_clock else SELF_SIZE
+    n = scenario.agent_node[agent]
+    here = scenario.node[n]
+    node = environment.node[n]
+    slot = offered(scenario, environment, agent)
+    own = known(scenario, environment, agent, 0, now_s)
+    # Raw numbers in SI units first; all are scaled in one pass at the end, which the compiler vectorises.
+    seen[0] = node.held
+    seen[1] = node.own_awaited
+    seen[2] = 1.0 if here.arrival_rate > 0.0 else 0.0
+    seen[3] = here.degree
+    if has_clock:
+        seen[4], seen[5] = clock
+    for k in range(mask_of_tasks.shape[0]):
+        mask = mask_of_tasks[k]
+        offer = seen[self_size + k * (TASK_SIZE + here_size + (rows - 1) * row_size) :]
+        on_offer = slot != NONE
+        task = environment.task[max(slot, 0)]
+        left_s = min(task.deadline_s - now_s, NEVER_S)
+        if on_offer:
+            offer[0] = 1.0
+            offer[1] = task.work
+            offer[2] = task.bits_in
+            offer[3] = task.bits_out
+            offer[4] = left_s
+            offer[5] = now_s - task.created_s
+            offer[6] = task.hops
+        else:
+            offer[:TASK_SIZE] = 0.0
+        row = offer[TASK_SIZE:]
+        mask[0] = 1
+        row[0] = expected_wait(scenario, own)
+        if on_offer:
+            expected = estimate(scenario, environment, agent, 0, own, slot)
+            row[1] = expected.service_s
+            row[2] = expected.return_s
+            row[3] = expected.finish_s
+            row[4] = left_s - expected.finish_s
+        else:
+            row[1:5] = 0.0
+        row[5] = fill(own.tasks, here.capacity)
+        row[6] = here.speed
+        if failures:
+            row[7] = own.alive
+        again = on_offer and task.hops + 1 < settings.max_hops
+        for action in range(1, rows):
+            start = TASK_SIZE + here_size + (action - 1) * row_size
+            row = offer[start : start + row_size]
+            if scenario.destination[agent, action] == NONE:
+                row[:] = 0.0
+                mask[action] = 0
+                continue
+            there = known(scenario, environment, agent, action, now_s)
+            at = scenario.node[there.node]
+            mask[action] = 1 if on_offer else 0
+            row[0] = 1.0 if on_offer else 0.0
+            row[1] = expected_wait(scenario, there)
             if on_offer:
-                offer[0] = 1.0
-                offer[1] = task.work
-                offer[2] = task.bits_in
-                offer[3] = task.bits_out
-                offer[4] = left_s
-                offer[5] = now_s - task.created_s
-                offer[6] = task.hops
+                expected = estimate(scenario, environment, agent, action, there, slot)
+                row[2] = expected.service_s
+                row[3] = expected.transfer_s
+                row[4] = expected.return_s
+                row[5] = expected.finish_s
+                row[6] = left_s - expected.finish_s
             else:
-                offer[:TASK_SIZE] = 0.0
-            row = offer[TASK_SIZE:]
-            mask[0] = 1
-            row[0] = expected_wait(scenario, own)
-            if on_offer:
-                expected = estimate(scenario, environment, agent, 0, own, slot)
-                row[1] = expected.service_s
-                row[2] = expected.return_s
-                row[3] = expected.finish_s
-                row[4] = left_s - expected.finish_s
-            else:
-                row[1:5] = 0.0
-            row[5] = fill(own.tasks, here.capacity)
-            row[6] = here.speed
+                row[2:7] = 0.0
+            row[7] = fill(there.tasks + there.sent_tasks, at.capacity)
+            row[8] = there.age_s
+            row[9] = there.sent_tasks
+            row[10] = at.speed
+            row[11] = 1.0 if again and at.agent != NONE else 0.0
             if failures:
-                row[7] = own.alive
-            again = on_offer and task.hops + 1 < settings.max_hops
-            for action in range(1, rows):
-                start = TASK_SIZE + here_size + (action - 1) * row_size
-                row = offer[start : start + row_size]
-                if scenario.destination[agent, action] == NONE:
-                    row[:] = 0.0
-                    mask[action] = 0
-                    continue
-                there = known(scenario, environment, agent, action, now_s)
-                at = scenario.node[there.node]
-                mask[action] = 1 if on_offer else 0
-                row[0] = 1.0 if on_offer else 0.0
-                row[1] = expected_wait(scenario, there)
-                if on_offer:
-                    expected = estimate(scenario, environment, agent, action, there, slot)
-                    row[2] = expected.service_s
-                    row[3] = expected.transfer_s
-                    row[4] = expected.return_s
-                    row[5] = expected.finish_s
-                    row[6] = left_s - expected.finish_s
-                else:
-                    row[2:7] = 0.0
-                row[7] = fill(there.tasks + there.sent_tasks, at.capacity)
-                row[8] = there.age_s
-                row[9] = there.sent_tasks
-                row[10] = at.speed
-                row[11] = 1.0 if again and at.agent != NONE else 0.0
-                if failures:
-                    row[12] = there.alive
-            slot = offered_next(environment, slot)
-        for feature in range(seen.shape[0]):
-            value = min(max(seen[feature], -LARGEST), LARGEST)
-            seen[feature] = value / (scales[0, feature] + scales[1, feature] * abs(value))
+                row[12] = there.alive
+        slot = offered_next(environment, slot)
+    for feature in range(seen.shape[0]):
+        value = min(max(seen[feature], -LARGEST), LARGEST)
+        seen[feature] = value / (scales[0, feature] + scales[1, feature] * abs(value))

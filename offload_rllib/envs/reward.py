@@ -41,6 +41,7 @@ REWARD = np.dtype(
         ("no_op_reward", "f8"),
         ("shaping_weight", "f8"),
         ("shaping_gamma", "f8"),
+        ("shaping_discount_s", "f8"),
         ("name", "i4"),
         ("scope", "i4"),
         ("potential", "i4"),
@@ -72,6 +73,7 @@ def reward_record(config) -> Array:
         record[0]["potential"] = POTENTIALS[config.shaping.potential]
         record[0]["shaping_weight"] = config.shaping.weight
         record[0]["shaping_gamma"] = config.shaping.gamma
+        record[0]["shaping_discount_s"] = config.shaping.discount_s
     return record
 
 
@@ -241,7 +243,7 @@ def peersimgym_reward(scenario, environment, reward, agent, action):
 
 
 @kernel
-def price_decisions(scenario, environment, reward, agents, actions, own):
+def decision_rewards(scenario, environment, reward, agents, actions, node_rewards):
     """Write what `paper` or `peersimgym` pays each node for its agent's decisions, before they are carried out.
 
     Args:
@@ -250,29 +252,29 @@ def price_decisions(scenario, environment, reward, agents, actions, own):
         reward: one REWARD record.
         agents: how many of the deciding nodes are agents.
         actions: [D, k] int32.
-        own: [N] float64, overwritten; 0 at nodes without an agent.
+        node_rewards: [N] float64, overwritten; 0 at nodes without an agent.
     """
-    own[:] = 0.0
+    node_rewards[:] = 0.0
     for agent in range(agents):
         n = scenario.agent_node[agent]
         if reward.name == PEERSIMGYM:
-            own[n] = peersimgym_reward(scenario, environment, reward, agent, actions[agent, 0])
+            node_rewards[n] = peersimgym_reward(scenario, environment, reward, agent, actions[agent, 0])
             continue
         slot = offered(scenario, environment, agent)
         for k in range(actions.shape[1]):
-            own[n] += paper_reward(scenario, environment, reward, agent, actions[agent, k], slot)
+            node_rewards[n] += paper_reward(scenario, environment, reward, agent, actions[agent, k], slot)
             slot = offered_next(environment, slot)
 
 
 @kernel
-def account_step(environment, reward, own):
-    """Write what `delay` or `sparse` pays each node for the step that ended into `own` [N] float64."""
+def account_step(environment, reward, node_rewards):
+    """Write what `delay` or `sparse` pays each node for the step that ended into `node_rewards` [N] float64."""
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         if reward.name == SPARSE:
-            own[n] = node.own_finished - node.own_dropped
+            node_rewards[n] = node.own_finished - node.own_dropped
         elif reward.name == DELAY:
-            own[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
+            node_rewards[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
 
 
 @kernel
@@ -287,8 +289,8 @@ def potential_of(scenario, environment, potential, n):
 
 
 @kernel
-def shape(scenario, environment, reward, own, potential):
-    """Add weight x (gamma x potential now - potential before) to what each node is paid.
+def shape(scenario, environment, reward, node_rewards, potential):
+    """Add weight x (gamma^(interval / discount_s) x potential now - potential before) to what each node is paid.
 
     A. Y. Ng, D. Harada, S. Russell, "Policy invariance under reward transformations", ICML 1999.
 
@@ -296,40 +298,41 @@ def shape(scenario, environment, reward, own, potential):
         scenario: what the environments share.
         environment: a `State` without its leading axis.
         reward: one REWARD record.
-        own: [N] float64, changed.
+        node_rewards: [N] float64, changed.
         potential: [N] float64 of the state before the step; that of the present state afterwards.
     """
-    for n in range(own.shape[0]):
+    discount = reward.shaping_gamma ** (scenario.settings[0].decision_interval_s / reward.shaping_discount_s)
+    for n in range(node_rewards.shape[0]):
         now = potential_of(scenario, environment, reward.potential, n)
-        own[n] += reward.shaping_weight * (reward.shaping_gamma * now - potential[n])
+        node_rewards[n] += reward.shaping_weight * (discount * now - potential[n])
         potential[n] = now
 
 
 @kernel
-def pay(scenario, reward, own, rewards):
+def write_agent_rewards(scenario, reward, node_rewards, rewards):
     """Write the rewards of the step that ended: the nodes' own ones, averaged over the scope.
 
     Args:
         scenario: what the environments share.
         reward: one REWARD record.
-        own: [N] float64, what each node is paid.
+        node_rewards: [N] float64, what each node is paid.
         rewards: [A] float32, overwritten.
     """
     agents = rewards.shape[0]
     team = 0.0
     if reward.scope == TEAM:
-        for n in range(own.shape[0]):
-            team += own[n]
+        for n in range(node_rewards.shape[0]):
+            team += node_rewards[n]
         team /= agents
     for agent in range(agents):
         n = scenario.agent_node[agent]
         if reward.scope == TEAM:
             value = team
         else:
-            value = own[n]
+            value = node_rewards[n]
             if reward.scope == NEIGHBOURHOOD:
                 here = scenario.node[n]
                 for link in range(here.first_link, here.first_link + here.degree):
-                    value += own[scenario.link[link].destination]
+                    value += node_rewards[scenario.link[link].destination]
                 value /= here.degree + 1
         rewards[agent] = value * reward.scale

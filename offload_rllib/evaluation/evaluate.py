@@ -18,8 +18,7 @@ from rich.progress import Progress
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.envs.native import NativeEnv, native_env
-from offload_rllib.envs.vector import held_out_keys
+from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.evaluation import results
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison
@@ -113,7 +112,7 @@ class Player:
         wanted = (cell.place.fingerprint, cell.count, cell.log)
         if self._made is None or self._made[0] != wanted:
             self._made = None  # before the next one is built: two large networks may not fit side by side
-            self._made = wanted, native_env(build_scenario(cell.place.config), cell.count, log=cell.log)
+            self._made = wanted, batch_of(build_scenario(cell.place.config), cell.count, log=cell.log)
         return self._made[1]
 
     def play(self, cell: Cell) -> Played:
@@ -212,7 +211,7 @@ def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed:
     names = [(contender.name, contender.training_seed) for contender in contenders]
     if len(set(names)) < len(names):
         raise ConfigError(f"policies must have different names; given: {', '.join(name for name, _ in names)}")
-    env = native_env(build_scenario(place.config), 1)
+    env = batch_of(build_scenario(place.config), 1)
     for contender in contenders:
         contender.begin(env, seed)
     env.reset(held_out_keys(seed, 1))

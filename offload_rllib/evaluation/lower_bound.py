@@ -17,7 +17,7 @@ from scipy import optimize, sparse
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.decisions import Agents
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.vector import batch_of, held_out_keys
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, OFFER_ARRIVAL, Array, Scenario
@@ -77,11 +77,9 @@ def recorded_tasks(config: EnvironmentConfig, keys: Array) -> Iterator[tuple[Sce
         keys: [E] of the episodes.
     """
     everyone = config.model_copy(update={"agents": Agents()})
-    env = VectorEnv(build_scenario(everyone), len(keys), log=True)
+    env = batch_of(build_scenario(everyone), len(keys), log=True)
     env.reset(keys)
-    nothing = np.zeros(env.masks.shape[:-1], np.int32)
-    while not env.step(nothing):
-        pass
+    env.play("local")
     for e in range(len(keys)):
         arrays = env.scenario_of(e).arrays
         tasks = env.task_log(e)
@@ -110,6 +108,8 @@ def _least(law: Array) -> float:
 
 
 def _next_decision(time_s: Array, interval_s: float) -> Array:
+    if interval_s == 0.0:
+        return time_s  # decisions are taken at arrivals
     return np.ceil(time_s / interval_s - 1e-9) * interval_s
 
 

@@ -14,7 +14,7 @@ from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.envs.native import NativeEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.results import SAMPLED
 from offload_rllib.policies.remote import RemotePolicy, is_service
 from offload_rllib.policies.saved import (

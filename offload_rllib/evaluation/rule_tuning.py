@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.loading import nearest
-from offload_rllib.envs.vector import VectorEnv, training_key
+from offload_rllib.envs.vector import batch_of, training_key
 from offload_rllib.evaluation.metrics import SCORE, metric_of
 from offload_rllib.evaluation.statistics import Interval, certain, interval, paired_difference
 from offload_rllib.scenario import build_scenario
@@ -133,11 +133,10 @@ def tune_rule(
     task = progress.add_task("tuning", total=figures.size) if progress else None
     for first in range(0, episodes, BATCH):
         batch = keys[first : first + BATCH]
-        env = VectorEnv(scenario, len(batch))
+        env = batch_of(scenario, len(batch))
         for row, name in enumerate(names):
             env.reset(batch)
-            while not env.step(env.heuristic_actions(name)):
-                pass
+            env.play(name)
             for e in range(len(batch)):
                 found = env.episode_metrics(e)
                 if metric not in found:

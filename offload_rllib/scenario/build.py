@@ -52,6 +52,9 @@ QUEUE = {"fifo": FIFO, "lifo": LIFO, "edf": EDF, "sjf": SJF}
 OFFER = {"arrival": OFFER_ARRIVAL, "newest": OFFER_NEWEST}
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
 ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}
+# Of expiries (`simulator.deadlines`), in a mean deadline and in an episode.
+BUCKETS_PER_DEADLINE = 32
+LARGEST_BUCKETS = 2**16
 # The rule of nodes that send nothing on.
 KEEPS_ALL = "local"
 FAILURES = {"lost": TASKS_LOST, "returned": TASKS_RETURNED}
@@ -186,6 +189,9 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record = settings[0]
     record["decision_interval_s"] = config.decisions.interval_s
     record["horizon_s"] = config.horizon_s
+    clocked = config.decisions.when == "interval"
+    record["steps"] = round(config.horizon_s / config.decisions.interval_s) if clocked else 0
+    record["bucket_s"] = _bucket_width(config.horizon_s, deadline_s)
     record["score_from_s"] = config.warmup_s
     record["score_until_s"] = config.horizon_s - config.drain_s
     record["broadcast_interval_s"] = 0.0 if config.information.kind == "fresh" else config.information.interval_s
@@ -211,6 +217,13 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, l
     record["mean_bits_in"] = float(arriving.demand.mean[1])
     record["clock_period_s"], record["clock_phase"] = clock_of(arriving.shape.record[0], config.horizon_s)
     return settings
+
+
+def _bucket_width(horizon_s: float, deadline_s: float | None) -> float:
+    """Return the width of the buckets in which expiries are filed: short beside deadlines, few in an episode."""
+    if deadline_s is None:
+        return horizon_s
+    return horizon_s / min(max(math.ceil(BUCKETS_PER_DEADLINE * horizon_s / deadline_s), 1), LARGEST_BUCKETS)
 
 
 def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> Arriving:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.types import Array, Scenario
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.types import Array, Scenario, State
 
 # What environments that draw their own network do not share.
 OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination", "arrivals", "client")
@@ -37,3 +38,56 @@ def put(scenarios: Scenario, e: int, scenario: Scenario) -> Scenario:
         values = getattr(scenario, name)
         getattr(scenarios, name)[e, : len(values)] = values
     return scenarios
+
+
+@kernel
+def scenario_of(scenarios, e):
+    """Return the scenario of environment `e` of a batch, sharing memory."""
+    v = min(e, scenarios.node.shape[0] - 1)
+    return Scenario(
+        scenarios.variant,
+        scenarios.settings[v],
+        scenarios.node[v],
+        scenarios.link[v],
+        scenarios.link_law[v],
+        scenarios.failure_law[v],
+        scenarios.power[v],
+        scenarios.agent_node,
+        scenarios.destination[v],
+        scenarios.arrivals[v],
+        scenarios.client[v],
+        scenarios.recording,
+        scenarios.rate_piece,
+        scenarios.burst_state,
+        scenarios.burst_jump,
+        scenarios.type_share,
+        scenarios.type_weight,
+        scenarios.distribution,
+        scenarios.distribution_to,
+        scenarios.choice,
+        scenarios.job,
+    )
+
+
+@kernel
+def env_slice(state, e):
+    """Return environment `e` of a batch: the same struct without its leading axis, sharing memory."""
+    return State(
+        state.episode[e : e + 1],
+        state.node[e],
+        state.usage[e],
+        state.client[e],
+        state.distribution[min(e, state.distribution.shape[0] - 1)],
+        state.server[e],
+        state.link[e],
+        state.broadcast[e],
+        state.broadcast_link[e],
+        state.task[e],
+        state.path[e],
+        state.free[e],
+        state.heap[e],
+        state.bucket[e],
+        state.metrics[e],
+        state.histogram[e],
+        state.log[e],
+    )

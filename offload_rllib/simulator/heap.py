@@ -41,7 +41,7 @@ def _rise(heap, hole, time_s, key, slot):
 
 @kernel
 def push(environment, time_s, key, slot):
-    """Add an event. The caller has made sure of the room (see `events.has_room`)."""
+    """Add an event. The caller has made sure of the room (see `loop.has_room`)."""
     size = environment.episode[0].heap_size
     environment.episode[0].heap_size = size + 1
     _rise(environment.heap, size, time_s, key, slot)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.information import (
     Known,
     estimate,
@@ -27,7 +26,7 @@ from offload_rllib.simulator.information import (
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_extensions
 
 LOCAL = 0
 RANDOM = 1
@@ -225,7 +224,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     """
     if rule == RANDOM:
         return 0.0
-    if is_full(scenario) and not there.alive:
+    if has_extensions(scenario) and not there.alive:
         return np.inf  # nothing is sent to a node that was down as last told
     if rule == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
@@ -251,7 +250,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
 
 
 @kernel
-def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
+def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
     """Return the action of a deciding node for one of its tasks.
 
     Args:
@@ -296,6 +295,15 @@ def _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now
 
 
 @kernel
+def decide_arrived(scenario, environment, rule, parameter, planned):
+    """Return the action of a rule for the task that has just arrived; `planned` [R, 2] holds zeros."""
+    episode = environment.episode[0]
+    agent = np.int64(episode.deciding)
+    slot = environment.node[scenario.agent_node[agent]].held_head
+    return decide(scenario, environment, rule, parameter, agent, slot, 0, planned, episode.now_s)
+
+
+@kernel
 def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s, actions):
     """Write the actions [k] of one deciding node."""
     planned[:] = 0.0
@@ -304,7 +312,7 @@ def _decide_tasks(scenario, environment, rule, parameter, agent, planned, now_s,
         if slot == NONE:
             actions[k] = 0
             continue
-        action = _decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
+        action = decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s)
         actions[k] = action
         if action > 0:
             planned[action, 0] += 1.0
@@ -328,7 +336,27 @@ def decide_all(scenarios, state, rule, parameter, first, planned, actions):
     """
     for e in range(state.episode.shape[0]):
         scenario = scenario_of(scenarios, e)
-        environment = environment_of(state, e)
+        environment = env_slice(state, e)
         now_s = environment.episode[0].now_s
         for i in range(actions.shape[1]):
             _decide_tasks(scenario, environment, rule, parameter, first + i, planned, now_s, actions[e, i])
+
+
+@kernel
+def decide_pending(scenarios, state, rule, parameter, planned, actions):
+    """Write the action [E] under a rule of each environment in which a decision is due; 0 where none is.
+
+    Args:
+        scenarios: of the batch (`simulator.batch`).
+        state: of the batch.
+        rule: its code.
+        parameter: of the rule.
+        planned: [R, 2] float64, zeros.
+        actions: [E] int32, overwritten.
+    """
+    for e in range(state.episode.shape[0]):
+        scenario = scenario_of(scenarios, e)
+        environment = env_slice(state, e)
+        actions[e] = 0
+        if environment.episode[0].deciding != NONE:
+            actions[e] = decide_arrived(scenario, environment, rule, parameter, planned)

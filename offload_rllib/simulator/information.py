@@ -7,18 +7,17 @@ another node, unless the scenario's information is `fresh` (broadcast interval 0
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import scenario_of
+from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.broadcasts import turn_heard
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
-from offload_rllib.simulator.ticks import tick_of
+from offload_rllib.simulator.ticks import tick_of, work_moment
 from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 from offload_rllib.simulator.waits import advertised_free_at, wait_of, wait_of_offered
 
 Integer = int | np.integer  # numba gives the one, its types are the other
@@ -49,7 +48,7 @@ class Estimate(NamedTuple):
 @kernel
 def alive(scenario, record):
     """Return 1 if a node was up, by its own record or its broadcast."""
-    return np.int64(1 - record.down) if is_full(scenario) else np.int64(1)
+    return np.int64(1 - record.down) if has_extensions(scenario) else np.int64(1)
 
 
 @kernel
@@ -67,40 +66,54 @@ def known_of_self(scenario, environment, n, now_s):
 @kernel
 def known_of_neighbour(scenario, environment, link_index, now_s):
     """Return what a link's source knows of its destination."""
-    interval_s = scenario.settings[0].broadcast_interval_s
+    settings = scenario.settings[0]
+    interval_s = settings.broadcast_interval_s
     link = scenario.link[link_index]
     n = np.int64(link.destination)
     sent = environment.link[link_index]
-    if interval_s <= 0.0:
-        pending = sent.sent - sent.arrived
-        work = max(sent.sent_work - sent.arrived_work, 0.0) if pending > 0 else 0.0
-        there = environment.node[n]
-        wait_s = max(advertised_free_at(scenario, environment, n, now_s) - now_s, 0.0)
-        return Known(n, np.int64(there.tasks), wait_s, 0.0, pending, work, alive(scenario, there))
-    if has_ticks(scenario):
-        # What was told in a tick, the first one of which is number 1, is known in the next.
-        turn = tick_of(now_s, scenario.settings[0].tick_s) - 1
-        heard = turn > 0
-    else:
-        phase_s = environment.node[n].phase_s
-        delay_s = scenario.link[link.reverse].broadcast_delay_s
-        # A delay beyond the episode may be too long to be counted in intervals.
-        turn = np.int64(math.floor(max((now_s - delay_s - phase_s) / interval_s, -1.0)))
-        if phase_s + turn * interval_s + delay_s > now_s:
-            turn -= 1  # the division rounded up
-        heard = turn >= 0
-    if not heard:
-        # Nothing heard yet. Every node starts up and empty, and its neighbours know that.
-        return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1))
+    there = environment.node[n]
+    turn = np.int64(0)
+    stamp_s = now_s
+    is_saved = False
+    counts_are_saved = False
+    if interval_s > 0.0:
+        if has_ticks(scenario):
+            # What was told in a tick, the first one of which is number 1, is known in the next.
+            turn = tick_of(now_s, settings.tick_s) - 1
+            heard = turn > 0
+            stamp_s = work_moment(scenario, environment, n, turn)
+            is_saved = True
+            counts_are_saved = True
+        else:
+            turn = turn_heard(there.phase_s, interval_s, scenario.link[link.reverse].broadcast_delay_s, now_s)
+            heard = turn >= 0
+            stamp_s = there.phase_s + turn * interval_s
+            is_saved = turn < there.unsaved_turn
+            counts_are_saved = turn < sent.unsaved_turn
+        if not heard:
+            # Every node starts up and empty, and its neighbours know that.
+            return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1))
     place = turn & (environment.broadcast.shape[1] - 1)
-    message = environment.broadcast[n, place]
-    counted = environment.broadcast_link[link_index, place]
-    pending = sent.sent - counted.arrived
+    if is_saved:
+        message = environment.broadcast[n, place]
+        tasks = np.int64(message.tasks)
+        free_s = message.free_s
+        up = alive(scenario, message)
+    else:
+        tasks = np.int64(there.tasks)
+        free_s = advertised_free_at(scenario, environment, n, stamp_s)
+        up = alive(scenario, there)
+    if counts_are_saved:
+        counted = environment.broadcast_link[link_index, place]
+        arrived = counted.arrived
+        arrived_work = counted.arrived_work
+    else:
+        arrived = sent.arrived
+        arrived_work = sent.arrived_work
+    pending = sent.sent - arrived
     # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
-    work = max(sent.sent_work - counted.arrived_work, 0.0) if pending > 0 else 0.0
-    age_s = now_s - message.stamp_s
-    wait_s = max(message.free_s - now_s, 0.0)
-    return Known(n, np.int64(message.tasks), wait_s, age_s, pending, work, alive(scenario, message))
+    work = max(sent.sent_work - arrived_work, 0.0) if pending > 0 else 0.0
+    return Known(n, tasks, max(free_s - now_s, 0.0), now_s - stamp_s, pending, work, up)
 
 
 @kernel
@@ -177,7 +190,7 @@ def estimate(scenario, environment, agent, action, known_state, slot):
 def offered(scenario, environment, agent):
     """Return the slot of the task on offer to an agent, or NONE."""
     node = environment.node[scenario.agent_node[agent]]
-    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
+    if has_extensions(scenario) and scenario.settings[0].offer == OFFER_NEWEST:
         return node.held_tail
     return node.held_head
 
@@ -202,6 +215,6 @@ def is_valid(scenario, agent, action, slot):
 def write_waits(scenarios, state, e, wait_s):
     """Write the seconds [N] that one more task would wait at each node of environment `e` of a batch."""
     scenario = scenario_of(scenarios, e)
-    environment = environment_of(state, e)
+    environment = env_slice(state, e)
     for n in range(wait_s.shape[0]):
         wait_s[n] = wait_of(scenario, environment, n, environment.episode[0].now_s)

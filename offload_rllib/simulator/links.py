@@ -17,7 +17,7 @@ from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import node_key, stream, uniform
 from offload_rllib.simulator.types import EXPIRY_ABORT
-from offload_rllib.simulator.variants import is_full
+from offload_rllib.simulator.variants import has_extensions
 
 
 @kernel
@@ -71,7 +71,7 @@ def expected_transfer(scenario, environment, link_index, bits, now_s):
     The mean latency, and what waits on the link before it: a node knows its own links, not those of others.
     """
     link = scenario.link[link_index]
-    if not is_full(scenario) or link.plain:
+    if not has_extensions(scenario) or link.plain:
         return link.latency_s + bits * link.seconds_per_bit
     wait_s = max(environment.link[link_index].free_s - now_s, 0.0)
     return wait_s + sending_time(scenario, link_index, bits) + link.latency_s

@@ -19,7 +19,7 @@ import numpy as np
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.tasks import withdraw
 from offload_rllib.simulator.types import EDF, FIFO, LIFO, NONE
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
 @kernel
@@ -41,7 +41,7 @@ def _join(scenario, environment, n, slot):
     task = environment.task
     if has_ticks(scenario):
         task[slot].child = NONE  # `_following` asks for it in every discipline
-    if is_full(scenario) and discipline != FIFO:
+    if has_extensions(scenario) and discipline != FIFO:
         _enter_queue(task, node, discipline, slot)
         return
     tail = node.queue_tail
@@ -93,9 +93,9 @@ def dequeue_first(scenario, environment, n):
     node = environment.node[n]
     task = environment.task
     first = node.queue_head
-    if is_full(scenario) and task[first].undecided:
+    if has_extensions(scenario) and task[first].undecided:
         withdraw(task, node, first)
-    if is_full(scenario) and discipline > LIFO:
+    if has_extensions(scenario) and discipline > LIFO:
         _leave_queue(task, node, discipline, first)
     else:
         after = task[first].next
@@ -115,7 +115,7 @@ def leave_queue(scenario, environment, n, slot, now_s):
         _leave_received(environment.task, node, slot)
     else:
         _leave_queue(environment.task, node, scenario.node[n].queue, slot)
-    if is_full(scenario) and task.undecided:
+    if has_extensions(scenario) and task.undecided:
         withdraw(environment.task, node, slot)
     task.waiting_s += now_s - task.since_s
 

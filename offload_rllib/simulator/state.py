@@ -8,12 +8,14 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
-from offload_rllib.simulator.events import environment as environment_of
-from offload_rllib.simulator.events import run_until, scenario_of, schedule_work
+from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.broadcasts import schedule_broadcasts
 from offload_rllib.simulator.failures import schedule_failure
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.loop import UNFINISHED, run_until
 from offload_rllib.simulator.streams import node_key, stream, uniform
+from offload_rllib.simulator.tick_work import schedule_work
 from offload_rllib.simulator.types import (
     ARRIVAL,
     BROADCAST,
@@ -33,14 +35,18 @@ from offload_rllib.simulator.types import (
     Scenario,
     State,
 )
-from offload_rllib.simulator.variants import has_ticks
-from offload_rllib.simulator.variants import is_full as variant_is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
 def steps_per_episode(scenario: Scenario) -> int:
-    """Return the number of decisions of an episode."""
+    """Return the number of decisions of an agent in an episode, where they are clocked."""
+    return int(scenario.settings[0]["steps"])
+
+
+def buckets_of_expiries(scenario: Scenario) -> int:
+    """Return the number of buckets of expiries in an episode; see `deadlines`."""
     settings = scenario.settings[0]
-    return round(float(settings["horizon_s"] / settings["decision_interval_s"]))
+    return math.ceil(float(settings["horizon_s"] / settings["bucket_s"]))
 
 
 def remembered_broadcasts(scenario: Scenario) -> int:
@@ -87,14 +93,13 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         distribution=np.repeat(scenario.distribution[None], num_envs if varying else 1, axis=0),
         server=np.zeros((num_envs, 3, servers_of(scenario))),
         link=np.zeros((num_envs, links), LINK_STATE),
-        broadcast_order=np.zeros((num_envs, nodes), np.int32),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
         broadcast_link=np.zeros((num_envs, links, kept), BROADCAST_LINK),
         task=np.zeros((num_envs, task_slots), TASK),
         path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
         free=np.zeros((num_envs, task_slots), np.int32),
         heap=np.zeros((num_envs, heap_size(nodes, task_slots)), EVENT),
-        bucket=np.zeros((num_envs, steps_per_episode(scenario)), np.int32),
+        bucket=np.zeros((num_envs, buckets_of_expiries(scenario)), np.int32),
         metrics=np.zeros((num_envs, len(scenario.type_weight)), METRICS),
         histogram=np.zeros((num_envs, len(scenario.type_weight), 2, HISTOGRAM_BINS), np.uint32),
         log=np.zeros((num_envs, log_rows), LOG),
@@ -120,8 +125,8 @@ def _lacks_rows(state: State) -> np.ndarray:
     return (rows > 0) & (state.episode["tasks_made"] >= rows)
 
 
-def is_full(state: State, e: int) -> bool:
-    """Return whether environment `e` has no room for another task: the opposite of `events.has_room`, for Python."""
+def lacks_room(state: State, e: int) -> bool:
+    """Return whether environment `e` has no room for another task: the opposite of `loop.has_room`, for Python."""
     return bool(_lacks_slots(state)[e] or _lacks_rows(state)[e])
 
 
@@ -171,33 +176,32 @@ def fit(scenario: Scenario, state: State) -> State:
     if kept > have:
         # The places of broadcasts follow from their numbers modulo the room, so those that are remembered move.
         state = state._replace(
-            broadcast=_spread(state.broadcast, kept, state.episode["broadcast_round"]),
-            broadcast_link=_spread(state.broadcast_link, kept, state.episode["broadcast_round"]),
+            broadcast=_spread(state.broadcast, kept, state.node["unsaved_turn"]),
+            broadcast_link=_spread(state.broadcast_link, kept, state.link["unsaved_turn"]),
         )
     return state
 
 
-def _spread(array: np.ndarray, kept: int, rounds: np.ndarray) -> np.ndarray:
-    """Return [E, n, have] records in [E, n, kept] places: those of the rounds up to the present one of each episode."""
+def _spread(array: np.ndarray, kept: int, unsaved: np.ndarray) -> np.ndarray:
+    """Return [E, n, have] records in [E, n, kept] places: those of the turns before the first that is not saved."""
     have = array.shape[2]
     wider = np.zeros((*array.shape[:2], kept), array.dtype)
-    for e, last in enumerate(rounds.tolist()):
-        for turn in range(max(last - have, 0), last + 1):
-            wider[e, :, turn % kept] = array[e, :, turn % have]
+    e, n = np.indices(unsaved.shape)
+    for back in range(1, have + 1):
+        turn = unsaved - back
+        there = turn >= 0
+        wider[e[there], n[there], turn[there] % kept] = array[e[there], n[there], turn[there] % have]
     return wider
 
 
-def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> State:
-    """Start a new episode in some environments, up to the first decision: what happens at 0 s has happened.
+def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
+    """Start a new episode in some environments; nothing has happened yet.
 
     Args:
         scenario: of the batch (see `types.Scenario`).
         state: changed in place.
         environments: [e] int64, which ones.
         keys: [e] uint64, one episode key each (see `streams.episode_key`).
-
-    Returns:
-        The state, grown if more recorded tasks arrive at 0 s than it has room for.
     """
     for array in (
         state.episode,
@@ -212,9 +216,14 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
         array[environments] = np.zeros((), array.dtype)
     state.bucket[environments] = NONE
     _start(scenario, state, environments, keys)
-    phases = state.node["phase_s"][environments]
-    # Stable, so that equal phases (all zero with fresh information) keep the order of the nodes.
-    state.broadcast_order[environments] = np.argsort(phases, axis=1, kind="stable")
+
+
+def run_first_instant(scenario: Scenario, state: State, environments: np.ndarray) -> State:
+    """Run what happens at 0 s in environments that have just been reset: before the first decision of a clock.
+
+    Returns:
+        The state, grown if more recorded tasks arrive at 0 s than it has room for.
+    """
     # Only rows of a recording arrive at the very start; without any, nothing is compiled for it.
     first_s = state.heap["time_s"][environments, 0]
     at_start = environments[(state.episode["heap_size"][environments] > 0) & (first_s <= 0.0)]
@@ -231,7 +240,7 @@ def _run_start(scenarios, state, environments, first):
     """Run the events at 0 s, from environment number `first` on; return the first that needs room, or their number."""
     for i in range(first, environments.shape[0]):
         e = environments[i]
-        if not run_until(scenario_of(scenarios, e), environment_of(state, e), 0.0):
+        if run_until(scenario_of(scenarios, e), env_slice(state, e), 0.0) == UNFINISHED:
             return i
     return environments.shape[0]
 
@@ -241,8 +250,13 @@ def _start(scenarios, state, environments, keys):
     """Set what does not start at zero; schedule every client's first task and every node's first failure."""
     for i in range(environments.shape[0]):
         scenario = scenario_of(scenarios, environments[i])
-        environment = environment_of(state, environments[i])
+        environment = env_slice(state, environments[i])
         environment.episode[0].key = keys[i]
+        environment.episode[0].deciding = NONE
+        # Of a single bucket, every expiry is an event at once.
+        environment.episode[0].bucket_end_s = np.inf
+        if environment.bucket.shape[0] > 1:
+            environment.episode[0].bucket_end_s = scenario.settings[0].bucket_s
         slots = environment.task.shape[0]
         environment.episode[0].free_slots = slots
         for slot in range(slots):
@@ -261,6 +275,7 @@ def _start(scenarios, state, environments, keys):
             node.phase_s = (
                 uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
             )
+            schedule_broadcasts(scenario, environment, n)
         begin_episode(scenario, environment)
         for n in range(environment.node.shape[0]):
             node = environment.node[n]
@@ -269,7 +284,7 @@ def _start(scenarios, state, environments, keys):
                 if time_s <= scenario.settings[0].horizon_s:
                     push(environment, time_s, event_key(ARRIVAL, n, 0), NONE)
             node.failure_s = np.inf
-            if variant_is_full(scenario) and scenario.failure_law[n].fails:
+            if has_extensions(scenario) and scenario.failure_law[n].fails:
                 schedule_failure(scenario, environment, n, 0.0)
             # A node that works at any time, the cloud, has a moment in each tick for its broadcast.
             broadcasts = scenario.settings[0].broadcast_interval_s > 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.deadlines import forget_deadline
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (
@@ -18,7 +19,6 @@ from offload_rllib.simulator.types import (
     LOST,
     NODE_FAILED,
     NONE,
-    OPEN,
     OVERDUE,
     QUEUE_FULL,
     RESPONSES,
@@ -54,21 +54,37 @@ def change_tasks(node, capacity, now_s, by):
 
 
 @kernel
-def integrate_unfinished(node, now_s):
-    """Bring the time integral of the unfinished tasks that originate at a node, each by its weight, up to date."""
-    node.own_task_seconds += node.own_weight * (now_s - node.own_changed_s)
-    node.own_changed_s = now_s
+def integrate_unfinished(account, now_s):
+    """Bring the time integral of the unfinished tasks of an account, each by its weight, up to date."""
+    account.own_task_seconds += account.own_weight * (now_s - account.own_changed_s)
+    account.own_changed_s = now_s
 
 
 @kernel
-def change_unfinished(node, now_s, by, weight):
-    """Add `by` to the number of unfinished tasks that originate at a node, and `by` times `weight` to their weight."""
-    integrate_unfinished(node, now_s)
-    node.own_unfinished += by
-    if node.own_unfinished == 0:
-        node.own_weight = 0.0  # no rounding is carried from one time to the next
+def _change_unfinished(account, now_s, by, weight):
+    integrate_unfinished(account, now_s)
+    account.own_unfinished += by
+    if account.own_unfinished == 0:
+        account.own_weight = 0.0  # no rounding is carried from one time to the next
     else:
-        node.own_weight += by * weight
+        account.own_weight += by * weight
+
+
+@kernel
+def change_unfinished(environment, node, now_s, by, weight):
+    """Add `by` to the number of unfinished tasks that originate at a node, and `by` times `weight` to their weight."""
+    _change_unfinished(node, now_s, by, weight)
+    _change_unfinished(environment.episode[0], now_s, by, weight)
+
+
+@kernel
+def _count_end(account, finished, weight, drop_cost_s):
+    """Enter a task that ended into an account."""
+    if finished:
+        account.own_finished += weight
+    else:
+        account.own_dropped += weight
+        account.own_drop_cost_s += drop_cost_s
 
 
 @kernel
@@ -141,48 +157,6 @@ def _unlink_held(task, node, slot):
         node.held_work = 0.0  # no rounding is carried from one time to the next
     else:
         node.held_work -= task[slot].work
-
-
-@kernel
-def watch_deadline(environment, slot, expire_s, interval_s):
-    """File a task under the decision step in whose course it expires; beyond the episode it is not filed."""
-    steps = environment.bucket.shape[0]
-    task = environment.task
-    if not expire_s < steps * interval_s + interval_s:
-        return
-    step = np.int64(expire_s / interval_s)
-    # A step covers (step * interval, (step + 1) * interval]; division rounds, so both ends are checked.
-    if expire_s <= step * interval_s and step > 0:
-        step -= 1
-    if expire_s > (step + 1) * interval_s:
-        step += 1
-    if step >= steps:
-        return
-    first = environment.bucket[step]
-    task[slot].bucket = step
-    task[slot].bucket_previous = NONE
-    task[slot].bucket_next = first
-    if first != NONE:
-        task[first].bucket_previous = slot
-    environment.bucket[step] = slot
-
-
-@kernel
-def forget_deadline(environment, slot):
-    """Take a task out of its expiry bucket, if it is in one."""
-    task = environment.task
-    bucket = task[slot].bucket
-    if bucket == NONE:
-        return
-    before = task[slot].bucket_previous
-    after = task[slot].bucket_next
-    if before == NONE:
-        environment.bucket[bucket] = after
-    else:
-        task[before].bucket_next = after
-    if after != NONE:
-        task[after].bucket_previous = before
-    task[slot].bucket = NONE
 
 
 @kernel
@@ -299,36 +273,24 @@ def release(scenario, environment, slot, now_s, outcome):
     task = environment.task[slot]
     origin = environment.node[task.origin]
     weight = scenario.type_weight[task.type]
-    change_unfinished(origin, now_s, -1, weight)
+    change_unfinished(environment, origin, now_s, -1, weight)
     _await_in_vain(scenario, environment, task, now_s, outcome)
+    age = now_s - task.created_s
+    drop_cost_s = weight * (score_of_unfinished(settings, task, age) - age)
+    _count_end(origin, outcome == FINISHED, weight, drop_cost_s)
+    _count_end(episode, outcome == FINISHED, weight, drop_cost_s)
     if outcome == FINISHED:
-        origin.own_finished += weight
         episode.finished += 1
+    elif outcome == QUEUE_FULL:
+        episode.dropped_queue_full += 1
+    elif outcome == EXPIRED:
+        episode.dropped_expired += 1
+    elif outcome == LOST:
+        episode.dropped_lost += 1
     else:
-        origin.own_dropped += weight
-        age = now_s - task.created_s
-        origin.own_drop_cost_s += weight * (score_of_unfinished(settings, task, age) - age)
-        if outcome == QUEUE_FULL:
-            episode.dropped_queue_full += 1
-        elif outcome == EXPIRED:
-            episode.dropped_expired += 1
-        elif outcome == LOST:
-            episode.dropped_lost += 1
-        else:
-            episode.dropped_node_failed += 1
+        episode.dropped_node_failed += 1
     account(scenario, environment, slot, now_s, outcome)
     forget_deadline(environment, slot)
     task.stage = FREE
     environment.free[episode.free_slots] = slot
     episode.free_slots += 1
-
-
-@kernel
-def close_episode(scenario, environment):
-    """Enter the tasks still inside at the end of the episode into the metrics, and close every time integral."""
-    now_s = environment.episode[0].now_s
-    for slot in range(environment.task.shape[0]):
-        if environment.task[slot].stage != FREE:
-            account(scenario, environment, slot, now_s, OPEN)
-    for n in range(environment.node.shape[0]):
-        change_tasks(environment.node[n], scenario.node[n].capacity, now_s, 0)

@@ -2,7 +2,7 @@
 
 Sizes: E environments, N nodes, M directed links, S servers of all nodes, A agents, D deciding nodes (the agents first,
 then those that act by a rule), R action rows (self and destinations), k tasks decided at a time, T task slots,
-K remembered broadcasts per node (a power of two), W decision steps per episode, H hops at most, B histogram bins,
+K remembered broadcasts per node (a power of two), W buckets of expiries, H hops at most, B histogram bins,
 L log rows, Y task types, C values of empirical distributions, P rows of recordings or of tables of rates, B states of
 a bursty rate.
 All times are absolute seconds since the start of the episode unless a name says otherwise.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 Array = npt.NDArray
 
 # Kinds of events. At equal times they run in this order (then by node, then by task): what leaves goes before what
-# arrives, so that a place freed at t can be taken at t; broadcasts (not in the heap) come last and see the outcome.
+# arrives, so that a place freed at t can be taken at t. Broadcasts (which are no events) see the outcome.
 RESULT = 0
 SERVICE_END = 1
 LOSS = 2
@@ -91,12 +91,13 @@ def _record(**fields: object) -> np.dtype:
 
 
 SETTINGS = _record(
-    decision_interval_s="f8",
+    decision_interval_s="f8",  # 0: tasks are decided when they arrive
     horizon_s="f8",
     score_from_s="f8",
     score_until_s="f8",
     broadcast_interval_s="f8",  # 0: neighbours know each other's state at once
     expiry_grace_s="f8",
+    bucket_s="f8",  # width of the buckets of expiries; see `deadlines`
     drop_s="f8",  # least score of a task that does not finish
     tick_s="f8",  # 0: time is continuous; see `ticks`
     time_scale_s="f8",  # a response time that an observation shows as 0.5
@@ -108,6 +109,7 @@ SETTINGS = _record(
     mean_work="f8",  # instructions per task
     mean_service_s="f8",  # of a mean task at a node of mean speed
     mean_bits_in="f8",
+    steps="i8",  # decisions of an agent in an episode, where they are clocked
     max_hops="i4",
     expiry="i4",
     failures="i4",
@@ -216,10 +218,19 @@ BURST_STATE = _record(level="f8", mean_s="f8", cumulative_start="f8")  # and sta
 EPISODE = _record(
     key="u8",
     now_s="f8",
-    step="i8",
+    step="i8",  # decisions so far; with a clock, of each agent
     tasks_made="i8",
-    broadcast_round="i8",
-    broadcast_position="i4",
+    bucket="i8",  # of expiries, the present one; see `deadlines`
+    bucket_end_s="f8",
+    # Of all nodes together, from the start of the episode on; see those of a node.
+    own_changed_s="f8",
+    own_weight="f8",
+    own_task_seconds="f8",
+    own_drop_cost_s="f8",
+    own_finished="f8",
+    own_dropped="f8",
+    own_unfinished="i8",
+    deciding="i4",  # node whose decision is due, an index among the deciding ones; NONE: none, or decisions are clocked
     heap_size="i4",
     expiries_in_heap="i4",
     overdue_in_heap="i4",
@@ -248,11 +259,14 @@ NODE_STATE = _record(
     full_seconds="f8",  # time spent at capacity
     own_changed_s="f8",
     own_weight="f8",  # sum of the weights of the tasks made here that have not ended
-    own_task_seconds="f8",  # integral over this step of `own_weight`
-    own_drop_cost_s="f8",  # this step's sum over dropped tasks of weight x (score minus age)
-    own_finished="f8",  # weights of the tasks made here that finished in this step
+    # Over this step where decisions are clocked, else from the start of the episode on.
+    own_task_seconds="f8",  # integral of `own_weight`
+    own_drop_cost_s="f8",  # sum over dropped tasks of weight x (score minus age)
+    own_finished="f8",  # weights of the tasks made here that finished
     own_dropped="f8",
     phase_s="f8",  # of the broadcasts
+    next_broadcast_s="f8",  # time of the first broadcast that is not saved; see `broadcasts`
+    unsaved_turn="i8",  # its number
     failure_s="f8",  # next time the node goes down
     busy_seconds="f8",  # integral of `busy`, less `busy` x now; in ticks, work done over speed
     work_left="f8",  # in ticks: instructions left of the task in service
@@ -306,10 +320,11 @@ LINK_STATE = _record(
     arrived_work="f8",
     sent="i8",
     arrived="i8",
+    unsaved_turn="i8",  # of the destination's broadcasts: the first that does not count what is saved of this link
 )
 
-BROADCAST = _record(stamp_s="f8", free_s="f8", tasks="i4", down="i4")
-BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, at the stamp
+BROADCAST = _record(free_s="f8", tasks="i4", down="i4")
+BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, as it told
 
 TASK = _record(
     number="i8",  # in order of creation
@@ -390,7 +405,7 @@ class Scenario(NamedTuple):
     """What does not change during an episode.
 
     A batch has the same struct with a leading axis V on what depends on the network (`batch.OWN`): V = 1 if all
-    environments share one scenario, V = E if each has its own (`events.scenario_of`).
+    environments share one scenario, V = E if each has its own (`batch.scenario_of`).
     """
 
     variant: Array  # without elements; see `variants`
@@ -419,7 +434,7 @@ class Scenario(NamedTuple):
 class State(NamedTuple):
     """What changes, for all environments of a batch.
 
-    Kernels work on one environment: the same struct without the leading axis (`events.environment`), in which
+    Kernels work on one environment: the same struct without the leading axis (`batch.env_slice`), in which
     `episode` holds one record.
     """
 
@@ -430,14 +445,13 @@ class State(NamedTuple):
     distribution: Array  # [E, Y, 4] DISTRIBUTION of the episode; [1, Y, 4] where episodes do not differ
     server: Array  # [E, 3, S] float64: of each node a heap of times, one for each server; see `waits`
     link: Array  # [E, M] LINK_STATE
-    broadcast_order: Array  # [E, N] int32: nodes by phase
     broadcast: Array  # [E, N, K] BROADCAST
     broadcast_link: Array  # [E, M, K] BROADCAST_LINK
     task: Array  # [E, T] TASK
     path: Array  # [E, T, H] int32: links travelled so far
     free: Array  # [E, T] int32: stack of unused slots
     heap: Array  # [E, 3N + 3T] EVENT
-    bucket: Array  # [E, W] int32: first task of those that expire in a step
+    bucket: Array  # [E, W] int32: first task of those that expire in each bucket
     metrics: Array  # [E, Y] METRICS
     histogram: Array  # [E, Y, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log

@@ -28,7 +28,7 @@ def variant(*, full: bool, ticks: bool = False, nodes: int = 0) -> Array:
 
 
 @kernel
-def is_full(scenario):
+def has_extensions(scenario):
     """Return whether failures, energy, links that are not plain, other queues and other offers are compiled in."""
     return (scenario.variant.ndim - 1) % _LARGE >= _FULL
 

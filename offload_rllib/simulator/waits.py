@@ -21,7 +21,7 @@ import numpy as np
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.queues import goes_before
 from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, EXPIRY_QUEUED, FIFO, LIFO, NONE, OFFER_NEWEST
-from offload_rllib.simulator.variants import has_ticks, is_full
+from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 # First axis of `State.server`: when servers have done what is in service, what waits too, and scratch.
 SERVING = 0
@@ -76,7 +76,7 @@ def _place(settings, here, server, row, free_s, task, now_s):
 @kernel
 def begin_service(scenario, environment, n, task, now_s):
     """Note that a task is in service at node `n` from now on."""
-    if not is_full(scenario):
+    if not has_extensions(scenario):
         return  # nobody will walk
     here = scenario.node[n]
     environment.node[n].busy_until_s = _place(
@@ -90,7 +90,7 @@ def join(scenario, environment, n, slot, now_s):
     here = scenario.node[n]
     node = environment.node[n]
     node.told_from_s = -1.0
-    if is_full(scenario) and here.queue != FIFO:
+    if has_extensions(scenario) and here.queue != FIFO:
         node.stale = 1
         return
     settings = scenario.settings[0]
@@ -194,7 +194,7 @@ def _walk(settings, here, node, task, received, server, row, order, now_s, witho
                 free_s = max(min(free_s, serving.deadline_s), start_s)
         now_s = start_s
     elif here.servers == 1:
-        free_s = node.busy_until_s if node.busy > 0 else now_s
+        free_s = node.busy_until_s  # the past, if it is idle
     else:
         _copy(here, server, SERVING, row)
         free_s = server[row, here.first_server]
@@ -223,7 +223,7 @@ def free_at(scenario, environment, n, now_s):
     Tasks that the node holds are not counted.
     """
     node = environment.node[n]
-    if is_full(scenario):
+    if has_extensions(scenario):
         in_ticks = has_ticks(scenario) and scenario.node[n].works_in_ticks
         if node.stale or in_ticks:
             node.free_s = _walked(scenario, environment, n, now_s, QUEUED, NONE)
@@ -241,7 +241,7 @@ def wait_of(scenario, environment, n, now_s):
 def wait_of_offered(scenario, environment, n, now_s):
     """Return the seconds that the task on offer at node `n` will wait if it is kept."""
     node = environment.node[n]
-    if is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
+    if has_extensions(scenario) and scenario.settings[0].offer == OFFER_NEWEST and node.held_tail != NONE:
         # It waits in the queue already.
         return max(_walked(scenario, environment, n, now_s, SCRATCH, node.held_tail) - now_s, 0.0)
     return wait_of(scenario, environment, n, now_s)
@@ -267,7 +267,7 @@ def advertised_free_at(scenario, environment, n, now_s):
     """
     free_s = free_at(scenario, environment, n, now_s)
     slot = environment.node[n].held_head
-    if slot == NONE or (is_full(scenario) and scenario.settings[0].offer == OFFER_NEWEST):
+    if slot == NONE or (has_extensions(scenario) and scenario.settings[0].offer == OFFER_NEWEST):
         return free_s  # what is on offer waits in the queue, and is counted there
     settings = scenario.settings[0]
     here = scenario.node[n]

@@ -27,10 +27,10 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.base import AlgorithmSettings
 from offload_rllib.config.fingerprint import fingerprint
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
-from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.envs.native import NativeEnv, native_env
+from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
@@ -239,7 +239,7 @@ def algorithm_config(
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
     """
-    batch = native_env(build_scenario(environment), 1)
+    batch = batch_of(build_scenario(environment), 1)
     _check_fit(environment, policy, batch.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training

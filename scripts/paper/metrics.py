@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import FINISHED, OPEN, UNBOUNDED, Array
@@ -53,18 +53,18 @@ def play(scenario: BuiltScenario, contender: Contender, *, episodes: int, seed: 
     figures: Figures = {}
     for first in range(0, episodes, BATCH):
         batch = keys[first : first + BATCH]
-        env = VectorEnv(scenario, len(batch), log=True)
+        env = batch_of(scenario, len(batch), log=True)
         contender.begin(env, seed + first)
         env.reset(batch)
-        while not env.step(contender.actions(env)):
-            pass
+        while not env.truncated.all():
+            env.step(contender.actions(env))
         for e in range(len(batch)):
             for name, value in figures_of(env, e).items():
                 figures.setdefault(name, []).append(value)
     return figures
 
 
-def figures_of(env: VectorEnv, e: int) -> dict[str, float]:
+def figures_of(env: NativeEnv, e: int) -> dict[str, float]:
     """Return the panels' figures of a finished episode, ours and the paper's ingredients, and `KEPT`.
 
     Of what the paper plots as (mean + standard deviation) / 2 there are both, over nodes or clients.

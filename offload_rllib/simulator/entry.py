@@ -1,0 +1,67 @@
+"""A task enters a node, from its client or from a neighbour."""
+
+from __future__ import annotations
+
+from offload_rllib.simulator.failures import send_back
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.queues import receive
+from offload_rllib.simulator.service import keep
+from offload_rllib.simulator.tasks import append_held, change_tasks, insert_held, release
+from offload_rllib.simulator.types import (
+    EXPIRED,
+    EXPIRY_NEVER,
+    EXPIRY_QUEUED,
+    HELD,
+    NODE_FAILED,
+    NONE,
+    OFFER_ARRIVAL,
+    QUEUE_FULL,
+    WAITING,
+)
+from offload_rllib.simulator.variants import has_extensions, has_ticks
+
+
+@kernel
+def enter(scenario, environment, n, slot, now_s):
+    """Let a task enter node `n`, from its client or from a neighbour."""
+    settings = scenario.settings[0]
+    here = scenario.node[n]
+    node = environment.node[n]
+    task = environment.task[slot]
+    task.node = n
+    if has_extensions(scenario) and node.down:
+        if not send_back(scenario, environment, slot, now_s):
+            release(scenario, environment, slot, now_s, NODE_FAILED)
+        return
+    if node.tasks >= here.capacity:
+        release(scenario, environment, slot, now_s, QUEUE_FULL)
+        return
+    to_decide = here.agent != NONE and task.hops < settings.max_hops
+    held = to_decide and (not has_extensions(scenario) or settings.offer == OFFER_ARRIVAL)
+    in_ticks = has_ticks(scenario) and here.works_in_ticks and not held
+    # In ticks a late task is let in: it may be served before the node gives up what is overdue.
+    if (
+        settings.expiry != EXPIRY_NEVER
+        and now_s >= task.deadline_s + settings.expiry_grace_s
+        and not (in_ticks and settings.expiry == EXPIRY_QUEUED)
+    ):
+        release(scenario, environment, slot, now_s, EXPIRED)
+        return
+    change_tasks(node, here.capacity, now_s, 1)
+    if held:
+        task.stage = HELD
+        task.since_s = now_s
+        append_held(environment, node, slot)
+        if settings.decision_interval_s <= 0.0:
+            environment.episode[0].deciding = here.agent
+    elif in_ticks and task.hops == 0:
+        task.stage = WAITING
+        task.since_s = now_s
+        receive(scenario, environment, n, slot)
+        if to_decide:
+            append_held(environment, node, slot)
+    else:
+        keep(scenario, environment, n, slot, now_s)
+        if has_extensions(scenario) and to_decide and task.stage == WAITING:
+            # What has been received joins the queue later, as what is newer.
+            insert_held(environment, node, slot, node.received_head if has_ticks(scenario) else NONE)

@@ -1,0 +1,50 @@
+"""The end of a task at its deadline."""
+
+from __future__ import annotations
+
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.queues import leave_queue
+from offload_rllib.simulator.service import leave_service
+from offload_rllib.simulator.tasks import change_tasks, release, remove_held, stop_awaiting
+from offload_rllib.simulator.transfers import leave_link
+from offload_rllib.simulator.types import (
+    EXPIRED,
+    EXPIRY_ABORT,
+    EXPIRY_QUEUED,
+    HELD,
+    SENT_BACK,
+    SERVED,
+    TRANSFERRED,
+    WAITING,
+)
+from offload_rllib.simulator.variants import has_ticks
+
+
+@kernel
+def expire(scenario, environment, slot, now_s):
+    """End a task at its deadline, wherever it is; with expiry ``queued`` only where it waits."""
+    settings = scenario.settings[0]
+    task = environment.task[slot]
+    n = task.node
+    node = environment.node[n]
+    if task.stage == HELD:
+        remove_held(environment, node, slot)
+        task.holding_s += now_s - task.since_s
+        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    elif task.stage == WAITING:
+        if has_ticks(scenario) and settings.expiry == EXPIRY_QUEUED and scenario.node[n].works_in_ticks:
+            stop_awaiting(environment.node[task.origin], task)
+            return  # the node gives it up when it has worked
+        leave_queue(scenario, environment, n, slot, now_s)
+        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    elif settings.expiry != EXPIRY_ABORT:
+        stop_awaiting(environment.node[task.origin], task)
+        return
+    elif task.stage == SERVED:
+        leave_service(scenario, environment, n, slot, now_s)
+    elif task.stage == TRANSFERRED:
+        leave_link(scenario, environment, slot)
+        task.transfer_s += now_s - task.since_s
+    elif task.stage == SENT_BACK:
+        task.transfer_s += now_s - task.since_s
+    release(scenario, environment, slot, now_s, EXPIRED)

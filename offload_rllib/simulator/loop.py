@@ -1,0 +1,162 @@
+"""What happens between two decisions, in exact time.
+
+Every function takes the `Scenario` and one environment: a `State` without its leading axis.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.broadcasts import save_broadcasts
+from offload_rllib.simulator.creation import create, node_entered
+from offload_rllib.simulator.deadlines import open_bucket
+from offload_rllib.simulator.entry import enter
+from offload_rllib.simulator.expiry import expire
+from offload_rllib.simulator.failures import fail, repair
+from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, pop
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.prefetch import prefetch
+from offload_rllib.simulator.service import end_service
+from offload_rllib.simulator.tasks import release
+from offload_rllib.simulator.tick_work import do_tick
+from offload_rllib.simulator.transfers import leave_link, lose, return_result
+from offload_rllib.simulator.types import (
+    ARRIVAL,
+    EXPIRE,
+    FAILURE,
+    FREE,
+    LOSS,
+    NODE_FAILED,
+    NONE,
+    OVERDUE,
+    REPAIR,
+    RESULT,
+    SERVICE_END,
+    TICK,
+    TRANSFER,
+    TRANSFERRED,
+)
+from offload_rllib.simulator.variants import has_extensions, has_ticks, is_large
+
+# A kernel returns after so many events, some tenths of a second, so that Ctrl-C finds Python listening.
+EVENTS_PER_CALL = 2**18
+
+# Why `run_until` returns: the time is reached; it must be called again; a task that arrived is to be decided.
+DONE = 0
+UNFINISHED = 1
+DECISION = 2
+
+
+@kernel
+def has_room(environment):
+    """Return whether one more task fits into the task slots, the heap and the log."""
+    episode = environment.episode[0]
+    slots = environment.task.shape[0]
+    # Before the next check every task may expire, or be dropped.
+    if episode.free_slots == 0 or episode.expiries_in_heap >= 2 * slots or episode.overdue_in_heap >= slots:
+        return False
+    rows = environment.log.shape[0]
+    return rows == 0 or episode.tasks_made < rows
+
+
+@kernel
+def _foresee_event(environment, place):
+    """Ask for the node and the task of the event in a place of the heap."""
+    if place < environment.episode[0].heap_size:
+        event = environment.heap[place]
+        prefetch(environment.node, np.int64((event.key >> NODE_SHIFT) & NODE_MASK))
+        if event.slot != NONE:
+            prefetch(environment.task, np.int64(event.slot))
+
+
+@kernel
+def _changed_node(scenario, environment, kind, key, slot):
+    """Return the node whose broadcasts tell of an event, or NONE."""
+    n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+    if kind == ARRIVAL:
+        return node_entered(scenario, environment, n)
+    if kind in (RESULT, OVERDUE):
+        return np.int64(NONE)
+    if kind == EXPIRE:
+        task = environment.task[slot]
+        if task.stage == TRANSFERRED:
+            return np.int64(scenario.link[environment.path[slot, task.hops - 1]].destination)
+        return np.int64(task.node)
+    return n
+
+
+@kernel
+def run_until(scenario, environment, end_s):
+    """Run all events up to and including `end_s`.
+
+    Returns:
+        DONE; or UNFINISHED: the arrays must grow before the next arrival (`has_room`), or many events have been run and
+        the caller may want to stop; or DECISION: the task that has just entered `episode.deciding` is to be decided.
+        Unless it is done, the environment is left between two events, and the call can be repeated.
+    """
+    episode = environment.episode[0]
+    heap = environment.heap
+    left = EVENTS_PER_CALL
+    while True:
+        if left == 0:
+            return UNFINISHED
+        left -= 1
+        if is_large(scenario):
+            _foresee_event(environment, 1)
+            _foresee_event(environment, 2)
+        time_s = heap[0].time_s if episode.heap_size > 0 else np.inf
+        if min(time_s, end_s) > episode.bucket_end_s:
+            open_bucket(scenario, environment)
+            continue
+        if time_s > end_s:
+            break
+        key = heap[0].key
+        slot = heap[0].slot
+        kind = np.int64(key >> KIND_SHIFT)
+        if kind == ARRIVAL and not has_room(environment):
+            return UNFINISHED
+        changed = _changed_node(scenario, environment, kind, key, slot)
+        if changed != NONE:
+            save_broadcasts(scenario, environment, changed, time_s)
+        if kind == ARRIVAL:
+            create(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), changed, time_s)
+        else:
+            pop(environment)
+            if kind == SERVICE_END:
+                end_service(scenario, environment, slot, time_s)
+            elif kind == RESULT:
+                n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+                if has_extensions(scenario) and environment.node[n].down:
+                    release(scenario, environment, slot, time_s, NODE_FAILED)
+                else:
+                    return_result(scenario, environment, slot, time_s)
+            elif kind == TRANSFER:
+                task = environment.task[slot]
+                if not has_extensions(scenario) or task.stage == TRANSFERRED:
+                    leave_link(scenario, environment, slot)
+                task.transfer_s += time_s - task.since_s
+                enter(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), slot, time_s)
+            elif kind == EXPIRE:
+                episode.expiries_in_heap -= 1
+                task = environment.task[slot]
+                # The task may have ended earlier in this step, and its slot may hold another one already.
+                if task.stage != FREE and np.uint64(task.number) & NUMBER_MASK == key & NUMBER_MASK:
+                    expire(scenario, environment, slot, time_s)
+            elif kind == OVERDUE:
+                episode.overdue_in_heap -= 1
+                environment.node[np.int64((key >> NODE_SHIFT) & NODE_MASK)].own_awaited -= 1
+            elif has_extensions(scenario):
+                if kind == LOSS:
+                    lose(scenario, environment, slot, time_s)
+                elif kind == FAILURE:
+                    fail(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                elif kind == REPAIR:
+                    repair(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                elif has_ticks(scenario) and kind == TICK:
+                    do_tick(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+        episode.events += 1
+        if episode.deciding != NONE:
+            episode.now_s = time_s
+            return DECISION
+    episode.now_s = end_s
+    return DONE

@@ -1,0 +1,88 @@
+"""What servers do: they take tasks, and let them go."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.heap import event_key, push
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.queues import dequeue_first, enqueue
+from offload_rllib.simulator.tasks import change_tasks
+from offload_rllib.simulator.transfers import return_result
+from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, RETURNING, SERVED, SERVICE_END, WAITING
+from offload_rllib.simulator.variants import has_extensions, has_ticks
+from offload_rllib.simulator.waits import begin_service, join
+
+
+@kernel
+def _start_service(scenario, environment, n, slot, now_s):
+    settings = scenario.settings[0]
+    node = environment.node[n]
+    task = environment.task[slot]
+    task.stage = SERVED
+    task.since_s = now_s
+    end_s = now_s + task.work / scenario.node[n].core_speed
+    task.service_end_s = end_s
+    node.busy += 1
+    if has_ticks(scenario) and scenario.node[n].works_in_ticks:
+        node.serving = slot
+        node.work_left = task.work
+        return
+    last_s = task.deadline_s if settings.expiry == EXPIRY_ABORT else np.inf
+    if has_extensions(scenario):
+        node.busy_seconds -= now_s
+        last_s = min(last_s, node.failure_s)
+    begin_service(scenario, environment, n, task, now_s)
+    # An event that would come after the task's abortion, or the node's failure, is never scheduled, so none is stale.
+    if end_s <= last_s:
+        push(environment, end_s, event_key(SERVICE_END, n, task.number), slot)
+
+
+@kernel
+def leave_service(scenario, environment, n, slot, now_s):
+    """Free the server of a task and let the queue's head take it."""
+    node = environment.node[n]
+    task = environment.task[slot]
+    node.busy -= 1
+    in_ticks = has_ticks(scenario) and scenario.node[n].works_in_ticks
+    if has_extensions(scenario) and not in_ticks:
+        node.busy_seconds += now_s
+    task.service_s += now_s - task.since_s
+    change_tasks(node, scenario.node[n].capacity, now_s, -1)
+    if node.queue_head != NONE and not in_ticks:
+        serve_next(scenario, environment, n, now_s)
+
+
+@kernel
+def serve_next(scenario, environment, n, now_s):
+    """Let an idle server of node `n` take the queue's head, which must not be NONE."""
+    head = environment.node[n].queue_head
+    dequeue_first(scenario, environment, n)
+    task = environment.task[head]
+    task.waiting_s += now_s - task.since_s
+    _start_service(scenario, environment, n, head, now_s)
+
+
+@kernel
+def keep(scenario, environment, n, slot, now_s):
+    """Let node `n` process a task: serve it if a server is idle, else queue it."""
+    node = environment.node[n]
+    task = environment.task[slot]
+    join(scenario, environment, n, slot, now_s)
+    if node.busy < scenario.node[n].servers and not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
+        _start_service(scenario, environment, n, slot, now_s)
+    else:
+        task.stage = WAITING
+        task.since_s = now_s
+        enqueue(scenario, environment, n, slot)
+
+
+@kernel
+def end_service(scenario, environment, slot, now_s):
+    """Let a task leave its server, and its result go back the way the task came."""
+    task = environment.task[slot]
+    leave_service(scenario, environment, task.node, slot, now_s)
+    task.stage = RETURNING
+    task.since_s = now_s
+    task.hops_left = task.hops
+    return_result(scenario, environment, slot, now_s)

@@ -1,0 +1,87 @@
+"""Tasks and results on their way over links."""
+
+from __future__ import annotations
+
+from offload_rllib.simulator.broadcasts import save_counts
+from offload_rllib.simulator.heap import event_key, push
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.links import cross
+from offload_rllib.simulator.tasks import change_tasks, release
+from offload_rllib.simulator.ticks import RESULTS, delivery_moment
+from offload_rllib.simulator.types import EXPIRY_ABORT, FINISHED, LOSS, LOST, RESULT, TRANSFER, TRANSFERRED
+from offload_rllib.simulator.variants import has_extensions, has_ticks
+
+
+@kernel
+def send(scenario, environment, n, slot, link_index, now_s):
+    """Send a task that has left the held ones, or the queue, of node `n` over one of its links."""
+    settings = scenario.settings[0]
+    link = scenario.link[link_index]
+    back = scenario.link[link.reverse]
+    sent = environment.link[link_index]
+    task = environment.task[slot]
+    environment.path[slot, task.hops] = link_index
+    task.hops += 1
+    task.return_latency_s += back.latency_s
+    task.return_seconds_per_bit += back.seconds_per_bit
+    task.stage = TRANSFERRED
+    task.since_s = now_s
+    sent.sent += 1
+    sent.sent_work += task.work
+    change_tasks(environment.node[n], scenario.node[n].capacity, now_s, -1)
+    arrival_s = now_s + link.latency_s + task.bits_in * link.seconds_per_bit
+    kind = TRANSFER
+    if has_extensions(scenario) and not link.plain:
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.deadline_s, now_s)
+        if lost:
+            kind = LOSS
+    if has_ticks(scenario):
+        arrival_s = delivery_moment(scenario, environment, slot, task.hops, now_s, arrival_s - now_s)
+    if settings.expiry != EXPIRY_ABORT or arrival_s < task.deadline_s:
+        push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
+
+
+@kernel
+def leave_link(scenario, environment, slot):
+    """Note that a task is no more on the link it was sent over."""
+    task = environment.task[slot]
+    link_index = environment.path[slot, task.hops - 1]
+    save_counts(scenario, environment, link_index)
+    link = environment.link[link_index]
+    link.arrived += 1
+    link.arrived_work += task.work
+
+
+@kernel
+def return_result(scenario, environment, slot, now_s):
+    """Send a result one hop back along the path of its task, or end the task at its origin."""
+    settings = scenario.settings[0]
+    task = environment.task[slot]
+    if task.hops_left == 0:
+        release(scenario, environment, slot, now_s, FINISHED)
+        return
+    task.hops_left -= 1
+    link_index = scenario.link[environment.path[slot, task.hops_left]].reverse
+    link = scenario.link[link_index]
+    arrival_s = now_s + link.latency_s + task.bits_out * link.seconds_per_bit
+    kind = RESULT
+    if has_extensions(scenario) and not link.plain:
+        environment.usage[link.source].sent_result_bits += task.bits_out
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.deadline_s, now_s)
+        if lost:
+            kind = LOSS
+    if has_ticks(scenario):
+        arrival_s = delivery_moment(scenario, environment, slot, RESULTS + task.hops_left, now_s, arrival_s - now_s)
+    if settings.expiry != EXPIRY_ABORT or arrival_s <= task.deadline_s:
+        push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
+
+
+@kernel
+def lose(scenario, environment, slot, now_s):
+    """End a task that, or whose result, a link has lost: at the moment at which it would have arrived."""
+    task = environment.task[slot]
+    if task.stage == TRANSFERRED:
+        # The receiver notices the gap, and its next broadcast says so.
+        leave_link(scenario, environment, slot)
+        task.transfer_s += now_s - task.since_s
+    release(scenario, environment, slot, now_s, LOST)
