@@ -113,15 +113,15 @@ def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
 @pytest.mark.parametrize("sharing", ["shared", "mapping"])
 def test_where_samples_are_cut_makes_no_difference(sharing: str) -> None:
     whole, pieces = make_runner(arrival_config(sharing)), make_runner(arrival_config(sharing))
-    at_once = whole.sample(num_timesteps=3 * 150, explore=True)
-    parts = [part for steps in (1, 2, 60, 87) for part in pieces.sample(num_timesteps=3 * steps, explore=True)]
+    at_once = whole.sample(num_timesteps=3 * 450, explore=True)
+    parts = [part for steps in (1, 2, 160, 287) for part in pieces.sample(num_timesteps=3 * steps, explore=True)]
     for e in range(3):
         expected, found = steps_by_agent(of_environment(at_once, e)), steps_by_agent(of_environment(parts, e))
         assert expected == found
         assert sum(step.ended for steps in found.values() for step in steps) >= 2
     assert all((part.following > np.arange(len(part))).all() for part in parts)
     counts = [part.env_steps for part in parts if part.module_id == parts[0].module_id]
-    assert counts == [3, 6, 180, 261]
+    assert counts == [3, 6, 480, 861]
 
 
 def test_sampled_actions_depend_on_the_episode_alone() -> None:

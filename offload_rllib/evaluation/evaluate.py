@@ -20,11 +20,10 @@ from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.evaluation import results
-from offload_rllib.evaluation.players import Contender
+from offload_rllib.evaluation.players import Contender, Heuristic
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.heuristics import is_rule
 from offload_rllib.simulator.types import RESPONSES
 
 # Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
@@ -145,7 +144,7 @@ def _decide_to_the_end(env: NativeEnv, contender: Contender) -> tuple[int, float
     A rule that the kernels know plays by itself where decisions are taken at arrivals, behind the first ones.
     """
     wall_s = cpu_s = 0.0
-    by_itself = isinstance(env, ArrivalEnv) and is_rule(contender.name)
+    by_itself = isinstance(env, ArrivalEnv) and isinstance(contender, Heuristic)
     left = TIMED_STEPS if by_itself else math.inf
     while left > 0 and not env.truncated.all():
         wall, cpu = time.perf_counter(), time.thread_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
@@ -22,11 +23,23 @@ def tag_of(figure: str) -> str:
     return f"{DROPS if by_cause else EPISODES}/{figure}"
 
 
+def finite(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without numbers that are not finite: means of nothing, as before the first episode has ended."""
+    kept = {}
+    for key, value in result.items():
+        if isinstance(value, dict):
+            kept[key] = finite(value)
+        elif not isinstance(value, float) or math.isfinite(value):
+            kept[key] = value
+    return kept
+
+
 class TensorBoardLogger(TBXLoggerCallback):
     """Writes ``episodes/FIGURE`` for what `OffloadCallback` logs, and ``ray/tune/...`` for all else."""
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """Write one result, at its number of environment steps."""
+        result = finite(result)
         sampled = dict(result.get(ENV_RUNNER_RESULTS, {}))
         figures = sampled.pop(PREFIX, {})
         super().log_trial_result(iteration, trial, result | {ENV_RUNNER_RESULTS: sampled})
