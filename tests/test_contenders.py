@@ -156,7 +156,7 @@ def test_a_kept_batch_is_used_again_for_the_same_weights_and_episodes_alone(
     assert again is not None
     assert again.figures == played.figures
     np.testing.assert_array_equal(again.responses, played.responses)
-    assert (again.choices, again.wall_s, again.cpu_s) == (played.choices, played.wall_s, played.cpu_s)
+    assert (again.timed, again.wall_s, again.cpu_s) == (played.timed, played.wall_s, played.cpu_s)
     assert compare_run.kept(tmp_path, 1, cell) is None
     if change == {"weights": "other"}:
         shutil.rmtree(tmp_path / "policy")

@@ -109,7 +109,7 @@ def implementation(name: str) -> Key:
     return Key("implementation", f"{__name__}:{name}", lambda built: type(built.rllib).__name__, name)
 
 
-COMMON = [*moving("lr"), Key("gamma", 0.77, setting("gamma")), Key("grad_clip", 0.33, setting("grad_clip"))]
+COMMON = [*moving("lr"), Key("gamma", 0.77, setting("gamma")), Key("discount_s", 0.5, setting("discount_s")), Key("grad_clip", 0.33, setting("grad_clip"))]
 ACTOR_CRITIC = [
     *COMMON,
     *moving("entropy_coeff"),
