@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from offload_rllib.config import EnvironmentConfig
+from offload_rllib.envs.aec import aec_env
 from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
 from offload_rllib.envs.vector import vector_env
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
-__all__ = ["configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+__all__ = ["aec_env", "configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
 
 
 def register() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from offload_rllib.simulator import state
 from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.epochs import apply_decision, run_to_decision
 from offload_rllib.simulator.heuristics import decide_arrived, decide_pending, is_rule
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.loop import DONE, UNFINISHED
 from offload_rllib.simulator.step import ACTIONS_PENDING, EVENTS_RUNNING
 from offload_rllib.simulator.types import NONE, Array
@@ -158,6 +159,15 @@ def _earned_by_all(scenarios, batch, reward, paid, accounts, e, rewards):
         rewards[agent] = earned(scenario, environment, reward[0], paid[e], accounts[e], agent)[0]
 
 
+@kernel
+def _settle_first(scenarios, batch, reward, paid, accounts, e, rewards):
+    """Write what the first agents of environment `e` have earned since their accounts were settled, and settle them."""
+    scenario = scenario_of(scenarios, e)
+    environment = env_slice(batch, e)
+    for agent in range(rewards.shape[0]):
+        rewards[agent] = settle(scenario, environment, reward[0], paid[e], accounts[e], agent)
+
+
 class ArrivalEnv(EnvBatch):
     """E environments of one scenario, in which every task is decided at the moment at which it arrives.
 
@@ -182,6 +192,7 @@ class ArrivalEnv(EnvBatch):
         first: [E] bool, whether this is the agent's first decision of the episode.
         decisions: [E] int64, decisions of the episode so far: the number of the pending one.
         truncated: [E] bool, which episodes have ended; they wait for their reset.
+        steps_per_episode: None: episodes differ.
     """
 
     def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
@@ -204,6 +215,7 @@ class ArrivalEnv(EnvBatch):
         nodes, agents = len(scenario.network.nodes), len(self.agents)
         self._paid = np.zeros((num_envs, nodes + 1))
         self._accounts = np.zeros((num_envs, agents), AGENT_ACCOUNT)
+        self._step_accounts = np.zeros((num_envs, agents), AGENT_ACCOUNT)
         self.time_s = np.zeros(num_envs)
         self.elapsed_s = np.zeros(num_envs)
         self.rewards = np.zeros(num_envs, np.float32)
@@ -222,9 +234,12 @@ class ArrivalEnv(EnvBatch):
             decisions=self.decisions,
             truncated=self.truncated,
         )
+        self.steps_per_episode = None
         self._every = np.arange(num_envs)
         self._pays_by_function = bool(self._reward[0]["name"] == CUSTOM)
         self._all_ended = True
+        self._strict = scenario.config.decisions.strict
+        self._advance_compiled: Callable[..., tuple[int, bool]] | None = None
 
     @property
     def _agents_shown(self) -> int:
@@ -248,6 +263,7 @@ class ArrivalEnv(EnvBatch):
         self._state.episode["stage"][which] = EVENTS_RUNNING
         self._paid[which] = 0.0
         self._accounts[which] = np.zeros((), AGENT_ACCOUNT)
+        self._step_accounts[which] = np.zeros((), AGENT_ACCOUNT)
         self._advance(np.zeros(self.num_envs, np.int32), which)
 
     def step(self, actions: np.ndarray) -> bool:
@@ -271,7 +287,7 @@ class ArrivalEnv(EnvBatch):
             raise ValueError(f"actions must have shape ({self.num_envs},) (environments), is {actions.shape}")
         if self._all_ended:
             raise RuntimeError("all episodes have ended, or none has begun; call reset before the next step")
-        if self.scenario.config.decisions.strict:
+        if self._strict:
             asked = np.where(self.truncated, 0, actions)
             self._refuse_invalid(asked[:, None, None], lambda e, _: self.agents[self.deciding[e]])
         return self._advance(actions, self._every)
@@ -280,7 +296,7 @@ class ArrivalEnv(EnvBatch):
         done, ended = 0, False
         moved = which[~self.truncated[which]] if self._pays_by_function else which
         while done < len(which):
-            done, now_ended = _advance_batch(
+            arguments = (
                 self._arrays,
                 self._state,
                 self._reward,
@@ -294,6 +310,9 @@ class ArrivalEnv(EnvBatch):
                 which,
                 done,
             )
+            if self._advance_compiled is None:
+                self._advance_compiled = entry_point(_advance_batch, *arguments)
+            done, now_ended = self._advance_compiled(*arguments)
             ended |= now_ended
             if done < len(which) and state.lacks_room(self._state, which[done]):
                 self._grow()
@@ -382,6 +401,15 @@ class ArrivalEnv(EnvBatch):
         account = self._accounts[e]
         elapsed_s = float(self._state.episode[e]["now_s"]) - account["since_s"]
         return observations, masks, rewards, elapsed_s, account["begun"] == 1
+
+    def step_rewards(self, e: int, count: int) -> Array:
+        """Return what agents 0 to `count` - 1 of environment `e` have earned since this was asked last [count] float32.
+
+        At first in an episode, since its start. With `reward.scope: team` agent 0 stands for all.
+        """
+        rewards = np.zeros(count, np.float32)
+        _settle_first(self._arrays, self._state, self._reward, self._paid, self._step_accounts, e, rewards)
+        return rewards
 
     def observe_all(self, e: int) -> tuple[Array, Array]:
         """Return what all agents of environment `e` observe now, [A, F] and [A, R].

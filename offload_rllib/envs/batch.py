@@ -139,6 +139,10 @@ class EnvBatch:
         elif self._observations is not self._full:
             self._observations[:] = self._seen_by_function(self.observation_size)
 
+    def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
+        """Start a new episode in all environments, or in some."""
+        raise NotImplementedError
+
     def _start_episodes(self, keys: np.ndarray, environments: np.ndarray | None) -> np.ndarray:
         """Start new episodes; return [e] int64 in which environments."""
         which = np.arange(self.num_envs) if environments is None else np.asarray(environments, np.int64)

@@ -133,6 +133,7 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     node = environment.node[n]
     slot = offered(scenario, environment, agent)
     own = known(scenario, environment, agent, 0, now_s)
+    padding = 0
     # Raw numbers in SI units first; all are scaled in one pass at the end, which the compiler vectorises.
     seen[0] = node.held
     seen[1] = node.own_awaited
@@ -171,14 +172,17 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
         row[6] = here.speed
         if failures:
             row[7] = own.alive
+        padding = 0
         again = on_offer and task.hops + 1 < settings.max_hops
         for action in range(1, rows):
             start = TASK_SIZE + here_size + (action - 1) * row_size
             row = offer[start : start + row_size]
             if scenario.destination[agent, action] == NONE:
-                row[:] = 0.0
-                mask[action] = 0
-                continue
+                # Behind the last destination there is only padding.
+                offer[start : TASK_SIZE + here_size + (rows - 1) * row_size] = 0.0
+                mask[action:] = 0
+                padding = (rows - action) * row_size
+                break
             there = known(scenario, environment, agent, action, now_s)
             at = scenario.node[there.node]
             mask[action] = 1 if on_offer else 0
@@ -201,6 +205,6 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
             if failures:
                 row[12] = there.alive
         slot = offered_next(environment, slot)
-    for feature in range(seen.shape[0]):
+    for feature in range(seen.shape[0] - padding):  # zeros stay zeros
         value = min(max(seen[feature], -LARGEST), LARGEST)
         seen[feature] = value / (scales[0, feature] + scales[1, feature] * abs(value))

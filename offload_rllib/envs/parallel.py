@@ -11,6 +11,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from offload_rllib.config import EnvironmentConfig
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.rendering import FRAMES_PER_SECOND, RENDER_MODES, Renderer
 from offload_rllib.envs.series import EpisodeSeries
 from offload_rllib.envs.spaces import ACTION_MASK, FIGURES, OBSERVATION, action_space, observation_space
@@ -23,10 +24,15 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     """Nodes of an edge network decide, again and again, where the tasks that reach them are processed.
 
     ## Description
-    Clients make tasks at nodes. A task that enters a node with an agent is held, unserved, until the node's next
-    decision; then the agent keeps it or sends it to a neighbour, where it may be offered once more until it has made
-    `decisions.max_hops` hops. The result travels back the way the task came. `agents` in the configuration says which
-    nodes are agents; the others follow a rule. The model is in `docs/simulator.md`.
+    Clients make tasks at nodes. A task that enters a node with an agent is decided: the agent keeps it or sends it to a
+    neighbour, where it may be offered once more until it has made `decisions.max_hops` hops. The result travels back
+    the way the task came. `agents` in the configuration says which nodes are agents; the others follow a rule. The
+    model is in `docs/simulator.md`.
+
+    With `decisions.when: interval` all agents act at a time, every `decisions.interval_s`; a task is held, unserved,
+    until the node's next decision. With `when: arrival` a task is decided at the moment at which it arrives, and a step
+    goes to the next such moment: one agent decides (`deciding_agent`), all others may only choose 0, and what they
+    give is left unread.
 
     ## Action space
     `Discrete(R)` for every agent, R = 1 + the largest number of destinations of an agent. 0: this node processes the
@@ -159,13 +165,18 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         self.state_space = spaces.Box(*self._batch.observation_bounds, (numbers,), np.float32)
 
     @property
+    def batch(self) -> Any:
+        """The native environment behind this one: a `VectorEnv`, or an `ArrivalEnv`."""
+        return self._batch
+
+    @property
     def config(self) -> EnvironmentConfig:
         """The resolved configuration."""
         return self._batch.scenario.config
 
     @property
-    def steps_per_episode(self) -> int:
-        """Decisions until the truncation."""
+    def steps_per_episode(self) -> int | None:
+        """Steps until the truncation; None with `decisions.when: arrival`, where episodes differ."""
         return self._batch.steps_per_episode
 
     def destinations(self, agent: str) -> list[str]:
@@ -207,9 +218,13 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         if seed is not None:
             self.start_series(seed)
         self.agents = list(self.possible_agents)
-        self._batch.reset(np.array([self._series.next_key()], np.uint64))
-        self._renderer.show()
+        self.begin_episode()
         return self._observations(), {agent: {} for agent in self.agents}
+
+    def begin_episode(self) -> None:
+        """Start the next episode of the series."""
+        self._series.begin_episode(self._batch)
+        self._renderer.show()
 
     def step(
         self, actions: Mapping[str, Any]
@@ -224,17 +239,13 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
             RuntimeError: the episode has ended, or none has begun.
         """
         agents = self.possible_agents
-        chosen = np.zeros((1, *self._batch.masks.shape[1:-1]), np.int32)
-        for i, agent in enumerate(agents):
-            chosen[0, i] = actions.get(agent, 0)
-        truncated = self._batch.step(chosen)
-        rewards = dict(zip(agents, self._batch.rewards[0].tolist(), strict=True))
+        truncated = self._carry_out(actions)
+        rewards = dict(zip(agents, self._rewards().tolist(), strict=True))
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
         if truncated:
             self.agents = []
             figures = self._batch.episode_metrics(0)
             infos = {agent: {FIGURES: figures} for agent in agents}
-        self._renderer.show()
         return (
             self._observations(),
             rewards,
@@ -243,9 +254,49 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
             infos,
         )
 
+    def _carry_out(self, actions: Mapping[str, Any]) -> bool:
+        """Carry out the agents' actions; return whether the episode has ended."""
+        batch = self._batch
+        if isinstance(batch, ArrivalEnv):
+            return self.decide(actions.get(self.deciding_agent, 0))
+        chosen = np.zeros((1, *batch.masks.shape[1:-1]), np.int32)
+        for i, agent in enumerate(self.possible_agents):
+            chosen[0, i] = actions.get(agent, 0)
+        ended = batch.step(chosen)
+        self._renderer.show()
+        return ended
+
+    @property
+    def deciding_agent(self) -> str | None:
+        """With `decisions.when: arrival`, the agent that decides now; None at the end of the episode."""
+        index = int(self._batch.deciding[0])
+        return self.possible_agents[index] if index >= 0 else None
+
+    def decide(self, action: int) -> bool:
+        """With `decisions.when: arrival`, carry out an action of the agent that decides; return whether all has ended.
+
+        Raises:
+            ValueError: an action that is not valid, in a strict environment.
+            RuntimeError: the episode has ended, or none has begun.
+        """
+        ended = self._batch.step(np.array([action]))
+        self._renderer.show()
+        return ended
+
+    def _rewards(self) -> np.ndarray:
+        """Return what all agents have earned in the last step [A]."""
+        if isinstance(self._batch, ArrivalEnv):
+            return self._batch.step_rewards(0, len(self.possible_agents))
+        return self._batch.rewards[0]
+
+    def _all_observe(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of what all agents observe: the batch overwrites its arrays, and callers keep observations."""
+        if isinstance(self._batch, ArrivalEnv):
+            return self._batch.observe_all(0)
+        return self._batch.observations[0].copy(), self._batch.masks[0].copy()
+
     def _observations(self) -> dict[str, Observation]:
-        # Copies: the batch overwrites its arrays, and callers keep observations.
-        seen, masks = self._batch.observations[0].copy(), self._batch.masks[0].copy()
+        seen, masks = self._all_observe()
         several = self._batch.tasks_per_decision > 1
         return {
             agent: {self.observation_key: seen[i], ACTION_MASK: tuple(masks[i]) if several else masks[i]}
@@ -254,7 +305,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
 
     def state(self) -> np.ndarray:
         """Return what all agents observe, in the order of `possible_agents`: [A F] float32."""
-        return self._batch.observations[0].reshape(-1).copy()
+        return self._all_observe()[0].reshape(-1)
 
     def render(self) -> Any:
         """Return a table (`ansi`), a picture [height, width, 3] uint8 (`rgb_array`), or None; see `envs.rendering`."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.simulator.types import UNBOUNDED, Array
 
@@ -38,30 +39,40 @@ def check_render_mode(mode: str | None) -> str | None:
     return mode
 
 
-def queue_fill(env: VectorEnv, e: int = 0) -> Array:
+def queue_fill(env: VectorEnv | ArrivalEnv, e: int = 0) -> Array:
     """Return the filled share [N] of every queue of environment `e`; of an unbounded one, tasks / (tasks + 4)."""
     tasks = env.state.node[e]["tasks"].astype(float)
     capacity = env.scenario_of(e).arrays.node["capacity"]
     return np.where(capacity == UNBOUNDED, tasks / (tasks + 4.0), np.minimum(tasks / capacity, 1.0))
 
 
-def _on_the_way(env: VectorEnv, e: int) -> Array:
+def _on_the_way(env: VectorEnv | ArrivalEnv, e: int) -> Array:
     """Return the tasks [M] on every directed link of environment `e`."""
     link = env.state.link[e][: len(env.scenario_of(e).arrays.link)]  # behind them there may be padding
     return link["sent"] - link["arrived"]
 
 
-def _headline(env: VectorEnv, e: int) -> str:
+def _headline(env: VectorEnv | ArrivalEnv, e: int) -> str:
     episode = env.state.episode[e]
     dropped = sum(int(episode[name]) for name in episode.dtype.names if name.startswith("dropped_"))
+    steps = env.steps_per_episode
+    done = f"decision {episode['step']}" if steps is None else f"step {episode['step']} of {steps}"
     made, finished = int(episode["tasks_made"]), int(episode["finished"])
     return (
-        f"{episode['now_s']:g} s, step {episode['step']} of {env.steps_per_episode}: {made} tasks made, "
+        f"{episode['now_s']:g} s, {done}: {made} tasks made, "
         f"{finished} finished, {dropped} dropped, {made - finished - dropped} inside"
     )
 
 
-def table(env: VectorEnv, e: int = 0) -> str:
+def _rewards(env: VectorEnv | ArrivalEnv, e: int) -> dict[str, str]:
+    """Return what each agent has just been paid; where one decides at a time, its own reward and none of the others."""
+    if isinstance(env, ArrivalEnv):
+        deciding = env.deciding[e]
+        return {agent: f"{env.rewards[e]:.3f}" if i == deciding else "" for i, agent in enumerate(env.agents)}
+    return {agent: f"{reward:.3f}" for agent, reward in zip(env.agents, env.rewards[e].tolist(), strict=True)}
+
+
+def table(env: VectorEnv | ArrivalEnv, e: int = 0) -> str:
     """Return a table of environment `e`, one line per node.
 
     Columns: name; agent, rule (decides by `agents.others`) or - (never decides); tasks held, waiting and in service;
@@ -71,7 +82,7 @@ def table(env: VectorEnv, e: int = 0) -> str:
     arrays, node = scenario.arrays, env.state.node[e]
     sent = np.bincount(arrays.link["source"], weights=_on_the_way(env, e), minlength=len(node))
     wait_s = env.waits(e)
-    rewards = dict(zip(env.agents, env.rewards[e].tolist(), strict=True))
+    rewards = _rewards(env, e)
     others = set(scenario.others)
     names = [described.name for described in scenario.network.nodes]
     rows = [("node", "decides", "held", "waiting", "served", "tasks", "wait, s", "sent", "reward")]
@@ -88,7 +99,7 @@ def table(env: VectorEnv, e: int = 0) -> str:
                 f"{here['tasks']}/{'inf' if capacity == UNBOUNDED else capacity}",
                 f"{wait_s[n]:.1f}",
                 f"{sent[n]:.0f}",
-                f"{rewards[name]:.3f}" if name in rewards else "-",
+                rewards.get(name, "-"),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -125,7 +136,7 @@ class NetworkPicture:
     tasks. Links are dark while tasks travel on them. Nodes that would cover each other are moved apart.
     """
 
-    def __init__(self, env: VectorEnv, e: int = 0) -> None:
+    def __init__(self, env: VectorEnv | ArrivalEnv, e: int = 0) -> None:
         """Lay the picture out."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only pictures need matplotlib
         from matplotlib.collections import LineCollection  # noqa: PLC0415 - the same
@@ -196,7 +207,7 @@ class NetworkPicture:
 class Renderer:
     """Renders a batch's first environment in one mode."""
 
-    def __init__(self, env: VectorEnv, mode: str | None) -> None:
+    def __init__(self, env: VectorEnv | ArrivalEnv, mode: str | None) -> None:
         """Check the mode; nothing is drawn yet.
 
         Raises:

@@ -16,7 +16,7 @@ from ray.tune.registry import register_env
 from offload_rllib.config import presets
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.series import unseeded_environment
-from offload_rllib.envs.spaces import OBSERVATIONS
+from offload_rllib.envs.spaces import ACTION_MASK, ELAPSED_S, FIGURES, OBSERVATIONS, TIME_S
 
 
 class _ParallelEnv(OffloadParallelEnv):
@@ -29,6 +29,10 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
     """`OffloadParallelEnv` as RLlib's `MultiAgentEnv`; see there for spaces, rewards and episodes.
 
     Observations are `Dict(observations=..., action_mask=...)`: RLlib's masking modules, and ours, say it in the plural.
+
+    With `decisions.when: arrival` only the agent that decides is named: it observes, gets what it has earned since its
+    previous decision, or since the start, and its info says when it decides (`time_s`) and how long after its previous
+    decision (`elapsed_s`). At the end all agents observe and get what they have earned since.
 
     `env_config` holds `env` (a preset's name, a path, or a resolved configuration as a mapping) and, optionally,
     `overrides`, `render_mode`, `trust` and `seed`. An episode's address is (`seed`, the worker's index, the seed that
@@ -45,6 +49,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
             render_mode=self.render_mode,
             trust=config.get("trust", False),
         )
+        self._arrival = self.parallel.config.decisions.when == "arrival"
         self._seed = int(config.get("seed", 0))
         self._worker = int(getattr(config, "worker_index", 0))
         self._first_episode = 0
@@ -61,7 +66,42 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
             self.parallel.start_series(
                 self._seed, worker=self._worker, environment=seed, first_episode=self._first_episode
             )
-        return self.parallel.reset(None, options)
+        if not self._arrival:
+            return self.parallel.reset(None, options)
+        self.parallel.begin_episode()
+        self.agents = list(self.possible_agents)
+        return self._decision()
+
+    def _decision(self) -> tuple[dict, dict]:
+        """Return what the agent that decides observes, and when."""
+        batch, agent = self.parallel.batch, self.parallel.deciding_agent
+        seen = {OBSERVATIONS: batch.observations[0].copy(), ACTION_MASK: batch.masks[0].copy()}
+        info = {TIME_S: float(batch.time_s[0]), ELAPSED_S: float(batch.elapsed_s[0])}
+        return {agent: seen}, {agent: info}
+
+    def _decide(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Carry out one decision; see `step`."""
+        batch = self.parallel.batch
+        ended = self.parallel.decide(action_dict[self.parallel.deciding_agent])
+        if not ended:
+            observations, infos = self._decision()
+            agent = next(iter(observations))
+            rewards = {agent: float(batch.rewards[0])}
+            return observations, rewards, {"__all__": False}, {"__all__": False}, infos
+        self.agents = []
+        seen, masks, rewards, elapsed_s, _ = batch.closing(0)
+        figures = batch.episode_metrics(0)
+        names = self.possible_agents
+        return (
+            {agent: {OBSERVATIONS: seen[i], ACTION_MASK: masks[i]} for i, agent in enumerate(names)},
+            dict(zip(names, rewards.tolist(), strict=True)),
+            dict.fromkeys(names, False) | {"__all__": False},
+            dict.fromkeys(names, True) | {"__all__": True},
+            {
+                agent: {TIME_S: float(batch.time_s[0]), ELAPSED_S: float(elapsed_s[i]), FIGURES: figures}
+                for i, agent in enumerate(names)
+            },
+        )
 
     def continue_series(self, env_steps: int) -> None:
         """Let series begin where no earlier episode was: a resumed run must not play its first episodes again.
@@ -72,7 +112,9 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         self._first_episode = env_steps
 
     def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Let every agent act; see `OffloadParallelEnv.step`."""
+        """Let every agent act, or the one that decides; see `OffloadParallelEnv.step`."""
+        if self._arrival:
+            return self._decide(action_dict)
         observations, rewards, terminated, truncated, infos = self.parallel.step(action_dict)
         ended = not self.parallel.agents
         terminated["__all__"] = False

@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 
-from offload_rllib.envs.vector import training_key
+import numpy as np
+
+from offload_rllib.config import ConfigError
+from offload_rllib.envs.batch import EnvBatch
+from offload_rllib.envs.episode_keys import training_key
 
 # Environments that nobody has seeded are numbered from here, away from the seeds that people and RLlib give.
 UNSEEDED = 2**40
+# Episodes in a row without any decision, after which none is expected any more.
+MOST_EMPTY = 1000
 _instances = itertools.count()
 
 
@@ -54,3 +60,17 @@ class EpisodeSeries:
         key = training_key(*self._address, self._next_episode)
         self._next_episode += 1
         return key
+
+    def begin_episode(self, batch: EnvBatch) -> None:
+        """Start the next episode in a batch of one; where decisions have no clock, the next that has a decision.
+
+        Raises:
+            ConfigError: no episode has.
+        """
+        for _ in range(MOST_EMPTY):
+            batch.reset(np.array([self.next_key()], np.uint64))
+            if not batch.truncated[0]:
+                return
+        raise ConfigError(
+            f"workload: {MOST_EMPTY:,} episodes without a single decision; raise workload.load or horizon_s"
+        )

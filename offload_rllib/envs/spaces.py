@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.batch import EnvBatch
 
 # What others call the numbers of an observation: RLlib's masking modules and ours in the plural, PettingZoo's world
 # (Tianshou, SuperSuit, AgileRL) in the singular.
@@ -14,9 +14,12 @@ OBSERVATION = "observation"
 ACTION_MASK = "action_mask"
 # Key of the last info of an episode. Gymnasium and Stable-Baselines3 keep "episode" for what they count themselves.
 FIGURES = "figures"
+# Keys of infos where decisions have no clock: when it is, and how long after the same agent's previous decision.
+TIME_S = "time_s"
+ELAPSED_S = "elapsed_s"
 
 
-def observation_space(batch: VectorEnv, key: str = OBSERVATIONS) -> spaces.Dict:
+def observation_space(batch: EnvBatch, key: str = OBSERVATIONS) -> spaces.Dict:
     """Return `Dict(observations [F] float32, action_mask [R] int8)`; with k > 1 the mask is a tuple of k such.
 
     Args:
@@ -34,7 +37,7 @@ def observation_space(batch: VectorEnv, key: str = OBSERVATIONS) -> spaces.Dict:
     )
 
 
-def action_space(batch: VectorEnv) -> spaces.Discrete | spaces.MultiDiscrete:
+def action_space(batch: EnvBatch) -> spaces.Discrete | spaces.MultiDiscrete:
     """Return `Discrete(R)`; with k > 1 tasks decided at a time `MultiDiscrete([R] * k)`."""
     tasks = batch.tasks_per_decision
     return spaces.Discrete(batch.num_actions) if tasks == 1 else spaces.MultiDiscrete([batch.num_actions] * tasks)

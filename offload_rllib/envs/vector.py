@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator import state
 from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.heuristics import decide_all, is_rule
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.loop import UNFINISHED
 from offload_rllib.simulator.step import ACTIONS_PENDING, advance
 
@@ -110,6 +110,7 @@ class VectorEnv(EnvBatch):
         self.masks = self._masks_shown
         self.rewards = np.zeros((num_envs, len(self.agents)), np.float32)
         self._an_episode_ended = True
+        self._step_compiled: Callable[..., int] | None = None
 
     def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
         """Start a new episode in all environments, or in some.
@@ -155,7 +156,7 @@ class VectorEnv(EnvBatch):
             decisions = np.concatenate([decisions, self._decisions_of_others()], axis=1)
         done = 0
         while done < self.num_envs:
-            done = _step_batch(
+            arguments = (
                 self._arrays,
                 self._state,
                 self._reward,
@@ -169,6 +170,9 @@ class VectorEnv(EnvBatch):
                 self.truncated,
                 done,
             )
+            if self._step_compiled is None:
+                self._step_compiled = entry_point(_step_batch, *arguments)
+            done = self._step_compiled(*arguments)
             if done < self.num_envs and state.lacks_room(self._state, done):
                 self._grow()
         if self._reward[0]["name"] == CUSTOM:
