@@ -26,15 +26,15 @@ __all__ = ["configure", "gym_env", "load_policy", "parallel_env", "register", "v
 def register() -> list[str]:
     """Register every environment of `envs/` and this project's algorithms with RLlib and Tune.
 
+    The algorithms are registered as ``OffloadPPO``, ``OffloadA2C``, ``OffloadAPPO`` and ``OffloadDDQN``.
+
     Returns:
         The names of the environments.
     """
-    from ray.tune.registry import register_trainable
-
-    from offload_rllib.algorithms.ppo import PPO
+    from offload_rllib.algorithms.registry import register_algorithms
     from offload_rllib.envs.rllib import register_environments
 
-    register_trainable("OffloadPPO", PPO)
+    register_algorithms()
     return register_environments()
 
 
