@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from offload_rllib.config import EnvironmentConfig
 from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
-from offload_rllib.envs.vector import vector_env
+from offload_rllib.envs.vector import held_out_keys, vector_env
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
-__all__ = ["configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+__all__ = ["configure", "gym_env", "held_out_keys", "load_policy", "parallel_env", "register", "vector_env"]
 
 
 def register() -> list[str]:

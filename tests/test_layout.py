@@ -62,8 +62,9 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def test_every_folder_has_a_floor() -> None:
-    built = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
-    assert built - {"__init__", "__pycache__", "presets", "py"} == {name for floor in FLOORS for name in floor}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert files | folders == {name for floor in FLOORS for name in floor}
 
 
 @pytest.mark.parametrize("floor", [name for floor in FLOORS for name in floor])
