@@ -1,11 +1,5 @@
 """The environment for RLlib, and its registration."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -51,8 +45,8 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         self.parallel.start_series(self._seed, worker=self._worker, environment=unseeded_environment())
         self.possible_agents = list(self.parallel.possible_agents)
         self.agents = list(self.possible_agents)
-        self.observation_spaces = self.parallel.observation_spaces
-        self.action_spaces = self.parallel.action_spaces
+        self.observation_spaces = self.parallel.observation_spaces  # pyright: ignore[reportAttributeAccessIssue] - declared None
+        self.action_spaces = self.parallel.action_spaces  # pyright: ignore[reportAttributeAccessIssue] - declared None
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
@@ -71,7 +65,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         """
         self._first_episode = env_steps
 
-    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib names another type
         """Let every agent act; see `OffloadParallelEnv.step`."""
         observations, rewards, terminated, truncated, infos = self.parallel.step(action_dict)
         ended = not self.parallel.agents

@@ -1,9 +1,5 @@
 """From a policy file to RLlib's configuration of a run."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -144,7 +140,7 @@ def algorithm_config(
     algorithm, training = policy.algorithm, policy.training
     if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
         _check_hindsight(policy, algorithm, batch)
-    config = _implementation(algorithm)
+    config: Any = _implementation(algorithm)  # RLlib declares shares of CPUs and GPUs as whole numbers
     config.environment(
         "offload",
         env_config={
@@ -192,7 +188,8 @@ def algorithm_config(
         config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
     elif isinstance(algorithm, APPO) and training.env_runner == "batched":
         config.env_runners(env_runner_cls=EpisodesEnvRunner)
-    module_class: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec().module_class
+    spec: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec()
+    module_class = spec.module_class
     config.multi_agent(
         policies=list(assignment.policies),  # in order: initial weights are drawn one policy after the other
         policy_mapping_fn=PolicyMapping(assignment),
