@@ -7,9 +7,28 @@ from typing import TYPE_CHECKING, Any
 from offload_rllib.version import __version__
 
 if TYPE_CHECKING:
-    from offload_rllib.api import aec_env, configure, gym_env, load_policy, parallel_env, register, vector_env
+    from offload_rllib.api import (
+        aec_env,
+        configure,
+        gym_env,
+        held_out_keys,
+        load_policy,
+        parallel_env,
+        register,
+        vector_env,
+    )
 
-__all__ = ["__version__", "aec_env", "configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+__all__ = [
+    "__version__",
+    "aec_env",
+    "configure",
+    "gym_env",
+    "held_out_keys",
+    "load_policy",
+    "parallel_env",
+    "register",
+    "vector_env",
+]
 
 
 def __getattr__(name: str) -> Any:

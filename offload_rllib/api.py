@@ -10,7 +10,7 @@ from offload_rllib.config import EnvironmentConfig
 from offload_rllib.envs.aec import aec_env
 from offload_rllib.envs.central import gym_env
 from offload_rllib.envs.parallel import parallel_env
-from offload_rllib.envs.vector import vector_env
+from offload_rllib.envs.vector import held_out_keys, vector_env
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -21,21 +21,30 @@ if TYPE_CHECKING:
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
-__all__ = ["aec_env", "configure", "gym_env", "load_policy", "parallel_env", "register", "vector_env"]
+__all__ = [
+    "aec_env",
+    "configure",
+    "gym_env",
+    "held_out_keys",
+    "load_policy",
+    "parallel_env",
+    "register",
+    "vector_env",
+]
 
 
 def register() -> list[str]:
     """Register every environment of `envs/` and this project's algorithms with RLlib and Tune.
 
+    The algorithms are registered as ``OffloadPPO``, ``OffloadA2C``, ``OffloadAPPO`` and ``OffloadDDQN``.
+
     Returns:
         The names of the environments.
     """
-    from ray.tune.registry import register_trainable
-
-    from offload_rllib.algorithms.ppo import PPO
+    from offload_rllib.algorithms.registry import register_algorithms
     from offload_rllib.envs.rllib import register_environments
 
-    register_trainable("OffloadPPO", PPO)
+    register_algorithms()
     return register_environments()
 
 

@@ -28,8 +28,9 @@ from offload_rllib.algorithms.appo import TARGET_LOGP, APPOLearner, LearnerStopp
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
+from offload_rllib.envs.spaces import ELAPSED_S
 from offload_rllib.policies.sharing import SHARED
-from offload_rllib.rollout.episodes import ELAPSED_S, as_samples
+from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.training.rllib_config import algorithm_config
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import offload_rllib
 from offload_rllib.cli import app
 from offload_rllib.envs.observation import HERE_FEATURES, ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
@@ -43,6 +44,20 @@ def test_links_lead_to_files(page: Path) -> None:
 def verbs() -> set[str]:
     """Return the verbs of the command line."""
     return {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+
+
+def test_examples_of_the_readme_need_the_public_face_alone() -> None:
+    examples = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        assert not re.search(r"offload_rllib\.\w+ import|import offload_rllib\.", example)
+        for name in re.findall(r"offload_rllib\.(\w+)", example):
+            assert name in offload_rllib.__all__
+            assert getattr(offload_rllib, name)
+
+
+def test_type_checkers_read_the_package() -> None:
+    assert Path(offload_rllib.__file__).with_name("py.typed").is_file()
 
 
 # Words by which a page would speak of verbs, and of what the scripts launch.

@@ -155,7 +155,7 @@ def test_every_environment_and_the_algorithm_are_registered_with_rllib() -> None
     assert set(names) == {"offload", *presets("envs")}
     for name in names:
         assert _global_registry.contains(ENV_CREATOR, name)
-    assert get_trainable_cls("OffloadPPO").__name__ == "PPO"
+    assert all(get_trainable_cls(f"Offload{name}").__name__ == name for name in ("PPO", "A2C", "APPO", "DDQN"))
 
 
 def test_the_simulator_works_without_ray_and_torch() -> None:

@@ -62,8 +62,9 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def test_every_folder_has_a_floor() -> None:
-    built = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
-    assert built - {"__init__", "__pycache__", "presets", "py"} == {name for floor in FLOORS for name in floor}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert files | folders == {name for floor in FLOORS for name in floor}
 
 
 @pytest.mark.parametrize("floor", [name for floor in FLOORS for name in floor])
@@ -99,3 +100,20 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def test_no_folder_is_full() -> None:
     for folder in {path.parent for path in FILES.values()}:
         assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+
+
+def test_a_name_in_the_schema_means_one_thing() -> None:
+    found: dict[str, Path] = {}
+    for path in sorted((PACKAGE / "config").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [
+                    target.id for target in node.targets if isinstance(target, ast.Name) and target.id != "__all__"
+                ]
+            else:
+                continue
+            for name in names:
+                assert name not in found, f"{path} and {found[name]} both define {name}"
+                found[name] = path

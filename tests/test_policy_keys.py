@@ -13,16 +13,20 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import small_environment
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.tune.registry import get_trainable_cls
 
 from offload_rllib.algorithms.a2c import A2CConfig
 from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import DDQNConfig
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
+from offload_rllib.algorithms.registry import ALGORITHMS, register_algorithms
+from offload_rllib.algorithms.settings import SCHEMAS
 from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
 from offload_rllib.config.base import Schema
 from offload_rllib.config.policy import Network, Overrides, Sharing, Training
+from offload_rllib.policies.module import LOCAL
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training import train as training_module
@@ -109,7 +113,12 @@ def implementation(name: str) -> Key:
     return Key("implementation", f"{__name__}:{name}", lambda built: type(built.rllib).__name__, name)
 
 
-COMMON = [*moving("lr"), Key("gamma", 0.77, setting("gamma")), Key("discount_s", 0.5, setting("discount_s")), Key("grad_clip", 0.33, setting("grad_clip"))]
+COMMON = [
+    *moving("lr"),
+    Key("gamma", 0.77, setting("gamma")),
+    Key("discount_s", 0.5, setting("discount_s")),
+    Key("grad_clip", 0.33, setting("grad_clip")),
+]
 ACTOR_CRITIC = [
     *COMMON,
     *moving("entropy_coeff"),
@@ -301,6 +310,33 @@ def test_every_key_has_a_row() -> None:
         traced |= set(OF_THE_RUN) & names if schema in (Training, Network) else set()
         traced |= SECTIONS if schema is PolicyConfig else set()
         assert traced == names, schema.__name__
+
+
+# What an environment, or the rest of the policy file, decides beside the algorithm.
+NOT_OF_THE_ALGORITHM = {"name", "implementation", "credit"}
+DEFAULTS = [(schema, key) for schema in SMALL for key in KEYS[schema] if key.name not in NOT_OF_THE_ALGORITHM]
+
+
+@pytest.mark.parametrize(("schema", "key"), DEFAULTS, ids=[f"{schema.__name__}-{key.name}" for schema, key in DEFAULTS])
+def test_a_configuration_made_without_a_file_has_the_defaults_of_the_schema(schema: type[Schema], key: Key) -> None:
+    name = schema.__name__
+    policy = load_policy_config({"algorithm": {"name": name}, "training": {"envs_per_runner": 8}})
+    given = algorithm_config(load_environment(small_environment()), policy, cpus=4)
+    made: Any = ALGORITHMS[name].get_default_config()
+    module = {"critic": LOCAL} | (made.get_default_rl_module_spec().model_config or {})
+    with_file = Built(policy, given, given.rl_module_spec.model_config, given.learner_config_dict)
+    without = Built(policy, made, module, made.learner_config_dict)
+    expected, found = key.found(with_file), key.found(without)
+    # How long a fragment of DDQN is follows from the number of environments.
+    assert (found[0] == expected[0]) if key.name == "sample_env_steps" else (found == expected)
+
+
+def test_every_algorithm_of_the_schema_is_registered_with_tune() -> None:
+    assert ALGORITHMS.keys() == SCHEMAS.keys() == {schema.__name__ for schema in SMALL}
+    assert register_algorithms() == [f"Offload{name}" for name in ALGORITHMS]
+    for name, algorithm in ALGORITHMS.items():
+        assert get_trainable_cls(f"Offload{name}") is algorithm
+        assert algorithm.__name__ == name
 
 
 def test_appo_samples_episodes_unless_rllibs_runner_is_asked_for() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
+from offload_rllib.algorithms.settings import apply_defaults
 
 
 class A2CConfig(OffloadConfig):
@@ -30,12 +31,10 @@ class A2CConfig(OffloadConfig):
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults."""
         super().__init__(algo_class=algo_class or A2C)
-        self.lr = 1e-3
-        self.lambda_ = 1.0
-        self.entropy_coeff: Any = 0.0
-        self.vf_loss_coeff = 0.5
-        self.grad_clip = 0.5
-        self.train_batch_size_per_learner = 500
+        self.lambda_: float
+        self.entropy_coeff: Any
+        self.vf_loss_coeff: float
+        apply_defaults(self, "A2C")
 
     def training(
         self,

@@ -46,9 +46,10 @@ from offload_rllib.algorithms.on_policy import (
     standardised,
     take,
 )
+from offload_rllib.algorithms.settings import apply_defaults
 from offload_rllib.algorithms.vtrace import vtrace
+from offload_rllib.envs.spaces import ELAPSED_S
 from offload_rllib.policies.module import MaskedAPPO
-from offload_rllib.rollout.episodes import ELAPSED_S
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 
 # How long the trainer waits for samples before it looks after the rest; RLlib's 0 keeps a core busy with asking.
@@ -66,15 +67,14 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class or APPO)
         self.env_runner_cls = EpisodesEnvRunner
-        self.lambda_ = 1.0
-        self.minibatch_steps = 256
-        self.target_update_every = 32
+        self.minibatch_steps: int
+        self.target_update_every: int
         # The learner's thread is in the trainer's process: samples need not travel once more.
         self.num_learners = 0
         self.timeout_s_sampler_manager = WAIT_FOR_SAMPLES_S
         # RLlib's 10 s may be many times a run's budget.
         self.min_time_s_per_iteration = None
-        self.min_sample_timesteps_per_iteration = 8000
+        apply_defaults(self, "APPO")
 
     def training(
         self,

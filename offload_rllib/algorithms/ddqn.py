@@ -30,7 +30,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from offload_rllib.algorithms.direct_learner import TORCH_THREADS, DirectLearner
+from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.double_q import (
     Schedule,
     double_q_targets,
@@ -39,6 +39,7 @@ from offload_rllib.algorithms.double_q import (
     weighted_huber,
 )
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.settings import OWN_SETTINGS, apply_defaults, default_settings, model_settings
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.policies.module import QF_PREDS, MaskedQ
 from offload_rllib.rollout.episodes import agent_steps_of
@@ -61,25 +62,19 @@ class DDQNConfig(OffloadConfig):
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults."""
         super().__init__(algo_class=algo_class or DDQN)
-        self.lr = 5e-4
-        self.gamma = 0.99
-        self.grad_clip = 10.0
-        self.grad_clip_by = "global_norm"
-        self.train_batch_size_per_learner = 256
         self.num_learners = 0
-        # The matrices of one batch are too small to be worth a second thread, which runners would be kept from using.
-        self.learner_config_dict = {TORCH_THREADS: 1}
-        self.n_step = 1
-        self.sample_env_steps = 320
-        self.replay_capacity = 100_000
-        self.replay_ratio = 4.0
-        self.replay_in_checkpoints = True
-        self.learning_starts = 1000
-        self.priority_alpha = 0.6
-        self.priority_beta: Schedule = [[0, 0.4], [200_000, 1.0]]
-        self.target_update_every = 250
-        self.target_tau = 1.0
-        self.huber_delta = 1.0
+        self.n_step: int
+        self.sample_env_steps: int
+        self.replay_capacity: int
+        self.replay_ratio: float
+        self.replay_in_checkpoints: bool
+        self.learning_starts: int
+        self.priority_alpha: float
+        self.priority_beta: Schedule
+        self.target_update_every: int
+        self.target_tau: float
+        self.huber_delta: float
+        apply_defaults(self, "DDQN")
 
     def training(self, **settings: Any) -> DDQNConfig:
         """Change settings; those of this class by their names, all others as RLlib's.
@@ -111,30 +106,12 @@ class DDQNConfig(OffloadConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the mask-aware module of action values."""
-        return RLModuleSpec(
-            module_class=MaskedQ,
-            model_config={"dueling": True, "epsilon": [[0, 1.0], [50_000, 0.05]]},
-        )
+        return RLModuleSpec(module_class=MaskedQ, model_config=model_settings(default_settings("DDQN")))
 
 
 def _last(schedule: Any) -> float:
     """Return the last value of RLlib's schedule, or the number that stands for one."""
     return float(schedule[-1][1] if isinstance(schedule, list | tuple) else schedule)
-
-
-OWN_SETTINGS = (
-    "n_step",
-    "sample_env_steps",
-    "replay_capacity",
-    "replay_ratio",
-    "replay_in_checkpoints",
-    "learning_starts",
-    "priority_alpha",
-    "priority_beta",
-    "target_update_every",
-    "target_tau",
-    "huber_delta",
-)
 
 
 class DDQNLearner(DirectLearner):

@@ -29,10 +29,9 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
-from offload_rllib.config.policy import Network
+from offload_rllib.config.policy import Network, Training
 from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -48,7 +47,6 @@ FINGERPRINT = "fingerprint"
 RUN_NAME = "run"
 RUNNERS = "runners"
 NOTICES = "notices"
-DEFAULT_TIMEOUT_S = 60.0
 # Seconds of work for each second of looking whether lost runners are back: short iterations would only look.
 WORK_PER_LOOK = 20.0
 
@@ -60,7 +58,6 @@ class OffloadConfig(AlgorithmConfig):
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class)
         self.env_runner_cls = BatchedEnvRunner
-        self.learner_config_dict = {IDLE_PER_CHOICE: 1.0}
         self.callbacks_class = OffloadCallback
         self.discount_s = 1.0
 
@@ -98,7 +95,7 @@ class OffloadAlgorithm(Algorithm):
     def setup(self, config: AlgorithmConfig) -> None:
         """Make runners and learners, and what asks the runners for samples."""
         self.sampler = Sampler(
-            float(config.sample_timeout_s or DEFAULT_TIMEOUT_S),
+            float(config.sample_timeout_s or Training().sample_timeout_s),
             config.learner_config_dict.get(SAMPLE_ATTEMPTS, DEFAULT_ATTEMPTS),
         )
         self._counters_of_ray: RunCounters | None = None

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
+from offload_rllib.algorithms.settings import apply_defaults
 
 
 class PPOLearner(OnPolicyLearner, PPOTorchLearner):
@@ -79,6 +80,7 @@ class OffloadPPOConfig(OffloadConfig, PPOConfig):
         super().__init__(algo_class=algo_class or PPO)
         self.use_kl_loss = False
         self.vf_clip_param = float("inf")
+        apply_defaults(self, "PPO")
 
     def get_default_learner_class(self) -> type[PPOLearner]:
         """Return the learner that leaves steps without a choice out."""

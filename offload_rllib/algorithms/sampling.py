@@ -16,9 +16,10 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
 
 from offload_rllib.config.errors import ConfigError, input_problem
+from offload_rllib.config.policy import Training
 
 SAMPLE_ATTEMPTS = "sample_attempts"
-DEFAULT_ATTEMPTS = 5
+DEFAULT_ATTEMPTS = Training().sample_attempts
 # A runner that has not answered for so many timeouts hangs: it is ended, and Ray starts it anew.
 HANGING_TIMEOUTS = 3
 # Between two looks whether a lost runner is back, while there is no other.

@@ -19,6 +19,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT, OffloadConfig
 from offload_rllib.config import EnvironmentConfig, load_environment
+from offload_rllib.config.ddqn import DDQN
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.rllib import register_environments
@@ -36,7 +37,13 @@ MODULES: tuple[tuple[type[AlgorithmConfig], type], ...] = (
     (DQNConfig, MaskedQ),
 )
 # RLlib's default replay is for a single agent, and fails at the first update of several.
-REPLAY = {"type": "MultiAgentPrioritizedEpisodeReplayBuffer", "capacity": 100_000, "alpha": 0.6, "beta": 0.4}
+DEFAULTS = DDQN(name="DDQN")
+REPLAY = {
+    "type": "MultiAgentPrioritizedEpisodeReplayBuffer",
+    "capacity": DEFAULTS.replay_capacity,
+    "alpha": DEFAULTS.priority_alpha,
+    "beta": DEFAULTS.priority_beta,
+}
 
 
 def map_to_shared(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:

@@ -1,9 +1,5 @@
 """Speed of DDQN and of its replay, beside RLlib's DQN with its prioritised multi-agent replay."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportCallIssue=false
-# pyright: reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 import statistics
@@ -56,7 +52,7 @@ class Free(MultiAgentEnv):
         self._step = 0
         return dict(self._seen), {}
 
-    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib names another type
         """Go on."""
         self._step += 1
         ended = {"__all__": self._step == 1000}
@@ -79,7 +75,7 @@ def _our_round() -> Callable[[], int]:
             f"training.envs_per_runner={ENVS}",
         ],
     )
-    algorithm = algorithm_config(load_environment(ENVIRONMENT), policy, cpus=2).build_algo()
+    algorithm: Any = algorithm_config(load_environment(ENVIRONMENT), policy, cpus=2).build_algo()
     for _ in range(FILLING):
         algorithm.training_step()
     replay = algorithm._replay["shared"]  # noqa: SLF001 - what is timed is a part of the algorithm

@@ -1,10 +1,5 @@
 """How fast this machine samples and trains, beside RLlib's own runner and learner."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false, reportArgumentType=false
-# pyright: reportFunctionMemberAccess=false
-
 from __future__ import annotations
 
 import math
@@ -104,7 +99,7 @@ def _trainer(config: AlgorithmConfig, agents: int) -> Work:
 def _stock_ppo(environment: EnvironmentConfig) -> AlgorithmConfig:
     """Return RLlib's own PPO with its own runner and learner, and our network and hyperparameters."""
     policy = load_policy_config("ppo", ["training.runners=0", f"training.envs_per_runner={STOCK_ENVIRONMENTS}"])
-    algorithm = policy.algorithm
+    algorithm: Any = policy.algorithm
     assignment = assign_in(policy.sharing, build_scenario(environment))
     config = PPOConfig()
     config.environment("offload", env_config={"env": environment.model_dump(mode="json")}, disable_env_checking=True)
@@ -172,7 +167,7 @@ def runners(repeats: int) -> Iterator[Speed]:
     overrides = [f"training.envs_per_runner={environments}", f"algorithm.batch_env_steps={environments * 2}"]
     policy = load_policy_config("ppo", [*overrides, "algorithm.minibatch_steps=64", "training.runners=2"])
     config = algorithm_config(environment, policy, cpus=2)
-    remote = ray.remote(num_cpus=0)(BatchedEnvRunner)
+    remote: Any = ray.remote(num_cpus=0)(BatchedEnvRunner)
     actors = [remote.remote(config=config, worker_index=i + 1) for i in range(2)]
 
     def speed(count: int) -> float:

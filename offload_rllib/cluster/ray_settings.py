@@ -1,8 +1,5 @@
 """What Ray does by itself and is told to do otherwise: ports on all interfaces, an open token, long messages."""
 
-# Ray has no public way for any of it.
-# pyright: reportPrivateImportUsage=false
-
 from __future__ import annotations
 
 import logging

@@ -46,6 +46,10 @@ Capacity = Annotated[int, Field(ge=1, le=LARGEST_CAPACITY, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+# What a file calls a node or a type: such names are addresses of random streams and parts of keys.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
+# A text that refers to something by its name.
+Reference = Annotated[str, Field(min_length=1, strict=True)]
 
 # Marks a field whose text may name a Python function of the user: using it runs that code (`config.trust`).
 NAMES_CODE = "names code"

@@ -14,12 +14,11 @@ from offload_rllib.config.base import (
     Flag,
     NonNegative,
     Positive,
+    Reference,
     Schema,
     Share,
     is_function_path,
 )
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class Decisions(Schema):
@@ -76,11 +75,11 @@ class Decisions(Schema):
 class Agents(Schema):
     """Who decides: `all`, or those of some device types, or those named; the other nodes follow a rule."""
 
-    types: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    types: Annotated[tuple[Reference, ...], Field(min_length=1)] | None = None
     """Device types whose nodes are agents."""
-    nodes: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    nodes: Annotated[tuple[Reference, ...], Field(min_length=1)] | None = None
     """Names of the nodes that are agents."""
-    others: Annotated[Name, NAMES_CODE] = "local"
+    others: Annotated[Reference, NAMES_CODE] = "local"
     """Rule of the nodes that could decide and are not agents: a heuristic, e.g. `shortest_finish` or
     `soft_finish:0.5`, or a function `package.module:function`."""
 

@@ -6,10 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from offload_rllib.config.base import Capacity, Flag, Positive, Schema
+from offload_rllib.config.base import Capacity, Flag, Name, Positive, Schema
 
-# Names of nodes are made of types; they are addresses of random streams and parts of keys.
-Name = Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 # Below 1, so that every node has some speed left.
 Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 

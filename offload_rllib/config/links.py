@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Decibel, Flag, Positive, Schema
+from offload_rllib.config.base import Decibel, Flag, Positive, Reference, Schema
 from offload_rllib.config.duration import Duration
 
-Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
-Name = Annotated[str, Field(min_length=1)]
+LossProbability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Contention = Literal["none", "fifo"]
 
 
@@ -24,7 +23,7 @@ class LinkProperties(Schema):
     """Added to the time of every transfer."""
     jitter_s: Duration = NO_DELAY
     """Added too, drawn apart from the latency."""
-    loss_probability: Probability = 0.0
+    loss_probability: LossProbability = 0.0
     """Of every task and every result, at each link that it crosses."""
     contention: Contention = "none"
     """none: any number of transfers at once, each at the full rate; fifo: one at a time in each direction."""
@@ -88,9 +87,9 @@ Links = Annotated[Medium, Field(discriminator="kind")]
 class LinkOverride(Schema):
     """Exceptions on some links; keys that are left out stay unchanged. Later entries override earlier ones."""
 
-    between: tuple[Name, Name] | None = None
+    between: tuple[Reference, Reference] | None = None
     """The link between two nodes, by name."""
-    between_types: tuple[Name, Name] | None = None
+    between_types: tuple[Reference, Reference] | None = None
     """All links between nodes of two device types."""
     one_way: Flag = False
     """Only from the first to the second."""
@@ -102,7 +101,7 @@ class LinkOverride(Schema):
     """Latency, in place of everything that the link's kind gives."""
     jitter_s: Duration | None = None
     """Jitter."""
-    loss_probability: Probability | None = None
+    loss_probability: LossProbability | None = None
     """Probability of a loss."""
     contention: Contention | None = None
     """Whether transfers wait for each other."""

@@ -3,17 +3,14 @@
 Pass `task=OffloadTask.OFFLOAD.get_task({"env": "ether_12"})` to BenchMARL's `Experiment`; see `docs/clients.md`.
 """
 
-# BenchMARL and TorchRL are no dependencies of this package: where they are missing their types are, too.
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from benchmarl.environments.common import Task, TaskClass
-from torchrl.data import Composite
-from torchrl.envs import EnvBase, PettingZooWrapper
+from benchmarl.environments.common import Task, TaskClass  # pyright: ignore[reportMissingImports] - no dependency of this package
+from torchrl.data import Composite  # pyright: ignore[reportMissingImports] - no dependency of this package
+from torchrl.envs import EnvBase, PettingZooWrapper  # pyright: ignore[reportMissingImports] - no dependency of this package
 
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.series import process_number, unseeded_environment

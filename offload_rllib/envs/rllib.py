@@ -1,11 +1,5 @@
 """The environment for RLlib, and its registration."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -16,7 +10,7 @@ from ray.tune.registry import register_env
 from offload_rllib.config import presets
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.series import unseeded_environment
-from offload_rllib.envs.spaces import ACTION_MASK, ELAPSED_S, FIGURES, OBSERVATIONS, TIME_S
+from offload_rllib.envs.spaces import ACTION_MASK, ELAPSED_S, FIGURES, INTERVAL_S, OBSERVATIONS, TIME_S
 
 
 class _ParallelEnv(OffloadParallelEnv):
@@ -56,8 +50,8 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         self.parallel.start_series(self._seed, worker=self._worker, environment=unseeded_environment())
         self.possible_agents = list(self.parallel.possible_agents)
         self.agents = list(self.possible_agents)
-        self.observation_spaces = self.parallel.observation_spaces
-        self.action_spaces = self.parallel.action_spaces
+        self.observation_spaces = self.parallel.observation_spaces  # pyright: ignore[reportAttributeAccessIssue] - declared None
+        self.action_spaces = self.parallel.action_spaces  # pyright: ignore[reportAttributeAccessIssue] - declared None
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
@@ -67,7 +61,8 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
                 self._seed, worker=self._worker, environment=seed, first_episode=self._first_episode
             )
         if not self._arrival:
-            return self.parallel.reset(None, options)
+            observations, infos = self.parallel.reset(None, options)
+            return observations, self._timed(infos)
         self.parallel.begin_episode()
         self.agents = list(self.possible_agents)
         return self._decision()
@@ -111,7 +106,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         """
         self._first_episode = env_steps
 
-    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+    def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib names another type
         """Let every agent act, or the one that decides; see `OffloadParallelEnv.step`."""
         if self._arrival:
             return self._decide(action_dict)
@@ -119,7 +114,12 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
         ended = not self.parallel.agents
         terminated["__all__"] = False
         truncated["__all__"] = ended
-        return observations, rewards, terminated, truncated, infos
+        return observations, rewards, terminated, truncated, self._timed(infos)
+
+    def _timed(self, infos: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return infos that say how far steps are apart, for learners that discount by time."""
+        interval_s = self.parallel.config.decisions.interval_s
+        return {agent: info | {INTERVAL_S: interval_s} for agent, info in infos.items()}
 
     def render(self) -> Any:
         """Return what `OffloadParallelEnv.render` does."""

@@ -17,6 +17,8 @@ FIGURES = "figures"
 # Keys of infos where decisions have no clock: when it is, and how long after the same agent's previous decision.
 TIME_S = "time_s"
 ELAPSED_S = "elapsed_s"
+# Key of every info of RLlib's environment where decisions come at intervals.
+INTERVAL_S = "interval_s"
 
 
 def observation_space(batch: EnvBatch, key: str = OBSERVATIONS) -> spaces.Dict:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 OUTCOMES = {
@@ -22,7 +22,7 @@ OUTCOMES = {
 NODES = ("origin", "node")
 
 
-def task_table(env: VectorEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
+def task_table(env: NativeEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
     """Return one row per task of all episodes of an environment that keeps a log.
 
     Columns: those of `about`, the task's number in its episode, all of `simulator.types.LOG` (times in seconds, work in

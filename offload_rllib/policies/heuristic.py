@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.simulator.types import Array
 
 
@@ -13,7 +13,7 @@ class HeuristicPolicy:
     cannot be computed from them alone. It reads the environment it was fitted to by `on`.
     """
 
-    def __init__(self, name: str, env: VectorEnv | None = None) -> None:
+    def __init__(self, name: str, env: NativeEnv | None = None) -> None:
         """Take what `VectorEnv.heuristic_actions` takes, and the environment to read."""
         self.name = name
         self._env = env
@@ -21,7 +21,7 @@ class HeuristicPolicy:
     def seed(self, seed: int) -> None:
         """Do nothing: a rule's draws follow from the episode's key."""
 
-    def on(self, env: VectorEnv) -> HeuristicPolicy:
+    def on(self, env: NativeEnv) -> HeuristicPolicy:
         """Return the rule for the agents of an environment."""
         return HeuristicPolicy(self.name, env)
 

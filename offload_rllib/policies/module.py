@@ -1,14 +1,8 @@
 """The networks as RLlib's modules: mask-aware `TorchRLModule`s for actor-critic and for value-based algorithms."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium.spaces import Discrete
@@ -85,7 +79,7 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
         """Make the networks; a copy for inference alone has no critic."""
         size, actions = self._sizes()
         self.actor = self.make_network(size, actions, **self._shape())
-        self.critic = None
+        self.critic: nn.Module | None = None
         if not self.inference_only:
             central = (self.model_config or {}).get("critic", LOCAL) == CENTRAL
             self.critic = (CentralCritic if central else Critic)(size, **self._shape())
@@ -113,7 +107,7 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
         own = batch[Columns.OBS]["observations"]
         if isinstance(self.critic, CentralCritic):
             return self.critic(own.unsqueeze(-2), batch[EVERYONE]).squeeze(-1)
-        return self.critic(own)
+        return cast("nn.Module", self.critic)(own)
 
 
 class MaskedAPPO(MaskedActorCritic, TargetNetworkAPI, InferenceOnlyAPI):

@@ -14,7 +14,7 @@ import numpy as np
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds
 from offload_rllib.policies.saved import PolicyDescription
 from offload_rllib.policies.sharing import Assignment, device_types
@@ -154,7 +154,7 @@ class RemotePolicy:
         """Return these policies for other agents, as `SavedPolicy.for_agents`; the connection is shared."""
         return self._assigned(self.description.assignment.applied_to(agents, types))
 
-    def on(self, env: VectorEnv) -> RemotePolicy:
+    def on(self, env: NativeEnv) -> RemotePolicy:
         """Return these policies for the agents of an environment, as `SavedPolicy.on`; the connection is shared."""
         self.description.check_fits(env)
         return self.for_agents(env.agents, device_types(env.scenario))

@@ -22,7 +22,7 @@ from offload_rllib.config.files import read_bytes, read_json, written_at_once
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.config.trust import TRUST, trusts_all
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
@@ -105,7 +105,7 @@ class PolicyDescription(Schema):
             shape["dueling"] = self.dueling
         return make(self.observation_size, self.actions, **shape)
 
-    def check_fits(self, env: VectorEnv) -> None:
+    def check_fits(self, env: NativeEnv) -> None:
         """Raise ConfigError if an environment's observations or actions do not fit the networks."""
         misfit = self.misfit(env.observation_size, env.num_actions)
         if misfit:
@@ -209,7 +209,7 @@ class SavedPolicy:
         """
         return SavedPolicy(self.description, self.networks, self.description.assignment.applied_to(agents, types))
 
-    def on(self, env: VectorEnv) -> SavedPolicy:
+    def on(self, env: NativeEnv) -> SavedPolicy:
         """Return these policies for the agents of an environment.
 
         Raises:

@@ -14,13 +14,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from offload_rllib.envs.spaces import ELAPSED_S, INTERVAL_S
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.fragment import Fragment
-
-# Keys of the infos of RLlib's environment: the time of a decision at an arrival; the interval between two others.
-TIME_S, INTERVAL_S = "time_s", "interval_s"
-# Column of the time until an agent's next step.
-ELAPSED_S = "elapsed_s"
 
 
 def fragments_of(agents: Iterable[SingleAgentEpisode], episode_id: str) -> list[Fragment]:
@@ -79,7 +75,7 @@ def as_samples(
 
 
 def _samples_of(agents: list[SingleAgentEpisode], episode_id: str) -> list[Fragment | AgentSteps]:
-    if any(TIME_S in (agent.get_infos(0) or {}) for agent in agents):
+    if any(ELAPSED_S in (agent.get_infos(0) or {}) for agent in agents):
         return [_steps_at_arrivals(agent, episode_id) for agent in agents if len(agent)]
     return [*fragments_of(agents, episode_id)]
 
@@ -139,7 +135,7 @@ def _steps_at_arrivals(agent: SingleAgentEpisode, episode_id: str) -> AgentSteps
         actions=np.asarray(agent.get_actions(), np.int32),
         log_probabilities=np.where(has_choice, logp, 0.0).astype(np.float32),
         rewards=np.asarray(agent.get_rewards(), np.float32),
-        elapsed_s=np.diff([info[TIME_S] for info in agent.get_infos()]),
+        elapsed_s=np.array([info[ELAPSED_S] for info in agent.get_infos()[1:]]),
         following=np.arange(1, rows + 1),
         closing_observations=np.asarray(seen["observations"])[-1:],
         closing_masks=masks[-1:],

@@ -97,7 +97,7 @@ class Fragment:
         last = (ends[:, :1] * environments + ends[:, 1:]) * agents + np.arange(agents)
         following[last.ravel()] = rows + wide + np.arange(last.size)
         finals = len(ends)
-        moment = None
+        moment = joint_observations = None
         if joint is not None:
             moment = np.repeat(np.arange((steps + 1) * environments + finals), agents)
             joint_observations = np.concatenate([joint[0].reshape(-1, *joint[0].shape[2:]), joint[1]])
@@ -119,7 +119,7 @@ class Fragment:
             closing_masks=_rows([self.masks[-1], self.final_masks]),
             ended=np.arange(wide + finals * agents) >= wide,
             env_steps=self.env_steps,
-            joint=None if joint is None else joint_observations,
+            joint=joint_observations,
             moment=moment,
             source=self.source,
             start=self.start,

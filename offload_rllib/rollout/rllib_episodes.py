@@ -14,8 +14,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
+from offload_rllib.envs.spaces import ELAPSED_S
 from offload_rllib.rollout.agent_steps import AgentSteps
-from offload_rllib.rollout.episodes import ELAPSED_S
 from offload_rllib.rollout.fragment import Fragment
 
 

@@ -1,8 +1,5 @@
 """TensorBoard's HParams tab for a sweep: the keys of its space, and the metrics that matter."""
 
-# The plugin's functions are declared for TensorFlow's types, and work without it.
-# pyright: reportArgumentType=false
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,5 @@
 """A sweep: many trials of one policy, as a Ray Tune experiment."""
 
-# Tune's types are declared more narrowly than they are.
-# pyright: reportArgumentType=false
-
 from __future__ import annotations
 
 import functools

@@ -1,9 +1,5 @@
 """A sweep's search and scheduler as Ray Tune's."""
 
-# Tune's domains, searchers and schedulers are declared by their base types.
-# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false
-
 from __future__ import annotations
 
 import json
@@ -57,7 +53,7 @@ def search_algorithm(plan: SweepPlan, concurrent: int) -> Searcher | SearchAlgor
     from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415 - imports optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    metrics = plan.config.metrics
+    metrics = list(plan.config.metrics)
     several = len(metrics) > 1
     searcher = OptunaSearch(
         space=OptunaSearch.convert_search_space(param_space(plan)),
@@ -73,7 +69,7 @@ def search_algorithm(plan: SweepPlan, concurrent: int) -> Searcher | SearchAlgor
 def scheduler(plan: SweepPlan) -> TrialScheduler:
     """Return what ends trials early."""
     chosen, metric = plan.config.scheduler, plan.config.metrics[0]
-    judged = {"time_attr": ENV_STEPS, "metric": metric_path(metric.name), "mode": metric.mode}
+    judged: dict[str, Any] = {"time_attr": ENV_STEPS, "metric": metric_path(metric.name), "mode": metric.mode}
     if chosen.kind == "asha":
         return RestoredASHA(
             max_t=plan.config.budget.env_steps,
@@ -87,7 +83,7 @@ def scheduler(plan: SweepPlan) -> TrialScheduler:
             min_samples_required=chosen.min_trials,
             # By default trials yield their place to others until there are enough to compare with; each time their
             # process would begin anew.
-            min_time_slice=math.inf,
+            min_time_slice=math.inf,  # pyright: ignore[reportArgumentType] - any number will do
             **judged,
         )
     return FIFOScheduler()

@@ -1,10 +1,5 @@
 """One trial of a sweep: a point of the search space, trained once with every training seed."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalOperand=false, reportOptionalCall=false, reportArgumentType=false
-
 from __future__ import annotations
 
 import json
@@ -56,7 +51,7 @@ def trial_resources(plan: SweepPlan, values: Mapping[str, Any], cpus: float) -> 
         cpus: of the machine.
     """
     try:
-        config = _config(plan, *plan.trial(values), cpus)
+        config: Any = _config(plan, *plan.trial(values), cpus)
     except ConfigError:
         return tune.PlacementGroupFactory([{"CPU": min(1.0, plan.cpus(cpus))}])  # the trial will say what is wrong
     runners = config.num_env_runners * len(plan.config.seeds)
@@ -66,7 +61,7 @@ def trial_resources(plan: SweepPlan, values: Mapping[str, Any], cpus: float) -> 
 
 def _config(plan: SweepPlan, environment: EnvironmentConfig, policy: PolicyConfig, cpus: float) -> AlgorithmConfig:
     """Return RLlib's configuration; the runners of all seeds share what one run would have, for they take turns."""
-    config = algorithm_config(environment, policy, cpus=plan.cpus(cpus))
+    config: Any = algorithm_config(environment, policy, cpus=plan.cpus(cpus))
     share = math.floor(config.num_cpus_per_env_runner / len(plan.config.seeds) * 1000) / 1000
     if config.num_env_runners and share < SMALLEST_RUNNER_CPUS:
         raise ConfigError(
@@ -82,7 +77,7 @@ class SweepTrial(tune.Trainable):
     One `step` is `budget.report_env_steps` of training per seed, then validation episodes of each.
     """
 
-    def setup(self, config: dict[str, Token], plan: SweepPlan, cpus: float) -> None:
+    def setup(self, config: dict[str, Token], plan: SweepPlan, cpus: float) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - Tune's has no parameters
         """Begin; `config` holds tokens by key of the space."""
         self._plan, self._cpus = plan, cpus
         self._begin(config)
@@ -96,7 +91,7 @@ class SweepTrial(tune.Trainable):
             for seed in self._plan.config.seeds:
                 training = policy.training.model_copy(update={"seed": seed})
                 seeded = policy.model_copy(update={"training": training})
-                config = _config(self._plan, self._environment, seeded, self._cpus)
+                config: Any = _config(self._plan, self._environment, seeded, self._cpus)
                 self._algorithms[seed] = config.algo_class(config=config, storage=self._storage)
         except ConfigError as error:
             # A failure to begin would be reported as that of a process; as a failed step it is told as it is.
@@ -159,7 +154,7 @@ class SweepTrial(tune.Trainable):
                 )
             network.load_state_dict(weights[name])
         policy = SavedPolicy(description, networks)
-        contender = Trained("policy", Path(self.logdir), validation.play == "greedy", policy=policy)
+        contender = Trained("policy", Path(str(self.logdir)), validation.play == "greedy", policy=policy)
         played = evaluate(self._environment, [contender], episodes=validation.episodes, seed=validation.seed)
         self._cost["validation_s"] += time.perf_counter() - began
         return {metric: float(mean_of_numbers(played.of("policy", metric))) for metric in played.metrics}
@@ -172,7 +167,7 @@ class SweepTrial(tune.Trainable):
             algorithm.save_checkpoint(str(folder))
         (Path(checkpoint_dir) / STATE).write_text(json.dumps(self._cost), encoding="utf-8")
 
-    def load_checkpoint(self, checkpoint: str) -> None:
+    def load_checkpoint(self, checkpoint: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as Algorithm
         """Go on from a checkpoint."""
         for seed, algorithm in self._algorithms.items():
             algorithm.load_checkpoint(str(seed_folder(Path(checkpoint), seed)))

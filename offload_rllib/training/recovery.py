@@ -4,9 +4,6 @@ Tune writes its record of an experiment every ten seconds, in place. A driver ki
 that is cut off, or one that names checkpoints which have been replaced since; both would end a resumed run.
 """
 
-# Tune's records of trials have no public interface.
-# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import json
@@ -100,7 +97,7 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
 
     state = read_json(newest, "Tune's record of an experiment")
     trial_state, metadata = state["trial_data"][0]
-    trial = Trial.from_json_state(trial_state, stub=True)
+    trial: Any = Trial.from_json_state(trial_state, stub=True)  # its records have no public interface
     trial.restore_run_metadata(metadata)
     last, _ = whole[-1]
     manager = trial.run_metadata.checkpoint_manager

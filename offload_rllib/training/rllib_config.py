@@ -1,37 +1,26 @@
 """From a policy file to RLlib's configuration of a run."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
-from offload_rllib.algorithms.a2c import A2CConfig
-from offload_rllib.algorithms.appo import OffloadAPPOConfig
-from offload_rllib.algorithms.ddqn import OWN_SETTINGS, DDQNConfig
-from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
-from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
-from offload_rllib.algorithms.ppo import OffloadPPOConfig
-from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
+from offload_rllib.algorithms.registry import ALGORITHMS
+from offload_rllib.algorithms.settings import apply_settings, model_settings, schedule
 from offload_rllib.cluster.placement import NODE_SHARE, TRAINER_CPUS, cpus_per_runner
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
-from offload_rllib.config.base import AlgorithmSettings
+from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO, Algorithm
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import NativeEnv, batch_of
-from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
@@ -45,13 +34,6 @@ PROBE_S = 0.5
 # RLlib's names of hyperparameters that it calls differently, and those that move from `KEY` to `final_KEY`.
 RLLIB_NAMES = {"clip": "clip_param"}
 SCHEDULED = ("lr", "entropy_coeff")
-
-Config = TypeVar("Config", bound=AlgorithmConfig)
-
-
-def schedule(first: float, last: float | None, env_steps: int) -> Any:
-    """Return RLlib's schedule from one value to another over a run, or the value alone."""
-    return first if last is None else [[0, first], [env_steps, last]]
 
 
 def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[str, dict[str, Any]]:
@@ -75,73 +57,12 @@ def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[s
     return found
 
 
-def _divided(batch_env_steps: int, learners: int) -> int:
-    """Return the steps of one learner; RLlib counts batches per learner."""
-    return batch_env_steps // max(learners, 1)
-
-
-def _implementation(algorithm: AlgorithmSettings, default: type[Config]) -> Config:
+def _implementation(algorithm: Algorithm) -> AlgorithmConfig:
     """Return the configuration that the settings are put into: the user's subclass of the default, if one is named."""
+    default = ALGORITHMS[algorithm.name].get_default_config()
     if algorithm.implementation is None:
-        return default()
-    return load_class(algorithm.implementation, "algorithm.implementation", default)()
-
-
-def _ppo(algorithm: PPO, env_steps: int, learners: int) -> AlgorithmConfig:
-    config = _implementation(algorithm, OffloadPPOConfig)
-    config.training(
-        lambda_=algorithm.lambda_,
-        clip_param=algorithm.clip,
-        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
-        vf_loss_coeff=algorithm.vf_loss_coeff,
-        num_epochs=algorithm.epochs,
-        minibatch_size=algorithm.minibatch_steps,
-        train_batch_size_per_learner=_divided(algorithm.batch_env_steps, learners),
-    )
-    return config
-
-
-def _a2c(algorithm: A2C, env_steps: int, learners: int) -> AlgorithmConfig:
-    config = _implementation(algorithm, A2CConfig)
-    config.training(
-        lambda_=algorithm.lambda_,
-        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
-        vf_loss_coeff=algorithm.vf_loss_coeff,
-        minibatch_size=algorithm.minibatch_steps,
-        train_batch_size_per_learner=_divided(algorithm.batch_env_steps, learners),
-    )
-    return config
-
-
-def _appo(algorithm: APPO, env_steps: int) -> AlgorithmConfig:
-    config = _implementation(algorithm, OffloadAPPOConfig)
-    config.training(
-        lambda_=algorithm.lambda_,
-        minibatch_steps=algorithm.minibatch_steps,
-        clip_param=algorithm.clip,
-        entropy_coeff=schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, env_steps),
-        vf_loss_coeff=algorithm.vf_loss_coeff,
-        train_batch_size_per_learner=algorithm.batch_env_steps,
-        circular_buffer_num_batches=algorithm.buffer_batches,
-        circular_buffer_iterations_per_batch=algorithm.uses_per_batch,
-        target_update_every=algorithm.target_update_every,
-        target_worker_clipping=algorithm.importance_clip,
-        vtrace_clip_rho_threshold=algorithm.rho_clip,
-        vtrace_clip_pg_rho_threshold=algorithm.pg_rho_clip,
-    )
-    config.reporting(min_sample_timesteps_per_iteration=algorithm.report_env_steps)
-    return config
-
-
-def _ddqn(algorithm: DDQN, env_steps: int) -> AlgorithmConfig:
-    config = _implementation(algorithm, DDQNConfig)
-    config.training(
-        train_batch_size_per_learner=algorithm.batch_transitions,
-        priority_beta=[[0, algorithm.priority_beta], [env_steps, 1.0]],
-        **{name: getattr(algorithm, name) for name in OWN_SETTINGS if name != "priority_beta"},
-    )
-    config.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
-    return config
+        return default
+    return load_class(algorithm.implementation, "algorithm.implementation", type(default))()
 
 
 def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
@@ -154,18 +75,6 @@ def _require_replay(algorithm: DDQN, batch: NativeEnv, policies: int) -> None:
     """Refuse replay memories that do not fit, before anything is made of a run."""
     size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
-
-
-def _config_of(algorithm: PPO | A2C | APPO | DDQN, env_steps: int, learners: int) -> AlgorithmConfig:
-    match algorithm:
-        case PPO():
-            return _ppo(algorithm, env_steps, learners)
-        case A2C():
-            return _a2c(algorithm, env_steps, learners)
-        case APPO():
-            return _appo(algorithm, env_steps)
-        case DDQN():
-            return _ddqn(algorithm, env_steps)
 
 
 def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: ObservationLayout) -> None:
@@ -181,12 +90,13 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
         )
     shaping = environment.reward.shaping
     if shaping is not None:
-        gamma = policy.algorithm.gamma
-        if shaping.gamma != gamma:
-            raise ConfigError(
-                f"reward.shaping.gamma ({shaping.gamma:g}) must equal algorithm.gamma ({gamma:g}): otherwise shaping "
-                "changes which policy is best"
-            )
+        for key in ("gamma", "discount_s"):
+            mine, theirs = getattr(shaping, key), getattr(policy.algorithm, key)
+            if mine != theirs:
+                raise ConfigError(
+                    f"reward.shaping.{key} ({mine:g}) must equal algorithm.{key} ({theirs:g}): otherwise shaping "
+                    "changes which policy is best"
+                )
     if environment.decisions.when == "arrival" and policy.training.env_runner == "stock":
         # RLlib's episodes hold what the deciding agent sees alone, and their batches know no time.
         for key, value, refused in (
@@ -245,7 +155,7 @@ def algorithm_config(
     algorithm, training = policy.algorithm, policy.training
     if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
         _check_hindsight(policy, algorithm, batch)
-    config = _config_of(algorithm, training.env_steps, training.learners)
+    config: Any = _implementation(algorithm)  # RLlib declares shares of CPUs and GPUs as whole numbers
     config.environment(
         "offload",
         env_config={
@@ -284,34 +194,17 @@ def algorithm_config(
         env_runner_restore_timeout_s=training.sample_timeout_s,
         delay_between_env_runner_restarts_s=1.0,
     )
-    config.training(
-        lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
-        gamma=algorithm.gamma,
-        discount_s=algorithm.discount_s,
-        grad_clip=algorithm.grad_clip,
-        grad_clip_by="global_norm",
-    )
+    apply_settings(config, algorithm, training)
     assignment = assign_in(policy.sharing, batch.scenario)
-    model = policy.network.model_dump() | {"rows": batch.layout.blocks}
-    module_class: type = MaskedActorCritic
-    settings: dict[str, Any] = {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
+    model = policy.network.model_dump() | {"rows": batch.layout.blocks} | model_settings(algorithm)
     if isinstance(algorithm, DDQN):
-        module_class = MaskedQ
         _require_replay(algorithm, batch, len(assignment.policies))
         environments = max(training.runners, 1) * training.envs_per_runner
         config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
-        decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
-        model |= {"dueling": algorithm.dueling, "epsilon": decay}
-    elif isinstance(algorithm, APPO):
-        module_class = MaskedAPPO
-        config.env_runners(rollout_fragment_length=algorithm.fragment_steps)
-        if training.env_runner == "batched":
-            config.env_runners(env_runner_cls=EpisodesEnvRunner)
-    else:
-        model["critic"] = algorithm.critic
-    if not isinstance(algorithm, DDQN):
-        settings[IDLE_PER_CHOICE] = algorithm.idle_per_choice
-    config.learners(learner_config_dict=settings)
+    elif isinstance(algorithm, APPO) and training.env_runner == "batched":
+        config.env_runners(env_runner_cls=EpisodesEnvRunner)
+    spec: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec()
+    module_class = spec.module_class
     config.multi_agent(
         policies=list(assignment.policies),  # in order: initial weights are drawn one policy after the other
         policy_mapping_fn=PolicyMapping(assignment),

@@ -1,11 +1,5 @@
 """One training run, as a Ray Tune experiment of one trial."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 import functools
@@ -187,7 +181,7 @@ def _tuner(
     resume: bool,
 ) -> tune.Tuner:
     storage = run.storage
-    config = algorithm_config(
+    config: Any = algorithm_config(  # Tune takes it, but declares a dictionary
         environment,
         policy,
         cpus=cluster.cpus,

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from offload_rllib.config.base import NAMES_CODE, DataFile, Finite, Schema
-from offload_rllib.config.devices import Hardware, Name
+from offload_rllib.config.base import NAMES_CODE, DataFile, Finite, Name, Schema
+from offload_rllib.config.devices import Hardware
 from offload_rllib.config.topology.ether import (
     EtherClusters,
     EtherIndustrialIoT,

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Count, DataFile, Positive, Schema
-from offload_rllib.config.devices import Name
+from offload_rllib.config.base import Count, DataFile, Name, Positive, Schema
 from offload_rllib.config.topology.graphs import Drawn
 
 Some = Annotated[int, Field(strict=True, ge=1, le=1000)]

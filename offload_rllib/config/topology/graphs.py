@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Natural, Positive, Schema
+from offload_rllib.config.base import Natural, Positive, Schema, Share
 from offload_rllib.config.devices import Device, DeviceClass
 
 LARGEST_NETWORK = 2**20
@@ -17,7 +17,6 @@ LEAST_PROBABILITY = 1e-12
 Nodes = Annotated[int, Field(strict=True, ge=2, le=LARGEST_NETWORK)]
 Side = Annotated[int, Field(strict=True, ge=1, le=LARGEST_NETWORK)]
 Degree = Annotated[int, Field(strict=True, ge=1, le=4096)]
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 Resample = Literal["never", "episode"]
 
 
@@ -162,7 +161,7 @@ class WattsStrogatz(Placed):
     """Number of nodes."""
     neighbours: Annotated[int, Field(strict=True, ge=2, le=4096, multiple_of=2)] = 4
     """Links of each node to its nearest on the ring, half to either side; less than `nodes`."""
-    rewiring_probability: Probability = 0.1
+    rewiring_probability: Share = 0.1
     """Of each link: its far end moves to a random node."""
 
     @model_validator(mode="after")

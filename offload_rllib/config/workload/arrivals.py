@@ -9,10 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import DataFile, Flag, NonNegative, Positive, PositiveOrRange, Schema, bare_word_is
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
-Name = Annotated[str, Field(min_length=1, strict=True)]
+from offload_rllib.config.base import (
+    DataFile,
+    Flag,
+    NonNegative,
+    Positive,
+    PositiveOrRange,
+    Reference,
+    Schema,
+    Share,
+    bare_word_is,
+)
 
 
 class ConstantRate(Schema):
@@ -160,7 +167,7 @@ class TableRate(Schema):
 class Column(Schema):
     """A column of a file; in YAML its bare name, or a mapping with a factor."""
 
-    column: Name
+    column: Reference
     """Name of the column."""
     factor: Positive = 1.0
     """Multiplies the values of the file to convert them to this project's unit (e.g. 8e6 for megabytes to bits)."""
@@ -173,7 +180,7 @@ class Columns(Schema):
 
     time: Column = Column(column="time_s")
     """When the task enters the network, in seconds from the start of the recording; rows are in order of time."""
-    origin: Name | None = None
+    origin: Reference | None = None
     """Name of the node whose client creates the task; null: a client is drawn for each row."""
     work: Column | None = None
     """Instructions; null: work and sizes are drawn from `workload.jobs`."""
@@ -183,9 +190,9 @@ class Columns(Schema):
     """Size of the result; null: 0 (where there is a column for the work)."""
     deadline: Column | None = None
     """Seconds from the task's entry to its deadline, empty: none. Null: `workload.deadline_s` holds for all tasks."""
-    node: Name | None = None
+    node: Reference | None = None
     """Name of the node that the task enters first, empty: its origin. Null: always its origin."""
-    type: Name | None = None
+    type: Reference | None = None
     """Name of the task's type, for `score.weights` and figures per type (where there is a column for the work). Null:
     all are of one type."""
 
