@@ -87,6 +87,11 @@ def of_environment(samples: list[AgentSteps], e: int) -> list[AgentSteps]:
     return [part for sample in samples for part in sample.split(sample.environments, e)]
 
 
+def by_environment(samples: list[AgentSteps], e: int) -> dict[tuple[str, str], list[Step]]:
+    """Return the steps of each policy and agent of one environment."""
+    return steps_by_agent(of_environment(samples, e))
+
+
 @pytest.mark.parametrize("sharing", sorted(SHARING))
 def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
     config = arrival_config(sharing)
@@ -95,18 +100,17 @@ def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
     samples = batched.sample(num_episodes=3, explore=False)
     episodes = stock.sample(num_episodes=3, explore=False)
     assert len(episodes) == 3
-    compared, actions = 0, set()
-    for e, episode in enumerate(episodes):
-        ours, theirs = steps_by_agent(of_environment(samples, e)), steps_by_agent(agent_steps_of([episode]))
-        assert ours.keys() == theirs.keys()
-        for who, steps in ours.items():
-            assert who[0] == SHARING[sharing][0](who[1], None)
-            assert [step._replace(elapsed_s=0) for step in steps] == [s._replace(elapsed_s=0) for s in theirs[who]]
-            assert [s.elapsed_s for s in steps] == pytest.approx([s.elapsed_s for s in theirs[who]], abs=1e-9)
+    sampled = [by_environment(samples, e) for e in range(3)]
+    actions = set()
+    for episode in episodes:  # in the order in which they end
+        theirs = steps_by_agent(agent_steps_of([episode]))
+        assert theirs in sampled
+        sampled.remove(theirs)
+        for (module_id, agent), steps in theirs.items():
+            assert module_id == SHARING[sharing][0](agent, None)
             assert steps[-1].ended
-            compared += len(steps)
             actions |= {step.action for step in steps}
-    assert compared > 200
+        assert sum(map(len, theirs.values())) == episode.env_t > 100
     assert actions == {0, 1, 2}
 
 
@@ -116,7 +120,7 @@ def test_where_samples_are_cut_makes_no_difference(sharing: str) -> None:
     at_once = whole.sample(num_timesteps=3 * 450, explore=True)
     parts = [part for steps in (1, 2, 160, 287) for part in pieces.sample(num_timesteps=3 * steps, explore=True)]
     for e in range(3):
-        expected, found = steps_by_agent(of_environment(at_once, e)), steps_by_agent(of_environment(parts, e))
+        expected, found = by_environment(at_once, e), by_environment(parts, e)
         assert expected == found
         assert sum(step.ended for steps in found.values() for step in steps) >= 2
     assert all((part.following > np.arange(len(part))).all() for part in parts)
@@ -127,7 +131,7 @@ def test_where_samples_are_cut_makes_no_difference(sharing: str) -> None:
 def test_sampled_actions_depend_on_the_episode_alone() -> None:
     few, many = make_runner(arrival_config(envs=1)), make_runner(arrival_config(envs=6))
     ours = steps_by_agent(few.sample(num_timesteps=120, explore=True))
-    theirs = steps_by_agent(of_environment(many.sample(num_timesteps=6 * 120, explore=True), 0))
+    theirs = by_environment(many.sample(num_timesteps=6 * 120, explore=True), 0)
     assert {who: [(s.observation, s.action) for s in steps] for who, steps in ours.items()} == {
         who: [(s.observation, s.action) for s in steps] for who, steps in theirs.items()
     }
@@ -265,3 +269,19 @@ def test_every_column_of_a_part_is_of_its_rows() -> None:
                 )
                 assert len(value) == expected, field.name
         assert (sample.agent != NONE).all()
+
+
+def test_a_policy_without_a_task_is_left_as_it_is() -> None:
+    config = arrival_config("per_node")
+    runner = make_runner(config)
+    learner = config.build_learner(env=None, spaces=runner.get_spaces())
+    samples = runner.sample(num_timesteps=3, explore=True) + runner.sample(num_timesteps=90, explore=True)
+    samples = [sample for sample in samples if sample.module_id != "node_b"]
+    before = {name: module.unwrapped().actor.state_dict() for name, module in learner.module.items()}
+    before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
+    learner.update(episodes=samples, timesteps={}, num_epochs=1, minibatch_size=16)
+    for name, module in learner.module.items():
+        same = all(
+            torch.equal(before[name][key], value) for key, value in module.unwrapped().actor.state_dict().items()
+        )
+        assert same == (name == "node_b"), name

@@ -66,8 +66,13 @@ def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.G
     """
     chosen = np.flatnonzero(has_choice)
     idle = np.flatnonzero(~has_choice)
-    count = min(len(idle), round(idle_per_choice * len(chosen)) if len(chosen) else len(idle))
+    count = _idle_rows(len(chosen), len(idle), idle_per_choice)
     return rng.permutation(np.concatenate([chosen, rng.choice(idle, count, replace=False)]))
+
+
+def _idle_rows(chosen: int, idle: int, idle_per_choice: float) -> int:
+    """Return how many of the steps without a choice are kept."""
+    return min(idle, round(idle_per_choice * chosen) if chosen else idle)
 
 
 def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
@@ -208,9 +213,9 @@ class OnPolicyLearner(DirectLearner):
         by_module: dict[str, list[AgentSteps]] = {}
         for steps in samples:
             by_module.setdefault(steps.module_id, []).append(steps)
-        for module_id, members in by_module.items():
+        for module_id in list(self.module.keys()):
             if self.should_module_be_updated(module_id):
-                self._update_module(module_id, members, num_epochs, minibatch_size)
+                self._update_module(module_id, by_module.get(module_id, []), num_epochs, minibatch_size)
         # The samples that one runner gives for several policies cover the same steps of the environments.
         env_steps = sum({(steps.source, steps.start): steps.env_steps for steps in samples}.values())
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
@@ -226,13 +231,17 @@ class OnPolicyLearner(DirectLearner):
     def _update_module(
         self, module_id: str, samples: list[AgentSteps], num_epochs: int, minibatch_size: int | None
     ) -> None:
+        samples = [steps for steps in samples if len(steps)]
+        # Every learner must say how many rows it has, or the others would wait for ever.
+        size = self._common_size(sum(map(self._count_rows, samples)))
+        if size == 0:
+            return  # none of the policy's agents had a task
         config = self.config.get_config_for_module(module_id)
         rows = self.rows_of(module_id, samples, config)
         joint = None
         if MOMENT in rows:
             seen = [steps.joint for steps in samples if steps.joint is not None]
             joint = torch.from_numpy(np.concatenate(seen)).to(self._device)
-        size = self._common_size(len(rows[HAS_CHOICE]))
         step = min(minibatch_size or size, size)
         # What does not fill a minibatch is spread over the others.
         edges = np.linspace(0, size, max(size // step, 1) + 1).astype(int)
@@ -249,6 +258,11 @@ class OnPolicyLearner(DirectLearner):
         self.log_noted(module_id)
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
+
+    def _count_rows(self, steps: AgentSteps) -> int:
+        """Return how many rows of a sample are learned from."""
+        chosen = int(steps.choices().sum())
+        return chosen + _idle_rows(chosen, len(steps) - chosen, self.config.learner_config_dict[IDLE_PER_CHOICE])
 
     def _common_size(self, size: int) -> int:
         """Return the rows that every learner has: they must take equally many gradient steps, or wait for ever."""
