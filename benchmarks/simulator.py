@@ -1,8 +1,10 @@
-"""Speed of the simulator: agent decisions per CPU-second, what large networks cost, a reset, and the start-up.
+"""Speed of the simulator: choices and tasks per CPU-second, what large networks cost, a reset, and the start-up.
 
-Usage: python benchmarks/simulator.py [--repeats 5]
+Usage: python benchmarks/simulator.py [--repeats 5] [--envs 64]
 
-Decisions are random valid actions; drawing them is not timed. Observations, masks and rewards are written.
+A choice is a decision about a task; steps in which an agent has none count for nothing. Where an environment is
+stepped, actions are random valid ones, drawing them is not timed, and observations, masks and rewards are written.
+Where a rule plays inside the kernels nothing is observed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import networkx as nx
 import numpy as np
 
 from offload_rllib.config import load_environment
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import batch_of, held_out_keys
 from offload_rllib.scenario import build_scenario
 
 # Links that wait, lose and jitter, nodes that fail, an account of energy.
@@ -39,6 +42,11 @@ EVERYTHING: dict[str, Any] = {
     },
     "energy": {"kind": "power", "devices": [{"idle_w": 2, "core_busy_w": 3, "transmit_w": 0.1}]},
 }
+
+
+AT_ONCE = {"when": "arrival", "max_hops": 2}
+# Decisions of each form; None: as the environment has them.
+FORMS: dict[str, dict[str, Any] | None] = {"arrival": AT_ONCE, "interval": None}
 
 
 def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
@@ -72,23 +80,58 @@ def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
     }
 
 
-def run(env: VectorEnv, seed: int) -> dict[str, float]:
-    """Play one episode of random valid actions and return decisions, events, choices and CPU seconds."""
+def run(env: Any, seed: int) -> dict[str, float]:
+    """Play one episode of random valid actions step by step; return choices, tasks, events and CPU-seconds."""
     env.reset(held_out_keys(seed, env.num_envs))
     seconds = 0.0
-    done = False
-    while not done:
+    while not env.truncated.all():
         actions = env.heuristic_actions("random")
         start = time.process_time()
-        done = env.step(actions)
+        env.step(actions)
         seconds += time.process_time() - start
+    return counted(env, seconds)
+
+
+def play(env: ArrivalEnv, seed: int) -> dict[str, float]:
+    """Play one episode under a rule inside the kernels."""
+    env.reset(held_out_keys(seed, env.num_envs))
+    start = time.process_time()
+    env.play("shortest_finish")
+    return counted(env, time.process_time() - start)
+
+
+def step_from_python(env: ArrivalEnv, seed: int) -> dict[str, float]:
+    """Keep every task of an episode, one call for each decision; the loop is timed, too."""
+    env.reset(held_out_keys(seed, env.num_envs))
+    keep = np.zeros(env.num_envs, np.int32)
+    start = time.process_time()
+    while not env.step(keep):
+        pass
+    return counted(env, time.process_time() - start)
+
+
+def counted(env: Any, seconds: float) -> dict[str, float]:
+    """Return what has happened in the episodes of an environment."""
     episode = env.state.episode
     return {
-        "decisions": float(env.num_envs * len(env.agents) * env.steps_per_episode),
-        "events": float(episode["events"].sum()),
         "choices": float(episode["choices"].sum()),
+        "tasks": float(episode["tasks_made"].sum()),
+        "events": float(episode["events"].sum()),
         "seconds": seconds,
     }
+
+
+def rate(results: list[dict[str, float]], kind: str) -> float:
+    """Return the median rate per CPU-second of some runs."""
+    return statistics.median(result[kind] / result["seconds"] for result in results)
+
+
+def print_rates(label: str, results: list[dict[str, float]]) -> None:
+    """Print the rates of some runs."""
+    print(
+        f"{label}: {rate(results, 'choices'):,.0f} choices, {rate(results, 'tasks'):,.0f} tasks, "
+        f"{rate(results, 'events'):,.0f} events per CPU-second"
+    )
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -103,26 +146,28 @@ def print_sizes(repeats: int, of_batch: float) -> None:
 
     Args:
         repeats: the networks play in turn, this many times; medians are printed.
-        of_batch: decisions per CPU-second of 12 nodes in a batch.
+        of_batch: choices per CPU-second of 12 nodes in a batch.
     """
     sizes = (12, 100, 1_000, 10_000)
     built, builds = [], []
     for nodes in sizes:
         content = environment(nx.random_regular_graph(3, nodes, seed=0), features=True)
+        content |= {"decisions": AT_ONCE, "horizon_s": 200 if nodes < 1_000 else 20}
         start = time.process_time()
-        env = VectorEnv(build_scenario(load_environment(content)), 1)
+        env = ArrivalEnv(build_scenario(load_environment(content)), 1)
         env.reset(held_out_keys(0, 1))
         builds.append(time.process_time() - start)
         built.append(env)
         run(env, 0)
+    # Calling a kernel costs as much as some choices in one environment; in large networks, too.
     results = [[run(env, 1 + repeat) for env in built] for repeat in range(repeats)]
-    costs = [statistics.median(row[i]["seconds"] / row[i]["decisions"] for row in results) for i in range(len(sizes))]
+    costs = [1 / rate([row[i] for row in results], "choices") for i in range(len(sizes))]
     for nodes, env, build_s, cost_s in zip(sizes, built, builds, costs, strict=True):
         arrays = (*env.state, *env.scenario.arrays, env.observations, env.masks, env.rewards)
         kilobytes = sum(np.asarray(array).nbytes for array in arrays) / 1024 / nodes
         print(
             f"{nodes:,} nodes x 1: build {build_s:.2f} CPU-seconds, {kilobytes:.1f} KB of arrays per node, "
-            f"{1 / cost_s:,.0f} decisions per CPU-second, {cost_s / costs[0]:.2f} times the cost of one at 12 nodes "
+            f"{1 / cost_s:,.0f} choices per CPU-second, {cost_s / costs[0]:.2f} times the cost of one at 12 nodes "
             f"x 1, {cost_s * of_batch:.2f} times that in the batch"
         )
 
@@ -143,37 +188,46 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=64)
     arguments = parser.parse_args()
 
-    rates = {}
+    count, repeats = arguments.envs, arguments.repeats
     usual = environment(nx.frucht_graph(), features=True)
-    envs = {
-        label: VectorEnv(build_scenario(load_environment(content)), arguments.envs)
-        for label, content in (
-            ("plain", environment(nx.frucht_graph(), features=False)),
-            ("broadcasts, deadlines", usual),
-            ("contention, loss, jitter, failures, energy too", usual | EVERYTHING),
-        )
+    contents = {
+        "ether_12": load_environment("ether_12"),
+        "12 nodes, plain": environment(nx.frucht_graph(), features=False),
+        "12 nodes, broadcasts, deadlines": usual,
+        "12 nodes, contention, loss, jitter, failures, energy too": usual | EVERYTHING,
     }
-    for env in envs.values():
-        run(env, 0)  # compiles, and lets the arrays grow to their size
-    runs = {label: [] for label in envs}
-    for repeat in range(arguments.repeats):
-        for label, env in envs.items():
-            runs[label].append(run(env, 1 + repeat))
+    runs: dict[str, list[dict[str, float]]] = {}
+    played: list[tuple[str, Callable[[int], dict[str, float]]]] = []
+    for label, content in contents.items():
+        for form, decisions in FORMS.items():
+            config = load_environment(content)
+            decided = decisions or config.decisions.model_dump()
+            config = load_environment(config.model_dump(mode="json") | {"decisions": decided})
+            env = batch_of(build_scenario(config), count)
+            played.append((f"{label} x {count}, {form}", lambda seed, env=env: run(env, seed)))
+            if label == "ether_12" and form == "arrival":
+                alone = ArrivalEnv(build_scenario(config), 1)
+                played.append((f"{label} x 1, a rule inside the kernels", lambda seed, env=alone: play(env, seed)))
+                played.append(
+                    (f"{label} x 1, stepped from Python", lambda seed, env=alone: step_from_python(env, seed))
+                )
+                played.append((f"{label} x {count}, a rule inside the kernels", lambda seed, env=env: play(env, seed)))
+    for label, action in played:
+        action(0)  # compiles, and lets the arrays grow to their size
+        runs[label] = []
+    for repeat in range(repeats):
+        for label, action in played:
+            runs[label].append(action(1 + repeat))
     for label, results in runs.items():
-        for kind in ("events", "choices", "decisions"):
-            rates[label, kind] = statistics.median(result[kind] / result["seconds"] for result in results)
-        print(
-            f"12 nodes x {arguments.envs}, {label}: {rates[label, 'events']:,.0f} events, "
-            f"{rates[label, 'choices']:,.0f} choices, {rates[label, 'decisions']:,.0f} decisions per CPU-second"
-        )
+        print_rates(label, results)
 
-    smallest = envs["broadcasts, deadlines"]
-    print_sizes(arguments.repeats, rates["broadcasts, deadlines", "decisions"])
-    keys = held_out_keys(0, arguments.envs)
-    resets = [timed(lambda: smallest.reset(keys)) for _ in range(20)]
-    print(f"reset of {arguments.envs} environments: {1e3 * statistics.median(resets):.2f} ms")
+    print_sizes(repeats, rate(runs[f"12 nodes, broadcasts, deadlines x {count}, arrival"], "choices"))
+    keys = held_out_keys(0, count)
+    env = batch_of(build_scenario(load_environment(usual)), count)
+    resets = [timed(lambda: env.reset(keys)) for _ in range(20)]
+    print(f"reset of {count} environments: {1e3 * statistics.median(resets):.2f} ms")
     print(f"start-up, default environment in a new process: {min(start_up() for _ in range(3)):.2f} CPU-seconds")
-    print(f"decisions per CPU-second: {rates['broadcasts, deadlines', 'decisions']:,.0f}")
+    print(f"choices per CPU-second: {rate(runs[f'ether_12 x {count}, arrival'], 'choices'):,.0f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.trust import TRUST
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.vector import VectorEnv, batch_of, held_out_keys
 from offload_rllib.scenario import build_scenario
 
 
@@ -46,9 +46,9 @@ def small_environment(**changes: Any) -> dict[str, Any]:
     return environment | changes
 
 
-def make_env(environment: Any, num_envs: int = 1, *, log: bool = False) -> VectorEnv:
-    """Return a vector environment, reset to the first held-out episodes."""
-    env = VectorEnv(build_scenario(load_environment(environment)), num_envs, log=log)
+def make_env(environment: Any, num_envs: int = 1, *, log: bool = False) -> Any:
+    """Return a native environment, reset to the first held-out episodes: clocked, or with `decisions.when: arrival`."""
+    env = batch_of(build_scenario(load_environment(environment)), num_envs, log=log)
     env.reset(held_out_keys(0, num_envs))
     return env
 

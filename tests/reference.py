@@ -229,6 +229,7 @@ class _Reference:
         self.config = config
         self.key = np.uint64(key)
         self.actions = actions
+        self.at_once = config.decisions.when == "arrival"
         self.clock = _Clock()
         self.tasks: list[_Task] = []
         described = list(config.topology.nodes)
@@ -267,7 +268,10 @@ class _Reference:
         # The cloud works at any time.
         self.in_ticks = range(len(config.topology.nodes) if config.tick_s is not None else 0)
         self._clients(sorted(clients))
-        self.clock.process(self._agents())
+        if self.at_once:
+            self.next_action = iter(actions)
+        else:
+            self.clock.process(self._agents())
         for i in self.in_ticks:
             self.clock.process(self._works(i))
         if config.failures is not None:
@@ -317,7 +321,7 @@ class _Reference:
 
     def run(self) -> Episode:
         # Not `clock.run(until=...)`: that stops before the events at the very end, which still count.
-        end_s = len(self.actions) * self.config.decisions.interval_s
+        end_s = self.config.horizon_s if self.at_once else len(self.actions) * self.config.decisions.interval_s
         while self.clock.peek() <= end_s:
             self.clock.step()
         fates = [
@@ -700,6 +704,9 @@ class _Reference:
             node.inside.remove(task)
 
     def _hold(self, task: _Task, node: _Node) -> Generator[simpy.Event, Any, int | None]:
+        if self.at_once:
+            action = int(next(self.next_action))
+            return node.neighbours[action - 1] if 1 <= action <= len(node.neighbours) else None
         task.decision = self.clock.event()
         node.held.append(task)
         with self._stage(task, "holding"):
@@ -774,7 +781,8 @@ def reference_episode(config: EnvironmentConfig, key: int, actions: np.ndarray |
         config: a `manual` topology, `fixed` links with overrides by name, jobs of kind `mix`, load in tasks per second
             per client, no limit on destinations, and one law of failures and one power for all nodes.
         key: the episode's key.
-        actions: [W, A] integers, row w applied at w decision intervals; one that is not valid acts as 0.
+        actions: [W, A] integers, row w applied at w decision intervals; with `decisions.when: arrival` [W], one for
+            each decision in their order, at least as many as there are. One that is not valid acts as 0.
 
     Returns:
         What became of each task, in order of creation (then by node), times in seconds; and the energy of each node,

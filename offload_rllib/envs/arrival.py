@@ -20,7 +20,7 @@ from offload_rllib.simulator.epochs import apply_decision, run_to_decision
 from offload_rllib.simulator.heuristics import decide_arrived, decide_pending, is_rule
 from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.loop import DONE, UNFINISHED
-from offload_rllib.simulator.step import ACTIONS_PENDING, EVENTS_RUNNING
+from offload_rllib.simulator.step import ACTIONS_PENDING, EVENTS_RUNNING, begin_step, end_step
 from offload_rllib.simulator.types import NONE, Array
 
 
@@ -97,7 +97,10 @@ def _advance_batch(scenarios, batch, reward, others, planned, paid, accounts, ac
         scenario = scenario_of(scenarios, e)
         environment = env_slice(batch, e)
         episode = environment.episode[0]
+        by_function = reward[0].name == CUSTOM
         if episode.stage == ACTIONS_PENDING:
+            if by_function:
+                begin_step(environment)
             _pay_decision(scenario, environment, reward[0], paid[e], actions[e])
             apply_decision(scenario, environment, actions[e])
             episode.stage = EVENTS_RUNNING
@@ -105,6 +108,8 @@ def _advance_batch(scenarios, batch, reward, others, planned, paid, accounts, ac
         if status == UNFINISHED:
             return i, ended
         episode.stage = ACTIONS_PENDING
+        if by_function:
+            end_step(environment)
         if status == DONE:
             _show_end(environment, pending, e)
             ended = True
@@ -240,6 +245,7 @@ class ArrivalEnv(EnvBatch):
         self._all_ended = True
         self._strict = scenario.config.decisions.strict
         self._advance_compiled: Callable[..., tuple[int, bool]] | None = None
+        self._decide_compiled: Callable[..., None] | None = None
 
     @property
     def _agents_shown(self) -> int:
@@ -376,8 +382,10 @@ class ArrivalEnv(EnvBatch):
         """
         actions = np.zeros(self.num_envs, np.int32)
         if is_rule(name):
-            code, parameter = self._rule(name)
-            decide_pending(self._arrays, self._state, code, parameter, self._planned, actions)
+            arguments = (self._arrays, self._state, *self._rule(name), self._planned, actions)
+            if self._decide_compiled is None:
+                self._decide_compiled = entry_point(decide_pending, *arguments)
+            self._decide_compiled(*arguments)
             return actions
         shape = (self.num_envs, 1)
         chosen = checked(self._function(name, "heuristic")(self._view()), name, shape, np.integer)

@@ -5,6 +5,7 @@ Pass `task=OffloadTask.OFFLOAD.get_task({"env": "ether_12"})` to BenchMARL's `Ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,11 @@ class OffloadTaskClass(TaskClass):
 
     def max_steps(self, env: EnvBase) -> int:
         """Return the length of an episode."""
-        return OffloadParallelEnv(self.config["env"], overrides=self.config.get("overrides", ())).steps_per_episode
+        played = OffloadParallelEnv(self.config["env"], overrides=self.config.get("overrides", ()))
+        if played.steps_per_episode is not None:
+            return played.steps_per_episode
+        # Where decisions have no clock: more than there will be.
+        return 1000 + math.ceil(2 * played.config.decisions.max_hops * played.batch.scenario.cost.tasks)
 
     def has_render(self, env: EnvBase) -> bool:
         """Return that BenchMARL makes no videos of it."""

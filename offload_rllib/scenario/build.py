@@ -323,7 +323,7 @@ def build_scenario(
     # A network that an episode draws is only played, not shown.
     cost = expected_cost(config, network, arrays, load) if like is None else like.cost
     if like is None:
-        check_cost(cost)
+        check_cost(cost, arrays)
     names = [node.name for node in network.nodes]
     return BuiltScenario(
         config=config,

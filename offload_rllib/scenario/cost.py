@@ -13,6 +13,7 @@ from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology.size import physical_memory_bytes
 from offload_rllib.scenario.workload.load import OfferedLoad
 from offload_rllib.simulator import arrivals as kinds
+from offload_rllib.simulator.state import remembered_broadcasts
 from offload_rllib.simulator.types import EVENT, TASK, Scenario
 
 # A task arrives, is sent, served and returned: about so many events.
@@ -20,6 +21,8 @@ EVENTS_PER_TASK = 5
 # At about a million events a second these are hours, which are rarely intended, and minutes.
 MOST_EVENTS = 10_000_000_000
 MANY_EVENTS = 100_000_000
+# Broadcasts of a node that are on their way at once.
+MOST_REMEMBERED = 2**16
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Cost:
     tasks: float
     """Tasks created, on average."""
     events: float
-    """Events that the simulator processes: arrivals, transfers, services, broadcasts, failures."""
+    """Events that the simulator processes: arrivals, transfers, services, failures."""
     events_of: str
     """The key that causes most of the events."""
     task_slots: int
@@ -53,7 +56,7 @@ def expected_cost(config: EnvironmentConfig, network: Network, arrays: Scenario,
     highest = 1.0 if arrivals["kind"] == kinds.RECORDING else float(arrivals["rate_to"])
     rate = float(arrays.node["arrival_rate"].sum()) * highest
     tasks = rate * horizon_s
-    events = {"workload": tasks * EVENTS_PER_TASK} | _other_events(config, network, float(arrays.node["degree"].sum()))
+    events = {"workload": tasks * EVENTS_PER_TASK} | _other_events(config, network)
     entering = np.array(load.entry_rates) * highest
     deciding = arrays.agent_node
     busiest = int(deciding[np.argmax(entering[deciding])])
@@ -79,13 +82,11 @@ def expected_cost(config: EnvironmentConfig, network: Network, arrays: Scenario,
     )
 
 
-def _other_events(config: EnvironmentConfig, network: Network, directions: float) -> dict[str, float]:
+def _other_events(config: EnvironmentConfig, network: Network) -> dict[str, float]:
     """Return the number of events of an episode that are not tasks, by the key that causes them."""
     count = len(network.nodes)
     clients = sum(node.client for node in network.nodes)
     events = {}
-    if config.information.kind == "broadcast":
-        events["information.interval_s"] = (count + directions) * config.horizon_s / config.information.interval_s
     if config.tick_s is not None:
         events["tick_s"] = count * config.horizon_s / config.tick_s
     for position, law in enumerate(config.failures.laws if config.failures is not None else ()):
@@ -104,12 +105,19 @@ def _other_events(config: EnvironmentConfig, network: Network, directions: float
     return events
 
 
-def check_cost(cost: Cost) -> None:
+def check_cost(cost: Cost, arrays: Scenario) -> None:
     """Reject an environment whose episodes would not end, or not fit into memory.
 
     Raises:
         ConfigError: they would not.
     """
+    remembered = remembered_broadcasts(arrays)
+    if remembered > MOST_REMEMBERED:
+        raise ConfigError(
+            f"information.interval_s: {arrays.settings[0]['broadcast_interval_s']:g} is so short that about "
+            f"{remembered:,} broadcasts of a node are on their way at once over the slowest link "
+            f"({arrays.link['broadcast_delay_s'].max():g} s); at most {MOST_REMEMBERED:,} can be remembered"
+        )
     if not cost.events <= MOST_EVENTS:
         raise ConfigError(
             f"{cost.events_of}: about {cost.events:.2g} events in an episode ({cost.tasks:.2g} tasks); at most "

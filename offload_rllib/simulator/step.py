@@ -32,6 +32,13 @@ def begin_step(environment):
 
 
 @kernel
+def end_step(environment):
+    """Close the account of a step: its integrals reach to the present."""
+    for n in range(environment.node.shape[0]):
+        integrate_unfinished(environment.node[n], environment.episode[0].now_s)
+
+
+@kernel
 def advance(scenario, environment, actions):
     """Advance one environment by one decision interval.
 
@@ -60,8 +67,7 @@ def advance(scenario, environment, actions):
         episode.stage = EVENTS_RUNNING
     if run_until(scenario, environment, end_s) == UNFINISHED:
         return UNFINISHED
-    for n in range(environment.node.shape[0]):
-        integrate_unfinished(environment.node[n], end_s)
+    end_step(environment)
     episode.stage = ACTIONS_PENDING
     episode.step += 1
     if episode.step == settings.steps:
