@@ -15,6 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 from offload_rllib.evaluation.interval_text import difference_text, with_half_width
+from offload_rllib.evaluation.metrics import COLUMNS, METRICS, TYPE_COLUMNS
 from offload_rllib.evaluation.results import Comparison, Point
 from offload_rllib.evaluation.statistics import Interval
 from offload_rllib.reporting.figures import of_metric, of_profiles, write_figure
@@ -27,9 +28,20 @@ from offload_rllib.reporting.tables import (
     transfer_table,
     write_tables,
 )
+from offload_rllib.rollout.callbacks import LOGGED
 from scripts.results.study import verdicts
 
 SCORE = "score_mean_s"
+
+
+def test_a_metric_says_itself_where_it_stands() -> None:
+    for columns in (COLUMNS, TYPE_COLUMNS):
+        assert all(metric.brief for metric in columns)
+    assert [metric.column for metric in COLUMNS] == list(range(1, len(COLUMNS) + 1))
+    assert [metric.type_column for metric in TYPE_COLUMNS] == list(range(1, len(TYPE_COLUMNS) + 1))
+    (heading,) = tables(compared({("local", ("here",)): np.ones((1, 3))}), "local")[0].columns[1:2]
+    assert heading.header == METRICS[SCORE].brief
+    assert set(LOGGED) <= METRICS.keys()
 
 
 def compared(values: dict[tuple[str, Point], np.ndarray], sweep: tuple[str, ...] = ()) -> Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import nearest
@@ -22,6 +23,14 @@ class Metric:
     """From the figure to the unit shown."""
     lower_is_better: bool = True
     """Whether less is better; for what is neither good nor bad it only sets the order."""
+    shown: bool = False
+    """Whether tables and figures show it unless metrics are named, in the order of `METRICS`."""
+    brief: str = ""
+    """Its heading where a table must fit a terminal of 80 columns."""
+    column: int = 0
+    """Its column, from 1, in the terminal's table of policies; 0: not there."""
+    type_column: int = 0
+    """The same in the terminal's table for one type of tasks."""
 
     @property
     def label(self) -> str:
@@ -29,40 +38,40 @@ class Metric:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
-def _share(name: str, title: str) -> Metric:
-    return Metric(name, title, "%", 100.0)
+def _share(name: str, title: str, **where: Any) -> Metric:
+    return Metric(name, title, "%", 100.0, **where)
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("score_mean_s", "mean score", "s"),
-        Metric("score_p50_s", "median score", "s"),
-        Metric("score_p95_s", "95th percentile of the score", "s"),
-        Metric("score_p99_s", "99th percentile of the score", "s"),
-        Metric("response_mean_s", "mean response time", "s"),
-        Metric("response_p50_s", "median response time", "s"),
-        Metric("response_p95_s", "95th percentile of the response time", "s"),
-        Metric("response_p99_s", "99th percentile of the response time", "s"),
-        _share("dropped_share", "tasks dropped"),
-        _share("dropped_queue_full_share", "dropped: queue full"),
-        _share("dropped_expired_share", "dropped: expired"),
-        _share("dropped_lost_share", "dropped: lost on a link"),
-        _share("dropped_node_failed_share", "dropped: node failed"),
-        _share("missed_share", "deadlines missed"),
+        Metric("score_mean_s", "mean score", "s", shown=True, brief="score, s", column=1, type_column=1),
+        Metric("score_p50_s", "median score", "s", shown=True),
+        Metric("score_p95_s", "95th percentile of the score", "s", shown=True, brief="p95, s", column=2),
+        Metric("score_p99_s", "99th percentile of the score", "s", shown=True),
+        Metric("response_mean_s", "mean response time", "s", shown=True, brief="done, s", column=4, type_column=4),
+        Metric("response_p50_s", "median response time", "s", shown=True),
+        Metric("response_p95_s", "95th percentile of the response time", "s", shown=True),
+        Metric("response_p99_s", "99th percentile of the response time", "s", shown=True),
+        _share("dropped_share", "tasks dropped", shown=True, brief="dropped, %", column=3, type_column=3),
+        _share("dropped_queue_full_share", "dropped: queue full", shown=True),
+        _share("dropped_expired_share", "dropped: expired", shown=True),
+        _share("dropped_lost_share", "dropped: lost on a link", shown=True),
+        _share("dropped_node_failed_share", "dropped: node failed", shown=True),
+        _share("missed_share", "deadlines missed", shown=True, brief="missed, %", type_column=2),
         _share("late_share", "finished late"),
         _share("unfinished_share", "unfinished at the end"),
-        _share("offloaded_share", "tasks offloaded"),
-        _share("overload", "time that nodes are full"),
+        _share("overload", "time that nodes are full", shown=True, brief="full, %", column=6),
+        _share("offloaded_share", "tasks offloaded", shown=True, brief="sent, %", column=5),
         Metric("occupancy_tasks", "tasks at a node"),
-        Metric("fairness", "fairness among clients (Jain)", lower_is_better=False),
+        Metric("fairness", "fairness among clients (Jain)", lower_is_better=False, shown=True),
         Metric("availability", "time that nodes are up", "%", 100.0, lower_is_better=False),
-        Metric("energy_per_task_j", "energy per finished task", "J"),
+        Metric("energy_per_task_j", "energy per finished task", "J", shown=True),
         Metric("energy_j", "energy", "J"),
         Metric("energy_idle_j", "energy: idle", "J"),
         Metric("energy_compute_j", "energy: computing", "J"),
         Metric("energy_transmit_j", "energy: sending", "J"),
-        Metric("energy_per_task", "energy per finished task (PeersimGym's unit)"),
+        Metric("energy_per_task", "energy per finished task (PeersimGym's unit)", shown=True),
         Metric("energy", "energy (PeersimGym's unit)"),
         Metric("energy_idle", "energy: idle (PeersimGym's unit)"),
         Metric("energy_compute", "energy: computing (PeersimGym's unit)"),
@@ -78,28 +87,9 @@ METRICS = {
     )
 }
 SCORE = "score_mean_s"
-# What tables and figures show unless metrics are named, as far as an environment has them.
-SHOWN = (
-    SCORE,
-    "score_p50_s",
-    "score_p95_s",
-    "score_p99_s",
-    "response_mean_s",
-    "response_p50_s",
-    "response_p95_s",
-    "response_p99_s",
-    "dropped_share",
-    "dropped_queue_full_share",
-    "dropped_expired_share",
-    "dropped_lost_share",
-    "dropped_node_failed_share",
-    "missed_share",
-    "overload",
-    "offloaded_share",
-    "fairness",
-    "energy_per_task_j",
-    "energy_per_task",
-)
+# The columns of the terminal's tables, from left to right.
+COLUMNS = tuple(sorted((m for m in METRICS.values() if m.column), key=lambda m: m.column))
+TYPE_COLUMNS = tuple(sorted((m for m in METRICS.values() if m.type_column), key=lambda m: m.type_column))
 
 
 def metric_of(name: str) -> Metric:
@@ -127,4 +117,4 @@ def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:
             continue
         why = "is not reported by these environments" if name in METRICS else "is no metric"
         raise ConfigError(f"--metric '{name}': {why}.{nearest(name, reported)}")
-    return names or tuple(name for name in SHOWN if name in reported)
+    return names or tuple(metric.name for metric in METRICS.values() if metric.shown and metric.name in reported)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.interval_text import difference_text, number, with_half_width
-from offload_rllib.evaluation.metrics import types_of
+from offload_rllib.evaluation.metrics import COLUMNS, METRICS, TYPE_COLUMNS, types_of
 from offload_rllib.evaluation.results import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.evaluation.statistics import certain
 from offload_rllib.reporting.tensorboard import write_events
@@ -19,20 +19,6 @@ from offload_rllib.simulator.metrics import OF_TYPE
 
 UNSURE = "[ ]: 95 % interval; ( ): no certain difference, adjusted for the number in the table"
 COMPARED = ("score_mean_s", "dropped_share")
-SHOWN = (
-    ("score_mean_s", "score, s", 1.0),
-    ("score_p95_s", "p95, s", 1.0),
-    ("dropped_share", "dropped, %", 100.0),
-    ("response_mean_s", "done, s", 1.0),
-    ("offloaded_share", "sent, %", 100.0),
-    ("overload", "full, %", 100.0),
-)
-SHOWN_BY_TYPE = (
-    ("score_mean_s", "score, s", 1.0),
-    ("missed_share", "missed, %", 100.0),
-    ("dropped_share", "dropped, %", 100.0),
-    ("response_mean_s", "done, s", 1.0),
-)
 
 
 def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> list[Table]:
@@ -51,20 +37,19 @@ def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> 
     paired = Table(title=f"policy minus {reference}, paired by episode", caption=UNSURE)
     means.add_column("policy", overflow="fold")
     paired.add_column("policy", overflow="fold")
-    for _, title, _ in SHOWN:
-        means.add_column(title, justify="right")
+    for column in COLUMNS:
+        means.add_column(column.brief, justify="right")
     for title in ("score, s", "dropped, % points"):
         paired.add_column(title, justify="right")
     order = sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, "score_mean_s").mean())
     cells = [(policy, metric) for policy in order if policy != reference for metric in COMPARED]
     differences = [evaluation.difference(policy, reference, metric) for policy, metric in cells]
-    factors = {metric: factor for metric, _, factor in SHOWN}
     texts = {
-        cell: difference_text(difference, factors[cell[1]], sure=sure)
+        cell: difference_text(difference, METRICS[cell[1]].factor, sure=sure)
         for cell, difference, sure in zip(cells, differences, certain(differences), strict=True)
     }
     for policy in order:
-        values = [(evaluation.mean(policy, metric), metric, factor) for metric, _, factor in SHOWN]
+        values = [(evaluation.mean(policy, m.name), m.name, m.factor) for m in COLUMNS]
         means.add_row(
             policy,
             *(with_half_width(v, f) if metric in COMPARED else number(v.mean * f) for v, metric, f in values),
@@ -79,13 +64,13 @@ def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> 
 def _of_one_type(evaluation: Comparison, name: str, reference: str) -> Table:
     table = Table(title=f"tasks of type {name}", caption="missed: dropped, late or unfinished; ±: 95 % interval")
     table.add_column("policy", overflow="fold")
-    for _, title, _ in SHOWN_BY_TYPE:
-        table.add_column(title, justify="right", no_wrap=True)
+    for column in TYPE_COLUMNS:
+        table.add_column(column.brief, justify="right", no_wrap=True)
     score = f"score_mean_s{OF_TYPE}{name}"
     for policy in sorted(evaluation.policies, key=lambda policy: evaluation.of(policy, score).mean()):
         cells = [
-            with_half_width(evaluation.mean(policy, f"{metric}{OF_TYPE}{name}"), factor)
-            for metric, _, factor in SHOWN_BY_TYPE
+            with_half_width(evaluation.mean(policy, f"{column.name}{OF_TYPE}{name}"), column.factor)
+            for column in TYPE_COLUMNS
         ]
         table.add_row(policy, *cells, style="bold" if policy == reference else "")
     return table
@@ -109,14 +94,15 @@ def write_summary(evaluation: Comparison, reference: str, path: Path) -> None:
 def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None:
     """Draw means with 95 % intervals of the main figures, one row per policy, best on top, as a PNG."""
     policies = sorted(evaluation.policies, key=lambda policy: -evaluation.of(policy, "score_mean_s").mean())
-    panels = [SHOWN[0], SHOWN[1], SHOWN[2]]
+    panels = COLUMNS[:3]
     names = ("mean score, s", "95th percentile of the score, s", "dropped tasks, %")
     figure = Figure(figsize=(11, 1.2 + 0.38 * len(policies)), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Sequence = figure.subplots(1, len(panels), sharey=True)
-    for axis, (metric, _, factor), name in zip(axes, panels, names, strict=True):
+    for axis, panel, name in zip(axes, panels, names, strict=True):
+        factor = panel.factor
         for row, policy in enumerate(policies):
-            value = evaluation.mean(policy, metric)
+            value = evaluation.mean(policy, panel.name)
             colour = "tab:orange" if policy in (reference, f"{reference}{SAMPLED}") else "tab:blue"
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)

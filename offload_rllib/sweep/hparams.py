@@ -13,13 +13,12 @@ from tensorboard.plugins.hparams import summary_v2 as hp  # its `api` imports Te
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from offload_rllib.config.sweep import Domain
+from offload_rllib.evaluation.metrics import COLUMNS
 from offload_rllib.sweep.plan import SweepPlan, token_of
 from offload_rllib.sweep.trial import VALIDATION
 from offload_rllib.training.tensorboard_logger import TensorBoardLogger
 
 SUFFIX = ".hparams"
-# Beside the metrics of the sweep.
-SHOWN = ("score_mean_s", "score_p95_s", "dropped_share", "offloaded_share", "overload")
 
 
 def _write(folder: Path, summary: Any) -> None:
@@ -55,9 +54,9 @@ def _shown(domain: Domain, value: Any) -> Any:
 
 
 def write_experiment(folder: Path, plan: SweepPlan) -> None:
-    """Describe a sweep for the HParams tab: its columns, and the figures shown beside them."""
+    """Describe a sweep for the HParams tab: its columns, its metrics, and those of the terminal's table."""
     hparams = [hp.HParam(key, _domain(domain)) for key, domain in plan.config.space.items()]
-    names = dict.fromkeys([*(metric.name for metric in plan.config.metrics), *SHOWN])
+    names = dict.fromkeys([*(metric.name for metric in plan.config.metrics), *(metric.name for metric in COLUMNS)])
     metrics = [hp.Metric(f"ray/tune/{VALIDATION}/{name}", display_name=name) for name in names]
     _write(folder, hp.hparams_config_pb(hparams, metrics))
 
