@@ -1,4 +1,4 @@
-"""Speed of DDQN and of its replay, beside RLlib's DQN with its prioritised multi-agent replay."""
+"""The speed of DDQN and of its replay, compared with RLlib's DQN and its prioritised multi-agent replay."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportCallIssue=false
@@ -52,7 +52,7 @@ class Free(MultiAgentEnv):
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Begin anew."""
+        """Begin again."""
         self._step = 0
         return dict(self._seen), {}
 

@@ -1,4 +1,4 @@
-"""How fast this machine samples and trains, beside RLlib's own runner and learner."""
+"""The speed of sampling and training on this machine, compared with RLlib's own runner and learner."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.

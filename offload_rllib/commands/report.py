@@ -17,10 +17,13 @@ def report(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", metavar="POLICY", help="Whom they show, beside the reference; repeat. Default: all."),
+        typer.Option(
+            "--policy", metavar="POLICY", help="Policies to show, in addition to the reference; repeat. Default: all."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Whom the others are compared with, as tables call it.")
+        str | None,
+        typer.Option(metavar="POLICY", help="The policy that others are compared with, by its name in tables."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for them; must not exist. Default: the comparison's, over the old ones.")

@@ -65,8 +65,8 @@ def serve(
     )
     if not listener.is_loopback:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"warning: listening on {host}: whoever can reach this machine can ask, for there is no authentication; "
-            "put a proxy with TLS and a login before it",
+            f"warning: listening on {host}: all programs that reach this machine can send requests, because there is "
+            "no authentication; put a proxy with TLS and a login in front of it",
             style="yellow",
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""The best parameter of a decision rule, found on training episodes: the right that learners have.
+"""The best parameter of a decision rule, found on training episodes, as learners are trained on them.
 
 Held-out episodes judge policies, so neither learners nor rules may see them before.
 """

@@ -77,7 +77,7 @@ def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Pa
 
 
 def refuse_existing(out: Path | None) -> None:
-    """Refuse a folder for results that exists.
+    """Reject a folder for results that exists.
 
     Raises:
         ConfigError: it does.
@@ -111,7 +111,7 @@ class RecordedFolder:
     RECORD: ClassVar[str]
     """Name of the record."""
     CONTENT: ClassVar[tuple[str, ...]]
-    """The YAML files that say what is to be done; a folder without one of them is none of this kind."""
+    """The YAML files that state what is to be done; a folder without all of them is not of this kind."""
 
     path: Path
     trust: bool = field(default=False, compare=False)
@@ -146,7 +146,7 @@ class RecordedFolder:
         except FileExistsError as error:
             raise ConfigError(
                 f"{self.path}: this {self.KIND} folder exists and is not overwritten; choose another --name, "
-                f"or go on with it: --resume {self.path}"
+                f"or continue it: --resume {self.path}"
             ) from error
         except OSError as error:
             raise ConfigError(f"{self.path}: the {self.KIND} folder cannot be made: {error.strerror}") from error

@@ -119,7 +119,7 @@ class RunFolder(RecordedFolder):
         return sorted(path for path in found if is_whole(path))
 
     def policy_folder(self) -> Path:
-        """Return the folder of the trained policy: the final one, else the newest checkpoint's.
+        """Return the folder of the trained policy: the final one, otherwise the newest checkpoint's.
 
         Raises:
             ConfigError: nothing has been saved yet.
