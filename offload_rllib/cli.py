@@ -121,7 +121,7 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; medians are shown.")] = 5,
 ) -> None:
-    """Measure how fast this machine samples and trains, beside RLlib's own runner and learner."""
+    """Measure how fast this machine samples and trains, compared with RLlib's own runner and learner."""
     from offload_rllib.bench.sampling import PARTS
     from offload_rllib.bench.sampling import bench as measure
 
@@ -140,7 +140,7 @@ def import_peersim(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
-    """Turn a configuration of PeersimGym into an environment, and say what became of each key."""
+    """Convert a configuration of PeersimGym to an environment, and report how each key was handled."""
     from offload_rllib.scenario.peersim_import import import_peersim as convert
     from offload_rllib.scenario.peersim_import import write_imported
 

@@ -187,7 +187,7 @@ def test_usage_errors_exit_with_2_one_message_and_no_trace(tmp_path: Path) -> No
                 "--set-policy",
                 "algorithm.batch_env_steps=4000",
             ],
-            "1000 processes beside the trainer do not fit on",
+            "1000 processes and the trainer do not fit on",
         ),
         (["train", "ether_12", "ppo", "--name", "taken"], "runs/taken: this run folder exists"),
         (["train", "ether_12", "ppo", "--set", "workload.load.rho=-1"], "workload.load.rho"),

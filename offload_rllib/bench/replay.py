@@ -57,7 +57,7 @@ class Free(MultiAgentEnv):
         return dict(self._seen), {}
 
     def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Go on."""
+        """Continue."""
         self._step += 1
         ended = {"__all__": self._step == 1000}
         return dict(self._seen), dict(self._zeros), {"__all__": False}, ended, {}
@@ -131,7 +131,7 @@ def ddqn(repeats: int) -> Iterator[Speed]:
     """Yield the speed of DDQN end to end at RLlib's replay ratio, in one process, on one thread."""
     ours, rllibs = _our_round(), _rllibs_round()
     torch.set_num_threads(1)
-    speed = compared("DDQN, beside RLlib's DQN", ours, rllibs, repeats)
+    speed = compared("DDQN, relative to RLlib's DQN", ours, rllibs, repeats)
     yield Speed(speed.what, speed.ours, speed.stock, speed.ratio, "environment steps per CPU-second")
 
 

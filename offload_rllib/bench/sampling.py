@@ -189,7 +189,7 @@ def runners(repeats: int) -> Iterator[Speed]:
             ray.kill(actor)
     two, one = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    yield Speed("two runners, beside one", two, one, ratio, "agent steps per second")
+    yield Speed("two runners, relative to one", two, one, ratio, "agent steps per second")
 
 
 def _sample_and_drop(runner: BatchedEnvRunner, num_timesteps: int) -> None:

@@ -68,7 +68,7 @@ def _note(message: dict[str, Any], **_: Any) -> None:
 def use_token_if_there_is_one() -> None:
     """Let this process show the user's token to a cluster, unless RAY_AUTH_MODE says otherwise.
 
-    `ray start` asks for a token where it finds one, and a driver beside it sends none by itself.
+    `ray start` asks for a token where it finds one, and a driver next to it sends none by itself.
     """
     logger = logging.getLogger(authentication_token_setup.__name__)
     level = logger.level

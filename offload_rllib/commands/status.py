@@ -105,7 +105,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def _health(run: Path, state: str, told: dict[str, Any]) -> str:
-    go_on = f"go on: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
+    go_on = f"continue: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
     if state in ENDED:
         return state if state == "finished" else f"{state}; {go_on}"
     if not told:

@@ -154,7 +154,7 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
             services (``http://HOST:PORT``).
 
     Raises:
-        ConfigError: a name is none of these.
+        ConfigError: a name is not one of these.
         ServiceError: no service answers at an address.
     """
     contenders: list[Contender] = []

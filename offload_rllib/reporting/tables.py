@@ -37,7 +37,7 @@ def differences_table(
 ) -> pd.DataFrame:
     """Return paired differences from a reference as text: a row per policy (None: all), a column per metric.
 
-    In parentheses what is not certain, adjusted for all cells of the table.
+    Differences that are not certain are in parentheses, adjusted for all cells of the table.
     """
     played = [p for p in (comparison.played(point) if policies is None else policies) if p != reference]
     cells = [(policy, name) for policy in played for name in metrics]
@@ -72,7 +72,7 @@ def over_points_table(comparison: Comparison, metric: str, reference: str | None
     Args:
         comparison: the results.
         metric: which.
-        reference: None: means; else paired differences from this policy, in parentheses what is not certain, adjusted
+        reference: None: means; otherwise paired differences from this policy, uncertain ones in parentheses, adjusted
             for all cells of the table.
     """
     about = metric_of(metric)

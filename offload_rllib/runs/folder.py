@@ -99,13 +99,13 @@ class RecordedFolder:
 
     Attributes:
         path: of the folder.
-        trust: whether code that its files name may be run: they may come from somebody else.
+        trust: whether code that its files name may be run: they may come from another user.
     """
 
     KIND: ClassVar[str]
     """What messages call it."""
     VERB: ClassVar[str]
-    """The command that goes on with one."""
+    """The command that resumes one."""
     PARENT: ClassVar[Path]
     """Where it lies unless a path is given."""
     RECORD: ClassVar[str]
@@ -171,7 +171,7 @@ class RecordedFolder:
         """Return an existing folder; `trust` as the attribute.
 
         Raises:
-            ConfigError: there is no such folder, or it is none of this kind.
+            ConfigError: there is no such folder, or it is not of this kind.
         """
         folder = cls(Path(path), trust=trust)
         if not folder.path.is_dir():
@@ -211,7 +211,7 @@ class RecordedFolder:
 
     @property
     def resume_command(self) -> str:
-        """What a person types to go on."""
+        """The command that resumes it."""
         trust = ["--trust"] if self.entries().get("functions") else []
         return shlex.join(["offload-rllib", self.VERB, "--resume", str(self.path), *trust])
 

@@ -1,4 +1,4 @@
-"""The trials of a sweep on the terminal, while it goes on."""
+"""The trials of a sweep on the terminal, while it runs."""
 
 from __future__ import annotations
 

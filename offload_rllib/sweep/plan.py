@@ -129,7 +129,7 @@ def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
         cpus: of the machine.
 
     Returns:
-        Lines to show: what will be lost, though the sweep can go on.
+        Lines to show: what will be lost, though the sweep can continue.
 
     Raises:
         ConfigError: a key does not exist or rejects a value, no combination can be trained, a metric is no figure of

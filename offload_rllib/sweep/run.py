@@ -52,7 +52,7 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
     Args:
         folder: its files say what to do.
         console: where trials are shown.
-        resume: go on with an interrupted sweep: finished trials stay as they are, interrupted ones continue from their
+        resume: continue an interrupted sweep: finished trials stay as they are, interrupted ones continue from their
             last checkpoint, failed ones are not tried again.
 
     Returns:
@@ -78,7 +78,7 @@ def _sweep(folder: SweepFolder, plan: SweepPlan, console: Console, *, resume: bo
             tuner.fit()
         except Exception as error:
             folder.record(state="failed")
-            raise TrainingError(f"the sweep failed: {error}\ngo on with: {folder.resume_command}") from error
+            raise TrainingError(f"the sweep failed: {error}\ncontinue with: {folder.resume_command}") from error
     finished = not ended_early()
     folder.record(state="finished" if finished else "interrupted")
     return finished, table.outcomes

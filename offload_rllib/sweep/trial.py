@@ -173,7 +173,7 @@ class SweepTrial(tune.Trainable):
         (Path(checkpoint_dir) / STATE).write_text(json.dumps(self._cost), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         for seed, algorithm in self._algorithms.items():
             algorithm.load_checkpoint(str(seed_folder(Path(checkpoint), seed)))
         self._cost = read_json(Path(checkpoint) / STATE, "the costs of a trial")

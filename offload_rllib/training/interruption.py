@@ -1,7 +1,7 @@
 """Training that can be stopped at any moment and resumed without a trace.
 
 Ctrl-C and SIGTERM end it after what was reported is also saved; what a killed process had reported beyond its last
-checkpoint is taken out of the logs when the training goes on, as it is done again.
+checkpoint is removed from the logs when training is resumed, because it is repeated.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class SaveWhenAsked(Callback):
 
 
 class TrimRepeated(Callback):
-    """Takes out of a trial's logs what it had reported after the checkpoint from which it goes on."""
+    """Takes out of a trial's logs what it had reported after the checkpoint from which it continues."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Trim the results, and tell TensorBoard from which step on the earlier curve does not count."""

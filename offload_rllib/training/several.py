@@ -51,7 +51,7 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
         done; in parallel, they continue from their last checkpoints.
 
     Raises:
-        TrainingError: one of them failed; those beside it are stopped.
+        TrainingError: one of them failed; those in parallel with it are stopped.
     """
     if not runs:
         return True

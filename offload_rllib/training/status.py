@@ -140,7 +140,7 @@ class RunWatch(PresentCallback):
             with written_at_once(self._run.path / STATUS) as partial:
                 partial.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            # Training itself goes on until a checkpoint cannot be written.
+            # Training itself continues until a checkpoint cannot be written.
             self.log.warning("status.json cannot be written: %s", error)
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:

@@ -244,7 +244,7 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     try:
         result = tuner.fit()[0]
         error: Exception | None = result.error
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to go on
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to continue
         result, error = None, failure
     if result is not None and error is None:
         wanted = run.policy_config.training.env_steps
