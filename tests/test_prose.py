@@ -149,12 +149,16 @@ def texts(tree: ast.AST) -> list[str]:
 
 
 def comments(source: str) -> list[str]:
-    """Return the comments of a module; those in lines of their own, one after the other, are one."""
+    """Return the comments of a module; those in lines of their own, one after the other, are one.
+
+    Directives of the type checker are left out.
+    """
     found: list[str] = []
     last = -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            text, alone = token.string.lstrip("#: "), token.line.strip().startswith("#")
+        text = token.string.lstrip("#: ")
+        if token.type == tokenize.COMMENT and not text.startswith("pyright:"):
+            alone = token.line.strip().startswith("#")
             if alone and last == token.start[0] - 1:
                 found[-1] += f" {text}"
             else:
