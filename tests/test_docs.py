@@ -110,12 +110,12 @@ def test_the_specification_of_observations_lists_every_number_in_order() -> None
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with changes; a part that names its kind, or a load, replaces the whole part."""
+    """Return a configuration with changes; a part that is one of several kinds replaces the whole part."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        whole = not isinstance(old, dict) or not isinstance(value, dict) or "kind" in value or key == "load"
-        result[key] = value if whole else merged(old, value)
+        parts = isinstance(value, dict) and "kind" not in value and key not in ("load", "sharing")
+        result[key] = merged(old, value) if parts and isinstance(old, dict) else value
     return result
 
 
