@@ -40,6 +40,7 @@ BETTER_WORDING = {
     r"by lot|lots are": "uniformly at random",
     r"what (came|comes|becomes|became) of": "the result of; what happens to",
     r"(is|are) none of": "is not; is rejected",
+    r"is no (figure|heuristic|metric|number|run|value)": "is not a",
     r"nobody|anybody|everybody|somebody|whoever": "name the agent, node, policy or user",
     r"there alone": "only there",
     r"(?<=[,;] )else(?! if)": "otherwise",

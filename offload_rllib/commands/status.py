@@ -82,7 +82,7 @@ def read_status(run: Path) -> dict[str, Any]:
     """Return the state of a run: its record's state, its latest status, and ``health`` in words.
 
     Raises:
-        ConfigError: the folder is no run, or its record cannot be read.
+        ConfigError: the folder is not a run, or its record cannot be read.
     """
     record = run / "run.json"
     if not record.is_file():

@@ -223,7 +223,7 @@ def _run_folders(text: str, folders: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(folder for folder in folders.split(",") if folder))
     for folder in found:
         if not Path(folder).is_dir():
-            raise ConfigError(f"'{text}': {folder} is no run folder")
+            raise ConfigError(f"'{text}': {folder} is not a run folder")
     if not found:
         raise ConfigError(f"'{text}': must be NAME=FOLDER,FOLDER,... with folders of runs")
     return found

@@ -125,6 +125,6 @@ def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if name in reported:
             continue
-        why = "is not reported by these environments" if name in METRICS else "is no metric"
+        why = "is not reported by these environments" if name in METRICS else "is not a metric"
         raise ConfigError(f"--metric '{name}': {why}.{nearest(name, reported)}")
     return names or tuple(name for name in SHOWN if name in reported)

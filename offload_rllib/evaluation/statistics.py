@@ -122,7 +122,7 @@ def _equal(values: np.ndarray) -> bool:
 def _mostly_equal(values: np.ndarray) -> bool:
     """Return whether resamples of one number alone are so many that they reach into the interval's quantiles.
 
-    So it is with differences of two policies that seldom act differently: their quantiles would be no numbers.
+    So it is with differences of two policies that seldom act differently: their quantiles would not be finite.
     """
     same = np.abs(values - float(np.median(values))) <= ROUNDING * np.abs(values).max()
     return np.mean(same) ** len(values) > (1 - CONFIDENCE) / 2

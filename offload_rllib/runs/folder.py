@@ -125,7 +125,7 @@ class RecordedFolder:
             default_name: used without a name.
 
         Raises:
-            ConfigError: the name is no folder of its own.
+            ConfigError: the name is not that of a single folder.
         """
         if name is None:
             return next_free(cls.PARENT, default_name)

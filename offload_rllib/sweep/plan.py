@@ -132,7 +132,7 @@ def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
         Lines to show: what will be lost, though the sweep can continue.
 
     Raises:
-        ConfigError: a key does not exist or rejects a value, no combination can be trained, a metric is no figure of
+        ConfigError: a key does not exist or rejects a value, no combination can be trained, a metric is not a figure of
             these environments, or trials do not fit on the machine.
     """
     from offload_rllib.training.train import check  # noqa: PLC0415 - it imports ray, which takes seconds
@@ -199,6 +199,6 @@ def _check_metrics(plan: SweepPlan, environment: EnvironmentConfig) -> None:
     for i, metric in enumerate(plan.config.metrics):
         if metric.name not in figures:
             raise ConfigError(
-                f"metrics.{i}.name: '{metric.name}' is no figure of this environment's episodes."
+                f"metrics.{i}.name: '{metric.name}' is not a figure of this environment's episodes."
                 f"{nearest(metric.name, figures)}"
             )

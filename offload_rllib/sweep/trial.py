@@ -198,7 +198,7 @@ def mean_of_numbers(values: Iterable[Any]) -> float:
 
 
 def mean_of(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of nested results, leaf by leaf, without what is no number and without counts over a lifetime."""
+    """Return the mean of nested results, leaf by leaf, over finite values, and without counts over a lifetime."""
     results = list(results)
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for result in results for key in result):
