@@ -54,7 +54,7 @@ app.command("tune-rule")(tune_rule)
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a checkpoint.")],
-    format_: Annotated[str, typer.Option("--format", help="Of the file; so far: onnx.")] = "onnx",
+    format_: Annotated[str, typer.Option("--format", help="Format of the file; so far: onnx.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option(help="The file; by default RUN.onnx here. Several policies: one file each.")
     ] = None,
@@ -138,7 +138,7 @@ def import_peersim(
     as_coded: Annotated[
         bool, typer.Option("--as-coded", help="Also serve and offer the newest task first, in ticks, as its code does.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Convert a configuration of PeersimGym to an environment, and report how each key was handled."""
     from offload_rllib.scenario.peersim_import import import_peersim as convert

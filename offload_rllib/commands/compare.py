@@ -50,16 +50,16 @@ def compare(
     ] = None,
     train_env: Annotated[
         list[str] | None,
-        typer.Option("--train-env", metavar="ENV", help="Train there instead; `here`: in each environment itself."),
+        typer.Option("--train-env", metavar="ENV", help="Environments to train in; `here`: each compared one."),
     ] = None,
     train_at_every_point: Annotated[
-        bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the file's own.")
+        bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the value of the file.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trained policy.")] = 5,
     episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same for all policies.")] = 20,
-    held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes.")] = 0,
+    held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes.")] = 0,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="What tables and figures show; repeat.")
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Metrics of the tables and figures; repeat.")
     ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="POLICY", help="The policy that others are compared with; default: the first.")
@@ -73,7 +73,7 @@ def compare(
         typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of all policies that are trained."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Tasks that play at the same time; default: the CPUs.")
+        int | None, typer.Option(min=1, help="Ray tasks that play in parallel; default: the number of CPUs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The folder under comparisons/; must not exist.")] = None,
     trust: TrustOption = False,

@@ -24,9 +24,7 @@ NEEDED = ("starlette", "uvicorn", "fastapi")
 
 def serve(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, of a checkpoint or of a saved policy.")],
-    host: Annotated[str, typer.Option(help="Interface to listen on; others than this machine reach only 0.0.0.0.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[str, typer.Option(help="Interface to listen on; 0.0.0.0 admits other machines.")] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that decide.")] = 1,
     queue: Annotated[

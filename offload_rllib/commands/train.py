@@ -93,7 +93,7 @@ def train(
         raise ConfigError("--or-resume needs --name, and no --resume")
     if resume is not None and (env or policy or set_ or name or storage or changes or runners):
         raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-    if or_resume and env is not None and not trust:  # code that the command itself names needs no further word
+    if or_resume and env is not None and not trust:  # code that the command itself names is trusted
         trust = bool(functions_of(load_environment(env, set_ or ())))
     begun = _to_resume(resume, trust=trust) if resume else _begun(name, storage, trust=trust) if or_resume else None
     if begun is not None and begun.state == "finished":
