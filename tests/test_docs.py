@@ -49,6 +49,19 @@ def verbs() -> set[str]:
     return {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = CHECKOUT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)", index.read_text())}
+    assert {page for page in PAGES if page.is_relative_to(index.parent)} - {index} <= linked
+
+
+def test_the_glossary_has_each_term_once() -> None:
+    terms = re.findall(r"^\| ([^|]+?)\*? \|", (CHECKOUT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    terms = [term for term in terms if term != "term"]
+    assert len(terms) > 50
+    assert len(terms) == len({term.lower() for term in terms})
+
+
 # Words by which a page would speak of verbs, and of what the scripts launch.
 SPOKEN_OF = {
     "tune": "sweep",
