@@ -54,7 +54,7 @@ app.command("tune-rule")(tune_rule)
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a checkpoint.")],
-    format_: Annotated[str, typer.Option("--format", help="Of the file; so far: onnx.")] = "onnx",
+    format_: Annotated[str, typer.Option("--format", help="Format of the file; so far: onnx.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option(help="The file; by default RUN.onnx here. Several policies: one file each.")
     ] = None,
@@ -121,7 +121,7 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; medians are shown.")] = 5,
 ) -> None:
-    """Measure how fast this machine samples and trains, beside RLlib's own runner and learner."""
+    """Measure how fast this machine samples and trains, compared with RLlib's own runner and learner."""
     from offload_rllib.bench.sampling import PARTS
     from offload_rllib.bench.sampling import bench as measure
 
@@ -138,9 +138,9 @@ def import_peersim(
     as_coded: Annotated[
         bool, typer.Option("--as-coded", help="Also serve and offer the newest task first, in ticks, as its code does.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Turn a configuration of PeersimGym into an environment, and say what became of each key."""
+    """Convert a configuration of PeersimGym to an environment, and report how each key was handled."""
     from offload_rllib.scenario.peersim_import import import_peersim as convert
     from offload_rllib.scenario.peersim_import import write_imported
 

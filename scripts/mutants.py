@@ -6,7 +6,7 @@ The faults are in `faults.yaml` beside this file. Each names a file, a text that
 and the tests that should notice. A fault is killed if one of them fails, or if they do not end within the timeout; it
 has survived if they pass. Before any fault, the same tests must pass on the tree as it is.
 
-Results are kept in FOLDER, so that a run that was stopped goes on; a fault is run again when its file, its tests or
+Results are kept in FOLDER, so that a stopped run can continue; a fault is run again when its file, its tests or
 the fault itself has changed. With --all every fault meets the whole fast suite, which takes hours.
 
 The exit code is 0 if at least 95 % of the faults are killed, and none failed to run.

@@ -40,7 +40,7 @@ def load_change(
     bin_s: Annotated[float, typer.Option(min=1.0)] = 50.0,
     out: Path = Path("load_change.png"),
 ) -> None:
-    """Draw what becomes of tasks by the time at which they were made: how many, score, drops, where long ones go."""
+    """Draw the outcomes of tasks over the time of their creation: how many, score, drops, where long ones go."""
     batch = vector_env(env, episodes, log=True)
     settings = batch.scenario.arrays.settings[0]
     edges = np.arange(settings["score_from_s"], settings["score_until_s"] + bin_s / 2, bin_s)

@@ -202,7 +202,7 @@ class Page:
 
     @staticmethod
     def values_of(node: Node) -> Node:
-        """Return the schema of the values of a mapping whose keys are free, else nothing."""
+        """Return the schema of the values of a mapping whose keys are free; empty for others."""
         values = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
         return next((value for value in values if isinstance(value, dict)), {})
 

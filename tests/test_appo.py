@@ -360,7 +360,7 @@ def test_training_leaves_a_policy_that_goes_on(tmp_path: Path, env_runner: str) 
 
 
 def test_what_cannot_be_sampled_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training\.runners: APPO samples beside learning"):
+    with pytest.raises(ConfigError, match=r"training\.runners: APPO samples while it learns"):
         appo_config(runners=0)
     with pytest.raises(ConfigError, match=r"batch_env_steps \(80\) must be a multiple of .*\(60\)"):
         appo_config(envs_per_runner=3)

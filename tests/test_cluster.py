@@ -95,7 +95,7 @@ def test_runners_fit_on_the_nodes_without_being_split(nodes: tuple[float, ...], 
 
 
 def test_too_many_runners_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"training.runners: 500 processes beside the trainer do not fit on 4 CPUs"):
+    with pytest.raises(ConfigError, match=r"training.runners: 500 processes and the trainer do not fit on 4 CPUs"):
         cpus_per_runner(500, (2.0, 2.0))
 
 
@@ -377,7 +377,7 @@ def test_status_says_whether_a_run_is_well_silent_or_gone(tmp_path: Path) -> Non
     assert health() == "well"
     assert health(runners={"all": 4, "healthy": 3}) == "works with 3 of 4 runners"
     assert health(time="2020-01-01T00:00:00+00:00").startswith("silent for")
-    assert health(pid=2**22 + 1).startswith("its process is gone; go on: offload-rllib train --resume")
+    assert health(pid=2**22 + 1).startswith("its process is gone; continue: offload-rllib train --resume")
     health()
     shown = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert "480 of 960 env steps (50%)" in shown.output

@@ -306,14 +306,14 @@ def test_swept_keys_that_end_alike_have_columns_of_their_own(files: Path) -> Non
         (["local"], {"sweep": ["links.latency_s=-1,2"]}, r"--sweep: ring with links.latency_s=-1: .*latency_s"),
         (["local"], {"sweep": ["horizon_s=9,x"]}, r"--sweep: ring with horizon_s=x: .*horizon_s: "),
         (["local"], {"sweep": ["rho=0.5", "workload.load.rho=0.8"]}, r"--sweep: workload.load.rho is given twice"),
-        (["local"], {"metrics": ("score_mean",)}, r"--metric 'score_mean': is no metric.*score_mean_s"),
+        (["local"], {"metrics": ("score_mean",)}, r"--metric 'score_mean': is not a metric.*score_mean_s"),
         (["local"], {"metrics": ("energy_j",)}, r"--metric 'energy_j': is not reported"),
         (["local"], {"reference": "random"}, r"--reference 'random': no policy here"),
         (["local"], {"training_environments": ["ether_19"]}, r"--train-env: nothing is trained here: local need"),
         (["local"], {"policy_overrides": ["algorithm.lr=1"]}, r"--set-policy: nothing is trained here"),
         (["local"], {"train_at_every_point": True}, r"--train-at-every-point: nothing is trained here"),
         (["local", "runs/none"], {}, r"'runs/none' is neither"),
-        (["mine=runs/none", "local"], {}, r"'mine=runs/none': runs/none is no run folder"),
+        (["mine=runs/none", "local"], {}, r"'mine=runs/none': runs/none is not a run folder"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(
@@ -391,7 +391,7 @@ def test_a_finished_comparison_is_drawn_again_without_playing(trained: tuple[Pat
     for options, message in (
         (["--out", str(out)], "exists and is not overwritten"),
         (["--policy", "quick"], r"'quick': no policy of this comparison"),
-        (["--metric", "nothing"], r"--metric 'nothing': is no metric"),
+        (["--metric", "nothing"], r"--metric 'nothing': is not a metric"),
         (["--reference", "nobody"], r"--reference 'nobody': no policy here"),
     ):
         failed = CliRunner().invoke(app, ["report", str(folder), *options])

@@ -100,7 +100,7 @@ def test_status_shows_whatever_a_run_tells(tmp_path: Path, capsys: pytest.Captur
     status(run)
     assert "failed [/x]" in capsys.readouterr().out
     (run / "run.json").write_text('{"state": "interrupted"}')
-    assert read_status(run)["health"] == f"interrupted; go on: offload-rllib train --resume {shlex.quote(str(run))}"
+    assert read_status(run)["health"] == f"interrupted; continue: offload-rllib train --resume {shlex.quote(str(run))}"
 
 
 @pytest.mark.usefixtures("ray_session")

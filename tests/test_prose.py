@@ -1,12 +1,18 @@
-"""Documentation in plain technical English: short sentences, and the terms of the field."""
+"""Pages, docstrings, comments and messages in plain technical English: short sentences, and the terms of the field."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import io
 import re
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+import offload_rllib
 
 CHECKOUT = Path(__file__).parents[1]
 LONGEST_SENTENCE = 40  # words
@@ -17,11 +23,16 @@ GENERATED = {
     "results.md": "scripts/results",
     "paper_tables.md": "scripts/paper",
 }
-PENDING = {"a2c.md", "appo.md", "ddqn.md", "ppo.md", "decisions.md", "observation.md", "rewards.md", "rollout.md"}
 PAGES = [
     page
     for page in [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
-    if page.name not in {*GENERATED, *PENDING} and page.name != "CHANGELOG.md"  # the changelog is a list of what was
+    if page.name not in GENERATED and page.name != "CHANGELOG.md"  # the changelog is a list of what was
+]
+PENDING_FOLDERS = {"algorithms", "envs", "rollout", "simulator"}
+MODULES = [
+    module
+    for module in sorted(Path(offload_rllib.__file__).parent.rglob("*.py"))
+    if module.parent.name not in PENDING_FOLDERS
 ]
 
 # Wordings that a textbook on queues, networks or reinforcement learning would not use, and better ones.
@@ -29,6 +40,7 @@ BETTER_WORDING = {
     r"by lot|lots are": "uniformly at random",
     r"what (came|comes|becomes|became) of": "the result of; what happens to",
     r"(is|are) none of": "is not; is rejected",
+    r"is no (figure|heuristic|metric|number|run|value)": "is not a",
     r"nobody|anybody|everybody|somebody|whoever": "name the agent, node, policy or user",
     r"there alone": "only there",
     r"(?<=[,;] )else(?! if)": "otherwise",
@@ -46,6 +58,9 @@ BETTER_WORDING = {
     r"(is|are) let|let in": "is admitted; is allowed",
     r"mend(s|ed|ing)?": "fix; repair",
     r"for ever": "indefinitely",
+    r"go(es)? on|going on|went on": "continue; resume",
+    r"that there is not|cannot be(?=[.,;:])": "does not exist; is invalid",
+    r"(?<=, )for (it|they|there)|for nobody": "because",
     r"stands? apart": "is counted separately",
 }
 
@@ -90,16 +105,66 @@ def words(sentence: str) -> int:
     return sum(1 for word in sentence.split() if re.search(r"\w", word))
 
 
-def faults(text_blocks: list[str]) -> list[str]:
+def faults(text_blocks: Iterable[str], longest: int = LONGEST_SENTENCE) -> list[str]:
     """Return the sentences that are too long, and the wordings to replace."""
     found = []
     for sentence in (sentence for block in text_blocks for sentence in sentences(block)):
-        if words(sentence) > LONGEST_SENTENCE:
-            found.append(f"{words(sentence)} words, at most {LONGEST_SENTENCE}: {sentence}")
+        if words(sentence) > longest:
+            found.append(f"{words(sentence)} words, at most {longest}: {sentence}")
         for wording, better in BETTER_WORDING.items():
             match = re.search(rf"\b(?:{wording})\b", sentence, re.IGNORECASE)
             if match:
                 found.append(f"'{match[0]}', better: {better}. In: {sentence}")
+    return found
+
+
+def docstrings(tree: ast.AST) -> list[ast.Constant]:
+    """Return the docstrings of a module, also those of attributes."""
+    bodies = [body for node in ast.walk(tree) if isinstance(body := getattr(node, "body", None), list)]
+    values = [line.value for body in bodies for line in body if isinstance(line, ast.Expr)]
+    return [value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+
+
+def listed(docstring: str) -> str:
+    """Return a docstring as Markdown: the entries of its sections (`Args:` and so on) as items of a list."""
+    lines, inside = [], False
+    for line in inspect.cleandoc(docstring).splitlines():
+        if line and not line.startswith(" "):
+            inside = line in ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:")
+        entry = inside and re.match(r" {4}(?=\S)", line)
+        lines.append("" if inside and not line.startswith(" ") else f"- {line[4:]}" if entry else line)
+    return "\n".join(lines)
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """Return the other texts of a module: messages and help. What a text inserts counts as a word."""
+    known = {id(value) for value in docstrings(tree)}
+    known |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in known:
+            found.append(node.value)
+    return [text for text in found if " " in text]
+
+
+def comments(source: str) -> list[str]:
+    """Return the comments of a module; those in lines of their own, one after the other, are one.
+
+    Directives of the type checker are left out.
+    """
+    found: list[str] = []
+    last = -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        text = token.string.lstrip("#: ")
+        if token.type == tokenize.COMMENT and not text.startswith("pyright:"):
+            alone = token.line.strip().startswith("#")
+            if alone and last == token.start[0] - 1:
+                found[-1] += f" {text}"
+            else:
+                found.append(text)
+            last = token.start[0] if alone else -1
     return found
 
 
@@ -139,6 +204,34 @@ def test_long_sentences_and_wordings_to_avoid_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_pages_are_plain_english(page: Path) -> None:
     found = faults(list(blocks(page.read_text())))
+    assert not found, "\n".join(found)
+
+
+MODULE = '''\
+"""Ties are decided by lot."""
+KEY = 1  # nobody
+"""What became of it."""
+# As last
+# told.
+raise ValueError(f"{KEY} is none of these")
+'''
+
+
+def test_docstrings_comments_and_messages_of_a_module_are_read() -> None:
+    tree = ast.parse(MODULE)
+    assert [value.value for value in docstrings(tree)] == ["Ties are decided by lot.", "What became of it."]
+    assert texts(tree) == ["X is none of these"]
+    assert comments(MODULE) == ["nobody", "As last told."]
+    section = "Return it.\n\n    Args:\n        a: one\n            thing.\n        b: another.\n    "
+    assert list(blocks(listed(section))) == ["Return it.", "a: one thing.", "b: another."]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(CHECKOUT)))
+def test_modules_are_plain_english(module: Path) -> None:
+    source = module.read_text()
+    tree = ast.parse(source)
+    found = faults(block for value in docstrings(tree) for block in blocks(listed(str(value.value))))
+    found += faults(comments(source)) + faults(texts(tree), longest=10_000)
     assert not found, "\n".join(found)
 
 

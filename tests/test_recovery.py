@@ -83,7 +83,7 @@ def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
         training_module, "ended_early", lambda: False
     )  # of this process, where other tests may end early
     monkeypatch.setattr(Tuner, "fit", lambda _: [SimpleNamespace(error=None, metrics={})])
-    with pytest.raises(TrainingError, match=r"without a word: is .*/tune there, and can it be written\?") as error:
+    with pytest.raises(TrainingError, match=r"without an error: is .*/tune there, and can it be written\?") as error:
         training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
     assert f"offload-rllib train --resume {run.path}" in str(error.value)
     assert run.state == "failed"

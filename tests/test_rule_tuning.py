@@ -69,7 +69,7 @@ def test_a_choice_among_equal_values_is_not_called_certain() -> None:
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("size_intervall", {}, r"'size_intervall' is no heuristic.*Did you mean 'size_interval'"),
+        ("size_intervall", {}, r"'size_intervall' is not a heuristic.*Did you mean 'size_interval'"),
         ("local", {}, r"'local' takes no parameter; rules that do: .*size_interval"),
         ("size_interval", {"values": [-1.0]}, r"size_interval:-1.*must be a number above 0"),
         ("size_interval", {"metric": "score"}, r"--metric 'score': not reported here"),

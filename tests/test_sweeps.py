@@ -285,9 +285,9 @@ def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_fr
         ),
         (
             {"metrics": ["score_men_s"]},
-            r"metrics.0.name: 'score_men_s' is no figure .* Did you mean 'score_mean_s'\?",
+            r"metrics.0.name: 'score_men_s' is not a figure .* Did you mean 'score_mean_s'\?",
         ),
-        ({"metrics": ["energy_per_task_j"]}, r"'energy_per_task_j' is no figure of this environment"),
+        ({"metrics": ["energy_per_task_j"]}, r"'energy_per_task_j' is not a figure of this environment"),
         ({"metrics": ["overload", "overload"]}, r"metrics: one is given twice"),
         ({"metrics": [{"name": "overload", "mode": "small"}]}, r"mode: .*'min' or 'max'"),
         ({"search": "grid"}, r"space.policy.algorithm.lr: search: grid needs a list of values"),

@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_written_or_read_is_done_without(
     assert alibaba.load_jobs(path)[0].tolist() == expected
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OFFLOAD_RLLIB_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"cannot be written .*; the trace is read anew"):
+    with pytest.warns(UserWarning, match=r"cannot be written .*; the trace is read again"):
         assert alibaba.load_jobs(path)[0].tolist() == expected
 
 

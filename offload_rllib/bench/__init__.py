@@ -1,1 +1,1 @@
-"""The verb `bench`: speed of sampling and of replay, beside RLlib."""
+"""The verb `bench`: speed of sampling and of replay, compared with RLlib."""

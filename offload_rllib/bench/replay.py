@@ -1,4 +1,4 @@
-"""Speed of DDQN and of its replay, beside RLlib's DQN with its prioritised multi-agent replay."""
+"""The speed of DDQN and of its replay, compared with RLlib's DQN and its prioritised multi-agent replay."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Free(MultiAgentEnv):
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Begin anew."""
+        """Begin again."""
         self._step = 0
         return dict(self._seen), {}
 
     def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib names another type
-        """Go on."""
+        """Continue."""
         self._step += 1
         ended = {"__all__": self._step == 1000}
         return dict(self._seen), dict(self._zeros), {"__all__": False}, ended, {}
@@ -127,7 +127,7 @@ def ddqn(repeats: int) -> Iterator[Speed]:
     """Yield the speed of DDQN end to end at RLlib's replay ratio, in one process, on one thread."""
     ours, rllibs = _our_round(), _rllibs_round()
     torch.set_num_threads(1)
-    speed = compared("DDQN, beside RLlib's DQN", ours, rllibs, repeats)
+    speed = compared("DDQN, relative to RLlib's DQN", ours, rllibs, repeats)
     yield Speed(speed.what, speed.ours, speed.stock, speed.ratio, "environment steps per CPU-second")
 
 

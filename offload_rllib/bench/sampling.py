@@ -1,4 +1,4 @@
-"""How fast this machine samples and trains, beside RLlib's own runner and learner."""
+"""The speed of sampling and training on this machine, compared with RLlib's own runner and learner."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def runners(repeats: int) -> Iterator[Speed]:
             ray.kill(actor)
     two, one = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    yield Speed("two runners, beside one", two, one, ratio, "agent steps per second")
+    yield Speed("two runners, relative to one", two, one, ratio, "agent steps per second")
 
 
 def _sample_and_drop(runner: BatchedEnvRunner, num_timesteps: int) -> None:

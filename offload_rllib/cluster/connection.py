@@ -53,7 +53,7 @@ class RayOptions:
 
     address: str | None = None
     """``auto``, ``host:port`` of a cluster that this machine is part of, ``ray://host:port`` of any other, ``local``
-    for a Ray of its own; None: what RAY_ADDRESS says, else ``local``."""
+    for a Ray of its own; None: the value of RAY_ADDRESS, otherwise ``local``."""
     ship_code: bool = False
     """Send this package's files to the nodes, in place of what is installed there."""
     dashboard: bool = False
@@ -224,7 +224,7 @@ def connect(options: RayOptions | None = None) -> Iterator[Cluster]:
 
 
 def _knock(address: str, hint: str) -> None:
-    """Raise ClusterError where nobody listens at a host:port: Ray itself tries for a minute before it says so."""
+    """Raise ClusterError if no process listens at a host:port: Ray itself tries for a minute before it fails."""
     host, separator, port = address.removeprefix(CLIENT).rpartition(":")
     if separator and port.isdigit():
         try:

@@ -14,7 +14,7 @@ NODE_SHARE = 0.001
 
 
 def places(share: float, nodes: Sequence[float]) -> int:
-    """Return how many processes that reserve a share of CPUs fit beside the trainer, which is on the first node.
+    """Return how many processes with a share of CPUs fit in addition to the trainer, which is on the first node.
 
     Args:
         share: CPUs of each process.
@@ -44,6 +44,5 @@ def cpus_per_runner(runners: int, nodes: Sequence[float]) -> float:
         if share >= SMALLEST_RUNNER_CPUS and places(share, nodes) >= runners:
             return share
     raise ConfigError(
-        f"training.runners: {runners} processes beside the trainer do not fit on {sum(nodes):g} CPUs "
-        f"({len(nodes)} nodes)"
+        f"training.runners: {runners} processes and the trainer do not fit on {sum(nodes):g} CPUs ({len(nodes)} nodes)"
     )

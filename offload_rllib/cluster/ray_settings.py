@@ -1,4 +1,4 @@
-"""What Ray does by itself and is told to do otherwise: ports on all interfaces, an open token, long messages."""
+"""Ray's defaults that are changed here: ports on all interfaces, an open token, long messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray._private import ray_constants, worker
 from ray._private.authentication import authentication_token_setup
 
 AUTH_MODE = "RAY_AUTH_MODE"
-# The logger of what Ray tells, for whoever keeps a log.
+# The logger of Ray's messages, for runs that keep a log.
 MESSAGES = "offload_rllib.ray"
 
 # Ray binds its ports to loopback where clusters are switched off, by default on Windows and macOS. What is asked for
@@ -65,7 +65,7 @@ def _note(message: dict[str, Any], **_: Any) -> None:
 def use_token_if_there_is_one() -> None:
     """Let this process show the user's token to a cluster, unless RAY_AUTH_MODE says otherwise.
 
-    `ray start` asks for a token where it finds one, and a driver beside it sends none by itself.
+    `ray start` asks for a token where it finds one, and a driver next to it sends none by itself.
     """
     logger = logging.getLogger(authentication_token_setup.__name__)
     level = logger.level
@@ -77,9 +77,9 @@ def use_token_if_there_is_one() -> None:
 
 
 def restrict_token() -> None:
-    """Take the right to read the user's token from everybody else: Ray writes it as readable as any file.
+    """Make the user's token readable by its owner alone: Ray creates it with default permissions.
 
-    A file of somebody else's is left alone.
+    A file of another user is not changed.
     """
     try:
         token = Path.home() / ".ray" / "auth_token"

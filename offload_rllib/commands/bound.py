@@ -1,4 +1,4 @@
-"""The verb `bound`: how far policies are from what a scheduler could do who knows the future."""
+"""The verb `bound`: how far policies are from a scheduler that knows the future."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of every verb that works on Ray: where it runs, with how much, and where its results go."""
+"""The options of every verb that works on Ray: the cluster, the resources, and the storage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AddressOption = Annotated[
     typer.Option(
         metavar="ADDRESS",
         rich_help_panel=PANEL,
-        help="auto, host:port or ray://host:port of a Ray cluster, or local; by default RAY_ADDRESS, else local.",
+        help="auto, host:port or ray://host:port of a Ray cluster, or local; by default RAY_ADDRESS, otherwise local.",
     ),
 ]
 RunnersOption = Annotated[
@@ -50,7 +50,9 @@ StorageOption = Annotated[
 ]
 ShipCodeOption = Annotated[
     bool,
-    typer.Option("--ship-code", rich_help_panel=PANEL, help="Send this package's files to the nodes (not its needs)."),
+    typer.Option(
+        "--ship-code", rich_help_panel=PANEL, help="Send this package's files to the nodes (not its dependencies)."
+    ),
 ]
 DashboardOption = Annotated[
     bool, typer.Option("--dashboard", rich_help_panel=PANEL, help="With a Ray of its own: start its dashboard.")
@@ -65,7 +67,7 @@ def training_overrides(
     learners: int | None = None,
     gpus: float | None = None,
 ) -> list[str]:
-    """Return the given options as changes of a policy (``KEY=VALUE``); ``--runners all`` is none of them.
+    """Return the given options as changes of a policy (``KEY=VALUE``); ``--runners all`` is not one of them.
 
     Raises:
         ConfigError: runners is neither a number nor ``all``.

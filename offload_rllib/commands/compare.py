@@ -50,21 +50,21 @@ def compare(
     ] = None,
     train_env: Annotated[
         list[str] | None,
-        typer.Option("--train-env", metavar="ENV", help="Train there instead; `here`: in each environment itself."),
+        typer.Option("--train-env", metavar="ENV", help="Environments to train in; `here`: each compared one."),
     ] = None,
     train_at_every_point: Annotated[
-        bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the file's own.")
+        bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the value of the file.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trained policy.")] = 5,
     episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same for all policies.")] = 20,
-    held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes.")] = 0,
+    held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes.")] = 0,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="What tables and figures show; repeat.")
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Metrics of the tables and figures; repeat.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Whom the others are compared with; default: the first.")
+        str | None, typer.Option(metavar="POLICY", help="The policy that others are compared with; default: the first.")
     ] = None,
-    task_log: Annotated[bool, typer.Option("--task-log", help="Keep the fate of every task (Parquet).")] = False,
+    task_log: Annotated[bool, typer.Option("--task-log", help="Log every task (Parquet).")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of all environments.")
     ] = None,
@@ -73,12 +73,12 @@ def compare(
         typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of all policies that are trained."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Tasks that play at the same time; default: the CPUs.")
+        int | None, typer.Option(min=1, help="Ray tasks that play in parallel; default: the number of CPUs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The folder under comparisons/; must not exist.")] = None,
     trust: TrustOption = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="COMPARISON", help="Go on with an interrupted comparison's folder.")
+        str | None, typer.Option(metavar="COMPARISON", help="Continue an interrupted comparison, by its folder.")
     ] = None,
     address: AddressOption = None,
     storage: StorageOption = None,
@@ -101,7 +101,7 @@ def compare(
     else:
         if policies and len(policies) == 1 and is_plan(policies[0]):
             if env or sweep or train_env or metric or reference or set_ or set_policy:
-                raise ConfigError(f"{policies[0]} says everything; give only --name and --workers beside it")
+                raise ConfigError(f"{policies[0]} states everything; give only --name and --workers with it")
             plan = load_plan(policies[0], trust=trust)
         else:
             if not policies or not env:
@@ -134,7 +134,7 @@ def compare(
     with nullcontext() if resume else folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
         comparison = run_comparison(folder, console, workers=workers)
     if comparison is None:
-        say(f"interrupted; what was done is saved. Go on with: {folder.resume_command}")
+        say(f"interrupted; what was done is saved. Continue with: {folder.resume_command}")
         raise typer.Exit(130)
     # Files first: a closed pipe ends the printing, and must not cost the results.
     paths = finish_comparison(folder, comparison, plan)

@@ -40,5 +40,5 @@ TrustOption = Annotated[
 ]
 EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out episodes, the same for all policies.")]
 HeldOutSeedOption = Annotated[
-    int, typer.Option("--held-out-seed", min=0, help="Of the held-out episodes; training never uses them.")
+    int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes; training never uses them.")
 ]

@@ -13,17 +13,21 @@ from offload_rllib.commands.terminal import say
 def report(
     comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="Folder of a finished comparison.")],
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="What tables and figures show; repeat.")
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Metrics of the tables and figures; repeat.")
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", metavar="POLICY", help="Whom they show, beside the reference; repeat. Default: all."),
+        typer.Option(
+            "--policy", metavar="POLICY", help="Policies to show, in addition to the reference; repeat. Default: all."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Whom the others are compared with, as tables call it.")
+        str | None,
+        typer.Option(metavar="POLICY", help="The policy that others are compared with, by its name in tables."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for them; must not exist. Default: the comparison's, over the old ones.")
+        Path | None,
+        typer.Option(help="Folder for the files; must not exist. Default: the comparison's, replacing the old files."),
     ] = None,
 ) -> None:
     """Write tables, figures and the page of a finished comparison again; nothing is played."""

@@ -24,9 +24,7 @@ NEEDED = ("starlette", "uvicorn", "fastapi")
 
 def serve(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, of a checkpoint or of a saved policy.")],
-    host: Annotated[str, typer.Option(help="Interface to listen on; others than this machine reach only 0.0.0.0.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[str, typer.Option(help="Interface to listen on; 0.0.0.0 admits other machines.")] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that decide.")] = 1,
     queue: Annotated[
@@ -65,8 +63,8 @@ def serve(
     )
     if not listener.is_loopback:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"warning: listening on {host}: whoever can reach this machine can ask, for there is no authentication; "
-            "put a proxy with TLS and a login before it",
+            f"warning: listening on {host}: all programs that reach this machine can send requests, because there is "
+            "no authentication; put a proxy with TLS and a login in front of it",
             style="yellow",
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""`offload-rllib status`: how a run is getting on, from the files that it writes."""
+"""`offload-rllib status`: the progress of a run, from the files that it writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offload_rllib.commands.terminal import console
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json
 
-# A run that has told nothing for so many of its iterations, and at least so long, is not well.
+# A run without a status for so many of its iterations, and at least so long, is reported as silent.
 SILENT_ITERATIONS = 5
 SILENT_S = 120.0
 REFRESH_S = 2.0
@@ -40,7 +40,7 @@ class NoCheckpoint(BaseModel, extra="forbid"):
 
 
 class Told(BaseModel):
-    """What a run tells in `status.json`, as far as it is shown."""
+    """The part of `status.json` that is shown."""
 
     time: AwareDatetime
     host: str
@@ -63,7 +63,7 @@ def status(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Show a run's progress, speed, latest figures, workers and health; works beside the run, and without it."""
+    """Show a run's progress, speed, latest figures, workers and health, during the run and afterwards."""
     present = read_status(run)
     if as_json:
         typer.echo(json.dumps(present, indent=1))
@@ -79,10 +79,10 @@ def status(
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """Return what is known of a run: its record's state, what it last told, and ``health`` in words.
+    """Return the state of a run: its record's state, its latest status, and ``health`` in words.
 
     Raises:
-        ConfigError: the folder is no run, or its record cannot be read.
+        ConfigError: the folder is not a run, or its record cannot be read.
     """
     record = run / "run.json"
     if not record.is_file():
@@ -105,7 +105,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def _health(run: Path, state: str, told: dict[str, Any]) -> str:
-    go_on = f"go on: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
+    go_on = f"continue: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
     if state in ENDED:
         return state if state == "finished" else f"{state}; {go_on}"
     if not told:

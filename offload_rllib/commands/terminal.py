@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-# What is shown may come from files of others: nothing in it is taken for markup.
+# The text may come from files of other users: it is not read as markup.
 console = Console(markup=False, emoji=False)
 if not console.is_terminal:
     console = Console(markup=False, emoji=False, width=100)  # a log file has no width; 80 would fold the tables

@@ -52,10 +52,15 @@ def train(
     set_: SetOption = None,
     set_policy: SetPolicyOption = None,
     name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run's folder.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Continue an interrupted run, by its folder.")
+    ] = None,
     trust: TrustOption = False,
     or_resume: Annotated[
-        bool, typer.Option("--or-resume", help="With --name: go on with the run if it is there; done is done.")
+        bool,
+        typer.Option(
+            "--or-resume", help="With --name: continue the run if it exists; a finished one is left as it is."
+        ),
     ] = False,
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,
@@ -88,7 +93,7 @@ def train(
         raise ConfigError("--or-resume needs --name, and no --resume")
     if resume is not None and (env or policy or set_ or name or storage or changes or runners):
         raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-    if or_resume and env is not None and not trust:  # code that the command itself names needs no further word
+    if or_resume and env is not None and not trust:  # code that the command itself names is trusted
         trust = bool(functions_of(load_environment(env, set_ or ())))
     begun = _to_resume(resume, trust=trust) if resume else _begun(name, storage, trust=trust) if or_resume else None
     if begun is not None and begun.state == "finished":
@@ -111,7 +116,7 @@ def train(
         with nullcontext() if begun else run.removed_if_not_begun():
             finished = train_run(run, console, resume=begun is not None)
     if not finished:
-        say(f"interrupted; what was done is saved. Go on with: {run.resume_command}")
+        say(f"interrupted; what was done is saved. Continue with: {run.resume_command}")
         raise typer.Exit(130)
     _compare_with_heuristics(run, episodes, held_out_seed)
 

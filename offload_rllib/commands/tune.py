@@ -39,7 +39,7 @@ def tune(
     name: Annotated[str | None, typer.Option(help="The sweep's folder under sweeps/; must not exist.")] = None,
     trust: TrustOption = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep's folder.")
+        str | None, typer.Option(metavar="SWEEP", help="Continue an interrupted sweep, by its folder.")
     ] = None,
     address: AddressOption = None,
     storage: StorageOption = None,
@@ -80,7 +80,7 @@ def _tune(config: str | None, set_: list[str] | None, name: str | None, resume: 
         finished, outcomes = sweep(folder, console, resume=resume is not None)
     _report(folder, outcomes)
     if not finished:
-        say(f"interrupted; what was done is saved. Go on with: {folder.resume_command}")
+        say(f"interrupted; what was done is saved. Continue with: {folder.resume_command}")
         raise typer.Exit(130)
 
 

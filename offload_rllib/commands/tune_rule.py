@@ -23,9 +23,9 @@ def tune_rule(
         str | None,
         typer.Option(metavar="V1,V2,...", help="Values to try; by default from a quarter to four times the default."),
     ] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="Whose mean decides.")] = "score_mean_s",
+    metric: Annotated[str, typer.Option(metavar="NAME", help="The metric whose mean decides.")] = "score_mean_s",
     episodes: Annotated[int, typer.Option(min=2, help="Training episodes, the same for all values.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the training episodes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training episodes.")] = 0,
 ) -> None:
     """Find the best parameter of a rule on training episodes, as learners are trained on them."""
     from offload_rllib.evaluation import rule_tuning

@@ -1,4 +1,4 @@
-"""What a comparison consists of: environments, swept keys, policies, and where the trained ones are trained."""
+"""The plan of a comparison: environments, swept keys, policies, and where the trained ones are trained."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class SweptKey(Schema):
 
 
 class ComparisonPlan(Schema):
-    """Everything that a comparison depends on, with nothing left to look up; `compare.yaml` of its folder."""
+    """Everything that a comparison depends on, resolved; `compare.yaml` of its folder."""
 
     kind: Literal["comparison"] = "comparison"
-    """Tells the file from an environment or a policy."""
+    """Distinguishes the file from an environment or a policy."""
     environments: Annotated[dict[str, EnvironmentConfig], Field(min_length=1)]
     """By label, before the swept keys are set."""
     training_environments: dict[str, EnvironmentConfig] = Field(default_factory=dict)
@@ -63,7 +63,7 @@ class ComparisonPlan(Schema):
     runs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Folders of runs that are one policy with several training seeds, by name."""
     train_at_every_point: bool = False
-    """Whether policies are trained at every swept value; else at the value that the environment's file has."""
+    """Whether policies are trained at every swept value; otherwise at the value of the environment's file."""
     training_seeds: Count = 5
     """How many runs of each trained policy: seeds 0, 1, ..."""
     episodes: Annotated[int, Field(ge=2, strict=True)] = 20
@@ -75,7 +75,7 @@ class ComparisonPlan(Schema):
     reference: str
     """The policy that others are compared with."""
     task_log: bool = False
-    """Whether to keep the fate of every task."""
+    """Whether to log every task."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,11 @@ def plan_of(
         overrides: of all environments.
         policy_overrides: of all policies that are trained.
         trust: use files of runs that name code.
-        reference: whom others are compared with; None: the first policy.
+        reference: the policy that others are compared with; None: the first policy.
         keys: the other keys of `ComparisonPlan`.
 
     Raises:
-        ConfigError: a name stands for nothing.
+        ConfigError: a name is unknown.
     """
     loaded = _environments(environments, overrides, trust=trust)
     trained = {}
@@ -223,7 +223,7 @@ def _run_folders(text: str, folders: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(folder for folder in folders.split(",") if folder))
     for folder in found:
         if not Path(folder).is_dir():
-            raise ConfigError(f"'{text}': {folder} is no run folder")
+            raise ConfigError(f"'{text}': {folder} is not a run folder")
     if not found:
         raise ConfigError(f"'{text}': must be NAME=FOLDER,FOLDER,... with folders of runs")
     return found
@@ -319,12 +319,12 @@ def _seeded(config: PolicyConfig, seed: int) -> PolicyConfig:
 
 
 def trained_name(plan: ComparisonPlan, name: str, label: str) -> str:
-    """Return what tables call a policy that was trained in the environment `label`."""
+    """Return the name in tables of a policy that was trained in the environment `label`."""
     return f"{name} from {label}" if len(plan.training_environments) > 1 else name
 
 
 def contenders_at(plan: ComparisonPlan, place: Place, runs: Sequence[tuple[Training, Path]] = ()) -> list[Contender]:
-    """Return who plays at a place, in the order of the plan.
+    """Return the players at a place, in the order of the plan.
 
     Args:
         plan: the comparison.
@@ -354,7 +354,7 @@ def contenders_at(plan: ComparisonPlan, place: Place, runs: Sequence[tuple[Train
 
 
 def check_plan(plan: ComparisonPlan) -> None:
-    """Find what is wrong with a comparison before anything runs.
+    """Check a comparison before anything runs.
 
     Raises:
         ConfigError: a policy does not fit an environment or cannot be trained there, the reference or a metric does
@@ -374,7 +374,7 @@ def check_plan(plan: ComparisonPlan) -> None:
 
 
 def _check_trainings(plan: ComparisonPlan) -> set[str]:
-    """Find what cannot be trained, or will not fit where it is to play; return what tables call the others.
+    """Reject policies that cannot be trained, or will not fit where they play; return the table names of the others.
 
     Raises:
         ConfigError: says which policy, and where.
@@ -410,7 +410,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
 
 
 def _plays_at(plan: ComparisonPlan, training: Training, place: Place) -> bool:
-    """Return whether what comes of a training plays at a place."""
+    """Return whether the policy of a training plays at a place."""
     if plan.train_at_every_point and training.place.values != place.values:
         return False
     return bool(plan.training_environments) or training.place.environment == place.environment

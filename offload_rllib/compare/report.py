@@ -1,4 +1,4 @@
-"""Everything that a comparison leaves to look at: tables, figures, and one HTML page that holds them all."""
+"""The reports of a comparison: tables, figures, and one HTML page with all of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ img { max-width: 100% } pre { background: #f6f6f6; padding: .8rem; overflow-x: a
 
 
 def finish_comparison(folder: ComparisonFolder, comparison: Comparison, plan: ComparisonPlan) -> dict[str, Path]:
-    """Write all that a comparison leaves to look at, and only then call it finished; return the files as below."""
+    """Write the reports of a comparison, then mark it as finished; return the files as below."""
     write_events(comparison, folder.path)
     paths = write_comparison(comparison, plan, folder.path, runs=folder.path / RUNS)
     folder.record(state="finished")
@@ -69,8 +69,8 @@ def draw_again(
         folder: of the comparison.
         out: where to, which may be the comparison's own folder.
         metrics: what to show; empty: as the comparison was made.
-        policies: whom to show; empty: all.
-        reference: whom the others are compared with, as tables call it; None: as the comparison was made.
+        policies: policies to show; empty: all.
+        reference: the policy that others are compared with, by its name in tables; None: as the comparison was made.
 
     Raises:
         ConfigError: it is not finished, or has no such metric or policy.

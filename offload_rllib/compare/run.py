@@ -1,4 +1,4 @@
-"""A comparison from its plan to its report: trains what is to be trained, plays in parallel, goes on after a stop."""
+"""A comparison from its plan to its report: trains policies, plays in parallel, and resumes after a stop."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ComparisonFolder(RecordedFolder):
     """A comparison on disk.
 
     Contents: `compare.yaml` (the plan, resolved), `state.json` (versions, command, state), `runs/` (the runs that were
-    trained for it), `cells/` (what was played so far), and what is made of it: see `compare.report`.
+    trained for it), `cells/` (what was played so far), and the reports: see `compare.report`.
     """
 
     KIND = "comparison"
@@ -91,8 +91,8 @@ class ComparisonFolder(RecordedFolder):
         """What is to be done.
 
         Raises:
-            ConfigError: an environment means something else in this version than when the comparison was begun, or the
-                simulator is another.
+            ConfigError: the fingerprint of an environment, or the version of the simulator, differs from that at the
+                start of the comparison.
         """
         plan = load_plan(self.path / PLAN, trust=self.trust)
         state = self.entries()
@@ -106,7 +106,7 @@ class ComparisonFolder(RecordedFolder):
         if state.get("simulator") != source_hash():
             raise ConfigError(
                 f"{self.path}: begun with another version of the simulator (sources {state.get('simulator')}, now "
-                f"{source_hash()}): the results do not go into one table. Begin anew: "
+                f"{source_hash()}): the results do not go into one table. Start again: "
                 f"{shlex.join(['offload-rllib', 'compare', str(self.path / PLAN)])}"
             )
         return plan
@@ -124,7 +124,7 @@ def default_name(plan: ComparisonPlan) -> str:
 
 
 def run_comparison(folder: ComparisonFolder, console: Console, *, workers: int | None = None) -> Comparison | None:
-    """Do what a comparison's plan says, or what is left of it.
+    """Run a comparison's plan, or the rest of it.
 
     Args:
         folder: of the comparison; what it holds already is not done again.
@@ -182,7 +182,7 @@ def _run(folder: ComparisonFolder, plan: ComparisonPlan, console: Console, worke
 
 
 def _train(folder: ComparisonFolder, plan: ComparisonPlan, console: Console) -> list[tuple[Training, Path]] | None:
-    """Train what is not trained yet; return the trainings with their run folders, None after an interruption."""
+    """Train the remaining policies; return the trainings with their run folders, None after an interruption."""
     runs: list[tuple[Training, Path]] = []
     waiting: list[RunFolder] = []
     for training in trainings_of(plan):
@@ -206,7 +206,7 @@ def _run_folder(path: Path, training: Training, *, trust: bool) -> RunFolder:
 
 
 def cell_file(folder: Path, index: int) -> Path:
-    """Return where the results of a cell are kept, by its place in the plan."""
+    """Return the file of the results of a cell, named by its place in the plan."""
     return folder / CELLS / f"{index:05d}.json"
 
 

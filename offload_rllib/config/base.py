@@ -114,7 +114,7 @@ def _above_0(value: PerEpisode) -> PerEpisode:
     return value
 
 
-# The tags in brackets are no keys: messages about bad values leave them out.
+# The tags in brackets are not keys: messages about bad values leave them out.
 PositiveOrRange = Annotated[
     Annotated[Positive, Tag("(number)")] | Annotated[PerEpisode, AfterValidator(_above_0), Tag("(per episode)")],
     Discriminator(_member),

@@ -46,7 +46,7 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the content of a regular file; special files, which could block, are rejected.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file, or is larger than `most_bytes`.
+        ConfigError: it cannot be read, is not a regular file, or is larger than `most_bytes`.
     """
     try:
         # A pipe would block until another process writes into it.

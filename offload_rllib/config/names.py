@@ -9,7 +9,7 @@ FORMULA = frozenset("=+-@")
 
 
 def plain_name(name: str) -> str:
-    """Return a name with `_` in place of what is no text, or is markup somewhere; most names are what they were.
+    """Return a name with `_` in place of characters that are not text, or are markup; most names stay unchanged.
 
     Used where a name enters: as that of a policy, of an environment, of a run.
     """

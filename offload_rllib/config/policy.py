@@ -201,7 +201,7 @@ class PolicyConfig(Schema):
         if not isinstance(self.algorithm, APPO):
             return self
         if self.training.runners == 0:
-            raise ValueError("training.runners: APPO samples beside learning and needs at least one runner; 0 has none")
+            raise ValueError("training.runners: APPO samples while it learns and needs at least one runner; 0 has none")
         sample = self.training.envs_per_runner * self.algorithm.fragment_steps
         if self.algorithm.batch_env_steps % sample:
             raise ValueError(

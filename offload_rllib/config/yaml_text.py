@@ -73,7 +73,7 @@ class Loader(yaml.SafeLoader):
         except (ValueError, OverflowError, AttributeError, IndexError, KeyError, TypeError) as error:
             value = str(node.value) if isinstance(node, yaml.ScalarNode) else "this"
             shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            problem = f"{shown} is no value of the kind {node.tag.rpartition(':')[2]}: {error}"
+            problem = f"{shown} is not a value of the kind {node.tag.rpartition(':')[2]}: {error}"
             raise ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as above

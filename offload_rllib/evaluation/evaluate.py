@@ -26,7 +26,7 @@ from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import RESPONSES
 
-# Episodes of one policy are played side by side in batches; more would only cost memory. The size is part of the
+# Episodes of one policy are played in parallel in batches; more would only cost memory. The size is part of the
 # result: networks differ in the last digit with it, so it depends neither on the machine nor on the workers.
 LARGEST_BATCH = 32
 # Steps in which the decisions of a rule are timed that then plays by itself.
@@ -50,7 +50,7 @@ class Place:
 
     @property
     def key(self) -> results.Point:
-        """How the place is called in a `Comparison`."""
+        """The name of the place in a `Comparison`."""
         return (self.environment, *self.values.values())
 
     @cached_property
@@ -77,12 +77,12 @@ class Cell:
     seed: int
     """Of the held-out episodes."""
     log: bool = False
-    """Whether to keep the fate of every task."""
+    """Whether to log every task."""
 
 
 @dataclass
 class Played:
-    """What came of a cell."""
+    """Results of one batch of episodes."""
 
     figures: list[dict[str, float]]
     """Of each episode."""
@@ -97,7 +97,7 @@ class Played:
     seconds: float
     """Wall-clock time in all."""
     tasks: Any = None
-    """Fate of every task, a pyarrow table, if asked for."""
+    """The log of all tasks, a pyarrow table, if requested."""
 
 
 class Player:
@@ -110,7 +110,7 @@ class Player:
     def _environment(self, cell: Cell) -> NativeEnv:
         wanted = (cell.place.fingerprint, cell.count, cell.log)
         if self._made is None or self._made[0] != wanted:
-            self._made = None  # before the next one is built: two large networks may not fit side by side
+            self._made = None  # before the next one is built: two large networks may not fit into memory
             self._made = wanted, batch_of(build_scenario(cell.place.config), cell.count, log=cell.log)
         return self._made[1]
 
@@ -171,7 +171,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def about_episodes(cell: Cell) -> list[dict[str, Any]]:
-    """Return what the tables say of each episode of a cell beside its figures."""
+    """Return the columns that describe each episode of a cell, in addition to its figures."""
     contender = cell.contender
     return [
         {
@@ -200,7 +200,7 @@ def cells_of(
 
 
 def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed: int = 0) -> tuple[str, ...]:
-    """Find what is wrong with an evaluation before anything plays; return the names of the figures.
+    """Check an evaluation before anything plays; return the names of the figures.
 
     Raises:
         ConfigError: too few episodes, equal names, or a policy that does not fit the environment.

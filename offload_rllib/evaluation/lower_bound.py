@@ -1,4 +1,4 @@
-"""A clairvoyant lower bound: what no policy can score on an episode whose tasks are all known beforehand.
+"""A clairvoyant lower bound on the score of any policy, on an episode whose tasks are all known beforehand.
 
 The bound is the optimum of a relaxation, found by HiGHS through scipy: a linear program over slots of time, or, with
 `whole`, a mixed-integer one in which every task is processed at one node. `docs/bound.md` states the relaxation and

@@ -1,4 +1,4 @@
-"""What is compared: the figures of an episode, with the titles, units and directions that tables and plots need."""
+"""Metrics: the figures of an episode, with the titles, units and directions that tables and plots need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offload_rllib.simulator.metrics import OF_TYPE
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of an episode (`simulator.metrics.summary`), or of what deciding costs."""
+    """A figure of an episode (`simulator.metrics.summary`), or of the cost of deciding."""
 
     name: str
     title: str
@@ -22,7 +22,7 @@ class Metric:
     factor: float = 1.0
     """From the figure to the unit shown."""
     lower_is_better: bool = True
-    """Whether less is better; for what is neither good nor bad it only sets the order."""
+    """Whether less is better; for neutral figures it only sets the order."""
     shown: bool = False
     """Whether tables and figures show it unless metrics are named, in the order of `METRICS`."""
     brief: str = ""
@@ -93,7 +93,7 @@ TYPE_COLUMNS = tuple(sorted((m for m in METRICS.values() if m.type_column), key=
 
 
 def metric_of(name: str) -> Metric:
-    """Return what is known of a figure, of all tasks or of those of one type; of one that is not listed, its name."""
+    """Return the metric of a figure, for all tasks or one type of task; an unlisted figure gets its name as title."""
     figure, of, kind = name.partition(OF_TYPE)
     if of and figure in METRICS:
         return replace(METRICS[figure], name=name, title=f"{METRICS[figure].title}, {kind}")
@@ -115,6 +115,6 @@ def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if name in reported:
             continue
-        why = "is not reported by these environments" if name in METRICS else "is no metric"
+        why = "is not reported by these environments" if name in METRICS else "is not a metric"
         raise ConfigError(f"--metric '{name}': {why}.{nearest(name, reported)}")
     return names or tuple(metric.name for metric in METRICS.values() if metric.shown and metric.name in reported)

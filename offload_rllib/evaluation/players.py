@@ -1,4 +1,4 @@
-"""What can be compared: heuristics by name, and trained policies by their run's folder."""
+"""Players of a comparison: heuristics by name, and trained policies by their run's folder."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Trained:
     _fitted: SavedPolicy | RemotePolicy | None = field(default=None, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the networks out: whoever plays reads them from the folder."""
+        """Leave the networks out: the process that plays reads them from the folder."""
         return self.__dict__ | {"policy": None, "_fitted": None}
 
     def begin(self, env: NativeEnv, seed: int) -> None:
@@ -157,7 +157,7 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
             services (``http://HOST:PORT``).
 
     Raises:
-        ConfigError: a name is none of these.
+        ConfigError: a name is not one of these.
         ServiceError: no service answers at an address.
     """
     contenders: list[Contender] = []
@@ -239,7 +239,7 @@ def _refuse_equal_seeds(folders: Sequence[Path], seeds: Sequence[int | None]) ->
 
 
 def _refuse_other_settings(first: Path, one: PolicyConfig, folder: Path, other: PolicyConfig) -> None:
-    """Refuse runs whose settings differ by more than the seed, and by what only says where and how often."""
+    """Reject runs whose settings differ by more than the seed, apart from keys without effect on learning."""
     mine, theirs = (dict(_leaves(config.model_dump(mode="json", by_alias=True))) for config in (one, other))
     for key in sorted(mine.keys() | theirs.keys()):
         if key not in NOT_LEARNING and mine.get(key) != theirs.get(key):

@@ -155,7 +155,7 @@ class Comparison:
         return self._intervals[key]
 
     def difference(self, policy: str, reference: str, metric: str, point: Point | None = None) -> Interval:
-        """Return the mean of policy minus reference, paired by episode, with its 95 % interval; else as `matrix`."""
+        """Return the mean of policy minus reference, paired by episode, with its 95 % interval; see also `matrix`."""
         key = (policy, metric, point, reference)
         if key not in self._intervals:
             values, other = (self.matrix(name, metric, point) for name in (policy, reference))
@@ -231,9 +231,9 @@ class Comparison:
         """Return differences from a policy, paired by episode, and probabilities of doing better than it.
 
         One row per point, policy and metric: the mean difference (policy minus reference) with its 95 % interval, the
-        same relative to the reference's mean, and the probability of improvement with its interval; `p` is the p-value
-        of the difference alone, `p_adjusted` for all policies and metrics of the point. Points where the reference did
-        not play are left out.
+        same relative to the reference's mean, and the probability of improvement with its interval. `p` is the p-value
+        of the difference alone; `p_adjusted` is adjusted for all policies and metrics of the point. Points where the
+        reference did not play are left out.
 
         Args:
             reference: one of `policies`.

@@ -1,4 +1,4 @@
-"""The best parameter of a decision rule, found on training episodes: the right that learners have.
+"""The best parameter of a decision rule, found on training episodes, as learners are trained on them.
 
 Held-out episodes judge policies, so neither learners nor rules may see them before.
 """
@@ -88,7 +88,7 @@ def values_around(rule: str) -> tuple[float, ...]:
 
 def _default(rule: str) -> float:
     if rule not in HEURISTICS:
-        raise ConfigError(f"'{rule}' is no heuristic.{nearest(rule, HEURISTICS)}")
+        raise ConfigError(f"'{rule}' is not a heuristic.{nearest(rule, HEURISTICS)}")
     default = HEURISTICS[rule].parameter
     if default is None:
         with_one = ", ".join(name for name, each in HEURISTICS.items() if each.parameter is not None)

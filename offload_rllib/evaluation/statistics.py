@@ -1,8 +1,8 @@
 """Statistics of episodes: intervals for means and paired differences, verdicts, IQM, improvement, profiles.
 
 Everywhere `values` is [M, N]: M training seeds of a policy (1 for what is not trained), N held-out episodes, the same
-episodes in the same places for all policies. Training seeds of one policy have nothing to do with those of another;
-episodes are shared.
+episodes in the same places for all policies. Training seeds of one policy are independent of those of another; episodes
+are shared.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
-# From so many episodes on the studentized bootstrap is closer to its stated coverage than Student's interval: with 20
-# values of an exponential distribution 94 against 92 %, of a lognormal one (sigma 1) 91 against 87 % (1000 trials each;
-# the BCa bootstrap of scipy stays below Student). With fewer values its own quantiles are too uncertain.
+# From so many episodes on the studentized bootstrap is closer to its stated coverage than Student's interval. With 20
+# values of an exponential distribution it covers 94 against 92 %, of a lognormal one (sigma 1) 91 against 87 % (1000
+# trials each). The BCa bootstrap of scipy stays below Student. With fewer values the bootstrap's quantiles are too
+# uncertain.
 BOOTSTRAP_FROM = 20
 RESAMPLES = 4000
 ROUNDING = 1e-12
@@ -48,7 +49,7 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """What stands behind ±: the distance from the estimate to the farther end of the interval."""
+        """The number after ±: the distance from the estimate to the farther end of the interval."""
         return max(self.high - self.mean, self.mean - self.low)
 
 
@@ -83,7 +84,7 @@ def interval(values: np.ndarray) -> Interval:
     """Return the mean of independent values [n] with its 95 % interval; values that are not finite are left out.
 
     Student's t below 20 values, the studentized bootstrap from there on (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, 12.5), with a fixed seed; Student's t also where so many values are equal that too many
+    Bootstrap, 1993, 12.5), with a fixed seed. Student's t is also used where so many values are equal that too many
     resamples have no spread. There it holds the mean of a skewed distribution in 75 to 90 % of cases only. NaN without
     two values.
     """
@@ -121,7 +122,7 @@ def _equal(values: np.ndarray) -> bool:
 def _mostly_equal(values: np.ndarray) -> bool:
     """Return whether resamples of one number alone are so many that they reach into the interval's quantiles.
 
-    So it is with differences of two policies that seldom act differently: their quantiles would be no numbers.
+    So it is with differences of two policies that seldom act differently: their quantiles would not be finite.
     """
     same = np.abs(values - float(np.median(values))) <= ROUNDING * np.abs(values).max()
     return np.mean(same) ** len(values) > (1 - CONFIDENCE) / 2
@@ -148,13 +149,12 @@ def paired_difference(values: np.ndarray, reference: np.ndarray) -> Interval:
 def mean_over_seeds_and_episodes(values: np.ndarray, reference: np.ndarray | None = None) -> Interval:
     """Return the mean of values [M, N], or of their difference from a reference [M', N], with its 95 % interval.
 
-    Training seeds and episodes are crossed random factors: the variance of the mean is S^2(seeds) / M +
-    S^2(episodes) / N - MS(residual) / (M N), with the variances of the row and column means, as in an analysis of
-    variance with two factors without replication. A reference with training seeds of its own adds their part. Each
-    part counts with the square of its own quantile of Student's t (K. S. Banerjee, Sankhya 22, 1960). One common
-    number of degrees of freedom (Satterthwaite) covers too little with two seeds: there the part of the seeds, if it
-    happens to be small, gets the quantile of the many episodes. Where only episodes vary it is `interval`. Episodes
-    that are not finite in every seed are left out.
+    Training seeds and episodes are crossed random factors. The variance of the mean is S^2(seeds) / M + S^2(episodes) /
+    N - MS(residual) / (M N), with the variances of the row and column means: a two-factor analysis of variance without
+    replication. A reference with training seeds of its own adds their part. Each part counts with the square of its own
+    quantile of Student's t (K. S. Banerjee, Sankhya 22, 1960). One common number of degrees of freedom (Satterthwaite)
+    covers too little with two seeds: there the part of the seeds, if it happens to be small, gets the quantile of the
+    many episodes. Where only episodes vary it is `interval`. Episodes that are not finite in every seed are left out.
     """
     known = np.isfinite(values).all(axis=0)
     if reference is not None:

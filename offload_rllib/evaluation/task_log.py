@@ -1,4 +1,4 @@
-"""The fate of every task of an evaluation, as a table for Parquet."""
+"""The outcome of every task of an evaluation, as a table for Parquet."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NODES = ("origin", "node")
 def task_table(env: NativeEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
     """Return one row per task of all episodes of an environment that keeps a log.
 
-    Columns: those of `about`, the task's number in its episode, all of `simulator.types.LOG` (times in seconds, work in
-    instructions; nodes and types by their names, the outcome in words), `counts`: whether the task is in the figures,
-    and `response_s`: from its creation to its end, missing unless it finished.
+    Columns: those of `about`, the task's number in its episode, and all of `simulator.types.LOG`. Times are in seconds,
+    work is in instructions, nodes, types and outcomes are names. `counts` is whether the task is in the figures,
+    `response_s` the time from its creation to its end, missing unless it finished.
 
     Args:
         env: at the end of its episodes.

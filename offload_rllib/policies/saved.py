@@ -87,7 +87,7 @@ class PolicyDescription(Schema):
         """Return a network of the described shape, with weights that are still to be loaded.
 
         Raises:
-            ConfigError: there is no class `network.module`, or it makes no networks.
+            ConfigError: there is no class `network.module`, or it does not make networks.
         """
         if self.network.module is not None:
             return self._make_own_network(self.network.module)

@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, TensorBoard, HTML."""
+"""Reports: tables, figures, TensorBoard, HTML."""

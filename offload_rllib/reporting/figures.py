@@ -22,10 +22,10 @@ FORMATS = ("png", "svg", "pdf")
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*Xh<>"
 FEWEST_FOR_LINES = 3
-# With more policies than this lines cross too often to be told apart: each gets a panel of its own.
+# With more policies than this the lines cannot be distinguished: each gets a panel of its own.
 MOST_IN_A_PANEL = 6
 PANEL_COLUMNS = 4
-# Journals refuse Type 3 fonts, matplotlib's default in PDF.
+# Journals reject Type 3 fonts, matplotlib's default in PDF.
 FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
 LEAST_SHOWN = 0.999
 
@@ -220,7 +220,7 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
 
 
 def of_metric(comparison: Comparison, metric: str) -> Figure:
-    """Draw a metric: over the swept key where there is one, else point by point."""
+    """Draw a metric: over the swept key if there is one, otherwise point by point."""
     return over_sweep(comparison, metric) if is_line(comparison) else of_points(comparison, metric)
 
 
@@ -260,7 +260,7 @@ def of_responses(comparison: Comparison) -> Figure | None:
         if not np.any(total):
             return
         beyond = 1 - np.cumsum(total) / total.sum()
-        # A few tasks that hardly took any time would stretch the axis.
+        # A few tasks of nearly zero time would stretch the axis.
         inside = (np.cumsum(total) > 0) & (beyond > 1e-6) & (beyond < LEAST_SHOWN)
         style = {key: value for key, value in look[policy].items() if key != "marker"}
         drawn = {"label": policy, "lw": 1.2, **style} if shown else {"color": "0.8", "lw": 0.8}

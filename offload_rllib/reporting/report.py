@@ -1,4 +1,4 @@
-"""What people look at after an evaluation: a table, CSV files, and a plot."""
+"""The report of an evaluation: a table, CSV files, and a plot."""
 
 from __future__ import annotations
 

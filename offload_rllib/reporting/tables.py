@@ -16,7 +16,7 @@ from offload_rllib.evaluation.results import POLICY, TRAINED_ON, Comparison, Poi
 from offload_rllib.evaluation.statistics import certain, interquartile_mean, probability_of_improvement
 from offload_rllib.reporting.latex import latex_table
 
-# Beside the mean score in the table that is to be pasted first.
+# Columns after the mean score in the first, short table.
 SHORT = (SCORE, "score_p95_s", "dropped_share")
 
 
@@ -37,7 +37,7 @@ def differences_table(
 ) -> pd.DataFrame:
     """Return paired differences from a reference as text: a row per policy (None: all), a column per metric.
 
-    In parentheses what is not certain, adjusted for all cells of the table.
+    Differences that are not certain are in parentheses, adjusted for all cells of the table.
     """
     played = [p for p in (comparison.played(point) if policies is None else policies) if p != reference]
     cells = [(policy, name) for policy in played for name in metrics]
@@ -55,7 +55,7 @@ def differences_table(
 
 
 def short_table(comparison: Comparison, point: Point, reference: str) -> pd.DataFrame:
-    """Return what fits a column of a paper, best score first: mean score, its tail, drops, and the difference."""
+    """Return a short table for a column of a paper, best score first: mean score, tail, drops, difference."""
     names = [name for name in SHORT if name in comparison.metrics]
     table = means_table(comparison, point, names)
     if reference not in comparison.played(point) or len(table) < 2:
@@ -72,7 +72,7 @@ def over_points_table(comparison: Comparison, metric: str, reference: str | None
     Args:
         comparison: the results.
         metric: which.
-        reference: None: means; else paired differences from this policy, in parentheses what is not certain, adjusted
+        reference: None: means; otherwise paired differences from this policy, uncertain ones in parentheses, adjusted
             for all cells of the table.
     """
     about = metric_of(metric)
@@ -126,9 +126,9 @@ def robust_table(comparison: Comparison, point: Point, reference: str, metric: s
 
 
 def timings_table(comparison: Comparison) -> pd.DataFrame:
-    """Return what deciding costs as text, a row per policy over all points and training seeds.
+    """Return the cost of deciding as text, a row per policy over all points and training seeds.
 
-    Microseconds per decision with a task on offer, as policies are played here: up to 32 episodes side by side. Not the
+    Microseconds per decision with a task on offer, as policies are played here: up to 32 episodes in parallel. Not the
     same from run to run.
     """
     names = ("decisions", "decision_wall_us", "decision_cpu_us", "seconds")
@@ -137,7 +137,7 @@ def timings_table(comparison: Comparison) -> pd.DataFrame:
     rows = []
     for policy in comparison.policies:
         decisions, wall, cpu, seconds = (columns[name][policies == policy] for name in names)
-        known = decisions > 0  # nobody decides where no task comes
+        known = decisions > 0  # without tasks nothing is decided
         if known.any():
             rows.append(
                 {
@@ -152,7 +152,7 @@ def timings_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def transfer_table(comparison: Comparison, metric: str = SCORE) -> pd.DataFrame:
-    """Return what policies lose where they were not trained: one row per policy, place of training, and point.
+    """Return the loss of policies where they were not trained: one row per policy, place of training, and point.
 
     Columns: `policy` (without its origin), `trained_on`, the point, `mean`, and, where the same policy was also trained
     on that point's environment, `there` (its mean) and the paired `difference` with `low`, `high`

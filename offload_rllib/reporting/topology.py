@@ -113,7 +113,7 @@ def drawn_part(network: Network) -> Network:
 def layout(network: Network) -> tuple[np.ndarray, bool]:
     """Return where to draw each node [N, 2], and whether these are the nodes' own positions in metres.
 
-    Nodes that stand all in one place or nearly so get places from networkx: Kamada-Kawai's for up to 200 nodes, else
+    Nodes that all have nearly the same position get a layout from networkx: Kamada-Kawai for up to 200 nodes, otherwise
     a spring layout with a fixed seed.
     """
     positions = np.array([node.position_m for node in network.nodes])
@@ -128,10 +128,10 @@ PICTURES = ("png", "svg", "pdf")
 
 
 def picture_format(path: Path) -> str:
-    """Return what a picture of a name is to be.
+    """Return the picture format of a file name.
 
     Raises:
-        ConfigError: its ending is none of `PICTURES`.
+        ConfigError: its ending is not in `PICTURES`.
     """
     ending = path.suffix.removeprefix(".").lower()
     if ending not in PICTURES:

@@ -1,4 +1,4 @@
-"""What runs scored while they learned, drawn over environment steps."""
+"""The scores of runs during training, drawn over environment steps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def of_training(runs: Mapping[str, Sequence[Path]], rules: Mapping[str, float]) 
 
 
 def _means(steps: np.ndarray, scores: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the mean score between each two edges; where no episode ended, in between those beside."""
+    """Return the mean score between each two edges; where no episode ended, interpolated between its neighbours."""
     place = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, len(edges) - 2)
     counts = np.bincount(place, minlength=len(edges) - 1)
     sums = np.bincount(place, scores, minlength=len(edges) - 1)

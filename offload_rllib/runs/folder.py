@@ -77,7 +77,7 @@ def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Pa
 
 
 def refuse_existing(out: Path | None) -> None:
-    """Refuse a folder for results that exists.
+    """Reject a folder for results that exists.
 
     Raises:
         ConfigError: it does.
@@ -99,19 +99,19 @@ class RecordedFolder:
 
     Attributes:
         path: of the folder.
-        trust: whether code that its files name may be run: they may come from somebody else.
+        trust: whether code that its files name may be run: they may come from another user.
     """
 
     KIND: ClassVar[str]
     """What messages call it."""
     VERB: ClassVar[str]
-    """The command that goes on with one."""
+    """The command that resumes one."""
     PARENT: ClassVar[Path]
     """Where it lies unless a path is given."""
     RECORD: ClassVar[str]
     """Name of the record."""
     CONTENT: ClassVar[tuple[str, ...]]
-    """The YAML files that say what is to be done; a folder without one of them is none of this kind."""
+    """The YAML files that state what is to be done; a folder without all of them is not of this kind."""
 
     path: Path
     trust: bool = field(default=False, compare=False)
@@ -125,7 +125,7 @@ class RecordedFolder:
             default_name: used without a name.
 
         Raises:
-            ConfigError: the name is no folder of its own.
+            ConfigError: the name is not that of a single folder.
         """
         if name is None:
             return next_free(cls.PARENT, default_name)
@@ -146,7 +146,7 @@ class RecordedFolder:
         except FileExistsError as error:
             raise ConfigError(
                 f"{self.path}: this {self.KIND} folder exists and is not overwritten; choose another --name, "
-                f"or go on with it: --resume {self.path}"
+                f"or continue it: --resume {self.path}"
             ) from error
         except OSError as error:
             raise ConfigError(f"{self.path}: the {self.KIND} folder cannot be made: {error.strerror}") from error
@@ -171,7 +171,7 @@ class RecordedFolder:
         """Return an existing folder; `trust` as the attribute.
 
         Raises:
-            ConfigError: there is no such folder, or it is none of this kind.
+            ConfigError: there is no such folder, or it is not of this kind.
         """
         folder = cls(Path(path), trust=trust)
         if not folder.path.is_dir():
@@ -211,7 +211,7 @@ class RecordedFolder:
 
     @property
     def resume_command(self) -> str:
-        """What a person types to go on."""
+        """The command that resumes it."""
         trust = ["--trust"] if self.entries().get("functions") else []
         return shlex.join(["offload-rllib", self.VERB, "--resume", str(self.path), *trust])
 

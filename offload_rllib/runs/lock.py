@@ -116,7 +116,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """Open the file of a lock, made if it is missing, for this process alone."""
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as file:
-            # Where a file system knows no locks, two processes that begin in the same moment are not told apart.
+            # Where a file system knows no locks, two processes that begin in the same moment cannot be distinguished.
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:  # not removed by its holder meanwhile
@@ -125,7 +125,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _read(file: Any) -> dict[str, Any] | None:
-    """Return who holds a lock; None if nobody does, or the file was cut off while it was written."""
+    """Return the holder of a lock; None without one, or if the file was cut off while it was written."""
     try:
         content = json.loads(file.read(10_000))
         return {"host": str(content["host"]), "pid": int(content["pid"])} | {

@@ -61,7 +61,7 @@ class RunFolder(RecordedFolder):
             policy: how it is trained.
             default_name: used without a name.
             storage: a folder in place of `runs/` that all nodes of a cluster see, or the address (``s3://...``) below
-                which Tune's experiment is kept, beside a folder under `runs/` for the rest.
+                which Tune's experiment is kept, in addition to a folder under `runs/` for the rest.
             environment_name: what tables and figures call the environment.
 
         Raises:
@@ -119,7 +119,7 @@ class RunFolder(RecordedFolder):
         return sorted(path for path in found if is_whole(path))
 
     def policy_folder(self) -> Path:
-        """Return the folder of the trained policy: the final one, else the newest checkpoint's.
+        """Return the folder of the trained policy: the final one, otherwise the newest checkpoint's.
 
         Raises:
             ConfigError: nothing has been saved yet.

@@ -24,7 +24,7 @@ def load_object(path: str, where: str) -> Any:
         where: the key that holds it, for messages.
 
     Raises:
-        ConfigError: the text is no such path, there is no such module, or nothing of that name that can be called.
+        ConfigError: the text is not such a path, there is no such module, or nothing of that name that can be called.
     """
     if not is_function_path(path):
         raise ConfigError(f"{where}: '{path}' is not of the form package.module:function")

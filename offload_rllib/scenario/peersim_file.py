@@ -68,7 +68,7 @@ def read_peersim(path: Path) -> Reader:
     """Return the keys of a configuration: JSON, a Python dictionary's text, or the simulator's lines `key value`.
 
     Raises:
-        ConfigError: the file cannot be read, or is none of these.
+        ConfigError: the file cannot be read, or is not one of these.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -76,9 +76,9 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
     Args:
         path: its dictionary as JSON or Python text, or the simulator's file of lines `key value`.
         name: of the environment; files in its folder are named after it.
-        as_coded: also take over three rules that its code follows and its paper does not mention: the newest task is
-            served first, and is the one to decide while the queue is being served; time has ticks, within which
-            things happen in random order.
+        as_coded: also take over three rules that its code follows and its paper does not mention. The newest task is
+            served first. It is also the one to decide, while the queue is being served. Time has ticks, within which
+            events are in random order.
 
     Raises:
         ConfigError: a value is invalid; the message names file, key, value and what is accepted.

@@ -47,7 +47,7 @@ def link_rates_and_latencies(config: Medium, network: Network) -> tuple[np.ndarr
         if network.rates_bps is None or network.latencies_s is None:
             raise ConfigError(
                 "links.kind: topology: this topology states no rates of its links; choose kind wireless, fibre or "
-                "fixed; beside a cloud, state cloud.link"
+                "fixed; with a cloud, state cloud.link"
             )
         return np.array(network.rates_bps).reshape(-1, 2), np.array(network.latencies_s).reshape(-1, 2)
     rates_bps, delays_s = _alike_both_ways(config, network)

@@ -41,7 +41,7 @@ def opened_text(path: Path) -> Iterator[TextIO]:
     """Open a data file as text, for the module `csv`.
 
     Raises:
-        ConfigError: as `opened`, or the text is no CSV (text in quotes that never end, characters without meaning).
+        ConfigError: as `opened`, or the text is not CSV (quotes that are not closed, invalid characters).
     """
     with opened(path) as file:
         try:

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is in it, and that it is never overwritten."""
+"""The folder of a sweep, which is never overwritten."""
 
 from __future__ import annotations
 

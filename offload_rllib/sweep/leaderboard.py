@@ -1,4 +1,4 @@
-"""The trials of a sweep on the terminal, while it goes on."""
+"""The trials of a sweep on the terminal, while it runs."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class SweepTable(PresentCallback):
         self._update(trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        """Keep what became of all trials."""
+        """Keep the final states of all trials."""
         self._update(trials)
 
     def _update(self, trials: list[Any], latest: Mapping[Any, dict[str, Any]] = MappingProxyType({})) -> None:

@@ -1,4 +1,4 @@
-"""What became of the trials of a sweep: states, figures, who is best."""
+"""The outcomes of a sweep's trials: states, figures, and their ranking."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrialOutcome:
 
 
 def outcome_of(plan: SweepPlan, trial: Trial, result: Mapping[str, Any] | None = None) -> TrialOutcome:
-    """Return what became of one of Tune's trials, by its latest result unless another is given."""
+    """Return the outcome of one of Tune's trials, by its latest result unless another is given."""
     result = result or trial.last_result or {}
     env_steps = int(result.get(ENV_STEPS) or 0)
     whole = env_steps >= plan.config.budget.env_steps

@@ -20,7 +20,7 @@ from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.scenario import build_scenario
 
-# Combinations that are looked at before anything runs: all of a grid up to the larger number, else so many draws.
+# Combinations that are checked before anything runs: all of a grid up to the larger number, otherwise so many draws.
 LARGEST_GRID = 10_000
 DRAWS = 64
 SMALLEST_TRIAL_CPUS = 0.1
@@ -78,7 +78,7 @@ class SweepPlan:
             values: for each key of the space (`environment.a.b`, `policy.a.b`), or for some of them.
 
         Raises:
-            ConfigError: such an environment or policy cannot be.
+            ConfigError: such an environment or policy is invalid.
         """
         return _changed(self.environment, self.policy, values)
 
@@ -108,7 +108,7 @@ def plan_sweep(config: SweepConfig, *, trust: bool = False) -> SweepPlan:
     """Return the plan of a sweep; `trust` as in `load_environment`.
 
     Raises:
-        ConfigError: environment or policy cannot be, or `fixed` names keys they do not have.
+        ConfigError: environment or policy is invalid, or `fixed` names keys they do not have.
     """
     own = {
         "policy.training.env_steps": config.budget.env_steps,
@@ -122,17 +122,17 @@ def plan_sweep(config: SweepConfig, *, trust: bool = False) -> SweepPlan:
 
 
 def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
-    """Find what is wrong with a sweep before anything is made of it.
+    """Check a sweep before anything is created.
 
     Args:
         plan: what is to be done.
         cpus: of the machine.
 
     Returns:
-        Lines to show: what will be lost, though the sweep can go on.
+        Lines to show: what will be lost, though the sweep can continue.
 
     Raises:
-        ConfigError: a key does not exist or refuses a value, no combination can be trained, a metric is no figure of
+        ConfigError: a key does not exist or rejects a value, no combination can be trained, a metric is not a figure of
             these environments, or trials do not fit on the machine.
     """
     from offload_rllib.training.train import check  # noqa: PLC0415 - it imports ray, which takes seconds
@@ -162,7 +162,7 @@ def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
 
 
 def _check_value(plan: SweepPlan, key: str, value: Any) -> None:
-    """Refuse a value that its key never takes; what only other values forbid is left to the combinations."""
+    """Reject a value that its key never takes; what only other values forbid is left to the combinations."""
     try:
         plan.trial({key: value})
     except ConfigError as error:
@@ -199,6 +199,6 @@ def _check_metrics(plan: SweepPlan, environment: EnvironmentConfig) -> None:
     for i, metric in enumerate(plan.config.metrics):
         if metric.name not in figures:
             raise ConfigError(
-                f"metrics.{i}.name: '{metric.name}' is no figure of this environment's episodes."
+                f"metrics.{i}.name: '{metric.name}' is not a figure of this environment's episodes."
                 f"{nearest(metric.name, figures)}"
             )

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: leaderboard, study, plots, and the best policy as a file that `train` takes."""
+"""The results of a sweep: leaderboard, study, plots, and the best policy as a file for `train`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BEST_POLICY, BEST_ENVIRONMENT, BEST = "best.yaml", "best_environment.yaml", "bes
 def write_leaderboard(path: Path, plan: SweepPlan, outcomes: Sequence[TrialOutcome]) -> None:
     """Write one row per trial, best first, in one step.
 
-    Columns: `rank`, `trial`, `state`, `env_steps`, `pareto` (whether it is on the Pareto front of the metrics), one
-    per key of the space, one per metric, `METRIC_seed_S` with several training seeds, the seconds of `SweepTrial`, all
-    other figures of the validation episodes, and `problem`.
+    Columns: `rank`, `trial`, `state`, `env_steps`, `pareto` (whether it is on the Pareto front of the metrics), one per
+    key of the space, and one per metric. `METRIC_seed_S` follow with several training seeds, then the seconds of
+    `SweepTrial`, all other figures of the validation episodes, and `problem`.
     """
     metrics = plan.config.metrics
     names = [metric.name for metric in metrics]
@@ -104,7 +104,7 @@ def write_trial_files(folder: SweepFolder, plan: SweepPlan, outcomes: Sequence[T
 
 
 def write_sweep_report(folder: SweepFolder, plan: SweepPlan, outcomes: Sequence[TrialOutcome]) -> dict[str, Path]:
-    """Write all that a sweep leaves behind, over what an earlier part of it left; return the paths by what they are.
+    """Write the results of a sweep, replacing those of an earlier part; return the paths by what they are.
 
     Without any result there are the leaderboard and the study alone, with what went wrong.
     """

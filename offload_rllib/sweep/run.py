@@ -44,16 +44,16 @@ def concurrent_trials(plan: SweepPlan, cpus: float) -> int:
 
 
 def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tuple[bool, list[TrialOutcome]]:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
     Args:
         folder: its files say what to do.
         console: where trials are shown.
-        resume: go on with an interrupted sweep: finished trials stay as they are, interrupted ones go on from their
+        resume: continue an interrupted sweep: finished trials stay as they are, interrupted ones continue from their
             last checkpoint, failed ones are not tried again.
 
     Returns:
-        Whether the sweep is finished (False after an interruption), and what became of its trials.
+        Whether the sweep is finished (False after an interruption), and the outcomes of its trials.
 
     Raises:
         TrainingError: Tune itself failed.
@@ -75,7 +75,7 @@ def _sweep(folder: SweepFolder, plan: SweepPlan, console: Console, *, resume: bo
             tuner.fit()
         except Exception as error:
             folder.record(state="failed")
-            raise TrainingError(f"the sweep failed: {error}\ngo on with: {folder.resume_command}") from error
+            raise TrainingError(f"the sweep failed: {error}\ncontinue with: {folder.resume_command}") from error
     finished = not ended_early()
     folder.record(state="finished" if finished else "interrupted")
     return finished, table.outcomes
@@ -89,7 +89,7 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
     )
     if resume:
         if not tune.Tuner.can_restore(folder.experiment):
-            raise ConfigError(f"{folder.path}: nothing to resume: the sweep had not begun; start it anew")
+            raise ConfigError(f"{folder.path}: nothing to resume: the sweep had not started; start it again")
         return tune.Tuner.restore(str(folder.experiment), trainable=trainable, resume_unfinished=True)
     write_experiment(folder.path, plan)
     grid = plan.config.search.kind == "grid"

@@ -44,7 +44,7 @@ def metric_path(name: str) -> str:
 
 
 def search_algorithm(plan: SweepPlan, concurrent: int) -> Searcher | SearchAlgorithm:
-    """Return what chooses the trials' values, at most so many at a time."""
+    """Return the searcher that chooses the trials' values, at most so many at a time."""
     search = plan.config.search
     if search.kind != "optuna":
         return BasicVariantGenerator(random_state=search.seed, max_concurrent=concurrent)
@@ -67,7 +67,7 @@ def search_algorithm(plan: SweepPlan, concurrent: int) -> Searcher | SearchAlgor
 
 
 def scheduler(plan: SweepPlan) -> TrialScheduler:
-    """Return what ends trials early."""
+    """Return the scheduler, which ends trials early."""
     chosen, metric = plan.config.scheduler, plan.config.metrics[0]
     judged: dict[str, Any] = {"time_attr": ENV_STEPS, "metric": metric_path(metric.name), "mode": metric.mode}
     if chosen.kind == "asha":
@@ -81,8 +81,8 @@ def scheduler(plan: SweepPlan) -> TrialScheduler:
         return RestoredMedian(
             grace_period=plan.config.grace_env_steps,
             min_samples_required=chosen.min_trials,
-            # By default trials yield their place to others until there are enough to compare with; each time their
-            # process would begin anew.
+            # By default trials yield their place to others until there are enough to compare with, and each time their
+            # process would restart.
             min_time_slice=math.inf,  # pyright: ignore[reportArgumentType] - any number will do
             **judged,
         )

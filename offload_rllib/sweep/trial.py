@@ -34,7 +34,7 @@ STATE = "trial.json"
 
 
 class DivergedError(RuntimeError):
-    """Training ended in weights or figures that are no numbers."""
+    """Training ended with weights or figures that are not finite."""
 
 
 def seed_folder(checkpoint: Path, seed: int) -> Path:
@@ -60,7 +60,7 @@ def trial_resources(plan: SweepPlan, values: Mapping[str, Any], cpus: float) -> 
 
 
 def _config(plan: SweepPlan, environment: EnvironmentConfig, policy: PolicyConfig, cpus: float) -> AlgorithmConfig:
-    """Return RLlib's configuration; the runners of all seeds share what one run would have, for they take turns."""
+    """Return RLlib's configuration; the runners of all seeds share what one run would have, because they take turns."""
     config: Any = algorithm_config(environment, policy, cpus=plan.cpus(cpus))
     share = math.floor(config.num_cpus_per_env_runner / len(plan.config.seeds) * 1000) / 1000
     if config.num_env_runners and share < SMALLEST_RUNNER_CPUS:
@@ -94,15 +94,15 @@ class SweepTrial(tune.Trainable):
                 config: Any = _config(self._plan, self._environment, seeded, self._cpus)
                 self._algorithms[seed] = config.algo_class(config=config, storage=self._storage)
         except ConfigError as error:
-            # A failure to begin would be reported as that of a process; as a failed step it is told as it is.
+            # A failure to start would be reported as that of the process; as a failed step its own message is shown.
             self._problem = str(error)
 
     def step(self) -> dict[str, Any]:
         """Train until the next report, and play the validation episodes.
 
         Raises:
-            ConfigError: such an environment or policy cannot be.
-            DivergedError: weights or a metric are no numbers.
+            ConfigError: such an environment or policy is invalid.
+            DivergedError: weights or a metric are not finite.
         """
         if self._problem is not None:
             raise ConfigError(self._problem)
@@ -168,7 +168,7 @@ class SweepTrial(tune.Trainable):
         (Path(checkpoint_dir) / STATE).write_text(json.dumps(self._cost), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as Algorithm
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         for seed, algorithm in self._algorithms.items():
             algorithm.load_checkpoint(str(seed_folder(Path(checkpoint), seed)))
         self._cost = read_json(Path(checkpoint) / STATE, "the costs of a trial")
@@ -187,13 +187,13 @@ class SweepTrial(tune.Trainable):
 
 
 def mean_of_numbers(values: Iterable[Any]) -> float:
-    """Return the mean of what is a number; NaN if nothing is."""
+    """Return the mean of the finite values; NaN if there are none."""
     numbers = [float(value) for value in values if math.isfinite(value)]
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def mean_of(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the mean of nested results, leaf by leaf, without what is no number and without counts over a lifetime."""
+    """Return the mean of nested results, leaf by leaf, over finite values, and without counts over a lifetime."""
     results = list(results)
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for result in results for key in result):

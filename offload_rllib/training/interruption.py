@@ -1,7 +1,7 @@
-"""A training that is stopped at any moment, and goes on as if it had not been.
+"""Training that can be stopped at any moment and resumed without a trace.
 
 Ctrl-C and SIGTERM end it after what was reported is also saved; what a killed process had reported beyond its last
-checkpoint is taken out of the logs when the training goes on, as it is done again.
+checkpoint is removed from the logs when training is resumed, because it is repeated.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def interruptible(console: Console) -> Iterator[None]:
     def ask(_number: int, _frame: Any) -> None:
         if not _asked.is_set():
             _asked.set()
-            console.print("stopping when what was done is saved; once more stops at once")
+            console.print("stopping when everything is saved; Ctrl-C again stops at once")
         elif signal.getsignal(END_OF_EXPERIMENT) == signal.SIG_DFL:  # Tune does not run yet, or not any more
             raise KeyboardInterrupt
         else:
@@ -131,12 +131,12 @@ class SaveWhenAsked(Callback):
 
 
 class TrimRepeated(Callback):
-    """Takes out of a trial's logs what it had reported after the checkpoint from which it goes on."""
+    """Takes out of a trial's logs what it had reported after the checkpoint from which it continues."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Trim the results, and tell TensorBoard from which step on the earlier curve does not count."""
         saved = trial.latest_checkpoint_result
-        if saved is None:  # it begins anew, and so do its logs
+        if saved is None:  # it begins again, and so do its logs
             return
         storage = trial.storage
         first_repeated = trim_results(
@@ -178,7 +178,7 @@ def trim_results(filesystem: fs.FileSystem, folder: str, *, after: int) -> int |
 
 
 def purge_curves(filesystem: fs.FileSystem, folder: str, step: int) -> None:
-    """Tell TensorBoard that a trial's curves begin anew at a step.
+    """Make TensorBoard restart a trial's curves at a step.
 
     It reads event files in the order of their names; one that follows those that are there says that a session starts
     at `step`, upon which it forgets what it has read from that step on.

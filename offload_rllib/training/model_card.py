@@ -86,7 +86,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
     yield "```"
     yield ""
     yield "Run it where this folder is. Weights are safetensors, the rest is JSON and YAML: loading runs no code of the"
-    yield "folder. Where `environment.yaml` names Python code, `vector_env` refuses it unless told `trust=True`."
+    yield "folder. Where `environment.yaml` names Python code, `vector_env` refuses it unless given `trust=True`."
     yield "Neither ray nor a GPU is needed."
     yield from _section("Limits")
     yield "- Trained in simulation, on the environment above; elsewhere it may do worse than a heuristic."

@@ -33,7 +33,7 @@ def newest_state(experiment: Path) -> Path | None:
 
 
 def keep_first_state(experiment: Path) -> None:
-    """Copy Tune's first readable record aside: it says all that a run needs beside its checkpoints."""
+    """Copy Tune's first readable record aside: it states all that a run needs in addition to its checkpoints."""
     kept = experiment / FIRST_STATE
     if not kept.exists() and (state := newest_state(experiment)):
         with written_at_once(kept) as partial:
@@ -73,7 +73,7 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
         trial_name: of the trial's folder in it.
 
     Returns:
-        The checkpoint that the trial goes on from; None if Tune's own record stays as it is.
+        The checkpoint that the trial continues from; None if Tune's own record stays as it is.
     """
     from ray.train._internal.session import _TrainingResult  # noqa: PLC0415 - slow to import
     from ray.tune import Checkpoint  # noqa: PLC0415 - as above

@@ -40,7 +40,7 @@ def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[s
     """Return RLlib's `algorithm_config_overrides_per_module`.
 
     Raises:
-        ConfigError: `policies` names a policy that there is not.
+        ConfigError: `policies` names a policy that does not exist.
     """
     require_policies(config, assignment)
     env_steps = config.training.env_steps
@@ -72,13 +72,13 @@ def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
 
 
 def _require_replay(algorithm: DDQN, batch: NativeEnv, policies: int) -> None:
-    """Refuse replay memories that do not fit, before anything is made of a run."""
+    """Reject replay memories that do not fit, before anything is made of a run."""
     size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
 def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: ObservationLayout) -> None:
-    """Find what an algorithm or a network cannot do with an environment.
+    """Check that an algorithm and a network support an environment.
 
     Raises:
         ConfigError: several tasks per decision, shaping with another discount, or a pointer network without rows.
@@ -115,7 +115,7 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
 
 
 def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: NativeEnv) -> None:
-    """Refuse credit in hindsight where it is not exact, or would not be known within a batch."""
+    """Reject credit in hindsight where it is not exact, or would not be known within a batch."""
     require_hindsight(batch.scenario)
     if policy.training.env_runner != "batched":
         raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
@@ -181,7 +181,7 @@ def algorithm_config(
     if trainer_node is not None:
         config.custom_resources_for_main_process = {trainer_node: NODE_SHARE}
     # Without learners of their own, learning is in the trainer's process. RLlib's "auto" would reserve a whole core for
-    # it, and on a machine with two the run would wait for a third for ever.
+    # it, and on a machine with two the run would wait for a third indefinitely.
     config.learners(
         num_learners=remote_learners,
         num_cpus_per_learner=share if remote_learners else trainer_cpus,

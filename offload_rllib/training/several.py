@@ -20,7 +20,7 @@ from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
 from offload_rllib.training.train import TrainingError, train
 
-# How long trainings that were told to stop may take to end.
+# How long trainings may take to end after a request to stop.
 ENDED_WITHIN_S = 120.0
 
 
@@ -40,7 +40,7 @@ def at_once(policies: Sequence[PolicyConfig], cluster: Cluster) -> int:
 
 
 def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
-    """Train runs, or go on with them: side by side where Ray has the CPUs, else one after another.
+    """Train runs, or resume them: in parallel where Ray has the CPUs, otherwise one after another.
 
     Args:
         runs: none of them finished.
@@ -48,10 +48,10 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
 
     Returns:
         Whether all are finished; False after an interruption. One after another, a training then saves all that it has
-        done; side by side, they go on from their last checkpoints.
+        done; in parallel, they continue from their last checkpoints.
 
     Raises:
-        TrainingError: one of them failed; those beside it are stopped.
+        TrainingError: one of them failed; those in parallel with it are stopped.
     """
     if not runs:
         return True
@@ -91,7 +91,7 @@ def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> b
                 finished += 1
                 console.print(f"trained {run.name}: {finished} of {len(runs)} are finished", highlight=False)
         except KeyboardInterrupt:
-            console.print("stopping; each training goes on from its last checkpoint")
+            console.print("stopping; each training continues from its last checkpoint")
             return False
         finally:
             _stop(working)

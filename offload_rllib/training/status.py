@@ -1,4 +1,4 @@
-"""What a run tells about itself while it works: `status.json`, a log, and the best policy so far."""
+"""The status of a run while it works: `status.json`, a log, and the best policy so far."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCORE = "score_mean_s"
 
 
 class _LogFile(RotatingFileHandler):
-    """A log that falls silent on a full disk: the run says that itself, and better."""
+    """A log that stops silently on a full disk: the run reports that itself."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         pass
@@ -57,7 +57,7 @@ def run_logger(run: RunFolder) -> tuple[logging.Logger, logging.Handler]:
 
 
 def last_status(run: RunFolder) -> dict[str, Any]:
-    """Return what a run last told about itself; nothing if it has not."""
+    """Return a run's latest status; None if it has written none."""
     try:
         return read_json(run.path / STATUS, "the status of a run")
     except ConfigError:
@@ -69,7 +69,7 @@ def _finite(value: Any) -> float | None:
 
 
 class RunWatch(PresentCallback):
-    """Writes what `offload-rllib status` shows, logs what happened, keeps the best policy, and times checkpoints."""
+    """Writes the status that `offload-rllib status` shows, logs events, keeps the best policy, times checkpoints."""
 
     def __init__(self, run: RunFolder, training: Training) -> None:
         """Watch a run."""
@@ -140,7 +140,7 @@ class RunWatch(PresentCallback):
             with written_at_once(self._run.path / STATUS) as partial:
                 partial.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            # Training itself goes on until a checkpoint cannot be written.
+            # Training itself continues until a checkpoint cannot be written.
             self.log.warning("status.json cannot be written: %s", error)
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optional trackers beside TensorBoard: Weights & Biases, MLflow. Imported only where a run asks for them."""
+"""Optional trackers in addition to TensorBoard: Weights & Biases, MLflow. Imported only where a run asks for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require_trackers(names: Sequence[str]) -> None:
 def trackers(names: Sequence[str], run_name: str) -> list[Callback]:
     """Return Tune's callbacks for trackers.
 
-    Where they write, and with which key, is theirs to know: `WANDB_API_KEY`, `WANDB_MODE`, `MLFLOW_TRACKING_URI`.
+    Their addresses and keys are set by their own variables: `WANDB_API_KEY`, `WANDB_MODE`, `MLFLOW_TRACKING_URI`.
 
     Args:
         names: ``wandb``, ``mlflow``.

@@ -46,7 +46,7 @@ class TrainingError(RuntimeError):
 
 
 class TrainerLostError(TrainingError):
-    """The trainer's process or node is gone; its work is not to blame."""
+    """The trainer's process or node is lost, without an error of its work."""
 
 
 def available_cpus() -> float:
@@ -55,7 +55,7 @@ def available_cpus() -> float:
 
 
 def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
-    """Find what is wrong with a run before anything is made of it.
+    """Check a run before anything is created.
 
     Args:
         environment: what is trained on.
@@ -100,14 +100,14 @@ def _trial_name(trial: Any) -> str:
 
 
 def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
-    """Train a run's policy, or go on with it, and keep the final policy.
+    """Train a run's policy, or resume it, and save the final policy.
 
     A trainer whose process or node is lost is started again from the last checkpoint.
 
     Args:
         run: the folder; its `environment.yaml` and `policy.yaml` say what to do.
         console: where progress is shown.
-        resume: go on from the last checkpoint.
+        resume: continue from the last checkpoint.
 
     Returns:
         Whether the run is finished; False after an interruption (Ctrl-C, SIGTERM), with the state saved.
@@ -115,7 +115,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     Raises:
         TrainingError: the trial ended with an error.
         ClusterError: the cluster's nodes cannot work on this run.
-        ConfigError: there is nothing to resume, another process works on the run, or what the user gave cannot be.
+        ConfigError: there is nothing to resume, another process works on the run, or what the user gave is invalid.
     """
     environment, policy = run.environment, run.policy_config
     quieten()
@@ -151,8 +151,8 @@ def _train(
                 lost = lost + 1 if watch.env_steps == before else 1
                 if lost > LOST_TRAINERS or ended_early():
                     raise
-                watch.log.warning("the trainer was lost (%s); going on from the last checkpoint", error.__cause__)
-                console.print("the trainer was lost; going on from the last checkpoint", highlight=False)
+                watch.log.warning("the trainer was lost (%s); continuing from the last checkpoint", error.__cause__)
+                console.print("the trainer was lost; continuing from the last checkpoint", highlight=False)
                 resume = tune.Tuner.can_restore(run.experiment)
             except (TrainingError, ConfigError) as error:
                 watch.log.exception("training failed", exc_info=error.__cause__)
@@ -196,7 +196,7 @@ def _tuner(
                 collect_staged(Path(run.experiment), TRIAL, Path(staged))
             mend(Path(run.experiment), TRIAL)
         if not tune.Tuner.can_restore(run.experiment):
-            raise ConfigError(f"{run.path}: nothing to resume: the run had not begun; start it anew")
+            raise ConfigError(f"{run.path}: nothing to resume: the run had not started; start it again")
         return tune.Tuner.restore(
             run.experiment,
             trainable=config.algo_class,
@@ -233,19 +233,19 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     Raises:
         TrainingError: it ended with an error, or Tune itself failed (on a full disk it cannot read its own state), or
             ended it too early and does not say why (so where the storage cannot be written any more).
-        ConfigError: what the user gave cannot be, as the trainer or a runner found.
+        ConfigError: what the user gave is invalid, as the trainer or a runner found.
     """
     try:
         result = tuner.fit()[0]
         error: Exception | None = result.error
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to go on
+    except Exception as failure:  # noqa: BLE001 - whatever it is, the user gets one message and a way to continue
         result, error = None, failure
     if result is not None and error is None:
         wanted = run.policy_config.training.env_steps
         if _env_steps(result) >= wanted or ended_early():
             return result
         error = RuntimeError(
-            f"it ended after {_env_steps(result):,} of {wanted:,} environment steps without a word: "
+            f"it ended after {_env_steps(result):,} of {wanted:,} environment steps without an error: "
             f"is {run.experiment} there, and can it be written?"
         )
     problem = input_problem(error)
@@ -262,7 +262,7 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
         reason.append(f"nor could the state be written: {failure.strerror}")
     if not isinstance(error, RuntimeError):
         reason.append(f"the whole error is in {run.experiment}/{TRIAL}/error.txt")
-    reason.append(f"go on from the last checkpoint: {run.resume_command}")
+    reason.append(f"continue from the last checkpoint: {run.resume_command}")
     lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
     cause = error if isinstance(error, BaseException) else None
     raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause
@@ -274,7 +274,7 @@ def _last_line(error: Exception | None) -> str:
 
 
 def quieten() -> None:
-    """Silence what Ray prints about itself; errors of ours are raised and shown."""
+    """Silence Ray's own messages; errors of this package are raised and shown."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # `loggers` says which there are
     warnings.filterwarnings("ignore", category=DeprecationWarning)

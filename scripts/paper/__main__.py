@@ -4,7 +4,7 @@
     python -m scripts.paper                   # the standard budget, under 2 hours
     python -m scripts.paper --as-published    # the paper's networks and training; --estimate says how long
 
-What is done stays in the folder; the same command goes on where it stopped.
+What is done stays in the folder; the same command continues.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; by default paper/BUDGET. Goes on if it exists.")] = None,
 ) -> None:
-    """Run, or go on with, a reproduction, and write its tables and figures."""
+    """Run, or continue, a reproduction, and write its tables and figures."""
     console = Console()
     try:
         budget = _budget(quick=quick, as_published=as_published)

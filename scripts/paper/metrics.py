@@ -106,7 +106,7 @@ def paper_reduction(figures: Figures, name: str) -> float:
     """Return what the paper's plot shows of a figure.
 
     Response time, occupancy and overloaded: mean and standard deviation over nodes of each episode, the running means
-    of both over the episodes, and one mean over all these numbers; so half of it is a standard deviation, and early
+    of both over the episodes, and one mean over all these numbers. So half of it is a standard deviation, and early
     episodes count more. Dropped, finished and total: the mean of the sums.
     """
     if name not in _REDUCED:

@@ -28,7 +28,7 @@ OTHER_RULES = ("power_of_two", "deadline_finish", "size_interval")
 PAPER_LEARNERS = ("DDQN", "A2C", "PPO")
 OURS = "PPO, delay"
 POINTER = "PPO, pointer"
-# Below this nobody scores (`bound`): in C, the setting of about a dozen nodes under loads that can be served.
+# No policy scores below this (`bound`): in C, the setting of about a dozen nodes under loads that can be served.
 BOUND = "bound"
 BOUND_SLOT_S = 4.0
 

@@ -54,7 +54,7 @@ HELD_OUT_SEED = 0
 def train_policy(environment: EnvironmentConfig, policy: PolicyConfig, folder: Path) -> Path:
     """Train in this process and keep the policy in a folder, whole or not at all.
 
-    Needs a Ray that is running. A folder that exists is taken for done.
+    Needs a Ray that is running. An existing folder counts as done.
     """
     if folder.exists():
         return folder
@@ -108,7 +108,7 @@ def do_piece(piece: Piece, budget: Budget, folder: Path) -> None:
 
 
 def _played(setting: Setting, players: dict[str, Contender], budget: Budget) -> dict[str, Figures]:
-    """Return the figures of everybody in a setting; without players, those of the lower bound."""
+    """Return the figures of all players in a setting; without players, those of the lower bound."""
     if not players:
         found = bounds_of_episodes(
             setting.environment(), episodes=budget.episodes, seed=HELD_OUT_SEED, slot_s=BOUND_SLOT_S

@@ -3,7 +3,7 @@
 Usage: python -m scripts.results [--folder comparisons/results] [--only NAME ...]
 
 Budget: about three hours, for each training takes one core and they run one after another. On two cores two calls with
-different parts, --only, take half of it. Ctrl-C saves what was done; the same command goes on with it. The page holds
+different parts, --only, take half of it. Ctrl-C saves the finished parts; the same command continues. The page holds
 the parts that are finished.
 """
 

@@ -28,7 +28,7 @@ def build(config: EtherJson) -> Network:
     """Return the network of a file; it states rates and latencies if it holds `path_info` for its links.
 
     Raises:
-        ConfigError: the file cannot be read, is no JSON, or is not of this form.
+        ConfigError: the file cannot be read, is not JSON, or is not of this form.
     """
     path = find_data(config.path)
     with opened_text(path) as file:

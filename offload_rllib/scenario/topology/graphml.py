@@ -23,7 +23,7 @@ def build(config: GraphML) -> Network:
     """Return the network of a file. Nodes are named by their ids; a directed link states one way.
 
     Raises:
-        ConfigError: the file cannot be read, is no GraphML, or describes an invalid network.
+        ConfigError: the file cannot be read, is not GraphML, or describes an invalid network.
     """
     path = find_data(config.path)
     try:

@@ -216,7 +216,7 @@ def load_jobs(source: Path) -> tuple[np.ndarray, dict[str, int]]:
     An unreadable cache file is written again; if it cannot be written, the trace is read without a cache.
 
     Raises:
-        ConfigError: the file is no such table.
+        ConfigError: the file is not such a table.
     """
     cached = cache_path(source)
     try:

@@ -63,7 +63,7 @@ class Demand:
 
     @property
     def all_have_deadlines(self) -> bool:
-        """Whether there is no task without one."""
+        """Whether every task has a deadline."""
         given = [part.deadline_s for part in self.parts]
         return all(isinstance(each, Distribution) or (each is not None and np.isfinite(each).all()) for each in given)
 

@@ -198,7 +198,7 @@ def table_gives_rates(config: TableRate) -> bool:
     """Return whether a table says tasks per second, not relative levels.
 
     Raises:
-        ConfigError: there is no such file, or it has not the columns.
+        ConfigError: there is no such file, or it lacks the columns.
     """
     path = find_data(config.path)
     with opened_text(path) as file:
