@@ -129,7 +129,7 @@ class Trained:
         """
         if self._fitted is None:
             raise RuntimeError("call begin before actions")
-        # An environment whose episode has ended asks nobody; agent 0 stands in, and its action is not read.
+        # Where an episode has ended no agent decides; agent 0 stands in, and its action is not read.
         agents = np.maximum(env.deciding, 0) if isinstance(env, ArrivalEnv) else None
         return self._fitted(env.observations, env.masks, agents=agents, deterministic=self.deterministic)
 
