@@ -11,8 +11,9 @@ CLIENTS := $(VENV)/.clients
 train: $(STAMP)
 	$(BIN)/offload-rllib train ether_12 ppo
 
+# Two processes: tests wait for Ray's processes to start as often as they compute.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) $(CLIENTS)
 	$(BIN)/python -m pytest -m slow
