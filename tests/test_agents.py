@@ -13,7 +13,8 @@ import offload_rllib
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import Sharing
-from offload_rllib.envs.vector import VectorEnv, _observe_some
+from offload_rllib.envs.batch import observe_some
+from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.policies.sharing import assign_in
 from offload_rllib.simulator.heuristics import HEURISTICS
 from offload_rllib.simulator.types import HELD
@@ -88,7 +89,7 @@ def several(k: int, **changes: Any) -> dict[str, Any]:
 
 def observe_all(env: VectorEnv) -> None:
     """Bring an environment's observations up to date with a state that was put into it."""
-    _observe_some(env._arrays, env._state, np.arange(env.num_envs), env._scales, 0, env._full, env._masks)
+    observe_some(env._arrays, env._state, np.arange(env.num_envs), env._scales, 0, env._full, env._masks)
 
 
 def held_slots(env: VectorEnv, e: int, n: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import log_bytes, make_env, random_actions, small_environment
 from test_first_instant import recorded
+from test_information import _known
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.arrival import ArrivalEnv
@@ -365,6 +368,37 @@ def test_a_function_finds_the_accounts_of_the_step(scope: str) -> None:
     assert paid > 10
 
 
+def test_neighbours_know_what_was_true_at_the_last_broadcast_that_arrived() -> None:
+    information = {"interval_s": 0.7, "message_bits": 1e5}  # 0.15 s on the way
+    env = make_env(open_ended(decisions={"when": "arrival", "max_hops": 1}, information=information), log=True)
+    arrays = env.scenario.arrays
+    told = []
+    while not env.truncated[0]:
+        agent = int(env.deciding[0])
+        for action in (1, 2):
+            n, tasks, _, age_s, sent, _, _ = _known(arrays, env.state, 0, agent, action)
+            told.append((env.time_s[0], arrays.agent_node[agent], n, tasks, age_s, sent))
+        env.step(env.heuristic_actions("random"))
+    phase_s = env.state.node[0]["phase_s"]
+    log = env.task_log(0)
+    enters_s = log["created_s"] + log["transfer_s"]
+    leaves_s = np.where(log["outcome"] == FINISHED, log["ended_s"] - log["return_s"], np.inf)
+    seen = set()
+    for now_s, here, there, tasks, age_s, sent in told:
+        over = (log["origin"] == here) & (log["hops"] == 1) & (log["node"] == there) & (log["created_s"] < now_s)
+        turn = np.floor((now_s - 0.15 - phase_s[there]) / 0.7)
+        stamp_s = phase_s[there] + turn * 0.7
+        if turn < 0:
+            assert (tasks, age_s, sent) == (0, now_s, over.sum())
+            continue
+        assert age_s == pytest.approx(now_s - stamp_s, abs=1e-9)
+        assert tasks == ((log["node"] == there) & (enters_s <= stamp_s) & (leaves_s > stamp_s)).sum()
+        assert sent == (over & (enters_s > stamp_s)).sum()
+        seen.add((tasks > 0, sent > 0))
+    assert len(seen) == 4
+    assert len(told) > 1000
+
+
 def test_a_shorter_interval_comes_ever_closer() -> None:
     exact = make_env(open_ended(), log=True)
     exact.play("local")
@@ -409,6 +443,25 @@ def test_an_environment_that_has_ended_waits_for_its_reset() -> None:
     assert not env.truncated[ended]
     assert env.decisions[ended] == 0
     assert env.time_s[live] > time_s
+
+
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_a_copy_goes_on_as_the_original_does(when: str) -> None:
+    env = make_env(at_once() if when == "arrival" else small_environment(), 2, log=True)
+    for _ in range(20):
+        env.step(env.heuristic_actions("random"))
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):  # noqa: S301 - our own
+        original = copy.deepcopy(env)
+        for _ in range(15):
+            for played in (other, original):
+                played.step(played.heuristic_actions("random"))
+            for name in ("observations", "masks", "rewards"):
+                assert (getattr(other, name) == getattr(original, name)).all()
+                assert (getattr(other, name) != getattr(env, name)).any() or name == "masks"
+        assert log_bytes(other, 1) == log_bytes(original, 1) != log_bytes(env, 1)
+        full = other._full[:, 0] if when == "arrival" else other._full
+        assert np.shares_memory(other.observations, full)
+        assert np.shares_memory(other.masks, other._masks)
 
 
 def test_growing_arrays_change_nothing() -> None:

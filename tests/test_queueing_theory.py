@@ -26,9 +26,13 @@ def single_queue(
     capacity: int | None = None,
     log: bool = False,
     seed: int = 0,
+    when: str = "interval",
     **changes: Any,
-) -> VectorEnv:
-    """Return replications of one queue whose node has no agent, so that tasks are served at once."""
+) -> Any:
+    """Return replications of one queue at which tasks are served at once.
+
+    Its node has no agent, or, with `when: arrival`, one that keeps every task.
+    """
     deadline_s = changes.pop("deadline_s", None)
     env = make_env(
         {
@@ -55,13 +59,17 @@ def single_queue(
                 "load": {"tasks_per_second_per_client": rate},
                 "deadline_s": deadline_s,
             },
-            "decisions": {"interval_s": 2_000},
+            "decisions": {"interval_s": 2_000} if when == "interval" else {"when": when},
             "score": {"drop_s": horizon_s},
         }
         | changes,
         REPLICATIONS,
         log=log,
     )
+    if when == "arrival":
+        env.reset(held_out_keys(seed, REPLICATIONS))
+        env.play("local")
+        return env
     env.scenario.arrays.node["agent"] = NONE
     env.reset(held_out_keys(seed, REPLICATIONS))
     while not env.step(np.zeros(env.rewards.shape)):
@@ -81,9 +89,10 @@ def check(values: np.ndarray, theory: float, width: float = 0.01) -> None:
     assert abs(values.mean() - theory) < half, f"{values.mean():.6g} +- {half:.2g}, theory {theory:.6g}"
 
 
-def test_mean_response_of_m_m_1() -> None:
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_mean_response_of_m_m_1(when: str) -> None:
     rho = 0.7
-    env = single_queue("pooled", 1, rho, {"exponential": 1.0})
+    env = single_queue("pooled", 1, rho, {"exponential": 1.0}, when=when)
     check(figures(env, "response_mean_s"), 1 / (1 - rho))
 
 
@@ -108,30 +117,33 @@ def test_mean_response_of_m_m_2() -> None:
 
 
 @pytest.mark.parametrize("servers", [3, 5])
-def test_mean_wait_of_m_m_c_is_erlangs(servers: int) -> None:
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_mean_wait_of_m_m_c_is_erlangs(servers: int, when: str) -> None:
     """Erlang's C formula: A. K. Erlang, "Solution of some problems in the theory of probabilities", 1917."""
     offered = 0.75 * servers
     terms = [offered**n / math.factorial(n) for n in range(servers)]
     all_busy = offered**servers / math.factorial(servers) * servers / (servers - offered)
     probability_of_waiting = all_busy / (sum(terms) + all_busy)
-    env = single_queue("parallel", servers, offered, {"exponential": 1.0}, horizon_s=300_000)
+    env = single_queue("parallel", servers, offered, {"exponential": 1.0}, horizon_s=300_000, when=when)
     check(figures(env, "waiting_mean_s"), probability_of_waiting / (servers - offered))
     check(figures(env, "response_mean_s"), 1 + probability_of_waiting / (servers - offered))
 
 
-def test_mean_response_of_m_g_1_is_pollaczek_and_khinchines() -> None:
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_mean_response_of_m_g_1_is_pollaczek_and_khinchines(when: str) -> None:
     """E[W] = lambda E[S^2] / (2 (1 - rho)), here for uniform service: F. Pollaczek, 1930; A. Khinchine, 1932."""
     low, high, rate = 0.2, 1.8, 0.65
-    env = single_queue("pooled", 1, rate, {"uniform": [low, high]})
+    env = single_queue("pooled", 1, rate, {"uniform": [low, high]}, when=when)
     second_moment = (low**2 + low * high + high**2) / 3
     mean = (low + high) / 2
     check(figures(env, "response_mean_s"), mean + rate * second_moment / (2 * (1 - rate * mean)))
 
 
 @pytest.mark.parametrize(("rho", "capacity"), [(0.9, 3), (1.5, 5)])
-def test_loss_of_m_m_1_k(rho: float, capacity: int) -> None:
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_loss_of_m_m_1_k(rho: float, capacity: int, when: str) -> None:
     """P(loss) = (1 - rho) rho^K / (1 - rho^(K + 1)), K tasks in the node, the one in service among them."""
-    env = single_queue("pooled", 1, rho, {"exponential": 1.0}, horizon_s=50_000, capacity=capacity)
+    env = single_queue("pooled", 1, rho, {"exponential": 1.0}, horizon_s=50_000, capacity=capacity, when=when)
     check(figures(env, "dropped_queue_full_share"), (1 - rho) * rho**capacity / (1 - rho ** (capacity + 1)))
     weights = rho ** np.arange(capacity + 1)
     loss = weights[-1] / weights.sum()
@@ -141,7 +153,8 @@ def test_loss_of_m_m_1_k(rho: float, capacity: int) -> None:
 
 
 @pytest.mark.parametrize("expiry", ["queued", "abort"])
-def test_loss_of_m_m_1_with_exponential_patience(expiry: str) -> None:
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_loss_of_m_m_1_with_exponential_patience(expiry: str, when: str) -> None:
     """A birth-death process whose tasks leave at rate theta each, while waiting or anywhere.
 
     C. Palm, "Research on telephone traffic carried by full availability groups", Tele 1, 1957 (the model Erlang-A).
@@ -155,6 +168,7 @@ def test_loss_of_m_m_1_with_exponential_patience(expiry: str) -> None:
         horizon_s=50_000,
         deadline_s={"exponential": 1 / theta},
         deadlines={"expiry": expiry},
+        when=when,
     )
     tasks = np.arange(1, 200)
     impatient = tasks - 1 if expiry == "queued" else tasks

@@ -2,175 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.batch import EnvBatch, observe_some
-from offload_rllib.envs.earnings import AGENT_ACCOUNT, earned, pay_node, settle
+from offload_rllib.envs.earnings import AGENT_ACCOUNT
+from offload_rllib.envs.epochs import Pending, Rules, advance_batch, earned_by_all, settle_batch, settle_first
 from offload_rllib.envs.extensions import AgentView, checked
-from offload_rllib.envs.observation import clock_of_day, observe_agent
-from offload_rllib.envs.reward import CUSTOM, PAPER, PEERSIMGYM, paper_reward, peersimgym_reward
+from offload_rllib.envs.reward import CUSTOM
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator import state
-from offload_rllib.simulator.batch import env_slice, scenario_of
-from offload_rllib.simulator.epochs import apply_decision, run_to_decision
-from offload_rllib.simulator.heuristics import decide_arrived, decide_pending, is_rule
-from offload_rllib.simulator.jit import entry_point, kernel
-from offload_rllib.simulator.loop import DONE, UNFINISHED
-from offload_rllib.simulator.step import ACTIONS_PENDING, EVENTS_RUNNING, begin_step, end_step
+from offload_rllib.simulator.heuristics import decide_pending, is_rule
+from offload_rllib.simulator.jit import entry_point
+from offload_rllib.simulator.step import EVENTS_RUNNING
 from offload_rllib.simulator.types import NONE, Array
-
-
-class Pending(NamedTuple):
-    """The decision that each of E environments waits for; see the attributes of `ArrivalEnv`."""
-
-    deciding: Array  # [E] int64
-    time_s: Array  # [E] float64
-    elapsed_s: Array  # [E] float64
-    observations: Array  # [E, 1, F] float32
-    masks: Array  # [E, 1, 1, R] int8
-    rewards: Array  # [E] float32
-    first: Array  # [E] bool
-    decisions: Array  # [E] int64
-    truncated: Array  # [E] bool
-
-
-@kernel
-def _pay_decision(scenario, environment, reward, paid, action):
-    """Pay the node that decides now what `paper` or `peersimgym` pays for an action, before it is carried out."""
-    agent = np.int64(environment.episode[0].deciding)
-    n = scenario.agent_node[agent]
-    if reward.name == PAPER:
-        slot = environment.node[n].held_head
-        pay_node(paid, n, paper_reward(scenario, environment, reward, agent, action, slot))
-    elif reward.name == PEERSIMGYM:
-        pay_node(paid, n, peersimgym_reward(scenario, environment, reward, agent, action))
-
-
-@kernel
-def _show_end(environment, pending, e):
-    """Write that environment `e` has come to the end of its episode."""
-    pending.deciding[e] = NONE
-    pending.time_s[e] = environment.episode[0].now_s
-    pending.elapsed_s[e] = 0.0
-    pending.observations[e] = 0.0
-    pending.masks[e] = 0
-    pending.masks[e, 0, 0, 0] = 1
-    pending.rewards[e] = 0.0
-    pending.first[e] = False
-    pending.decisions[e] = environment.episode[0].step
-    pending.truncated[e] = True
-
-
-@kernel
-def _show_decision(scenario, environment, reward, paid, accounts, scales, pending, e):
-    """Write who decides in environment `e`, what the agent sees, and what it has earned."""
-    episode = environment.episode[0]
-    agent = np.int64(episode.deciding)
-    pending.deciding[e] = agent
-    pending.time_s[e] = episode.now_s
-    pending.elapsed_s[e] = episode.now_s - accounts[agent].since_s
-    pending.first[e] = accounts[agent].begun == 0
-    pending.decisions[e] = episode.step - 1
-    if reward.name != CUSTOM:
-        pending.rewards[e] = settle(scenario, environment, reward, paid, accounts, agent)
-    clock = clock_of_day(scenario, environment)
-    observe_agent(scenario, environment, scales, clock, agent, pending.observations[e, 0], pending.masks[e, 0])
-
-
-@kernel
-def _advance_batch(scenarios, batch, reward, others, planned, paid, accounts, actions, scales, pending, which, first):
-    """Bring environments to their next decision: those in `which`, from place `first` on.
-
-    Returns:
-        The place of the first one that needs another call, or their number; and whether an episode has ended.
-    """
-    ended = False
-    for i in range(first, which.shape[0]):
-        e = which[i]
-        if pending.truncated[e]:
-            ended = True
-            continue
-        scenario = scenario_of(scenarios, e)
-        environment = env_slice(batch, e)
-        episode = environment.episode[0]
-        by_function = reward[0].name == CUSTOM
-        if episode.stage == ACTIONS_PENDING:
-            if by_function:
-                begin_step(environment)
-            _pay_decision(scenario, environment, reward[0], paid[e], actions[e])
-            apply_decision(scenario, environment, actions[e])
-            episode.stage = EVENTS_RUNNING
-        status = run_to_decision(scenario, environment, accounts.shape[1], others, planned)
-        if status == UNFINISHED:
-            return i, ended
-        episode.stage = ACTIONS_PENDING
-        if by_function:
-            end_step(environment)
-        if status == DONE:
-            _show_end(environment, pending, e)
-            ended = True
-        else:
-            own_scales = scales[min(e, scales.shape[0] - 1)]
-            _show_decision(scenario, environment, reward[0], paid[e], accounts[e], own_scales, pending, e)
-    return which.shape[0], ended
-
-
-@kernel
-def _play_batch(scenarios, batch, reward, others, planned, paid, agents, rule, parameter, pending, first):
-    """Play environments to their ends under a rule, from `first` on; return the first one that needs another call."""
-    for e in range(first, pending.truncated.shape[0]):
-        if pending.truncated[e]:
-            continue
-        scenario = scenario_of(scenarios, e)
-        environment = env_slice(batch, e)
-        episode = environment.episode[0]
-        while True:
-            if episode.stage == ACTIONS_PENDING:
-                action = decide_arrived(scenario, environment, rule, parameter, planned)
-                _pay_decision(scenario, environment, reward[0], paid[e], action)
-                apply_decision(scenario, environment, action)
-                episode.stage = EVENTS_RUNNING
-            status = run_to_decision(scenario, environment, agents, others, planned)
-            if status == UNFINISHED:
-                return e
-            episode.stage = ACTIONS_PENDING
-            if status == DONE:
-                _show_end(environment, pending, e)
-                break
-    return pending.truncated.shape[0]
-
-
-@kernel
-def _settle_batch(scenarios, batch, reward, paid, accounts, deciding, environments, rewards):
-    """Write what those who decide in some environments have earned, where a user's function has paid it."""
-    for i in range(environments.shape[0]):
-        e = environments[i]
-        rewards[e] = 0.0
-        if deciding[e] != NONE:
-            scenario = scenario_of(scenarios, e)
-            rewards[e] = settle(scenario, env_slice(batch, e), reward[0], paid[e], accounts[e], deciding[e])
-
-
-@kernel
-def _earned_by_all(scenarios, batch, reward, paid, accounts, e, rewards):
-    """Write what every agent of environment `e` has earned since its last decision."""
-    scenario = scenario_of(scenarios, e)
-    environment = env_slice(batch, e)
-    for agent in range(rewards.shape[0]):
-        rewards[agent] = earned(scenario, environment, reward[0], paid[e], accounts[e], agent)[0]
-
-
-@kernel
-def _settle_first(scenarios, batch, reward, paid, accounts, e, rewards):
-    """Write what the first agents of environment `e` have earned since their accounts were settled, and settle them."""
-    scenario = scenario_of(scenarios, e)
-    environment = env_slice(batch, e)
-    for agent in range(rewards.shape[0]):
-        rewards[agent] = settle(scenario, environment, reward[0], paid[e], accounts[e], agent)
 
 
 class ArrivalEnv(EnvBatch):
@@ -208,7 +53,7 @@ class ArrivalEnv(EnvBatch):
         """
         self.deciding = np.full(num_envs, NONE, np.int64)
         super().__init__(scenario, num_envs, log=log)
-        self._others = None
+        self._rules = Rules(NONE, 0.0, NONE, 0.0)
         if scenario.others:
             name = scenario.config.agents.others
             if not is_rule(name):
@@ -216,7 +61,8 @@ class ArrivalEnv(EnvBatch):
                     f"agents.others: the function '{name}' needs decisions.when: interval. Accepted with when: "
                     "arrival: a heuristic of this package"
                 )
-            self._others = np.array(self._rule(name), np.float64)
+            code, parameter = self._rule(name)
+            self._rules = self._rules._replace(others=code, others_parameter=parameter)
         nodes, agents = len(scenario.network.nodes), len(self.agents)
         self._paid = np.zeros((num_envs, nodes + 1))
         self._accounts = np.zeros((num_envs, agents), AGENT_ACCOUNT)
@@ -226,8 +72,6 @@ class ArrivalEnv(EnvBatch):
         self.rewards = np.zeros(num_envs, np.float32)
         self.first = np.zeros(num_envs, np.bool_)
         self.decisions = np.zeros(num_envs, np.int64)
-        self.observations = self._observations[:, 0]
-        self.masks = self._masks_shown[:, 0]
         self._pending = Pending(
             deciding=self.deciding,
             time_s=self.time_s,
@@ -244,12 +88,14 @@ class ArrivalEnv(EnvBatch):
         self._pays_by_function = bool(self._reward[0]["name"] == CUSTOM)
         self._all_ended = True
         self._strict = scenario.config.decisions.strict
-        self._advance_compiled: Callable[..., tuple[int, bool]] | None = None
-        self._decide_compiled: Callable[..., None] | None = None
 
     @property
     def _agents_shown(self) -> int:
         return 1
+
+    def _share(self) -> None:
+        self.observations = self._observations[:, 0]
+        self.masks = self._masks_shown[:, 0]
 
     def _view(self) -> AgentView:
         return AgentView(
@@ -270,7 +116,7 @@ class ArrivalEnv(EnvBatch):
         self._paid[which] = 0.0
         self._accounts[which] = np.zeros((), AGENT_ACCOUNT)
         self._step_accounts[which] = np.zeros((), AGENT_ACCOUNT)
-        self._advance(np.zeros(self.num_envs, np.int32), which)
+        self._advance(self._rules, np.zeros(self.num_envs, np.int32), which)
 
     def step(self, actions: np.ndarray) -> bool:
         """Carry out one decision in every environment, and go to the next.
@@ -296,9 +142,9 @@ class ArrivalEnv(EnvBatch):
         if self._strict:
             asked = np.where(self.truncated, 0, actions)
             self._refuse_invalid(asked[:, None, None], lambda e, _: self.agents[self.deciding[e]])
-        return self._advance(actions, self._every)
+        return self._advance(self._rules, actions, self._every)
 
-    def _advance(self, actions: np.ndarray, which: np.ndarray) -> bool:
+    def _advance(self, rules: Rules, actions: Array, which: Array) -> bool:
         done, ended = 0, False
         moved = which[~self.truncated[which]] if self._pays_by_function else which
         while done < len(which):
@@ -306,7 +152,7 @@ class ArrivalEnv(EnvBatch):
                 self._arrays,
                 self._state,
                 self._reward,
-                self._others,
+                rules,
                 self._planned,
                 self._paid,
                 self._accounts,
@@ -316,11 +162,11 @@ class ArrivalEnv(EnvBatch):
                 which,
                 done,
             )
-            if self._advance_compiled is None:
-                self._advance_compiled = entry_point(_advance_batch, *arguments)
-            done, now_ended = self._advance_compiled(*arguments)
+            if "advance" not in self._compiled:
+                self._compiled["advance"] = entry_point(advance_batch, *arguments)
+            done, now_ended = self._compiled["advance"](*arguments)
             ended |= now_ended
-            if done < len(which) and state.lacks_room(self._state, which[done]):
+            if done < len(which) and state.lacks_room(self._state, int(which[done])):
                 self._grow()
         if self._pays_by_function:
             self._pay_by_function(moved)
@@ -336,7 +182,7 @@ class ArrivalEnv(EnvBatch):
         paid = checked(self._function(path, "reward.name")(self._view()), path, shape, np.floating)
         self._paid[moved, :-1] += paid[moved]
         self._paid[moved, -1] += paid[moved].sum(axis=1)
-        _settle_batch(
+        settle_batch(
             self._arrays, self._state, self._reward, self._paid, self._accounts, self.deciding, moved, self.rewards
         )
 
@@ -350,25 +196,8 @@ class ArrivalEnv(EnvBatch):
                 self.step(self.heuristic_actions(name))
             return
         code, parameter = self._rule(name)
-        done = 0
-        while done < self.num_envs:
-            done = _play_batch(
-                self._arrays,
-                self._state,
-                self._reward,
-                self._others,
-                self._planned,
-                self._paid,
-                len(self.agents),
-                code,
-                parameter,
-                self._pending,
-                done,
-            )
-            if done < self.num_envs and state.lacks_room(self._state, done):
-                self._grow()
-        self._all_ended = True
-        self._show()
+        rules = self._rules._replace(agents=code, agents_parameter=parameter)
+        self._advance(rules, np.zeros(self.num_envs, np.int32), self._every)
 
     def heuristic_actions(self, name: str) -> np.ndarray:
         """Return the actions [E] int32 of a heuristic for the pending decisions; 0 where the episode has ended.
@@ -383,9 +212,9 @@ class ArrivalEnv(EnvBatch):
         actions = np.zeros(self.num_envs, np.int32)
         if is_rule(name):
             arguments = (self._arrays, self._state, *self._rule(name), self._planned, actions)
-            if self._decide_compiled is None:
-                self._decide_compiled = entry_point(decide_pending, *arguments)
-            self._decide_compiled(*arguments)
+            if "decide" not in self._compiled:
+                self._compiled["decide"] = entry_point(decide_pending, *arguments)
+            self._compiled["decide"](*arguments)
             return actions
         shape = (self.num_envs, 1)
         chosen = checked(self._function(name, "heuristic")(self._view()), name, shape, np.integer)
@@ -405,7 +234,7 @@ class ArrivalEnv(EnvBatch):
             raise RuntimeError(f"the episode of environment {e} has not ended")
         observations, masks = self.observe_all(e)
         rewards = np.zeros(len(self.agents), np.float32)
-        _earned_by_all(self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
+        earned_by_all(self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
         account = self._accounts[e]
         elapsed_s = float(self._state.episode[e]["now_s"]) - account["since_s"]
         return observations, masks, rewards, elapsed_s, account["begun"] == 1
@@ -416,7 +245,7 @@ class ArrivalEnv(EnvBatch):
         At first in an episode, since its start. With `reward.scope: team` agent 0 stands for all.
         """
         rewards = np.zeros(count, np.float32)
-        _settle_first(self._arrays, self._state, self._reward, self._paid, self._step_accounts, e, rewards)
+        settle_first(self._arrays, self._state, self._reward, self._paid, self._step_accounts, e, rewards)
         return rewards
 
     def observe_all(self, e: int) -> tuple[Array, Array]:

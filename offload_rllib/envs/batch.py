@@ -95,12 +95,31 @@ class EnvBatch:
         lead = (num_envs, self._agents_shown)
         self._full = np.zeros((*lead, self._full_layout.size), np.float32)
         self._masks = np.zeros((*lead, self.tasks_per_decision, self.num_actions), np.int8)
-        self._masks_shown = self._masks[:, :, 0] if self.tasks_per_decision == 1 else self._masks
+        self._compiled: dict[str, Callable[..., Any]] = {}  # see `jit.entry_point`
         self.layout, self._columns = self._shown()
         self.observation_size = self.layout.size
         self._observations = self._full
         if self.layout is not self._full_layout:
             self._observations = np.zeros((*lead, self.layout.size), np.float32)
+        self._share()
+
+    @property
+    def _masks_shown(self) -> Array:
+        return self._masks[:, :, 0] if self.tasks_per_decision == 1 else self._masks
+
+    def _share(self) -> None:
+        """Make `observations` and `masks`, which are parts of other arrays."""
+        self.observations = self._observations
+        self.masks = self._masks_shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: what is compiled belongs to this process."""
+        return self.__dict__ | {"_compiled": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a copy, whose arrays are parts of its own."""
+        self.__dict__.update(state)
+        self._share()
 
     @property
     def _agents_shown(self) -> int:

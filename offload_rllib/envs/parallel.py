@@ -162,7 +162,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         self.observation_spaces = dict.fromkeys(self.possible_agents, space)
         self.action_spaces = {agent: action_space(self._batch) for agent in self.possible_agents}
         numbers = len(self.possible_agents) * self._batch.observation_size
-        self.state_space = spaces.Box(*self._batch.observation_bounds, (numbers,), np.float32)
+        low, high = self._batch.observation_bounds
+        self.state_space = spaces.Box(low, high, (numbers,), np.float32)
 
     @property
     def batch(self) -> Any:
@@ -258,7 +259,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         """Carry out the agents' actions; return whether the episode has ended."""
         batch = self._batch
         if isinstance(batch, ArrivalEnv):
-            return self.decide(actions.get(self.deciding_agent, 0))
+            return self.decide(actions.get(self.possible_agents[batch.deciding[0]], 0))
         chosen = np.zeros((1, *batch.masks.shape[1:-1]), np.int32)
         for i, agent in enumerate(self.possible_agents):
             chosen[0, i] = actions.get(agent, 0)

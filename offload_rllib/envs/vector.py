@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,8 @@ class VectorEnv(EnvBatch):
         self.steps_per_episode = state.steps_per_episode(scenario.arrays)
         self._node_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
         self._potential = np.zeros_like(self._node_rewards)
-        self.observations = self._observations
-        self.masks = self._masks_shown
         self.rewards = np.zeros((num_envs, len(self.agents)), np.float32)
         self._an_episode_ended = True
-        self._step_compiled: Callable[..., int] | None = None
 
     def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
         """Start a new episode in all environments, or in some.
@@ -170,9 +167,9 @@ class VectorEnv(EnvBatch):
                 self.truncated,
                 done,
             )
-            if self._step_compiled is None:
-                self._step_compiled = entry_point(_step_batch, *arguments)
-            done = self._step_compiled(*arguments)
+            if "step" not in self._compiled:
+                self._compiled["step"] = entry_point(_step_batch, *arguments)
+            done = self._compiled["step"](*arguments)
             if done < self.num_envs and state.lacks_room(self._state, done):
                 self._grow()
         if self._reward[0]["name"] == CUSTOM:
@@ -235,7 +232,7 @@ class VectorEnv(EnvBatch):
 NativeEnv = VectorEnv | ArrivalEnv
 
 
-def batch_of(scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> NativeEnv:
+def batch_of(scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> Any:
     """Return the native batched environment of a scenario: of the class that its `decisions.when` asks for."""
     arrival = scenario.config.decisions.when == "arrival"
     return (ArrivalEnv if arrival else VectorEnv)(scenario, num_envs, log=log)

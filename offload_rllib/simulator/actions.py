@@ -65,3 +65,12 @@ def _newest_queued(scenario, environment, n):
     if scenario.node[n].queue == LIFO and slot != node.queue_head:
         return np.int64(NONE)
     return np.int64(slot)
+
+
+@kernel
+def apply_decision(scenario, environment, action):
+    """Carry out the decision that is due about a task that has just arrived."""
+    episode = environment.episode[0]
+    agent = np.int64(episode.deciding)
+    episode.deciding = NONE
+    apply_action(scenario, environment, agent, action)

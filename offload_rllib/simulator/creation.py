@@ -7,7 +7,6 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import RECORDING, next_arrival
 from offload_rllib.simulator.deadlines import watch_deadline
-from offload_rllib.simulator.entry import enter
 from offload_rllib.simulator.heap import event_key, pop, replace_first
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import quantile, stream, uniform
@@ -56,7 +55,7 @@ def node_entered(scenario, environment, n):
 
 @kernel
 def create(scenario, environment, n, entered, now_s):
-    """Let the client at node `n` make a task that enters a node.
+    """Let the client at node `n` make a task that is to enter a node; return its slot.
 
     The arrival is the first event, and its successor takes its place.
     """
@@ -113,4 +112,4 @@ def create(scenario, environment, n, entered, now_s):
         task.deadline_s = now_s + relative_s
         if settings.expiry != EXPIRY_NEVER:
             watch_deadline(scenario, environment, slot, task.deadline_s + settings.expiry_grace_s)
-    enter(scenario, environment, entered, slot, now_s)
+    return slot

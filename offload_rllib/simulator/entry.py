@@ -6,7 +6,7 @@ from offload_rllib.simulator.failures import send_back
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import receive
 from offload_rllib.simulator.service import keep
-from offload_rllib.simulator.tasks import append_held, change_tasks, insert_held, release
+from offload_rllib.simulator.tasks import append_held, change_tasks, insert_held
 from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_NEVER,
@@ -15,6 +15,7 @@ from offload_rllib.simulator.types import (
     NODE_FAILED,
     NONE,
     OFFER_ARRIVAL,
+    OPEN,
     QUEUE_FULL,
     WAITING,
 )
@@ -23,19 +24,20 @@ from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 @kernel
 def enter(scenario, environment, n, slot, now_s):
-    """Let a task enter node `n`, from its client or from a neighbour."""
+    """Let a task enter node `n`, from its client or from a neighbour.
+
+    Returns:
+        The cause of its drop; OPEN if it is there, or on its way back to its sender.
+    """
     settings = scenario.settings[0]
     here = scenario.node[n]
     node = environment.node[n]
     task = environment.task[slot]
     task.node = n
     if has_extensions(scenario) and node.down:
-        if not send_back(scenario, environment, slot, now_s):
-            release(scenario, environment, slot, now_s, NODE_FAILED)
-        return
+        return OPEN if send_back(scenario, environment, slot, now_s) else NODE_FAILED
     if node.tasks >= here.capacity:
-        release(scenario, environment, slot, now_s, QUEUE_FULL)
-        return
+        return QUEUE_FULL
     to_decide = here.agent != NONE and task.hops < settings.max_hops
     held = to_decide and (not has_extensions(scenario) or settings.offer == OFFER_ARRIVAL)
     in_ticks = has_ticks(scenario) and here.works_in_ticks and not held
@@ -45,8 +47,7 @@ def enter(scenario, environment, n, slot, now_s):
         and now_s >= task.deadline_s + settings.expiry_grace_s
         and not (in_ticks and settings.expiry == EXPIRY_QUEUED)
     ):
-        release(scenario, environment, slot, now_s, EXPIRED)
-        return
+        return EXPIRED
     change_tasks(node, here.capacity, now_s, 1)
     if held:
         task.stage = HELD
@@ -65,3 +66,4 @@ def enter(scenario, environment, n, slot, now_s):
         if has_extensions(scenario) and to_decide and task.stage == WAITING:
             # What has been received joins the queue later, as what is newer.
             insert_held(environment, node, slot, node.received_head if has_ticks(scenario) else NONE)
+    return OPEN

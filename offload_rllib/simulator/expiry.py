@@ -5,13 +5,14 @@ from __future__ import annotations
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
 from offload_rllib.simulator.service import leave_service
-from offload_rllib.simulator.tasks import change_tasks, release, remove_held, stop_awaiting
+from offload_rllib.simulator.tasks import change_tasks, remove_held, stop_awaiting
 from offload_rllib.simulator.transfers import leave_link
 from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,
     EXPIRY_QUEUED,
     HELD,
+    OPEN,
     SENT_BACK,
     SERVED,
     TRANSFERRED,
@@ -22,7 +23,11 @@ from offload_rllib.simulator.variants import has_ticks
 
 @kernel
 def expire(scenario, environment, slot, now_s):
-    """End a task at its deadline, wherever it is; with expiry ``queued`` only where it waits."""
+    """Take a task out of where it is at its deadline, wherever that is; with expiry ``queued`` only where it waits.
+
+    Returns:
+        EXPIRED; OPEN if the task goes on.
+    """
     settings = scenario.settings[0]
     task = environment.task[slot]
     n = task.node
@@ -34,12 +39,12 @@ def expire(scenario, environment, slot, now_s):
     elif task.stage == WAITING:
         if has_ticks(scenario) and settings.expiry == EXPIRY_QUEUED and scenario.node[n].works_in_ticks:
             stop_awaiting(environment.node[task.origin], task)
-            return  # the node gives it up when it has worked
+            return OPEN  # the node gives it up when it has worked
         leave_queue(scenario, environment, n, slot, now_s)
         change_tasks(node, scenario.node[n].capacity, now_s, -1)
     elif settings.expiry != EXPIRY_ABORT:
         stop_awaiting(environment.node[task.origin], task)
-        return
+        return OPEN
     elif task.stage == SERVED:
         leave_service(scenario, environment, n, slot, now_s)
     elif task.stage == TRANSFERRED:
@@ -47,4 +52,4 @@ def expire(scenario, environment, slot, now_s):
         task.transfer_s += now_s - task.since_s
     elif task.stage == SENT_BACK:
         task.transfer_s += now_s - task.since_s
-    release(scenario, environment, slot, now_s, EXPIRED)
+    return EXPIRED

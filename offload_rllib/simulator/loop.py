@@ -26,8 +26,10 @@ from offload_rllib.simulator.types import (
     FAILURE,
     FREE,
     LOSS,
+    LOST,
     NODE_FAILED,
     NONE,
+    OPEN,
     OVERDUE,
     REPAIR,
     RESULT,
@@ -118,42 +120,56 @@ def run_until(scenario, environment, end_s):
         changed = _changed_node(scenario, environment, kind, key, slot)
         if changed != NONE:
             save_broadcasts(scenario, environment, changed, time_s)
+        n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+        # What several kinds of events end with is done behind them: code that is there once is compiled once.
+        enters = False
+        returns = False
+        outcome = OPEN
         if kind == ARRIVAL:
-            create(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), changed, time_s)
+            slot = create(scenario, environment, n, changed, time_s)
+            n = changed
+            enters = True
         else:
             pop(environment)
             if kind == SERVICE_END:
                 end_service(scenario, environment, slot, time_s)
+                returns = True
             elif kind == RESULT:
-                n = np.int64((key >> NODE_SHIFT) & NODE_MASK)
+                returns = True
                 if has_extensions(scenario) and environment.node[n].down:
-                    release(scenario, environment, slot, time_s, NODE_FAILED)
-                else:
-                    return_result(scenario, environment, slot, time_s)
+                    returns = False
+                    outcome = NODE_FAILED
             elif kind == TRANSFER:
                 task = environment.task[slot]
                 if not has_extensions(scenario) or task.stage == TRANSFERRED:
                     leave_link(scenario, environment, slot)
                 task.transfer_s += time_s - task.since_s
-                enter(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), slot, time_s)
+                enters = True
             elif kind == EXPIRE:
                 episode.expiries_in_heap -= 1
                 task = environment.task[slot]
-                # The task may have ended earlier in this step, and its slot may hold another one already.
+                # The task may have ended before, and its slot may hold another one already.
                 if task.stage != FREE and np.uint64(task.number) & NUMBER_MASK == key & NUMBER_MASK:
-                    expire(scenario, environment, slot, time_s)
+                    outcome = expire(scenario, environment, slot, time_s)
             elif kind == OVERDUE:
                 episode.overdue_in_heap -= 1
-                environment.node[np.int64((key >> NODE_SHIFT) & NODE_MASK)].own_awaited -= 1
+                environment.node[n].own_awaited -= 1
             elif has_extensions(scenario):
                 if kind == LOSS:
                     lose(scenario, environment, slot, time_s)
+                    outcome = LOST
                 elif kind == FAILURE:
-                    fail(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                    fail(scenario, environment, n, time_s)
                 elif kind == REPAIR:
-                    repair(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                    repair(scenario, environment, n, time_s)
                 elif has_ticks(scenario) and kind == TICK:
-                    do_tick(scenario, environment, np.int64((key >> NODE_SHIFT) & NODE_MASK), time_s)
+                    do_tick(scenario, environment, n, time_s)
+        if enters:
+            outcome = enter(scenario, environment, n, slot, time_s)
+        elif returns:
+            outcome = return_result(scenario, environment, slot, time_s)
+        if outcome != OPEN:
+            release(scenario, environment, slot, time_s, outcome)
         episode.events += 1
         if episode.deciding != NONE:
             episode.now_s = time_s

@@ -8,7 +8,6 @@ from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import dequeue_first, enqueue
 from offload_rllib.simulator.tasks import change_tasks
-from offload_rllib.simulator.transfers import return_result
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, RETURNING, SERVED, SERVICE_END, WAITING
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 from offload_rllib.simulator.waits import begin_service, join
@@ -79,10 +78,9 @@ def keep(scenario, environment, n, slot, now_s):
 
 @kernel
 def end_service(scenario, environment, slot, now_s):
-    """Let a task leave its server, and its result go back the way the task came."""
+    """Let a task leave its server; its result is to go back the way the task came."""
     task = environment.task[slot]
     leave_service(scenario, environment, task.node, slot, now_s)
     task.stage = RETURNING
     task.since_s = now_s
     task.hops_left = task.hops
-    return_result(scenario, environment, slot, now_s)

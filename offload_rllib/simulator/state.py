@@ -186,11 +186,10 @@ def _spread(array: np.ndarray, kept: int, unsaved: np.ndarray) -> np.ndarray:
     """Return [E, n, have] records in [E, n, kept] places: those of the turns before the first that is not saved."""
     have = array.shape[2]
     wider = np.zeros((*array.shape[:2], kept), array.dtype)
-    e, n = np.indices(unsaved.shape)
     for back in range(1, have + 1):
-        turn = unsaved - back
-        there = turn >= 0
-        wider[e[there], n[there], turn[there] % kept] = array[e[there], n[there], turn[there] % have]
+        e, n = np.nonzero(unsaved >= back)
+        turn = unsaved[e, n] - back
+        wider[e, n, turn % kept] = array[e, n, turn % have]
     return wider
 
 

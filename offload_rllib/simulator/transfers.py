@@ -6,9 +6,9 @@ from offload_rllib.simulator.broadcasts import save_counts
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
-from offload_rllib.simulator.tasks import change_tasks, release
+from offload_rllib.simulator.tasks import change_tasks
 from offload_rllib.simulator.ticks import RESULTS, delivery_moment
-from offload_rllib.simulator.types import EXPIRY_ABORT, FINISHED, LOSS, LOST, RESULT, TRANSFER, TRANSFERRED
+from offload_rllib.simulator.types import EXPIRY_ABORT, FINISHED, LOSS, OPEN, RESULT, TRANSFER, TRANSFERRED
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
@@ -54,12 +54,15 @@ def leave_link(scenario, environment, slot):
 
 @kernel
 def return_result(scenario, environment, slot, now_s):
-    """Send a result one hop back along the path of its task, or end the task at its origin."""
+    """Send a result one hop back along the path of its task.
+
+    Returns:
+        FINISHED if it is at its origin already, else OPEN.
+    """
     settings = scenario.settings[0]
     task = environment.task[slot]
     if task.hops_left == 0:
-        release(scenario, environment, slot, now_s, FINISHED)
-        return
+        return FINISHED
     task.hops_left -= 1
     link_index = scenario.link[environment.path[slot, task.hops_left]].reverse
     link = scenario.link[link_index]
@@ -74,14 +77,14 @@ def return_result(scenario, environment, slot, now_s):
         arrival_s = delivery_moment(scenario, environment, slot, RESULTS + task.hops_left, now_s, arrival_s - now_s)
     if settings.expiry != EXPIRY_ABORT or arrival_s <= task.deadline_s:
         push(environment, arrival_s, event_key(kind, link.destination, task.number), slot)
+    return OPEN
 
 
 @kernel
 def lose(scenario, environment, slot, now_s):
-    """End a task that, or whose result, a link has lost: at the moment at which it would have arrived."""
+    """Take a task off the link that has lost it, or its result: at the moment at which it would have arrived."""
     task = environment.task[slot]
     if task.stage == TRANSFERRED:
         # The receiver notices the gap, and its next broadcast says so.
         leave_link(scenario, environment, slot)
         task.transfer_s += now_s - task.since_s
-    release(scenario, environment, slot, now_s, LOST)
