@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from offload_rllib.cluster.connection import connect
+from offload_rllib.cluster.parallel import in_parallel
 from offload_rllib.compare.plan import (
     ComparisonPlan,
     Training,
@@ -301,23 +302,20 @@ def _play(folder: ComparisonFolder, cells: list[Cell], console: Console, workers
             for place in {cells[batch[0]].place.environment: cells[batch[0]].place for batch in waiting}.values():
                 compile_kernels(build_scenario(place.config))
     columns = (TextColumn("playing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    running: dict[Any, list[int]] = {}
-    with Progress(*columns, console=console, transient=True) as progress:
+
+    def start(batch: list[int]) -> Any:
+        return _play_batch.remote([cells[index] for index in batch])
+
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        in_parallel(start, waiting, workers) as ended,
+    ):
         bar = progress.add_task("playing", total=len(cells), completed=len(played))
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    batch = waiting.pop(0)
-                    running[_play_batch.remote([cells[index] for index in batch])] = batch
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                batch = running.pop(done)
-                for index, result in zip(batch, ray.get(done), strict=True):
-                    keep(folder.path, index, cells[index], result)
-                    played[index] = result
-                progress.update(bar, completed=len(played))
-        finally:
-            for task in running:
-                ray.cancel(task, force=True)
+        for batch, results in ended:
+            for index, result in zip(batch, results, strict=True):
+                keep(folder.path, index, cells[index], result)
+                played[index] = result
+            progress.update(bar, completed=len(played))
     return [played[index] for index in range(len(cells))]
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from offload_rllib.cluster.connection import connect, local_cpus
+from offload_rllib.cluster.parallel import in_parallel
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import umask, written_at_once
 from offload_rllib.envs.vector import compile_kernels
@@ -165,25 +166,13 @@ def run(folder: Path, budget: Budget, console: Console) -> None:
     if left or untimed:
         with connect(), Progress(*columns, console=console) as progress:
             bar = progress.add_task("pieces", total=len(planned), completed=len(planned) - len(left))
-            _in_parallel(left, budget, folder.resolve(), lambda name: progress.update(bar, advance=1, description=name))
+            remote: Any = ray.remote(num_cpus=1, max_retries=1)(do_piece)
+            with in_parallel(lambda piece: remote.remote(piece, budget, folder.resolve()), left, local_cpus()) as ended:
+                for piece, _ in ended:
+                    progress.update(bar, advance=1, description=piece.name)
             if untimed:
                 progress.update(bar, description="the time of the authors' evaluation")
                 measure_times(folder)
-
-
-def _in_parallel(left: list[Piece], budget: Budget, folder: Path, done: Any) -> None:
-    remote: Any = ray.remote(num_cpus=1, max_retries=1)(do_piece)
-    waiting = list(reversed(left))
-    under_way: dict[Any, str] = {}
-    while waiting or under_way:
-        while waiting and len(under_way) < local_cpus():
-            piece = waiting.pop()
-            under_way[remote.remote(piece, budget, folder)] = piece.name
-        finished, _ = ray.wait(list(under_way), num_returns=1)
-        for reference in finished:
-            name = under_way.pop(reference)
-            ray.get(reference)
-            done(name)
 
 
 def measure_times(folder: Path) -> None:

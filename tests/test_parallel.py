@@ -1,0 +1,55 @@
+"""Work in parts: all of it is done, never too much at a time, and nothing goes on behind an error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from offload_rllib.cluster.parallel import in_parallel
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def _work(part: int, folder: Path, work_s: float) -> int:
+    """Leave a file while at work; return how many others there are with it, or a part that is negative at once."""
+    if part < 0:
+        raise ValueError(f"part {part}")
+    (folder / f"begun-{part}").touch()
+    time.sleep(work_s)
+    at_work = len(list(folder.glob("begun-*"))) - len(list(folder.glob("ended-*")))
+    (folder / f"ended-{part}").touch()
+    return at_work
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import the tests
+work: Any = ray.remote(num_cpus=0)(_work)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_every_part_is_done_and_never_more_than_so_many_at_a_time(tmp_path: Path, at_once: int) -> None:
+    with in_parallel(lambda part: work.remote(part, tmp_path, 0.05), range(6), at_once) as ended:
+        results = dict(ended)
+    assert sorted(results) == list(range(6))
+    assert max(results.values()) <= at_once
+
+
+def test_no_parts_are_no_work() -> None:
+    with in_parallel(lambda _: pytest.fail("started"), [], 2) as ended:
+        assert list(ended) == []
+
+
+def test_what_runs_beside_a_failure_is_ended(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="part -1"),
+        in_parallel(lambda part: work.remote(part, tmp_path, 1.0), [7, -1, 8], 2) as ended,
+    ):
+        list(ended)
+    time.sleep(2)  # by then the other would have ended
+    assert not (tmp_path / "begun-8").exists()
+    assert not list(tmp_path.glob("ended-*"))
