@@ -107,11 +107,11 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 
 
 class LearnerStoppedError(RuntimeError):
-    """The learner's thread has ended, so that what waits for it would wait for ever."""
+    """The learner's thread has ended, so that a caller would wait for it indefinitely."""
 
 
 class _WatchedEvent(threading.Event):
-    """An event whose waiters are told if it cannot come any more."""
+    """An event whose waiters are notified if it cannot come any more."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         super().__init__()
@@ -154,13 +154,13 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         """Put a batch into the buffer, as RLlib's.
 
         Raises:
-            LearnerStoppedError: nobody takes it out.
+            LearnerStoppedError: the learner takes no batch out.
         """
         self._check_thread()
         return super().update(*args, **kwargs)
 
     def remaining_results(self) -> list[dict[str, Any]]:
-        """Return the results that nobody has taken: the thread gives one per use of a batch, `update` takes one."""
+        """Return the results that have not been taken: the thread gives one per use of a batch, `update` takes one."""
         results = []
         while True:
             try:

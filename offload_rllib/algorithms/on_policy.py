@@ -232,7 +232,7 @@ class OnPolicyLearner(DirectLearner):
         self, module_id: str, samples: list[AgentSteps], num_epochs: int, minibatch_size: int | None
     ) -> None:
         samples = [steps for steps in samples if len(steps)]
-        # Every learner must say how many rows it has, or the others would wait for ever.
+        # Every learner must state how many rows it has; otherwise the others would wait indefinitely.
         size = self._common_size(sum(map(self._count_rows, samples)))
         if size == 0:
             return  # none of the policy's agents had a task
@@ -265,7 +265,7 @@ class OnPolicyLearner(DirectLearner):
         return chosen + _idle_rows(chosen, len(steps) - chosen, self.config.learner_config_dict[IDLE_PER_CHOICE])
 
     def _common_size(self, size: int) -> int:
-        """Return the rows that every learner has: they must take equally many gradient steps, or wait for ever."""
+        """Return the rows that every learner has: they must take equally many gradient steps, or wait indefinitely."""
         if self.config.num_learners < 2:
             return size
         smallest = torch.tensor(size, device=self._device)

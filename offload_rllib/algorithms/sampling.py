@@ -1,4 +1,4 @@
-"""Samples from runners of which some may be slow, hang or be gone: who is late or lost is named, the others go on."""
+"""Samples from runners that may be slow, hang or be gone: late and lost ones are named, the others continue."""
 
 # RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
 # nearly every line that meets it.
@@ -20,7 +20,7 @@ from offload_rllib.config.policy import Training
 
 SAMPLE_ATTEMPTS = "sample_attempts"
 DEFAULT_ATTEMPTS = Training().sample_attempts
-# A runner that has not answered for so many timeouts hangs: it is ended, and Ray starts it anew.
+# A runner that has not answered for so many timeouts hangs: it is ended, and Ray starts it again.
 HANGING_TIMEOUTS = 3
 # Between two looks whether a lost runner is back, while there is no other.
 LOOK_AGAIN_S = 1.0
@@ -56,13 +56,13 @@ class Round:
 class Sampler:
     """Asks all runners that answer for samples.
 
-    A runner that does not answer within the timeout is *late*: it is not asked again until it has answered, and what
-    it then gives is thrown away, for it is from old weights. A runner whose process or node is gone is *lost* until
-    Ray has started it again somewhere. Both are noted in `notices`.
+    A runner that does not answer within the timeout is *late*: it is not asked again until it has answered, and what it
+    then gives is discarded, because it is from old weights. A runner whose process or node is gone is *lost* until Ray
+    has started it again somewhere. Both are noted in `notices`.
     """
 
     def __init__(self, timeout_s: float, attempts: int = DEFAULT_ATTEMPTS) -> None:
-        """Set how long to wait for samples, and how often in a row nobody may give any."""
+        """Set how long to wait for samples, and how often in a row no runner may give any."""
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._round = 0
@@ -88,11 +88,11 @@ class Sampler:
         return notices
 
     def note(self, notice: str) -> None:
-        """Keep a sentence for whoever watches the run."""
+        """Keep a sentence for the run's status."""
         self._notices.append(notice)
 
     def restored(self, runners: Iterable[int]) -> None:
-        """Be told that lost runners are back."""
+        """Be notified that lost runners are back."""
         back = self._lost & set(runners)
         if back:
             self._lost -= back
@@ -105,11 +105,11 @@ class Sampler:
         Args:
             group: RLlib's runners; without remote ones the local one samples.
             env_steps: how many, of all runners together.
-            restore: called without arguments when nobody answers; brings back runners that Ray has started again.
+            restore: called without arguments when no runner answers; brings back runners that Ray has started again.
 
         Raises:
-            NoSamplesError: nobody gave samples for all attempts.
-            ConfigError: a runner found that what the user gave cannot be.
+            NoSamplesError: no runner gave samples in any attempt.
+            ConfigError: a runner found that the user's input is invalid.
         """
         gathered = Round()
         failed = 0
@@ -122,7 +122,7 @@ class Sampler:
                 if not results:
                     state = self._state(group)
                     back = self._wait(group, restore, until=began + self._timeout_s)
-                    # Nobody may have been there to ask: that has not failed before the time is over.
+                    # There may have been no runner to ask: that counts as a failure only when the time is over.
                     if self._round > round_before or not back:
                         failed = self._failed(failed, state)
                     continue
@@ -148,7 +148,7 @@ class Sampler:
         return ", ".join(parts) or f"all {group.num_remote_workers()} were asked"
 
     def _wait(self, group: EnvRunnerGroup, restore: Any, until: float) -> bool:
-        """Wait until somebody is back, or the time is over; return whether somebody is."""
+        """Wait until a runner is back, or the time is over; return whether one is."""
         while (left_s := until - time.monotonic()) > 0:
             self._collect_late(group)
             restore()
@@ -182,7 +182,7 @@ class Sampler:
                 self._note_lost({result.actor_id})
         silent = set(asked) - answered
         if silent:
-            self.note(f"{named(silent)}: no samples within {self._timeout_s:g} s; going on without")
+            self.note(f"{named(silent)}: no samples within {self._timeout_s:g} s; continuing without")
             self._late |= dict.fromkeys(silent, (tag, time.monotonic()))
         return results
 

@@ -71,7 +71,7 @@ def configure(
         The same object.
 
     Raises:
-        ConfigError: the environment cannot be, or there is no module for the algorithm.
+        ConfigError: the environment is invalid, or there is no module for the algorithm.
     """
     environment = load_environment(env, overrides)
     register_environments()

@@ -1,4 +1,4 @@
-"""The environment for PettingZoo, one agent at a time: whoever has a task to decide."""
+"""The environment for PettingZoo, one agent at a time: the one that has a task to decide."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OffloadAECEnv(AECEnv[str, dict[str, Any], Any]):
             trust: run Python code that a file of a run's folder names.
 
         Raises:
-            ConfigError: what was given cannot be, or all agents decide by a clock.
+            ConfigError: the input is invalid, or all agents decide by a clock.
         """
         super().__init__()
         batch = vector_env(env, 1, overrides=overrides, trust=trust)
@@ -89,7 +89,7 @@ class OffloadAECEnv(AECEnv[str, dict[str, Any], Any]):
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        """Start an episode. A seed starts its series of episodes; without one the series goes on."""
+        """Start an episode. A seed starts its series of episodes; without one the series continues."""
         if seed is not None:
             self._series.start(seed)
         self._series.begin_episode(self._batch)

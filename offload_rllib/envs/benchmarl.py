@@ -34,7 +34,7 @@ class OffloadTaskClass(TaskClass):
         seed: int | None,
         device: Any,
     ) -> Callable[[], EnvBase]:
-        """Return what makes one environment; BenchMARL puts several side by side."""
+        """Return what makes one environment; BenchMARL puts several in parallel."""
         config = dict(self.config)
 
         def make() -> EnvBase:

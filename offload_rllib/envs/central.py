@@ -50,8 +50,8 @@ class OffloadGymEnv(gymnasium.Env[Observation, Any]):
     `info["time_s"]` says when it is; the lengths of steps differ, and so do the numbers of steps of episodes.
 
     ## Rewards
-    That of `reward.scope: team`, whatever the configuration says: the sum over nodes of what each is paid, over the
-    number of agents.
+    That of `reward.scope: team`, whatever the configuration says: the sum of the rewards of all nodes, over the number
+    of agents.
 
     ## Starting state, episode end
     As there; the episode ends by truncation, after `spec.max_episode_steps` steps. `info["figures"]` holds its figures
@@ -81,7 +81,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, Any]):
             trust: run Python code that a file of a run's folder names.
 
         Raises:
-            ConfigError: what was given cannot be.
+            ConfigError: the input is invalid.
         """
         overrides = tuple(overrides)
         config = load_environment(env, [*overrides, "reward.scope=team"], trust=trust)
@@ -144,7 +144,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. A seed starts its series of episodes; without one the series goes on.
+        """Start an episode. A seed starts its series of episodes; without one the series continues.
 
         An environment that is never seeded has a series of its own (`envs.series.EpisodeSeries`).
         """
@@ -154,7 +154,7 @@ class OffloadGymEnv(gymnasium.Env[Observation, Any]):
         self._series.begin_episode(self._batch)
         self._renderer.show()
         if isinstance(self._batch, ArrivalEnv):
-            self._batch.step_rewards(0, 1)  # what was before the first decision is nobody's
+            self._batch.step_rewards(0, 1)  # rewards before the first decision belong to no agent
         return self._observation(), self._when()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

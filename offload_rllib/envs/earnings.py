@@ -32,7 +32,7 @@ AGENT_ACCOUNT = np.dtype(
 
 @kernel
 def _own_total(account, reward, now_s):
-    """Return what `delay` or `sparse` has paid into the account of a node, or of all nodes, by now."""
+    """Return the rewards of `delay` or `sparse` of a node, or of all nodes, so far."""
     if reward.name == SPARSE:
         return account.own_finished - account.own_dropped
     task_seconds = account.own_task_seconds + account.own_weight * (now_s - account.own_changed_s)
@@ -46,7 +46,7 @@ def _node_total(environment, reward, paid, n, now_s):
 
 @kernel
 def _agent_total(scenario, environment, reward, paid, agents, agent, now_s):
-    """Return what has been paid into an agent's account by now, before `scale`."""
+    """Return an agent's rewards so far, before `scale`."""
     if reward.scope == TEAM:
         if reward.name in (DELAY, SPARSE):
             return _own_total(environment.episode[0], reward, now_s) / agents
@@ -81,7 +81,7 @@ def _agent_potential(scenario, environment, reward, agents, agent):
 
 @kernel
 def pay_node(paid, n, value):
-    """Enter what a decision, or a user's function, pays a node: `paid` [N + 1], the last of which is the sum."""
+    """Add the reward of a decision, or of a user's function, to a node; the last entry of `paid` [N + 1] is the sum."""
     paid[n] += value
     paid[paid.shape[0] - 1] += value
 
@@ -94,7 +94,7 @@ def earned(scenario, environment, reward, paid, accounts, agent):
         scenario: of the environment.
         environment: a `State` without its leading axis.
         reward: one REWARD record.
-        paid: [N + 1] float64, what decisions and functions have paid each node, and all.
+        paid: [N + 1] float64, rewards of decisions and functions of each node, and their sum.
         accounts: [A] AGENT_ACCOUNT.
         agent: which one.
     """
@@ -113,7 +113,7 @@ def earned(scenario, environment, reward, paid, accounts, agent):
 
 @kernel
 def settle(scenario, environment, reward, paid, accounts, agent):
-    """Return what an agent has earned since its last decision, and begin anew: it decides now."""
+    """Return an agent's rewards since its last decision, and restart the sum: it decides now."""
     value, total, potential = earned(scenario, environment, reward, paid, accounts, agent)
     account = accounts[agent]
     account.total = total

@@ -73,12 +73,13 @@ CLOCK = (
 )
 ALIVE = (
     Feature(HERE, "alive", "failures", "share", "1 if this node is up", "-", "{0, 1}"),
-    Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last told", "-", "{0, 1}"),
+    Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last broadcast", "-", "{0, 1}"),
 )
 GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE)))
 
 
-# The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last told.
+# The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last
+# broadcast.
 PAPER_FEATURES = ((HERE, "tasks"), (HERE, "speed"), (ROW, "valid"), (ROW, "tasks"))
 
 

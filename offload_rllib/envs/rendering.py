@@ -65,7 +65,7 @@ def _headline(env: VectorEnv | ArrivalEnv, e: int) -> str:
 
 
 def _rewards(env: VectorEnv | ArrivalEnv, e: int) -> dict[str, str]:
-    """Return what each agent has just been paid; where one decides at a time, its own reward and none of the others."""
+    """Return the latest reward of each agent; where one decides at a time, only that of the deciding agent."""
     if isinstance(env, ArrivalEnv):
         deciding = env.deciding[e]
         return {agent: f"{env.rewards[e]:.3f}" if i == deciding else "" for i, agent in enumerate(env.agents)}
@@ -117,7 +117,7 @@ def spread(positions: Array) -> Array:
     """Return positions [N, 2] in the unit square, moved apart where nodes would cover each other."""
     extent = np.ptp(positions, axis=0).max()
     places = (positions - positions.min(axis=0)) / (extent or 1.0)
-    # Nodes at the same place are told apart by their index.
+    # Nodes at the same place are distinguished by their index.
     angle = np.arange(len(places)) * 2.4
     places = places + 1e-3 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     smallest = min(SPACING, 0.7 / np.sqrt(len(places)))

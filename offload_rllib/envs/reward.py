@@ -1,4 +1,4 @@
-"""What agents are paid for a decision interval. Each name is a formula, written in the docs page on rewards."""
+"""The rewards of agents for a decision interval. Each name is a formula, written in the docs page on rewards."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def dense_reward(
     overload_weight,
     no_op_reward,
 ):
-    """Return what PeersimGym's code pays for a decision at node i with target j, without its shaping term.
+    """Return the reward of PeersimGym's code for a decision at node i with target j, without its shaping term.
 
     Args:
         tasks: at i, before the step.
-        target_tasks: at j, as last told.
+        target_tasks: at j, as last broadcast.
         kept: j is i.
         mean_work: instructions per task.
         speed: of i, instructions per second.
@@ -158,12 +158,12 @@ def dense_reward(
         target_served: the same at j.
         capacity: of i, in tasks; `UNBOUNDED`: no overload.
         target_capacity: of j.
-        utility: r_u, paid for every decision of a node with a task.
+        utility: r_u, the reward for every decision of a node with a task.
         waiting_weight: caps the waiting term at this multiple of `utility`.
         communication_weight: caps the communication term.
         execution_weight: caps the execution term, on both sides.
         overload_weight: factor of the overload term.
-        no_op_reward: paid instead of everything else if `tasks` is below 1.
+        no_op_reward: the whole reward if `tasks` is below 1.
     """
     if tasks < 1.0:
         return no_op_reward
@@ -244,7 +244,7 @@ def peersimgym_reward(scenario, environment, reward, agent, action):
 
 @kernel
 def decision_rewards(scenario, environment, reward, agents, actions, node_rewards):
-    """Write what `paper` or `peersimgym` pays each node for its agent's decisions, before they are carried out.
+    """Write the reward of `paper` or `peersimgym` of each node for its agent's decisions, before they are carried out.
 
     Args:
         scenario: what the environments share.
@@ -268,7 +268,7 @@ def decision_rewards(scenario, environment, reward, agents, actions, node_reward
 
 @kernel
 def account_step(environment, reward, node_rewards):
-    """Write what `delay` or `sparse` pays each node for the step that ended into `node_rewards` [N] float64."""
+    """Write the reward of `delay` or `sparse` of each node for the step that ended into `node_rewards` [N] float64."""
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         if reward.name == SPARSE:
@@ -290,7 +290,7 @@ def potential_of(scenario, environment, potential, n):
 
 @kernel
 def shape(scenario, environment, reward, node_rewards, potential):
-    """Add weight x (gamma^(interval / discount_s) x potential now - potential before) to what each node is paid.
+    """Add weight x (gamma^(interval / discount_s) x potential now - potential before) to the reward of each node.
 
     A. Y. Ng, D. Harada, S. Russell, "Policy invariance under reward transformations", ICML 1999.
 
@@ -315,7 +315,7 @@ def write_agent_rewards(scenario, reward, node_rewards, rewards):
     Args:
         scenario: what the environments share.
         reward: one REWARD record.
-        node_rewards: [N] float64, what each node is paid.
+        node_rewards: [N] float64, the reward of each node.
         rewards: [A] float32, overwritten.
     """
     agents = rewards.shape[0]

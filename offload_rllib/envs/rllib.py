@@ -31,7 +31,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
     `env_config` holds `env` (a preset's name, a path, or a resolved configuration as a mapping) and, optionally,
     `overrides`, `render_mode`, `trust` and `seed`. An episode's address is (`seed`, the worker's index, the seed that
     RLlib gives this environment, episode): RLlib's seeds alone overlap between neighbouring workers and between runs
-    with neighbouring seeds, and without a seed all environments of a worker would play the same episodes.
+    with neighbouring seeds. Without a seed all environments of a worker would play the same episodes.
     """
 
     def __init__(self, config: Any) -> None:

@@ -11,7 +11,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.envs.batch import EnvBatch
 from offload_rllib.envs.episode_keys import training_key
 
-# Environments that nobody has seeded are numbered from here, away from the seeds that people and RLlib give.
+# Environments without a seed are numbered from here, away from the seeds that people and RLlib give.
 UNSEEDED = 2**40
 # Episodes in a row without any decision, after which none is expected any more.
 MOST_EMPTY = 1000
@@ -19,7 +19,7 @@ _instances = itertools.count()
 
 
 def unseeded_environment() -> int:
-    """Return the number of one more environment of this process that nobody has seeded."""
+    """Return the number of one more environment of this process without a seed."""
     return UNSEEDED + next(_instances)
 
 
@@ -38,9 +38,9 @@ def process_number() -> int:
 class EpisodeSeries:
     """Which episodes come next: those of an address (seed, worker, environment), numbered from 0.
 
-    A series that nobody starts is numbered when its first episode begins: by process and by environment, so that no two
-    environments play the same episodes. Copies made before that are numbered on their own; copies made later go on
-    with the same series.
+    A series without a seed is numbered when its first episode begins: by process and by environment, so that no two
+    environments play the same episodes. Copies made before that are numbered on their own; copies made later continue
+    the same series.
     """
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ class AgentSteps:
     source: str = ""
     """Whose environments these are; the samples of a source follow each other."""
     start: int | None = None
-    """Steps that each of its environments took before, since all were begun anew; None: not counted."""
+    """Steps that each of its environments took before, since all were restarted; None: not counted."""
     steps: int = 0
     """Steps of each environment in this sample."""
     environments: int = 1

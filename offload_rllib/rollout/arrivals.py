@@ -31,11 +31,11 @@ class ArrivalSampling:
         self._agent_steps: dict[str, int] = {}
 
     def begin(self, which: np.ndarray) -> None:
-        """Be told that episodes begin in some environments."""
+        """Notice that episodes begin in some environments."""
         self._recorder.returns[which] = 0.0
 
     def restart(self) -> None:
-        """Be told that all environments begin anew."""
+        """Notice that all environments are reset."""
         self._recorder.restart()
 
     def sample(self, how: How, *, steps: int, episodes: int) -> tuple[list[AgentSteps], int]:

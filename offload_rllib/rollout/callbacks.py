@@ -34,7 +34,7 @@ PREFIX = "offload"
 
 
 class EpisodeMetrics:
-    """RLlib's function `on_episode_end` that logs metrics of the user's, each a function of an episode's figures."""
+    """RLlib's function `on_episode_end` that logs metrics of the user, each a function of an episode's figures."""
 
     def __init__(self, paths: Mapping[str, str]) -> None:
         """Take the functions, ``package.module:function`` by the name of the metric, and see that they can be loaded.

@@ -36,12 +36,12 @@ class ClockedSampling:
         self._valid = torch.zeros((rows, batch.num_actions), dtype=torch.int8)
 
     def begin(self, which: np.ndarray) -> None:
-        """Be told that episodes begin in some environments."""
+        """Notice that episodes begin in some environments."""
         self.decided[which] = 0
         self._returns[which] = 0.0
 
     def restart(self) -> None:
-        """Be told that all environments begin anew."""
+        """Notice that all environments are reset."""
 
     def sample(self, how: How, *, steps: int, episodes: int) -> tuple[list[Fragment], int]:
         """Return so many steps, or whole episodes, of every environment, and the environment steps they are."""
@@ -99,7 +99,7 @@ class ClockedSampling:
         return env_steps * len(self._runner.agents_of[module_id])
 
     def _arrays(self, steps: int) -> tuple[np.ndarray, ...]:
-        """Return the arrays of a sample: those of the last one if nobody holds them, for fresh memory takes long."""
+        """Return the arrays of a sample: those of the last one, unless held, because fresh memory is slow."""
         batch = self._batch
         arrays = self._kept
         # The tuple, the loop and the call hold three references.

@@ -21,7 +21,7 @@ class EpisodesEnvRunner(BatchedEnvRunner):
     """Samples as `BatchedEnvRunner` does, and hands over flat lists of RLlib's `SingleAgentEpisode`s.
 
     One per environment, agent and piece of an episode. With decisions at intervals an episode that a sample's end cuts
-    goes on in the next sample under the same id. The id is the episode's address (see `envs.vector.training_key`),
+    continues in the next sample under the same id. The id is the episode's address (see `envs.vector.training_key`),
     which no other episode has.
     """
 
@@ -38,7 +38,7 @@ class EpisodesEnvRunner(BatchedEnvRunner):
 
     def _sample(self, *, num_episodes: int | None = None, force_reset: bool = False, **how: Any) -> Any:
         anew = num_episodes is not None or force_reset or self._needs_initial_reset
-        # Of each environment only the episode that goes on is known from before.
+        # Of each environment only the episode that continues is known from before.
         self._played = [[] if anew else played[-1:] for played in self._played]
         steps_before = np.zeros(self.num_envs, np.int64)
         if isinstance(self._sampling, ClockedSampling) and not anew:

@@ -42,7 +42,7 @@ class Fragment:
     source: str = ""
     """Whose environments these are; the fragments of a source follow each other."""
     start: int | None = None
-    """Steps that each of them took before, since all were begun anew; None: not counted."""
+    """Steps that each of them took before, since all were restarted; None: not counted."""
     interval_s: float = 1.0
     """Time between two steps."""
 

@@ -65,7 +65,7 @@ def charge_delays(
 
 
 def require_hindsight(scenario: BuiltScenario) -> None:
-    """Refuse environments in which the delays that a task causes are not known exactly, or decisions are shared.
+    """Reject environments in which the delays that a task causes are not known exactly, or decisions are shared.
 
     Raises:
         ConfigError: says which key, and what is accepted.
@@ -90,7 +90,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
     ):
         if not fits:
             raise ConfigError(
-                f"algorithm.credit: decisions needs {key}: {accepted} in the environment (given: {value}); there alone "
+                f"algorithm.credit: decisions needs {key}: {accepted} in the environment (given: {value}); only there "
                 "the delay that a task causes others is known exactly"
             )
 
@@ -103,7 +103,7 @@ def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
         log: [tasks] LOG, all tasks of the episode.
     """
     arrays = scenario.arrays
-    # What is unfinished at the end has cost its age so far; nobody behind it has been served.
+    # What is unfinished at the end has cost its age so far; no task behind it has been served.
     weight = np.asarray(arrays.type_weight)[log["type"]]
     cost_s = weight * (log["ended_s"] - log["created_s"])
     done = np.flatnonzero(log["outcome"] == FINISHED)

@@ -103,7 +103,7 @@ class Recorder:
         self.restart()
 
     def restart(self) -> None:
-        """Forget all decisions: the environments begin anew."""
+        """Forget all decisions: the environments are reset."""
         self._last = np.full((self._environments, len(self._agents)), NONE, np.int64)
         self.returns[:] = 0.0
         self._carried = self._count = 0

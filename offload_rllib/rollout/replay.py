@@ -51,7 +51,7 @@ def replay_bytes(capacity: int, observation_size: int, actions: int, *, prioriti
 
 
 def require_memory(size_bytes: int, available_bytes: int | None = None) -> None:
-    """Refuse buffers that do not fit: together they may take half of the memory that is available.
+    """Reject buffers that do not fit: together they may take half of the memory that is available.
 
     Args:
         size_bytes: of all buffers, `replay_bytes`.
@@ -137,8 +137,8 @@ class ReplayBuffer:
     def add(self, steps: AgentSteps) -> int:
         """Add the next steps of a source.
 
-        What the source had under way goes on, unless the steps do not begin where those before ended: then the source
-        was begun anew, or a sample was lost.
+        What the source had under way continues, unless the steps do not begin where the previous ones ended: then the
+        source was restarted, or a sample was lost.
 
         Returns:
             How many transitions were finished.
@@ -262,7 +262,7 @@ class ReplayBuffer:
             np.savez(file, allow_pickle=False, **arrays)
 
     def restore(self, path: Path) -> None:
-        """Read what `save` wrote into a buffer made with the same arguments; sampling goes on where it was.
+        """Read what `save` wrote into a buffer made with the same arguments; sampling continues where it was.
 
         Raises:
             ConfigError: the file cannot be read, or is of a buffer of another make.

@@ -107,8 +107,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
 
     A drop-in for RLlib's `MultiAgentEnvRunner` (`config.env_runners(env_runner_cls=BatchedEnvRunner)`) for
     environments of this package. Only agents with a choice go through the network: the others can only take 0.
-    Episodes go on from one call of `sample` to the next; connectors are not run, for observations are ready as they
-    come. With the same seed and weights it gives the trajectories of RLlib's runner.
+    Episodes continue from one call of `sample` to the next; connectors are not run, because observations need none.
+    With the same seed and weights it gives the trajectories of RLlib's runner.
     """
 
     def make_env(self) -> None:
@@ -120,7 +120,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         overrides = context.get("overrides", ())
         self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight))
         self.num_envs = count
-        compile_kernels(self.env.batch.scenario)  # here, for nobody waits long for a sample
+        compile_kernels(self.env.batch.scenario)  # compile now; compiling later would exceed the sample timeout
         self._root_seed = int(context.get("seed", 0))
         self._first_episode = 0
         self._next_episode = np.zeros(count, np.int64)

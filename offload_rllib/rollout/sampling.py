@@ -33,7 +33,7 @@ class SamplingRunner(Protocol):
     source: str
     """Whose environments these are."""
     steps_in_series: int
-    """Steps of each environment before this sample, since all began anew."""
+    """Steps of each environment before this sample, since all were reset."""
     in_hindsight: bool
     """Whether decisions are credited in hindsight."""
     has_central_critic: bool

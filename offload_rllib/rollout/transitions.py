@@ -9,11 +9,11 @@ until the agent's n-th next choice, at time t', with times in units of `discount
 are with decisions at intervals, are passed through: their rewards count, but no transition begins or ends there.
 
 Where an episode is truncated before the n-th next choice, the transition ends at the last state with a choice that
-the agent saw, which may be the one after the last step: it is an observation like any other, and the process would
-have gone on from it. A choice with no such state behind it is dropped. Ending in the last state without a choice
-instead would need its value, which nothing trains. What is dropped are choices with a long wait behind them, near the
-end of an episode: the share of transitions so affected is n waits in an episode's length, and their values are not
-shifted as long as rewards are paid at the same rate in long waits as in short ones.
+the agent saw, which may be the one after the last step. That is an observation like any other, and the process would
+have continued from it. A choice with no such state behind it is dropped. Ending in the last state without a choice
+instead would need its value, which nothing trains. The dropped choices are those with a long wait after them, near the
+end of an episode. The share of transitions so affected is n waits in an episode's length. Values are not biased as long
+as rewards come at the same rate in long waits as in short ones.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.score import check_drop_price
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
-from offload_rllib.scenario.workload.arriving import Arriving, arriving_tasks
+from offload_rllib.scenario.workload.arriving import BuiltWorkload, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.scenario.workload.rates import clock_of
 from offload_rllib.simulator.heap import MAX_NODES
@@ -70,7 +70,7 @@ class BuiltScenario:
     arrays: Scenario
     agents: tuple[str, ...]
     """Names of the nodes that are agents, in the order of the arrays."""
-    arriving: Arriving
+    arriving: BuiltWorkload
     """The workload. It stays the same where episodes draw other networks: its files are read once."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
@@ -180,7 +180,7 @@ def fitting_rules(config: EnvironmentConfig) -> tuple[str, ...]:
     return tuple(name for name, rule in HEURISTICS.items() if config.cloud is not None or rule.code != ALWAYS_CLOUD)
 
 
-def _settings(config: EnvironmentConfig, network: Network, arriving: Arriving, load: OfferedLoad) -> np.ndarray:
+def _settings(config: EnvironmentConfig, network: Network, arriving: BuiltWorkload, load: OfferedLoad) -> np.ndarray:
     deadline_s = arriving.demand.mean_deadline_s
     fastest = max(node.speed for node in network.nodes)
     at_the_edge = [node.speed for node in network.nodes if not node.cloud]
@@ -226,7 +226,7 @@ def _bucket_width(horizon_s: float, deadline_s: float | None) -> float:
     return horizon_s / min(max(math.ceil(BUCKETS_PER_DEADLINE * horizon_s / deadline_s), 1), LARGEST_BUCKETS)
 
 
-def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> Arriving:
+def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario | None) -> BuiltWorkload:
     """Return the workload: that of another episode if its clients are the same, whatever the links and speeds."""
 
     def clients(of: Network) -> list[tuple[str, str, bool, bool]]:

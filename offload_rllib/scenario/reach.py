@@ -14,23 +14,23 @@ from offload_rllib.simulator.types import Array
 STEPS = 2**23
 FEWEST_CLIENTS = 64
 
-# One way to have a task done: seconds per instruction there, seconds per input bit on the way, seconds per output bit
-# on the way back, latency of both.
-Way = tuple[float, float, float, float]
+# A route of a task to a node and back: seconds per instruction there, seconds per input bit on the way, seconds per
+# output bit on the way back, latency of both.
+Route = tuple[float, float, float, float]
 
 
-def ways_of_entries(
+def routes_of_entries(
     entries: Array,
     link: Array,
     usable: Array,
     seconds_per_instruction: Array,
     max_hops: int,
     mean_bits: tuple[float, float],
-) -> dict[int, tuple[Way, ...]]:
-    """Return the ways to have a task done that enters at each of some nodes.
+) -> dict[int, tuple[Route, ...]]:
+    """Return the routes of a task that enters at each of some nodes.
 
     For each node in reach the path counts that takes a job of mean size there and back the soonest, among those of at
-    most `max_hops` hops. A way that another one beats or equals in all four numbers is left out.
+    most `max_hops` hops. A route that another one beats or equals in all four numbers is left out.
 
     Args:
         entries: [C] nodes; of many only a part is evaluated, which represents all.
@@ -76,9 +76,9 @@ def ways_of_entries(
         best[1:] = (np.diff(client[order]) != 0) | (np.diff(node[order]) != 0)
         kept = order[best]
         client, node, cost, newest = client[kept], node[kept], cost[kept], newest[kept]
-    way = np.column_stack([seconds_per_instruction[node], cost])
+    route = np.column_stack([seconds_per_instruction[node], cost])
     ends = np.searchsorted(client, np.arange(len(clients) + 1))
-    return {int(entry): _undominated(way[ends[c] : ends[c + 1]], mean) for c, entry in enumerate(clients)}
+    return {int(entry): _undominated(route[ends[c] : ends[c + 1]], mean) for c, entry in enumerate(clients)}
 
 
 def _sample(clients: Array, degree: Array, max_hops: int) -> Array:
@@ -89,11 +89,11 @@ def _sample(clients: Array, degree: Array, max_hops: int) -> Array:
     return clients if len(clients) <= most else clients[np.linspace(0, len(clients) - 1, most).astype(int)]
 
 
-def _undominated(ways: Array, mean: Array) -> tuple[Way, ...]:
-    """Return the rows of `ways` [n, 4] that no other row beats or equals in all numbers, in order."""
+def _undominated(routes: Array, mean: Array) -> tuple[Route, ...]:
+    """Return the rows of `routes` [n, 4] that no other row beats or equals in all numbers, in order."""
     found = []
-    # Sorted by the cost of the way: an earlier row is not dominated by a slower one.
-    left = ways[np.lexsort((ways[:, 0], ways[:, 1:] @ mean))]
+    # Sorted by the cost of the route: an earlier row is not dominated by a slower one.
+    left = routes[np.lexsort((routes[:, 0], routes[:, 1:] @ mean))]
     while len(left):
         found.append(tuple(left[0].tolist()))
         left = left[(left < left[0]).any(axis=1)]

@@ -39,7 +39,7 @@ def _write(scenario, environment, n, turn, stamp_s):
 
 @kernel
 def save_broadcasts(scenario, environment, n, now_s):
-    """Save what node `n` has told its neighbours before `now_s`, at which it is about to change."""
+    """Save the last broadcast of node `n` before `now_s`, at which it is about to change."""
     node = environment.node[n]
     if now_s <= node.next_broadcast_s:
         return
@@ -62,9 +62,9 @@ def save_broadcasts(scenario, environment, n, now_s):
 
 @kernel
 def save_counts(scenario, environment, link_index):
-    """Save what a link's destination has told of the tasks it received over it; they are about to change.
+    """Save what a link's destination has broadcast of the tasks it received over it; they are about to change.
 
-    What the node has told of itself must have been saved.
+    The node's own broadcast must have been saved.
     """
     link = environment.link[link_index]
     told = environment.node[scenario.link[link_index].destination].unsaved_turn

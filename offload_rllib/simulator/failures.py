@@ -1,4 +1,4 @@
-"""Nodes that go down and up, and what becomes of the tasks there.
+"""Nodes that go down and up, and what happens to their tasks.
 
 Times of failures and repairs are draws addressed by node and number: they do not depend on decisions or load.
 A node's next failure is known to the simulator in advance, so that a service it will cut short gets no end.
@@ -59,7 +59,7 @@ def send_back(scenario, environment, slot, now_s):
     task.hops -= 1
     task.stage = SENT_BACK
     task.since_s = now_s
-    # Summed anew, so that no rounding stays behind.
+    # Summed again, so that no rounding error remains.
     task.return_latency_s = 0.0
     task.return_seconds_per_bit = 0.0
     for hop in range(task.hops):

@@ -1,7 +1,7 @@
 """Decision rules that need no training. They know what `information` says a node knows, and nothing else.
 
-A rule gives every action a cost and takes the cheapest; equals are decided by lot. All its draws come from the node's
-own stream, addressed by the number of choices the node has had.
+A rule gives every action a cost and takes the cheapest; ties are broken uniformly at random. All its draws come from
+the node's own stream, addressed by the number of choices the node has had.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ HEURISTICS = {
     "local": Rule(LOCAL, "every node processes what reaches it"),
     "random": Rule(RANDOM, "a valid action, all equally likely"),
     "round_robin": Rule(ROUND_ROBIN, "the valid actions in turn, from a random first one"),
-    "least_queue": Rule(LEAST_QUEUE, "the fewest tasks, as last told, plus what was sent there since"),
-    "least_fill": Rule(LEAST_FILL, "the smallest filled share of the queue, as last told, plus what was sent since"),
+    "least_queue": Rule(LEAST_QUEUE, "the fewest tasks, as last broadcast, plus those sent there since"),
+    "least_fill": Rule(LEAST_FILL, "the smallest filled share of the queue, as last broadcast, plus tasks sent since"),
     "power_of_two": Rule(POWER_OF_TWO, "of two random valid actions, the one with fewer tasks"),
-    "threshold": Rule(THRESHOLD, "keep below so many tasks here; else a random neighbour, if it is below, too", 2.0),
+    "threshold": Rule(THRESHOLD, "keep below so many tasks here; otherwise a random neighbour that is below, too", 2.0),
     "shortest_finish": Rule(
         SHORTEST_FINISH, "the shortest expected time until the result is back, from what the node knows"
     ),
     "soft_finish": Rule(
         SOFT_FINISH, "drawn by exp(-expected finish / temperature); the temperature in mean services", 0.5
     ),
-    "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, else as soft_finish", 1.0),
+    "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, then as soft_finish", 1.0),
     "deadline_finish": Rule(DEADLINE_FINISH, "the shortest expected finish in time; keep what can be in time nowhere"),
     "size_interval": Rule(
         SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0
     ),
     "always_server": Rule(ALWAYS_SERVER, "the fastest node in reach"),
-    "always_cloud": Rule(ALWAYS_CLOUD, "the cloud, or a node linked to it; else keep"),
+    "always_cloud": Rule(ALWAYS_CLOUD, "the cloud, or a node linked to it; otherwise keep"),
     "shortest_finish_oracle": Rule(SHORTEST_FINISH_ORACLE, "as shortest_finish, from the true state of the neighbours"),
 }
 
@@ -225,7 +225,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     if rule == RANDOM:
         return 0.0
     if has_extensions(scenario) and not there.alive:
-        return np.inf  # nothing is sent to a node that was down as last told
+        return np.inf  # nothing is sent to a node that was down as last broadcast
     if rule == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
     if rule == LEAST_FILL:

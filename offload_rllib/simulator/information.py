@@ -27,12 +27,12 @@ class Known(NamedTuple):
     """What the deciding node knows of one destination. SI units."""
 
     node: Integer  # index of the destination
-    tasks: Integer  # held, waiting and served there, as last told
-    wait_s: float  # from now until a server is free there for one more task, by what was last told; see `waits`
+    tasks: Integer  # held, waiting and served there, as last broadcast
+    wait_s: float  # from now until a server is free there for one more task, by the last broadcast; see `waits`
     age_s: float  # of that information
     sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
-    alive: Integer  # 0 if the destination was down, as last told
+    alive: Integer  # 0 if the destination was down, as last broadcast
 
 
 class Estimate(NamedTuple):
@@ -78,7 +78,7 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     counts_are_saved = False
     if interval_s > 0.0:
         if has_ticks(scenario):
-            # What was told in a tick, the first one of which is number 1, is known in the next.
+            # A broadcast of a tick, the first one of which is number 1, is known in the next.
             turn = tick_of(now_s, settings.tick_s) - 1
             heard = turn > 0
             stamp_s = work_moment(scenario, environment, n, turn)
@@ -129,7 +129,7 @@ def true_state(scenario, environment, agent, action, now_s):
     """Return what a node would know if it knew everything: for rules that say oracle, and for nothing else.
 
     Tasks that are held there, or on their way there from any node, are counted; at the agent's own node the held ones
-    are not, for they are decided after the one on offer.
+    are not, because they are decided after the one on offer.
     """
     if action == 0:
         return known_of_self(scenario, environment, scenario.agent_node[agent], now_s)

@@ -1,7 +1,7 @@
 """The decorator of every compiled kernel, and where the compiled code is cached.
 
 Numba's on-disk cache notices an edit of the file that holds a kernel, but not an edit of another file whose
-kernels it calls: the caller would go on running the old callee. The cache folder is therefore named by a hash of
+kernels it calls: the caller would continue to run the old callee. The cache folder is therefore named by a hash of
 the sources of *all* kernels, so an edit anywhere starts from an empty folder.
 """
 
@@ -73,7 +73,7 @@ def _kernel_cache() -> str | None:
         except OSError:
             private = None
         warnings.warn(
-            f"{folder}: compiled kernels cannot be kept ({error.strerror}); each process compiles them anew, which "
+            f"{folder}: compiled kernels cannot be kept ({error.strerror}); each process compiles them again, which "
             "takes about half a minute. Set OFFLOAD_RLLIB_CACHE to a folder that can be written.",
             stacklevel=2,
         )

@@ -23,7 +23,7 @@ class _CheckedFiles(IndexDataCacheFile):
         content = _read(self._index_path)
         if content is None:
             return {}
-        version, stamp, overloads = pickle.loads(content)  # noqa: S301 - in a folder of the user's own, as all of Numba's
+        version, stamp, overloads = pickle.loads(content)  # noqa: S301 - in a folder of the user own, as all of Numba's
         return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
 
     def _save_index(self, overloads: dict[Any, str]) -> None:
@@ -75,6 +75,6 @@ class KernelCache(FunctionCache):
                 KernelCache.has_warned = True
                 warnings.warn(
                     f"{self.cache_path}: compiled kernels cannot be kept ({error.strerror or error}); each process "
-                    "compiles them anew, which takes about half a minute. Make room, or set OFFLOAD_RLLIB_CACHE.",
+                    "compiles them again, which takes about half a minute. Make room, or set OFFLOAD_RLLIB_CACHE.",
                     stacklevel=2,
                 )

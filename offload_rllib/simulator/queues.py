@@ -1,9 +1,9 @@
 """The waiting tasks of a node, in the order in which its servers take them: first in first out, and other disciplines.
 
 FIFO and LIFO are doubly linked lists. EDF and SJF are pairing heaps (M. L. Fredman, R. Sedgewick, D. D. Sleator,
-R. E. Tarjan, "The pairing heap: a new form of self-adjusting heap", Algorithmica 1, 1986) whose links lie in the tasks'
-own records, so that they need no arrays of their own: a task enters in constant time and leaves, from anywhere, in
-amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
+R. E. Tarjan, "The pairing heap: a new form of self-adjusting heap", Algorithmica 1, 1986). Their links are fields of
+the tasks' own records, so that they need no arrays of their own. A task enters in constant time and leaves, from any
+position, in amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
 
 Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
 `docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in the node's wait (see `waits`).

@@ -48,7 +48,8 @@ def advance(scenario, environment, actions):
         actions: [D, k] int32: of each deciding node, for the tasks it has held longest, in that order.
 
     Returns:
-        DONE, or UNFINISHED: the same call goes on where it stopped, after the arrays have grown (`state.grow`) if they
+        DONE, or UNFINISHED: the same call continues where it stopped, after the arrays have grown (`state.grow`) if
+            they
         are full (`state.lacks_room`).
     """
     settings = scenario.settings[0]

@@ -1,8 +1,8 @@
 """Random numbers addressed by (seed, episode, node, purpose, index), not drawn from a shared sequence.
 
-Each stream is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) read
-at an index, so that a draw depends on nothing but its address: not on the order of events, on other nodes, on the
-number of environments, or on what agents decide.
+Each stream is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) read at an
+index. So a draw depends only on its address: not on the order of events, on other nodes, on the number of environments,
+or on what agents decide.
 """
 
 from __future__ import annotations

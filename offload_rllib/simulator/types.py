@@ -1,11 +1,11 @@
 """The types of the simulator: what an array holds, its shape, its units.
 
-Sizes: E environments, N nodes, M directed links, S servers of all nodes, A agents, D deciding nodes (the agents first,
-then those that act by a rule), R action rows (self and destinations), k tasks decided at a time, T task slots,
-K remembered broadcasts per node (a power of two), W buckets of expiries, H hops at most, B histogram bins,
-L log rows, Y task types, C values of empirical distributions, P rows of recordings or of tables of rates, B states of
-a bursty rate.
-All times are absolute seconds since the start of the episode unless a name says otherwise.
+Sizes of the network: E environments, N nodes, M directed links, S servers of all nodes. Sizes of decisions: A agents, D
+deciding nodes (the agents first, then those that act by a rule), R action rows (self and destinations), k tasks decided
+at a time. Sizes of the state: T task slots, K remembered broadcasts per node (a power of two), W buckets of expiries, H
+hops at most, B histogram bins, L log rows. Sizes of the workload: Y task types, C values of empirical distributions, P
+rows of recordings or of tables of rates, B states of a bursty rate. All times are absolute seconds since the start of
+the episode unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ EXPIRY_NEVER = 0
 EXPIRY_QUEUED = 1
 EXPIRY_ABORT = 2
 
-# What becomes of tasks at nodes that are down.
+# What happens to tasks at nodes that are down.
 FAILURES_NONE = 0
 TASKS_LOST = 1
 TASKS_RETURNED = 2
@@ -75,9 +75,9 @@ OFFER_NEWEST = 1
 UNBOUNDED = 2**31 - 1
 NONE = -1
 
-# The histograms of times have 128 bins per octave from 2^-40 s (1 ps) to 2^40 s (35,000 years): a bin is at most 1/128
-# wide relative to its lower edge, so that a percentile read at a bin's middle is off by at most 0.4 %. The first bin
-# holds what is shorter, and counts as 0; the last holds what is longer, and counts as infinite.
+# The histograms of times have 128 bins per octave from 2^-40 s (1 ps) to 2^40 s (35,000 years). A bin is at most 1/128
+# wide relative to its lower edge. A percentile read at a bin's middle is off by at most 0.4 %. The first bin holds what
+# is shorter, and counts as 0; the last holds what is longer, and counts as infinite.
 HISTOGRAM_BITS = 7
 HISTOGRAM_LOWEST = 2.0**-40
 HISTOGRAM_OCTAVES = 80
@@ -154,7 +154,7 @@ LINK_LAW = _record(  # read for links that are not plain
     latency=DURATION,
     jitter=DURATION,
     loss_probability="f8",
-    message_noise_hz="f8",  # bandwidth, if the noise is that of the message's bits; else 0
+    message_noise_hz="f8",  # bandwidth, if the noise is that of the message's bits; otherwise 0
     message_snr_bits="f8",  # the signal-to-noise ratio is this over the message's bits
     contention="i4",
 )
@@ -187,7 +187,7 @@ BITS_OUT = 2
 DEADLINE = 3  # relative to the creation
 QUANTITIES = 4
 
-ARRIVALS = _record(  # when clients make tasks; see `arrivals` for the kinds
+ARRIVALS = _record(  # when clients create tasks; see `arrivals` for the kinds
     low="f8",  # levels, which multiply a client's mean rate
     high="f8",
     period_s="f8",
@@ -235,7 +235,7 @@ EPISODE = _record(
     expiries_in_heap="i4",
     overdue_in_heap="i4",
     free_slots="i4",
-    stage="i4",  # where to go on after the arrays grew: 0 actions not applied yet, 1 events running
+    stage="i4",  # where to continue after the arrays grew: 0 actions not applied yet, 1 events running
     finished="i8",
     dropped_queue_full="i8",
     dropped_expired="i8",
@@ -252,14 +252,14 @@ NODE_STATE = _record(
     free_s="f8",  # when a server is free for one more task; see `waits`
     held_work="f8",  # instructions of the held tasks
     told_s="f8",  # the same if all held tasks are kept, and placed from `told_from_s` on
-    told_from_s="f8",  # -1: to be computed anew
+    told_from_s="f8",  # -1: to be computed again
     busy_until_s="f8",  # when the task in service leaves the only server; kept where `waits` may have to walk
     changed_s="f8",  # when `tasks` changed last
     task_seconds="f8",  # integral of `tasks`
     full_seconds="f8",  # time spent at capacity
     own_changed_s="f8",
     own_weight="f8",  # sum of the weights of the tasks made here that have not ended
-    # Over this step where decisions are clocked, else from the start of the episode on.
+    # Over this step where decisions are clocked, otherwise from the start of the episode on.
     own_task_seconds="f8",  # integral of `own_weight`
     own_drop_cost_s="f8",  # sum over dropped tasks of weight x (score minus age)
     own_finished="f8",  # weights of the tasks made here that finished
@@ -282,7 +282,7 @@ NODE_STATE = _record(
     tasks="i4",  # held, waiting and served
     busy="i4",
     down="i4",  # 1 while the node has failed
-    stale="i4",  # 1 if `free_s` must be computed anew
+    stale="i4",  # 1 if `free_s` must be computed again
     held="i4",  # tasks to be decided: held ones, or, with `OFFER_NEWEST`, waiting ones
     held_head="i4",
     held_tail="i4",
@@ -324,7 +324,7 @@ LINK_STATE = _record(
 )
 
 BROADCAST = _record(free_s="f8", tasks="i4", down="i4")
-BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, as it told
+BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, as it broadcast
 
 TASK = _record(
     number="i8",  # in order of creation

@@ -1,9 +1,9 @@
 """Variants of the kernels: without what most scenarios do not use, with it, with time in ticks; and for large networks.
 
-Even a branch that is never taken costs speed where it stands in the way of the compiler: the code for links that are
-not plain, failures and energy slowed all scenarios by a sixth, other queues by a twentieth, hints for large networks
-(see `prefetch`) small ones by a fifth. The number of dimensions of an array is part of its type, so a test of it is
-decided when a kernel is compiled, and the branch that is not taken leaves no code behind.
+Even a branch that is never taken costs speed where it restricts the compiler. The code for links that are not plain,
+failures and energy slowed all scenarios by a sixth, other queues by a twentieth, hints for large networks (see
+`prefetch`) small ones by a fifth. The number of dimensions of an array is part of its type, so a test of it is decided
+when a kernel is compiled, and the branch that is not taken leaves no code behind.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The tasks at a node are placed on its servers in the order of service. One that 
 takes no time; one that is aborted in service takes time until its deadline. What follows is a time on the clock, and
 it stays right while tasks are served and expire, because it has foreseen that. It changes only when a task joins:
 first come, first served, the newcomer is placed behind the others in constant time (logarithmic in the servers). Where
-the order is another, or a task has left the queue to be sent on, the node is marked, and walked again when somebody
-asks.
+the order is another, or a task has left the queue to be sent on, the node is marked, and walked again when its waits
+are read.
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
 with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
@@ -77,7 +77,7 @@ def _place(settings, here, server, row, free_s, task, now_s):
 def begin_service(scenario, environment, n, task, now_s):
     """Note that a task is in service at node `n` from now on."""
     if not has_extensions(scenario):
-        return  # nobody will walk
+        return  # no one will walk
     here = scenario.node[n]
     environment.node[n].busy_until_s = _place(
         scenario.settings[0], here, environment.server, SERVING, now_s, task, now_s

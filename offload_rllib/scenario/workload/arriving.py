@@ -23,8 +23,8 @@ from offload_rllib.simulator.types import RECORDED
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """What arrives in an environment."""
+class BuiltWorkload:
+    """The workload of an environment, as arrays."""
 
     demand: Demand
     entries: Entries
@@ -77,7 +77,7 @@ class Arriving:
         }
 
 
-def arriving_tasks(config: EnvironmentConfig, network: Network) -> Arriving:
+def arriving_tasks(config: EnvironmentConfig, network: Network) -> BuiltWorkload:
     """Return what arrives.
 
     Raises:
@@ -121,7 +121,7 @@ def arriving_tasks(config: EnvironmentConfig, network: Network) -> Arriving:
                 raise ConfigError(f"workload.load: missing; {arrivals.path} gives relative levels")
         entries = Entries(client_rate=weights / weights[clients].mean(), share=weights / weights.sum(), rate=rate)
     drawn = drawn_tasks(workload, recording.types if recording is not None else ())
-    return Arriving(
+    return BuiltWorkload(
         demand=demand(workload, jobs, recording, played),
         entries=entries,
         drawn=drawn,

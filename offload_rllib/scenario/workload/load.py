@@ -13,7 +13,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import Load
 from offload_rllib.scenario.destinations import hops_of_tasks
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.reach import Way, ways_of_entries
+from offload_rllib.scenario.reach import Route, routes_of_entries
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.scenario.workload.demand import Demand, Part
 
@@ -30,7 +30,7 @@ class Entries:
     """Tasks per second of all clients, if the arrivals themselves say it."""
 
 
-# Pairs of a client's ways and a job that are looked at; fewer where every episode has a network of its own, so that
+# Pairs of a client's routes and a job that are looked at; fewer where every episode has a network of its own, so that
 # a reset takes milliseconds.
 PAIRS = 2**24
 PAIRS_PER_EPISODE = 2**18
@@ -88,46 +88,46 @@ def _edge_entries(entries: Entries, network: Network) -> list[int]:
     return [i for i in np.flatnonzero(entries.share).tolist() if not network.nodes[i].cloud]
 
 
-def _by_ways(
+def _by_routes(
     entries: Entries, network: Network, link: np.ndarray, usable: np.ndarray, needed: Demand, config: EnvironmentConfig
-) -> dict[int, tuple[Way, ...]]:
-    """Return for each node that tasks enter, or for some that represent all, the ways to have a task done."""
+) -> dict[int, tuple[Route, ...]]:
+    """Return for each node that tasks enter, or for some that represent all, the routes of its tasks."""
     # By name: the load must not depend on the order in which the nodes are listed.
     nodes = sorted(_edge_entries(entries, network), key=lambda i: network.nodes[i].name)
     pooled = config.service == "pooled"
     seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
     mean_bits = (float(needed.mean[1]), float(needed.mean[2]))
     max_hops = config.decisions.max_hops
-    return ways_of_entries(np.array(nodes), link, usable, seconds_per_instruction, max_hops, mean_bits)
+    return routes_of_entries(np.array(nodes), link, usable, seconds_per_instruction, max_hops, mean_bits)
 
 
-def _soonest(tasks: np.ndarray, options: tuple[Way, ...]) -> np.ndarray:
-    """Return the time [J] that each task needs if it goes the best way at once, through an idle network."""
+def _soonest(tasks: np.ndarray, options: tuple[Route, ...]) -> np.ndarray:
+    """Return the time [J] that each task needs if it takes the best route at once, through an idle network."""
     soonest = np.full(len(tasks), np.inf)
     work, bits_in, bits_out = tasks.T
-    for way in options:
+    for route in options:
         # Written out: a product with a vector would start the threads of a linear algebra library.
-        soonest = np.minimum(soonest, work * way[0] + bits_in * way[1] + bits_out * way[2] + way[3])
+        soonest = np.minimum(soonest, work * route[0] + bits_in * route[1] + bits_out * route[2] + route[3])
     return soonest
 
 
-def feasible_shares(part: Part, ways: dict[int, tuple[Way, ...]], share: np.ndarray, most_pairs: int) -> np.ndarray:
+def feasible_shares(part: Part, routes: dict[int, tuple[Route, ...]], share: np.ndarray, most_pairs: int) -> np.ndarray:
     """Return the probability [J] with which each task of a part could meet its deadline on an idle network.
 
     With many different entries each of them represents a part of the tasks, so that the pairs stay within bounds.
 
     Args:
         part: the tasks.
-        ways: of the nodes that tasks enter.
+        routes: of the nodes that tasks enter.
         share: [N] of the tasks that enter at each node.
-        most_pairs: of ways and tasks to evaluate.
+        most_pairs: of routes and tasks to evaluate.
     """
     count = len(part.tasks)
     if part.deadline_s is None:
         return np.ones(count)
     feasible, seen = np.zeros(count), np.zeros(count)
     if part.entry is not None:
-        for node, options in ways.items():
+        for node, options in routes.items():
             here = part.entry == node
             feasible[here] = part.meets(_soonest(part.tasks[here], options), here)
             seen[here] = 1.0
@@ -135,8 +135,8 @@ def feasible_shares(part: Part, ways: dict[int, tuple[Way, ...]], share: np.ndar
         known = seen > 0
         feasible[~known] = np.average(feasible[known], weights=part.weights[known])
         return feasible
-    weights: dict[tuple[Way, ...], float] = {}
-    for node, options in ways.items():
+    weights: dict[tuple[Route, ...], float] = {}
+    for node, options in routes.items():
         weights[options] = weights.get(options, 0.0) + float(share[node])
     stride = min(math.ceil(len(weights) * count / most_pairs), len(weights))
     for number, (options, weight) in enumerate(sorted(weights.items())):
@@ -179,11 +179,11 @@ def offered_load(
     capacity = math.fsum(network.nodes[i].speed for i in np.flatnonzero(hops <= max_hops).tolist())
     work = float(needed.mean[0])
     if all(part.deadline_s is None for part in needed.parts):
-        ways = {}
+        routes = {}
     else:
-        ways = _by_ways(entries, network, link, usable, needed, config)
+        routes = _by_routes(entries, network, link, usable, needed, config)
     most_pairs = PAIRS_PER_EPISODE if resamples(config.topology) else PAIRS
-    feasible = [feasible_shares(part, ways, entries.share, most_pairs) for part in needed.parts]
+    feasible = [feasible_shares(part, routes, entries.share, most_pairs) for part in needed.parts]
     # A ratio to the same sample's work: exact where all tasks are feasible, though tasks are sampled.
     feasible_work = sum(
         part.share * float(part.mean[0] * (part.weights * possible * part.tasks[:, 0]).sum() / _mean_work(part))
