@@ -78,10 +78,7 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
         (f"offered load rho (of those){drawn}", f"{load.rho:.3f}{span}"),
         ("plain ratio (work of all tasks / capacity)", f"{load.rho_of_all_tasks:.3f}"),
         ("tasks in an episode", f"{load.rate_per_client * clients * scenario.config.horizon_s:,.4g}"),
-        (
-            "agents decide",
-            "when a task arrives" if decisions.when == "arrival" else f"every {decisions.interval_s:g} s",
-        ),
+        ("agents decide", when),
     ):
         figures.add_row(what, value)
     if decisions.when == "interval":
