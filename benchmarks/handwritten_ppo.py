@@ -4,7 +4,7 @@ Usage: python benchmarks/handwritten_ppo.py [--iterations 8] [--repeats 5]
 
 The same environment, networks, batch, rows learned from and hyperparameters as `policies/ppo.yaml`, in one process on
 one thread, with everything left out that a single experiment can do without. Runs it and this package's PPO in turn
-and prints, last, the ratio of their agent steps per CPU-second (the machine's speed varies; a ratio of two things run
+and prints, last, the ratio of their choices per CPU-second (the machine's speed varies; a ratio of two things run
 in turn does not).
 """
 
@@ -16,11 +16,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
+from torch import Tensor
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.policy import PolicyConfig
@@ -30,6 +31,23 @@ from offload_rllib.training.rllib_config import algorithm_config
 
 ENVIRONMENT = "ether_12"
 OVERRIDES = ("training.runners=0", "training.envs_per_runner=8")
+SAMPLED = ("observations", "masks", "actions", "log_probabilities")
+
+
+class Played(NamedTuple):
+    """Episodes: a row for each of N choices, in the order of time, and a closing state for each agent."""
+
+    observations: np.ndarray
+    masks: np.ndarray
+    actions: np.ndarray
+    log_probabilities: np.ndarray
+    closing: np.ndarray
+    rewards: np.ndarray
+    """Earned until the same agent's next row, or until the end."""
+    elapsed_s: np.ndarray
+    """Until then."""
+    following: np.ndarray
+    """That row, or N + the number of the closing state."""
 
 
 class HandwrittenPPO:
@@ -45,66 +63,92 @@ class HandwrittenPPO:
         self.critic = Critic(env.observation_size, **shape)
         self.parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.algorithm.lr)
-        self.steps = self.algorithm.batch_env_steps // environments
-        lead = (self.steps + 1, environments, len(env.agents))
-        self.observations = np.zeros((*lead, env.observation_size), np.float32)
-        self.masks = np.zeros((*lead, env.num_actions), np.int8)
-        self.actions = np.zeros((self.steps, *lead[1:]), np.int64)
-        self.log_probabilities = np.zeros((self.steps, *lead[1:]), np.float32)
-        self.rewards = np.zeros((self.steps, *lead[1:]), np.float32)
-        self.rng = np.random.default_rng(0)
         self.episode = 0
 
     def iterate(self) -> int:
-        """Sample a batch and learn from it; return its agent steps."""
+        """Sample a batch of whole episodes and learn from it; return its choices."""
+        episodes = []
+        while sum(len(played.actions) for played in episodes) < self.algorithm.batch_env_steps:
+            episodes.append(self._play())
+        advantages, targets = zip(*map(self._estimate, episodes), strict=True)
+        columns = (
+            *(np.concatenate([getattr(played, name) for played in episodes]) for name in SAMPLED),
+            np.concatenate(advantages),
+            np.concatenate(targets),
+        )
+        self._learn(*map(torch.from_numpy, columns))
+        return len(columns[0])
+
+    def _play(self) -> Played:
+        """Play an episode of every environment."""
         env = self.env
-        # A batch is one whole episode of every environment.
         env.reset(np.array([training_key(0, 0, e, self.episode) for e in range(env.num_envs)], np.uint64))
         self.episode += 1
+        sampled: dict[str, list[np.ndarray]] = {name: [] for name in SAMPLED}
+        earned: list[tuple[np.ndarray, ...]] = []
+        previous = np.full((env.num_envs, len(env.agents)), -1)
+        count = 0
         with torch.inference_mode():
-            for t in range(self.steps):
-                self.observations[t], self.masks[t] = env.observations, env.masks
-                logits = self.actor(torch.from_numpy(self.observations[t]), torch.from_numpy(self.masks[t]))
+            while not env.truncated.all():
+                playing = np.flatnonzero(~env.truncated)
+                agent = env.deciding[playing]
+                seen, masks = env.observations[playing], env.masks[playing]
+                logits = self.actor(torch.from_numpy(seen), torch.from_numpy(masks))
                 action = (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
-                logp = torch.log_softmax(logits, -1).gather(-1, action[..., None])[..., 0]
-                self.actions[t], self.log_probabilities[t] = action.numpy(), logp.numpy()
-                env.step(self.actions[t])
-                self.rewards[t] = env.rewards
-            self.observations[-1], self.masks[-1] = env.observations, env.masks
-            values = self.critic(torch.from_numpy(self.observations)).numpy()
-        self._learn(values)
-        return self.actions.size
+                logp = torch.log_softmax(logits, -1).gather(-1, action[:, None])[:, 0]
+                for name, values in zip(SAMPLED, (seen, masks, action.numpy(), logp.numpy()), strict=True):
+                    sampled[name].append(values)
+                rows = count + np.arange(len(playing))
+                earned.append((previous[playing, agent], rows, env.rewards[playing], env.elapsed_s[playing]))
+                previous[playing, agent] = rows
+                count += len(playing)
+                actions = np.zeros(env.num_envs, np.int32)
+                actions[playing] = action.numpy()
+                env.step(actions)
+        closing = []
+        for e in range(env.num_envs):
+            seen, _, rewards, elapsed_s, _ = env.closing(e)
+            earned.append((previous[e], count + len(env.agents) * e + np.arange(len(env.agents)), rewards, elapsed_s))
+            closing.append(seen)
+        before, after, rewards, elapsed_s = (np.concatenate(column) for column in zip(*earned, strict=True))
+        begun = before >= 0
+        order = np.argsort(before[begun])
+        return Played(
+            *(np.concatenate(sampled[name]) for name in SAMPLED),
+            np.concatenate(closing),
+            *(column[begun][order] for column in (rewards, elapsed_s, after)),
+        )
 
-    def _learn(self, values: np.ndarray) -> None:
+    def _estimate(self, played: Played) -> tuple[np.ndarray, np.ndarray]:
+        """Return advantages and targets of an episode's choices."""
         algorithm = self.algorithm
-        advantages = np.zeros_like(self.rewards)
-        running = np.zeros(self.rewards.shape[1:], np.float32)
-        for t in reversed(range(self.steps)):
-            delta = self.rewards[t] + algorithm.gamma * values[t + 1] - values[t]
-            running = delta + algorithm.gamma * algorithm.lambda_ * running
-            advantages[t] = running
-        has_choice = (self.masks[:-1].sum(-1) > 1).reshape(-1)
-        chosen, idle = np.flatnonzero(has_choice), np.flatnonzero(~has_choice)
-        rows = np.concatenate([chosen, self.rng.permutation(idle)[: round(algorithm.idle_per_choice * len(chosen))]])
+        with torch.inference_mode():
+            seen = np.concatenate([played.observations, played.closing])
+            values = self.critic(torch.from_numpy(seen)).numpy().astype(np.float64)
+        spans = played.elapsed_s / algorithm.discount_s
+        discounts, traces = algorithm.gamma**spans, (algorithm.gamma * algorithm.lambda_) ** spans
+        count = len(played.actions)
+        delta = played.rewards + discounts * values[played.following] - values[:count]
+        advantages = np.append(delta, np.zeros(len(played.closing)))
+        for row in range(count - 1, -1, -1):
+            advantages[row] += traces[row] * advantages[played.following[row]]
+        advantages = advantages[:count]
+        return advantages.astype(np.float32), (advantages + values[:count]).astype(np.float32)
 
-        def column(array: np.ndarray, *tail: int) -> torch.Tensor:
-            return torch.from_numpy(array[: self.steps].reshape(-1, *tail)[rows])
-
-        seen, masks = column(self.observations, self.env.observation_size), column(self.masks, self.env.num_actions)
-        actions, before = column(self.actions), column(self.log_probabilities)
-        advantage, target = column(advantages), column(advantages + values[:-1])
-        choice = torch.from_numpy(has_choice[rows])
-        advantage = (advantage - advantage[choice].mean()) / (advantage[choice].std() + 1e-6)
+    def _learn(
+        self, seen: Tensor, masks: Tensor, actions: Tensor, before: Tensor, advantage: Tensor, target: Tensor
+    ) -> None:
+        algorithm = self.algorithm
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
         for _ in range(algorithm.epochs):
-            for index in torch.randperm(len(rows)).split(algorithm.minibatch_steps):
+            for index in torch.randperm(len(actions)).split(algorithm.minibatch_steps):
                 logp = torch.log_softmax(self.actor(seen[index], masks[index]), -1)
                 ratio = (logp.gather(-1, actions[index, None])[:, 0] - before[index]).exp()
-                weight = choice[index] / choice[index].sum().clamp_min(1)
                 clipped = ratio.clamp(1 - algorithm.clip, 1 + algorithm.clip)
                 surrogate = torch.min(advantage[index] * ratio, advantage[index] * clipped)
                 entropy = -(logp.exp() * logp.clamp_min(-50)).sum(-1)
                 value_loss = (self.critic(seen[index]) - target[index]).square().mean()
-                loss = -((surrogate + algorithm.entropy_coeff * entropy) * weight).sum()
+                loss = -(surrogate + algorithm.entropy_coeff * entropy).mean()
                 loss = loss + algorithm.vf_loss_coeff * value_loss
                 self.optimizer.zero_grad()
                 loss.backward()
@@ -117,8 +161,7 @@ def ours(policy: PolicyConfig) -> Callable[[], int]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     algorithm = algorithm_config(load_environment(ENVIRONMENT), policy, cpus=2).build_algo()
-    agents = len(vector_env(ENVIRONMENT).agents)
-    batch = policy.algorithm.batch_env_steps * agents
+    batch = policy.algorithm.batch_env_steps
 
     def iterate() -> int:
         algorithm.train()
@@ -127,11 +170,11 @@ def ours(policy: PolicyConfig) -> Callable[[], int]:
     return iterate
 
 
-def agent_steps_per_cpu_second(iterate: Callable[[], int], iterations: int) -> float:
+def choices_per_cpu_second(iterate: Callable[[], int], iterations: int) -> float:
     """Return the speed of some iterations."""
     began = time.process_time()
-    steps = sum(iterate() for _ in range(iterations))
-    return steps / (time.process_time() - began)
+    choices = sum(iterate() for _ in range(iterations))
+    return choices / (time.process_time() - began)
 
 
 def main() -> None:
@@ -147,9 +190,9 @@ def main() -> None:
         iterate()  # kernels are compiled and caches filled before anything is measured
     pairs = []
     for _ in range(arguments.repeats):
-        pair = [agent_steps_per_cpu_second(iterate, arguments.iterations) for iterate in (package, handwritten)]
+        pair = [choices_per_cpu_second(iterate, arguments.iterations) for iterate in (package, handwritten)]
         pairs.append((*pair, pair[0] / pair[1]))
-        print(f"package {pair[0]:,.0f}, hand-written {pair[1]:,.0f} agent steps per CPU-second")
+        print(f"package {pair[0]:,.0f}, hand-written {pair[1]:,.0f} choices per CPU-second")
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(f"medians: package {medians[0]:,.0f}, hand-written {medians[1]:,.0f}; ratio {medians[2]:.2f}")
 

@@ -1,4 +1,4 @@
-"""Agent steps per second with 0, 1, 2 and 4 runners and with 1 and 2 learners, and where more would saturate.
+"""Choices per second with 0, 1, 2 and 4 runners and with 1 and 2 learners, and where more would saturate.
 
 Usage: python benchmarks/scaling.py [--repeats 7] [--env ether_12] [--policy ppo]
 
@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from offload_rllib.bench.sampling import grid_environment
 from offload_rllib.cluster.connection import connect
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.envs.vector import vector_env
-from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.training.rllib_config import algorithm_config
 from offload_rllib.training.train import quieten
 
@@ -35,7 +36,6 @@ MODELLED_RUNNERS = (1, 2, 4, 8, 16, 32, 64, 128)
 MODELLED_NODES = (1024, 10_000)
 # Of a cluster's network, bytes per second: 10 Gbit/s.
 NETWORK_BYTES_PER_S = 1.25e9
-ARRAYS = ("observations", "masks", "actions", "log_probabilities", "rewards", "truncated")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Training:
         done = work(*arguments, **options)
         self._spent[part] = time.perf_counter() - wall, time.process_time() - cpu
         if part == "sample":
-            self.sample_bytes = sum(bytes_of(fragment) for fragment in done)
+            self.sample_bytes = sum(bytes_of(steps) for steps in done)
         return done
 
     def _cpu_of_others(self) -> tuple[float, float]:
@@ -117,9 +117,9 @@ class Training:
         return sum(array.nbytes for module in state.values() for array in module.values())
 
 
-def bytes_of(fragment: Fragment) -> int:
-    """Return the bytes of a fragment's arrays."""
-    return sum(getattr(fragment, name).nbytes for name in ARRAYS)
+def bytes_of(steps: AgentSteps) -> int:
+    """Return the bytes of the arrays of a sample."""
+    return sum(array.nbytes for array in vars(steps).values() if isinstance(array, np.ndarray))
 
 
 def median(values: Any) -> float:
@@ -133,7 +133,7 @@ def table(head: str, rows: list[str]) -> str:
     return "\n".join([f"| {head} |", "|---" + "|---:" * (columns - 1) + "|", *rows])
 
 
-def measured(trainings: list[Training], repeats: int, agents: int) -> tuple[str, list[list[Iteration]]]:
+def measured(trainings: list[Training], repeats: int) -> tuple[str, list[list[Iteration]]]:
     """Return the table of what was measured, and the iterations of every training."""
     for training in trainings:
         training.iterate()  # compiles, connects
@@ -141,7 +141,7 @@ def measured(trainings: list[Training], repeats: int, agents: int) -> tuple[str,
     by_training = [list(iterations) for iterations in zip(*rounds, strict=True)]
     rows = []
     for place, (training, iterations) in enumerate(zip(trainings, by_training, strict=True)):
-        steps = training.env_steps * agents
+        steps = training.env_steps
         sampled = [first.sampling / own.sampling for first, own in zip(by_training[1], iterations, strict=True)]
         faster = [first.wall / own.wall for first, own in zip(by_training[1], iterations, strict=True)]
         processes = max(training.runners, 1)
@@ -155,8 +155,8 @@ def measured(trainings: list[Training], repeats: int, agents: int) -> tuple[str,
             f"| {median((i.trainer_cpu + i.learners_cpu) / i.cpu for i in iterations):.0%} |"
         )
     head = (
-        "runners + learners | agent steps/s | beside 1 + 0 | sampling alone, agent steps/s | beside 1 + 0 "
-        "| efficiency | agent steps per CPU-s | CPU in runners | CPU in trainer and learners"
+        "runners + learners | choices/s | beside 1 + 0 | sampling alone, choices/s | beside 1 + 0 "
+        "| efficiency | choices per CPU-s | CPU in runners | CPU in trainer and learners"
     )
     return table(head, rows), by_training
 
@@ -166,54 +166,54 @@ class Costs:
     """What the model is made of, from the measurements."""
 
     sampling_s: float
-    """CPU seconds of a runner per agent step."""
+    """CPU seconds of a runner per choice."""
     learning_s: float
-    """CPU seconds of the learner per agent step."""
+    """CPU seconds of the learner per choice."""
     gathering_s: float
     """CPU seconds of the trainer per runner and iteration."""
-    agent_step_bytes: float
+    choice_bytes: float
     weight_bytes: int
 
-    def iteration_s(self, agent_steps: float, runners: int) -> tuple[float, float, float, float]:
+    def iteration_s(self, choices: float, runners: int) -> tuple[float, float, float, float]:
         """Return the seconds of an iteration: sampling, moving samples and weights, gathering, learning."""
-        moved = agent_steps * self.agent_step_bytes + runners * self.weight_bytes
+        moved = choices * self.choice_bytes + runners * self.weight_bytes
         return (
-            agent_steps * self.sampling_s / runners,
+            choices * self.sampling_s / runners,
             moved / NETWORK_BYTES_PER_S,
             runners * self.gathering_s,
-            agent_steps * self.learning_s,
+            choices * self.learning_s,
         )
 
 
-def costs_of(trainings: list[Training], by_training: list[list[Iteration]], agents: int) -> Costs:
+def costs_of(trainings: list[Training], by_training: list[list[Iteration]]) -> Costs:
     """Return what the model is made of; what one more runner costs the trainer is from 1 and 4 of them."""
     of = {(training.runners, training.learners): place for place, training in enumerate(trainings)}
     one, four = by_training[of[1, 0]], by_training[of[4, 0]]
-    steps = trainings[of[1, 0]].env_steps * agents
+    steps = trainings[of[1, 0]].env_steps
     per_runner = median((b.gathering_cpu - a.gathering_cpu) / 3 for a, b in zip(one, four, strict=True))
     return Costs(
         sampling_s=median(i.runners_cpu for i in one) / steps,
         learning_s=median(i.trainer_cpu - i.gathering_cpu for i in one) / steps,
         gathering_s=max(per_runner, 0.0),
-        agent_step_bytes=trainings[of[1, 0]].sample_bytes / steps,
+        choice_bytes=trainings[of[1, 0]].sample_bytes / steps,
         weight_bytes=trainings[of[1, 0]].weight_bytes(),
     )
 
 
-def modelled(costs: Costs, agent_steps: float) -> str:
+def modelled(costs: Costs, choices: float) -> str:
     """Return the table of the model: a fixed batch, and a batch that grows with the runners."""
     rows = []
     for runners in MODELLED_RUNNERS:
-        parts = costs.iteration_s(agent_steps, runners)
-        alone = costs.iteration_s(agent_steps, 1)
+        parts = costs.iteration_s(choices, runners)
+        alone = costs.iteration_s(choices, 1)
         without = sum(parts[:3])
         rows.append(
-            f"| {runners} | {agent_steps / sum(parts):,.0f} | {sum(alone) / sum(parts):.2f} "
-            f"| {agent_steps / without:,.0f} | {sum(alone[:3]) / without:.1f} "
+            f"| {runners} | {choices / sum(parts):,.0f} | {sum(alone) / sum(parts):.2f} "
+            f"| {choices / without:,.0f} | {sum(alone[:3]) / without:.1f} "
             f"| {' / '.join(f'{part * 1000:,.1f}' for part in parts)} |"
         )
     head = (
-        "runners | agent steps/s | times 1 | agent steps/s if learning took no time | times 1 "
+        "runners | choices/s | times 1 | choices/s if learning took no time | times 1 "
         "| sampling / moving / gathering / learning, ms"
     )
     return table(head, rows)
@@ -224,17 +224,16 @@ def sizes_of_networks(costs: Costs) -> str:
     rows = []
     for nodes in MODELLED_NODES:
         env = vector_env(load_environment(grid_environment(nodes)), 1)
-        agents = len(env.agents)
-        # float32 observations, int8 masks, int32 actions, float32 log-probabilities and rewards.
-        agent_step = 4 * env.observation_size + env.num_actions + 4 + 4 + 4
-        step = agents * agent_step
+        # float32 observations, log-probabilities and rewards, int8 masks, int32 actions; agent, environment, time until
+        # the successor and its row in 8 bytes each.
+        choice = 4 * env.observation_size + env.num_actions + 3 * 4 + 4 * 8
         rows.append(
-            f"| {nodes:,} | {agents:,} | {step / 1e6:.2f} | {8000 * step / 1e9:.1f} "
-            f"| {NETWORK_BYTES_PER_S / step:,.0f} | {1 / (agents * costs.learning_s):,.0f} |"
+            f"| {nodes:,} | {len(env.agents):,} | {choice:,} | {8000 * choice / 1e6:.1f} "
+            f"| {NETWORK_BYTES_PER_S / choice:,.0f} | {1 / costs.learning_s:,.0f} |"
         )
     head = (
-        "nodes of the environment | agents | MB per environment step | GB per batch of 8,000 "
-        "| environment steps/s through the network | environment steps/s through the learner"
+        "nodes of the environment | agents | bytes per choice | MB per batch of 8,000 "
+        "| choices/s through the network | choices/s through the learner"
     )
     return table(head, rows)
 
@@ -249,27 +248,26 @@ def main() -> None:
     quieten()
     torch.set_num_threads(1)
     environment = load_environment(options.env)
-    agents = len(vector_env(environment).agents)
     with connect(), ExitStack() as stack:
         trainings = []
         for runners, learners in SHAPES:
             trainings.append(Training(environment, options.policy, runners, learners))
             stack.callback(trainings[-1].algorithm.stop)
         load = os.getloadavg()[0]
-        print(f"{options.env}, {options.policy}: {agents} agents, batches of {trainings[0].env_steps:,} environment")
-        print(f"steps, {os.cpu_count()} CPUs, load before {load:.1f}, medians of {options.repeats}\n")
-        shown, by_training = measured(trainings, options.repeats, agents)
+        print(f"{options.env}, {options.policy}: batches of {trainings[0].env_steps:,} choices, ", end="")
+        print(f"{os.cpu_count()} CPUs, load before {load:.1f}, medians of {options.repeats}\n")
+        shown, by_training = measured(trainings, options.repeats)
         print(shown, flush=True)
-        costs = costs_of(trainings, by_training, agents)
-    steps = trainings[0].env_steps * agents
+        costs = costs_of(trainings, by_training)
+    steps = trainings[0].env_steps
     print(
-        f"\nsampling {costs.sampling_s * 1e6:.3f} us of CPU per agent step, learning {costs.learning_s * 1e6:.2f} us, "
-        f"{costs.gathering_s * 1e3:.2f} ms per runner and iteration in the trainer; {costs.agent_step_bytes:.0f} bytes "
-        f"per agent step ({costs.agent_step_bytes * steps / 1e6:.1f} MB per iteration), {costs.weight_bytes:,} bytes "
+        f"\nsampling {costs.sampling_s * 1e6:.3f} us of CPU per choice, learning {costs.learning_s * 1e6:.2f} us, "
+        f"{costs.gathering_s * 1e3:.2f} ms per runner and iteration in the trainer; {costs.choice_bytes:.0f} bytes "
+        f"per choice ({costs.choice_bytes * steps / 1e6:.1f} MB per iteration), {costs.weight_bytes:,} bytes "
         f"of weights per runner\n"
     )
     print(sizes_of_networks(costs))
-    print(f"\nModel: batches of {trainings[0].env_steps:,} environment steps\n")
+    print(f"\nModel: batches of {steps:,} choices\n")
     print(modelled(costs, steps))
 
 

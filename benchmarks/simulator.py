@@ -45,12 +45,12 @@ EVERYTHING: dict[str, Any] = {
 
 
 AT_ONCE = {"when": "arrival", "max_hops": 2}
-# Decisions of each form; None: as the environment has them.
-FORMS: dict[str, dict[str, Any] | None] = {"arrival": AT_ONCE, "interval": None}
+# Decisions of each form.
+FORMS = {"arrival": AT_ONCE, "interval": {"when": "interval", "interval_s": 1.0, "max_hops": 2}}
 
 
 def environment(graph: nx.Graph, *, features: bool) -> dict[str, Any]:
-    """Return a network of equal nodes, every one with a client, at 0.8 tasks per decision and rho 0.8.
+    """Return a network of equal nodes, every one with a client, at 0.8 tasks per second each and rho 0.8.
 
     Args:
         graph: its links.
@@ -152,7 +152,7 @@ def print_sizes(repeats: int, of_batch: float) -> None:
     built, builds = [], []
     for nodes in sizes:
         content = environment(nx.random_regular_graph(3, nodes, seed=0), features=True)
-        content |= {"decisions": AT_ONCE, "horizon_s": 200 if nodes < 1_000 else 20}
+        content |= {"horizon_s": 200 if nodes < 1_000 else 20}
         start = time.process_time()
         env = ArrivalEnv(build_scenario(load_environment(content)), 1)
         env.reset(held_out_keys(0, 1))
@@ -200,9 +200,7 @@ def main() -> None:
     played: list[tuple[str, Callable[[int], dict[str, float]]]] = []
     for label, content in contents.items():
         for form, decisions in FORMS.items():
-            config = load_environment(content)
-            decided = decisions or config.decisions.model_dump()
-            config = load_environment(config.model_dump(mode="json") | {"decisions": decided})
+            config = load_environment(load_environment(content).model_dump(mode="json") | {"decisions": decisions})
             env = batch_of(build_scenario(config), count)
             played.append((f"{label} x {count}, {form}", lambda seed, env=env: run(env, seed)))
             if label == "ether_12" and form == "arrival":

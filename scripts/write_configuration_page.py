@@ -47,7 +47,9 @@ the installed package.
 
 Rules across keys:
 
-- `horizon_s` is a multiple of `decisions.interval_s`, and `warmup_s + drain_s` is less than `horizon_s`.
+- `warmup_s + drain_s` is less than `horizon_s`.
+- `decisions.when: arrival` has no `interval_s`, `tasks_per_decision` above 1, `offer: newest` or `tick_s`.
+- With `decisions.when: interval`, `horizon_s` is a multiple of `decisions.interval_s`.
 - `workload.load` holds either `rho` or `tasks_per_second_per_client`; it is left out with a recording, and may be with
   a table of rates.
 - `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required otherwise.

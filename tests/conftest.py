@@ -17,7 +17,10 @@ from offload_rllib.scenario import build_scenario
 
 
 def small_environment(**changes: Any) -> dict[str, Any]:
-    """Return a ring of four nodes, two of them with clients, with short tasks and generous deadlines."""
+    """Return a ring of four nodes, two of them with clients, with short tasks and generous deadlines.
+
+    Agents decide every second, unless `decisions` among the changes says `when: arrival`.
+    """
     environment: dict[str, Any] = {
         "horizon_s": 40,
         "topology": {
@@ -43,7 +46,7 @@ def small_environment(**changes: Any) -> dict[str, Any]:
             "deadline_s": {"uniform": [2, 12]},
         },
     }
-    return environment | changes
+    return environment | changes | {"decisions": {"when": "interval"} | changes.get("decisions", {})}
 
 
 def make_env(environment: Any, num_envs: int = 1, *, log: bool = False) -> Any:

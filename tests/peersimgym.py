@@ -256,7 +256,7 @@ class Replay:
             "tick_order": self.order,
             "deadlines": {"expiry": "queued", "grace_s": GRACE_TICKS},
             "score": {"drop_s": float(horizon)},
-            "decisions": {"interval_s": network.cycle, "offer": "newest", "max_hops": 16},
+            "decisions": {"when": "interval", "interval_s": network.cycle, "offer": "newest", "max_hops": 16},
             "information": {"kind": "broadcast", "interval_s": 1.0},
         }
 

@@ -47,9 +47,8 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("workload.deadline_s={uniform: [1, 2], constant: 3}", r"deadline_s: give a number, or exactly one"),
         ("decisions.max_hops=0", r"decisions.max_hops: .*greater than or equal to 1 .*0"),
         ("decisions.max_hops=1.5", r"decisions.max_hops: .*integer.*1.5"),
-        ("decisions.interval_s=0.3", r"horizon_s \(1000\) must be a multiple of decisions.interval_s \(0.3\)"),
-        ("tick_s=1e-9", r"horizon_s / tick_s is 1e\+12 ticks per episode; at most 10,000,000"),
-        ("tick_s=0.3", r"decisions.interval_s \(1\) must be a multiple of tick_s \(0.3\)"),
+        ("decisions.interval_s=1", r"interval_s: 1 needs when: interval.*Accepted: no interval_s, or 0"),
+        ("tick_s=1", r"tick_s: 1 needs decisions.when: interval"),
         ("warmup_s=900", r"no task would count"),
         ("deadlines.grace_s=5", r"grace_s needs expiry: queued"),
         (
@@ -62,7 +61,6 @@ def refused(content: object, overrides: list[str], message: str) -> None:
         ("workload.deadline_s=1e-4", r"workload.load.rho: no task could meet workload.deadline_s"),
         ("links.transmit_power_dbm=4000", r"transmit_power_dbm: .*less than or equal to 300 .*4000"),
         ("links.transmit_power_dbm=-299", r"links: the link .* would have rate 0 bit/s"),
-        ("decisions.interval_s=1e-8", r"1e\+11 decisions per episode; at most 10,000,000"),
         ("workload.deadline_s={exponential: 1e308}", r"deadline_s.exponential: its size must be between .*1e\+308"),
         ("workload.deadline_s={exponential: 1e-320}", r"deadline_s.exponential: its size must be between .*e-320"),
         ("links.bandwidth_hz=1e308", r"links.bandwidth_hz: its size must be between 1e-30 and 1e\+30"),
@@ -76,6 +74,19 @@ def refused(content: object, overrides: list[str], message: str) -> None:
 )
 def test_impossible_values_of_an_environment(override: str, message: str) -> None:
     refused("ether_12", [override], message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("decisions.interval_s=0.3", r"horizon_s \(1000\) must be a multiple of decisions.interval_s \(0.3\)"),
+        ("decisions.interval_s=1e-8", r"1e\+11 decisions per episode; at most 10,000,000"),
+        ("tick_s=1e-9", r"horizon_s / tick_s is 1e\+12 ticks per episode; at most 10,000,000"),
+        ("tick_s=0.3", r"decisions.interval_s \(1\) must be a multiple of tick_s \(0.3\)"),
+    ],
+)
+def test_impossible_values_of_a_clock(override: str, message: str) -> None:
+    refused("paper_ether_12", [override], message)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def two_nodes(folder: Path, rows: list[tuple[float, str, float]], **changes: Any
         },
         "links": {"kind": "fixed", "rate_bps": 1e6, "latency_s": 0.25},
         "workload": {"arrivals": {"kind": "replay", "path": str(file), "columns": columns}},
-        "decisions": {"interval_s": 0.5, "max_hops": 1, "tasks_per_decision": 8},
+        "decisions": {"when": "interval", "interval_s": 0.5, "max_hops": 1, "tasks_per_decision": 8},
     } | changes
 
 
@@ -126,7 +126,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "waiting tasks expire": {"deadlines": {"expiry": "queued", "grace_s": 1}, "score": {"drop_s": 40}},
     "one type counts more": {"score": {"weights": {"type_1": 5}}},
     "drops cost more than a deadline": {"score": {"drop_s": 30}},
-    "the newest task on offer": {"decisions": {"offer": "newest"}},
+    "the newest task on offer": {"decisions": {"when": "interval", "offer": "newest"}},
     "parallel service": {"service": "parallel"},
     "warm-up and drain": {"warmup_s": 5, "drain_s": 12},
     "contention, jitter and loss": {

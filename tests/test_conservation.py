@@ -51,6 +51,7 @@ def environments(draw: st.DrawFn) -> dict:
     environment["workload"]["load"] = {"tasks_per_second_per_client": draw(st.floats(0.1, 4))}
     environment["links"]["latency_s"] = draw(st.sampled_from([0.0, 0.01, 0.7]))
     environment["decisions"] = {
+        "when": "interval",
         "interval_s": draw(st.sampled_from([0.5, 1, 4])),
         "max_hops": draw(st.integers(1, 4)),
         "max_destinations": draw(st.sampled_from([None, 1])),

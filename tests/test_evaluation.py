@@ -120,11 +120,9 @@ def test_heuristics_do_what_their_names_say() -> None:
     server = [node.name for node in env.scenario.network.nodes].index("server_0")
     links = env.scenario.arrays.link
     for _ in range(300):
-        choice = env.masks.sum(-1) > 1
-        for e, a in np.argwhere(choice):
-            agent = env.agents[a]
-            action = env.heuristic_actions("always_server")[e, a]
-            if agent == "server_0":
+        for e, a in enumerate(env.deciding):
+            action = env.heuristic_actions("always_server")[e]
+            if env.agents[a] == "server_0":
                 assert action == 0
             else:
                 assert links[env.scenario.arrays.destination[a, action]]["destination"] == server

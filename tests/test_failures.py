@@ -135,7 +135,7 @@ def test_tasks_of_a_failed_node_are_lost_or_returned() -> None:
             "jobs": {"kind": "mix", "types": [{"instructions": 4.0, "bits_in": 250.0, "bits_out": 125.0}]},
             "load": {"tasks_per_second_per_client": 2.0},
         },
-        "decisions": {"max_hops": 1},
+        "decisions": {"when": "interval", "max_hops": 1},
         "information": {"message_bits": 125.0},
         "failures": {"laws": [{"types": ["server"], "time_to_failure_s": 5.5, "time_to_repair_s": 100.0}]},
         "score": {"drop_s": 1000.0},
@@ -168,7 +168,7 @@ def single_node(up: Any, down: Any) -> VectorEnv:
     environment = failing(up=up, down=down, horizon_s=400_000)
     environment["topology"] |= {"nodes": environment["topology"]["nodes"][:2], "links": [["a", "b"]]}
     environment["workload"]["load"] = {"tasks_per_second_per_client": 0.01}
-    environment["decisions"] = {"interval_s": 1000}
+    environment["decisions"] = {"when": "interval", "interval_s": 1000}
     env = make_env(environment, REPLICATIONS)
     env.reset(held_out_keys(0, REPLICATIONS))
     while not env.step(np.zeros(env.rewards.shape)):

@@ -12,7 +12,8 @@ import pytest
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.loading import presets
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.scenario import build_scenario
 
 STEPS = 200
@@ -23,38 +24,38 @@ class Reason(NamedTuple):
 
     features: str
     """Pattern of their names; of features that are equal, one need not match."""
-    holds: Callable[[VectorEnv], bool]
+    holds: Callable[[NativeEnv], bool]
 
 
-def _equal_speeds(env: VectorEnv) -> bool:
+def _equal_speeds(env: NativeEnv) -> bool:
     return bool(np.ptp(env.scenario.arrays.node["speed"]) == 0)
 
 
-def _one_hop(env: VectorEnv) -> bool:
+def _one_hop(env: NativeEnv) -> bool:
     return env.scenario.config.decisions.max_hops == 1
 
 
-def _always(env: VectorEnv) -> bool:  # noqa: ARG001 - has the signature of the others
+def _always(env: NativeEnv) -> bool:  # noqa: ARG001 - has the signature of the others
     return True
 
 
-def _all_clients(env: VectorEnv) -> bool:
+def _all_clients(env: NativeEnv) -> bool:
     return bool((env.scenario.arrays.node["arrival_rate"][env.scenario.arrays.agent_node] > 0).all())
 
 
-def _equal_degrees(env: VectorEnv) -> bool:
+def _equal_degrees(env: NativeEnv) -> bool:
     return bool(np.ptp(env.scenario.arrays.node["degree"][env.scenario.arrays.agent_node]) == 0)
 
 
-def _no_deadlines(env: VectorEnv) -> bool:
+def _no_deadlines(env: NativeEnv) -> bool:
     return not env.scenario.arrays.settings[0]["has_deadline"]
 
 
-def _sizes_of_one_table(env: VectorEnv) -> bool:
+def _sizes_of_one_table(env: NativeEnv) -> bool:
     return env.scenario.config.workload.jobs is not None and env.scenario.config.workload.jobs.kind == "alibaba"
 
 
-def _agents_of_equal_speed(env: VectorEnv) -> bool:
+def _agents_of_equal_speed(env: NativeEnv) -> bool:
     return bool(np.ptp(env.scenario.arrays.node["speed"][env.scenario.arrays.agent_node]) == 0)
 
 
@@ -71,22 +72,29 @@ REASONS = (
 )
 
 
-def excused(env: VectorEnv, name: str) -> bool:
+def excused(env: NativeEnv, name: str) -> bool:
     """Return whether there is a reason for a feature to be constant or equal to another."""
     return any(re.fullmatch(reason.features, name) and reason.holds(env) for reason in REASONS)
 
 
-def played(env: VectorEnv) -> dict[str, np.ndarray]:
+def played(env: NativeEnv) -> dict[str, np.ndarray]:
     """Return what was seen of every feature along an episode of random actions, once per agent and destination."""
     env.reset(held_out_keys(0, 1))
     rng = np.random.default_rng(0)
-    steps = []
+    steps, deciding = [], []
     done = False
     while not done and len(steps) < STEPS:
         steps.append(env.observations[0].copy())
+        if isinstance(env, ArrivalEnv):
+            deciding.append(env.deciding[0])
         done = env.step((rng.random(env.masks.shape) * env.masks).argmax(-1))
-    agent, row = np.nonzero(env.scenario.arrays.destination[: len(env.agents), 1:] >= 0)
-    seen = np.stack(steps)[:, agent]  # [steps, pairs, F]
+    destinations = env.scenario.arrays.destination[: len(env.agents), 1:] >= 0
+    if isinstance(env, ArrivalEnv):
+        step, row = np.nonzero(destinations[deciding])
+        seen = np.stack(steps)[None, step]  # [1, steps x destinations, F]
+    else:
+        agent, row = np.nonzero(destinations)
+        seen = np.stack(steps)[:, agent]  # [steps, pairs, F]
     layout = env.layout
     here = layout.first_row + layout.here_size
     values = {name: seen[..., column] for column, name in enumerate(layout.names[:here])}
@@ -98,7 +106,7 @@ def played(env: VectorEnv) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("preset", sorted(presets("envs")))
 def test_no_feature_is_constant_or_there_twice(preset: str) -> None:
-    env = VectorEnv(build_scenario(load_environment(preset)), 1)
+    env = batch_of(build_scenario(load_environment(preset)), 1)
     alike = defaultdict(list)
     for name, values in played(env).items():
         alike[values.tobytes()].append(name)

@@ -15,6 +15,9 @@ from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE
 from offload_rllib.training.rllib_config import algorithm_config
 
+# Where decisions have a clock, credit comes at the steps of the decisions.
+CLOCK = "decisions={when: interval, interval_s: 0.1, max_hops: 1}"
+
 
 def waits(joined_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
     """Return the waits of tasks served in order of arrival by one server: Lindley's recursion."""
@@ -43,7 +46,7 @@ def test_a_tasks_cost_is_the_total_time_with_it_minus_the_total_time_without_it(
 
 
 def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
-    scenario = build_scenario(load_environment("herd_20", ["horizon_s=40", "warmup_s=5", "drain_s=5"]))
+    scenario = build_scenario(load_environment("herd_20", [CLOCK, "horizon_s=40", "warmup_s=5", "drain_s=5"]))
     env = VectorEnv(scenario, 1, log=True)
     env.reset(held_out_keys(0, 1))
     offered = np.zeros((env.steps_per_episode, len(env.agents)), bool)
@@ -60,20 +63,20 @@ def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "changes", "message"),
+    ("environment", "overrides", "changes", "message"),
     [
-        ("herd_20", {"gamma": 0.9}, "needs gamma 0"),
-        ("herd_20", {"batch_env_steps": 8000}, "multiple of runners x envs_per_runner"),
-        ("ether_12", {}, "needs decisions.max_hops: 1"),
+        ("herd_20", [], {"gamma": 0.9}, "needs gamma 0"),
+        ("herd_20", [CLOCK], {"batch_env_steps": 8000}, "multiple of runners x envs_per_runner"),
+        ("ether_12", [], {}, "needs decisions.max_hops: 1"),
     ],
 )
 def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
-    environment: str, changes: dict[str, Any], message: str
+    environment: str, overrides: list[str], changes: dict[str, Any], message: str
 ) -> None:
     algorithm = {"name": "PPO", "gamma": 0.0, "credit": "decisions", "batch_env_steps": 16000} | changes
     policy = {"algorithm": algorithm, "training": {"runners": 0, "envs_per_runner": 8}}
     with pytest.raises(ConfigError, match=message):
-        algorithm_config(load_environment(environment), load_policy_config(policy), cpus=2)
+        algorithm_config(load_environment(environment, overrides), load_policy_config(policy), cpus=2)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
             ["link_overrides=[{between: [n0, n1], medium: {kind: fixed, rate_bps: 1e6, contention: fifo}}]"],
             "contention: none on every link",
         ),
-        (["tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
+        ([CLOCK, "tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
         (["queue=sjf"], "queue: fifo"),
         (["workload.deadline_s=5", "deadlines.expiry=never"], "workload.deadline_s: null"),
     ],

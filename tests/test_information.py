@@ -89,7 +89,7 @@ def test_tasks_sent_are_known_until_a_broadcast_counts_them() -> None:
     environment["workload"]["load"] = {"tasks_per_second_per_client": 0.4}
     environment["workload"]["deadline_s"] = None
     environment["score"] = {"drop_s": 40}
-    environment["decisions"] = {"max_hops": 1}
+    environment["decisions"]["max_hops"] = 1
     env = make_env(environment, log=True)
     seen = 0
     for _ in range(39):

@@ -40,7 +40,7 @@ def pair(**links: Any) -> dict[str, Any]:
             "jobs": {"kind": "mix", "types": [{"instructions": 1.0, "bits_in": 500.0, "bits_out": 100.0}]},
             "load": {"tasks_per_second_per_client": 3.0},
         },
-        "decisions": {"max_hops": 1},
+        "decisions": {"when": "interval", "max_hops": 1},
         "score": {"drop_s": 4000.0},
     }
 

@@ -44,7 +44,7 @@ def one_queue(queue: str, **changes: Any) -> VectorEnv:
             "deadline_s": {"uniform": [5.0, 3000.0]},
         },
         "deadlines": {"expiry": "never"},
-        "decisions": {"interval_s": 100.0},
+        "decisions": {"when": "interval", "interval_s": 100.0},
     }
     env = VectorEnv(build_scenario(load_environment(environment | changes)), 1, log=True)
     env.scenario.arrays.node["agent"] = NONE
@@ -251,7 +251,7 @@ def newest_environment(**changes: Any) -> dict[str, Any]:
             "jobs": {"kind": "mix", "types": [{"instructions": 3.0}]},
             "load": {"tasks_per_second_per_client": 0.9},
         },
-        "decisions": {"offer": "newest", "max_hops": 1},
+        "decisions": {"when": "interval", "offer": "newest", "max_hops": 1},
     }
     return environment | changes
 

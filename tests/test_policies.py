@@ -18,6 +18,7 @@ from conftest import make_env, small_environment
 import offload_rllib
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.policy import Network, Sharing
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
@@ -206,15 +207,15 @@ def test_every_agent_acts_by_its_own_policy(kind: str, rule: Any, tmp_path: Path
 def test_one_pointer_policy_acts_on_networks_of_other_sizes(tmp_path: Path) -> None:
     short = ["horizon_s=20", "warmup_s=0", "drain_s=0"]
     trained_on, larger = (
-        VectorEnv(build_scenario(load_environment(name, short)), 2) for name in ("ether_12", "ether_31")
+        ArrivalEnv(build_scenario(load_environment(name, short)), 2) for name in ("ether_12", "ether_31")
     )
     assert trained_on.num_actions != larger.num_actions
     policy = kept(tmp_path / "pointer", trained_on, "per_device", network=Network(kind="pointer", hidden=(8,)))
     larger.reset(held_out_keys(0, 2))
     fitted = policy.on(larger)
     for _ in range(5):
-        actions = fitted(larger.observations, larger.masks)
-        assert np.take_along_axis(larger.masks, actions[..., None], 2).all()
+        actions = fitted(larger.observations, larger.masks, agents=larger.deciding)
+        assert np.take_along_axis(larger.masks, actions[..., None], 1).all()
         larger.step(actions)
     rigid = kept(tmp_path / "mlp", trained_on)
     given = f"{larger.observation_size} and {larger.num_actions}"
@@ -316,4 +317,4 @@ def test_policies_are_made_in_the_order_of_the_nodes() -> None:
     # seed would be another run.
     policy = load_policy_config("ppo", ["sharing=per_node"])
     config = algorithm_config(load_environment("ether_12"), policy, cpus=2)
-    assert tuple(config.policies) == VectorEnv(build_scenario(load_environment("ether_12")), 1).agents
+    assert tuple(config.policies) == build_scenario(load_environment("ether_12")).agents

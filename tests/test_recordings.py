@@ -145,7 +145,7 @@ def test_the_load_is_that_of_the_rows_that_are_played(recording: Path) -> None:
 
 def test_the_first_nodes_have_agents_too(recording: Path) -> None:
     environment = replaying(recording)
-    environment["decisions"] = {"max_hops": 1}
+    environment["decisions"]["max_hops"] = 1
     assert build_scenario(load_environment(environment)).agents == ("a", "b", "c", "d")
     environment["workload"]["arrivals"]["columns"] = COLUMNS | {"node": None}
     assert build_scenario(load_environment(environment)).agents == ("a", "c")

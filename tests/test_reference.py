@@ -227,6 +227,7 @@ def cases(draw: st.DrawFn) -> Case:
             "deadlines": {"expiry": expiry, "grace_s": grace_s},
             "score": {"drop_s": interval_s * steps},
             "decisions": {
+                "when": "interval",
                 "interval_s": interval_s,
                 "max_hops": max_hops,
                 "offer": rng.choice(["arrival", "arrival", "newest"]),
@@ -305,7 +306,7 @@ def line(names: str, **changes: Any) -> dict[str, Any]:
             "jobs": {"kind": "mix", "types": [{"instructions": 2.0}]},
             "load": {"tasks_per_second_per_client": 0.2},
         },
-        "decisions": {"max_hops": len(names) - 1},
+        "decisions": {"when": "interval", "max_hops": len(names) - 1},
     }
     return environment | changes
 
@@ -376,7 +377,7 @@ def test_a_full_node_drops_what_arrives_until_a_place_is_free(service_s: float, 
 
 
 def test_tasks_that_travel_too_often_are_not_held() -> None:
-    environment = line("ab", decisions={"max_hops": 3})
+    environment = line("ab", decisions={"when": "interval", "max_hops": 3})
     # Both agents always send to each other: the third hop ends at b, where the task is served at once.
     task = run_always(environment, 1, 1)[0]
     decided_s = math.ceil(task["created_s"])

@@ -40,7 +40,7 @@ def bin_of_waste(load: float, **changes: Any) -> dict[str, Any]:
             "jobs": {"kind": "mix", "types": [{"instructions": {"exponential": 1e6}}]},
             "load": {"tasks_per_second_per_client": load},
         },
-        "decisions": {"interval_s": 1, "max_hops": 1, "tasks_per_decision": 8},
+        "decisions": {"when": "interval", "interval_s": 1, "max_hops": 1, "tasks_per_decision": 8},
         "reward": {"name": "delay", "scope": "own"},
     } | changes
 

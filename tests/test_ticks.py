@@ -59,7 +59,7 @@ def test_a_node_does_the_work_of_a_tick_at_one_moment_of_it() -> None:
 
 def test_transfers_take_whole_ticks() -> None:
     environment = ticked(links={"kind": "fixed", "rate_bps": 1e6, "latency_s": 2.3})
-    environment["decisions"] = {"max_hops": 1}
+    environment["decisions"]["max_hops"] = 1
     env = make_env(environment, log=True)
     while not env.step(np.ones(env.rewards.shape)):
         pass

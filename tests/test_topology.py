@@ -416,7 +416,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "information": {"interval_s": 1.0},
         "service": "pooled",
         "queue": "lifo",
-        "decisions": {"offer": "newest"},
+        "decisions": {"when": "interval", "offer": "newest"},
         "deadlines": {"expiry": "queued", "grace_s": 2.0},
         "score": {"drop_s": 1000.0},
     },

@@ -150,7 +150,7 @@ def test_a_node_is_free_when_it_has_told_so(queue: str, service: str, offer: str
 
 def test_in_ticks_the_wait_is_right_to_three_ticks() -> None:
     environment = crowded(horizon_s=240, queue="lifo", tick_s=0.5, deadlines=EXPIRIES["queued"])
-    environment["decisions"] = {"offer": "newest", "interval_s": 0.5, "max_hops": 1}
+    environment["decisions"] = {"when": "interval", "offer": "newest", "interval_s": 0.5, "max_hops": 1}
     environment["information"] = {"kind": "broadcast", "interval_s": 0.5}
     env = make_env(environment, log=True)
     compared = 0

@@ -33,7 +33,7 @@ CAPACITY = 200_000
 
 
 class Free(MultiAgentEnv):
-    """Random observations, made once; reward 0; episodes of 1,000 steps."""
+    """Agents decide in turn, one a step; random observations, made once; reward 0; episodes of 1,000 steps."""
 
     def __init__(self, config: Any) -> None:
         """Make the spaces, of the sizes in `config`."""
@@ -43,20 +43,25 @@ class Free(MultiAgentEnv):
         self.observation_spaces = dict.fromkeys(self.agents, box)
         self.action_spaces = dict.fromkeys(self.agents, spaces.Discrete(config["actions"]))
         self._seen = dict.fromkeys(self.agents, box.sample())
-        self._zeros = dict.fromkeys(self.agents, 0.0)
         self._step = 0
         super().__init__()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         """Begin again."""
         self._step = 0
-        return dict(self._seen), {}
+        return self._next(), {}
 
     def step(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib names another type
         """Continue."""
         self._step += 1
-        ended = {"__all__": self._step == 1000}
-        return dict(self._seen), dict(self._zeros), {"__all__": False}, ended, {}
+        ended = self._step == 1000
+        seen = dict(self._seen) if ended else self._next()
+        return seen, dict.fromkeys(seen, 0.0), {"__all__": False}, {"__all__": ended}, {}
+
+    def _next(self) -> dict[str, Any]:
+        """Return what the agent observes whose turn it is."""
+        agent = self.agents[self._step % len(self.agents)]
+        return {agent: self._seen[agent]}
 
 
 def _to_shared(agent_id: Any, episode: Any, **kwargs: Any) -> str:
@@ -127,8 +132,7 @@ def ddqn(repeats: int) -> Iterator[Speed]:
     """Yield the speed of DDQN end to end at RLlib's replay ratio, in one process, on one thread."""
     ours, rllibs = _our_round(), _rllibs_round()
     torch.set_num_threads(1)
-    speed = compared("DDQN, relative to RLlib's DQN", ours, rllibs, repeats)
-    yield Speed(speed.what, speed.ours, speed.stock, speed.ratio, "environment steps per CPU-second")
+    yield compared("DDQN, relative to RLlib's DQN", ours, rllibs, repeats)
 
 
 def _fragment(seed: int, *, steps: int, environments: int, agents: int, choice_share: float) -> Fragment:

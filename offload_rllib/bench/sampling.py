@@ -1,4 +1,7 @@
-"""The speed of sampling and training on this machine, compared with RLlib's own runner and learner."""
+"""The speed of sampling and training on this machine, compared with RLlib's own runner and learner.
+
+Tasks are decided when they arrive, so that an environment step is one choice.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ from offload_rllib.bench.replay import ddqn, replay
 from offload_rllib.bench.speed import Speed, Work, compared
 from offload_rllib.cluster.connection import connect
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
-from offload_rllib.envs.vector import vector_env
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import PolicyMapping, assign_in
 from offload_rllib.rollout.runner import BatchedEnvRunner
@@ -75,23 +77,22 @@ def _runner(environment: EnvironmentConfig, environments: int, *overrides: str, 
     )
     config = algorithm_config(environment, policy, cpus=2)
     runner = (MultiAgentEnvRunner if stock else BatchedEnvRunner)(config=config, worker_index=0)
-    agents = len(vector_env(environment).agents)
     steps = 50 if stock else 200
 
     def sample() -> int:
         runner.sample(num_timesteps=environments * steps)
         runner.get_metrics()
-        return environments * steps * agents
+        return environments * steps
 
     return sample
 
 
-def _trainer(config: AlgorithmConfig, agents: int) -> Work:
+def _trainer(config: AlgorithmConfig) -> Work:
     algorithm = config.build_algo()
 
     def iterate() -> int:
         algorithm.train()
-        return config.train_batch_size_per_learner * agents
+        return config.train_batch_size_per_learner
 
     return iterate
 
@@ -143,26 +144,24 @@ def sampling(repeats: int) -> Iterator[Speed]:
 def training(repeats: int) -> Iterator[Speed]:
     """Yield the speeds of whole training iterations in one process, on one thread."""
     environment = load_environment(ENVIRONMENT)
-    agents = len(vector_env(environment).agents)
     alone = ["training.runners=0", "training.envs_per_runner=8"]
     policy = load_policy_config("ppo", alone)
-    ours = _trainer(algorithm_config(environment, policy, cpus=2), agents)
+    ours = _trainer(algorithm_config(environment, policy, cpus=2))
     torch.set_num_threads(1)
     stock_runner = load_policy_config("ppo", [*alone, "training.env_runner=stock"])
     yield compared(
         "PPO, RLlib's runner but our learner",
         ours,
-        _trainer(algorithm_config(environment, stock_runner, cpus=2), agents),
+        _trainer(algorithm_config(environment, stock_runner, cpus=2)),
         repeats,
     )
     torch.set_num_threads(1)
-    yield compared("PPO, all of RLlib's", ours, _trainer(_stock_ppo(environment), agents), repeats)
+    yield compared("PPO, all of RLlib's", ours, _trainer(_stock_ppo(environment)), repeats)
 
 
 def runners(repeats: int) -> Iterator[Speed]:
     """Yield how much faster two runner processes sample than one, by the clock."""
     environment = load_environment(ENVIRONMENT)
-    agents = len(vector_env(environment).agents)
     environments, steps = 64, 1000
     overrides = [f"training.envs_per_runner={environments}", f"algorithm.batch_env_steps={environments * 2}"]
     policy = load_policy_config("ppo", [*overrides, "algorithm.minibatch_steps=64", "training.runners=2"])
@@ -174,7 +173,7 @@ def runners(repeats: int) -> Iterator[Speed]:
         began = time.perf_counter()
         # What is measured is sampling, not the copy of a batch to this process.
         ray.get([actor.apply.remote(_sample_and_drop, environments * steps) for actor in actors[:count]])
-        return count * environments * steps * agents / (time.perf_counter() - began)
+        return count * environments * steps / (time.perf_counter() - began)
 
     try:
         speed(2)
@@ -184,7 +183,7 @@ def runners(repeats: int) -> Iterator[Speed]:
             ray.kill(actor)
     two, one = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    yield Speed("two runners, relative to one", two, one, ratio, "agent steps per second")
+    yield Speed("two runners, relative to one", two, one, ratio, "choices per second")
 
 
 def _sample_and_drop(runner: BatchedEnvRunner, num_timesteps: int) -> None:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Work = Callable[[], int]  # does some work, returns its agent steps
+Work = Callable[[], int]  # does some work, returns how many choices were made
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One line of the table, in agent steps per second."""
+    """One line of the table, in choices per second."""
 
     what: str
     ours: float
@@ -22,13 +22,13 @@ class Speed:
     """The same of RLlib's own; None where nothing is compared."""
     ratio: float | None
     """Median over the repeats of ours / stock, each pair run in turn."""
-    unit: str = "agent steps per CPU-second"
+    unit: str = "choices per CPU-second"
 
 
 def _cpu_speed(work: Work) -> float:
     began = time.process_time()
-    steps = work()
-    return steps / (time.process_time() - began)
+    choices = work()
+    return choices / (time.process_time() - began)
 
 
 def compared(what: str, ours: Work, stock: Work | None, repeats: int) -> Speed:

@@ -24,7 +24,7 @@ from offload_rllib.config.base import (
 class Decisions(Schema):
     """What is decided, and when."""
 
-    when: Literal["interval", "arrival"] = "interval"
+    when: Literal["arrival", "interval"] = "arrival"
     """arrival: a task is decided at the moment at which it enters an agent's node; interval: all agents decide every
     `interval_s`, and tasks are held until then."""
     interval_s: NonNegative = 1.0
@@ -44,7 +44,7 @@ class Decisions(Schema):
     @model_validator(mode="before")
     @classmethod
     def _no_clock(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("when") == "arrival":
+        if isinstance(value, dict) and value.get("when", "arrival") == "arrival":
             return {"interval_s": 0.0} | value
         return value
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from offload_rllib.config.base import NonNegative, Positive, Schema
+from offload_rllib.config.base import Count, NonNegative, Positive, Schema
 from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
 from offload_rllib.config.energy import Energy
@@ -27,8 +27,10 @@ class EnvironmentConfig(Schema):
     """One line for the list of environments."""
     format: Literal[1] = FORMAT_VERSION
     """Version of the file format."""
+    version: Count = 1
+    """Version of the preset: the next number whenever its results change; not part of the fingerprint."""
     horizon_s: Positive = 1000.0
-    """Length of an episode; a multiple of the decision interval."""
+    """Length of an episode; with `decisions.when: interval` a multiple of `decisions.interval_s`."""
     warmup_s: NonNegative = 0.0
     """Tasks created earlier do not count in the score."""
     drain_s: NonNegative = 0.0

@@ -12,7 +12,7 @@ from offload_rllib.config.loading import find_data
 
 
 def fingerprint(config: EnvironmentConfig) -> str:
-    """Return 12 hexadecimal digits that depend on every key of the resolved configuration except its description.
+    """Return 12 hexadecimal digits that depend on every key of the resolved configuration but description and version.
 
     A data file counts by its content, not by its location. Runs, saved policies and results carry the fingerprint,
     so that figures of different environments are never mixed.
@@ -20,7 +20,7 @@ def fingerprint(config: EnvironmentConfig) -> str:
     Raises:
         ConfigError: a data file is missing.
     """
-    content = _with_contents(config, config.model_dump(mode="json", exclude={"description"}))
+    content = _with_contents(config, config.model_dump(mode="json", exclude={"description", "version"}))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -141,6 +141,8 @@ class PolicyConfig(Schema):
 
     description: str = ""
     """One line for the list of policies."""
+    version: Count = 1
+    """Version of the preset: the next number whenever its results change."""
     sharing: Sharing = Sharing()
     """Which agents use the same policy."""
     algorithm: Algorithm

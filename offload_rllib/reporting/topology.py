@@ -64,6 +64,8 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
     varies = load.rate_to > load.rate_from
     drawn = "; an episode draws its own, mean and range" if varies else ""
     span = f"  {load.rho * load.rate_from:.3f} to {load.rho * load.rate_to:.3f}" if varies else ""
+    decisions = scenario.config.decisions
+    when = "when a task arrives" if decisions.when == "arrival" else f"every {decisions.interval_s:g} s"
     for what, value in (
         (
             "link rate, Mbit/s (lowest, median, highest)",
@@ -76,12 +78,14 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
         (f"offered load rho (of those){drawn}", f"{load.rho:.3f}{span}"),
         ("plain ratio (work of all tasks / capacity)", f"{load.rho_of_all_tasks:.3f}"),
         ("tasks in an episode", f"{load.rate_per_client * clients * scenario.config.horizon_s:,.4g}"),
-        (
-            "tasks between two decisions of the busiest node; it decides",
-            f"{scenario.cost.tasks_per_interval:.3g}; {scenario.config.decisions.tasks_per_decision}",
-        ),
+        ("agents decide", when),
     ):
         figures.add_row(what, value)
+    if decisions.when == "interval":
+        figures.add_row(
+            "tasks between two decisions of the busiest node; it decides",
+            f"{scenario.cost.tasks_per_interval:.3g}; {decisions.tasks_per_decision}",
+        )
     console.print(figures)
     for note in scenario.notes:
         console.print(note, markup=False)

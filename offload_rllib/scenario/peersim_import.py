@@ -119,7 +119,8 @@ def import_peersim(path: Path, name: str, *, as_coded: bool = False) -> Imported
         grace_s = reader.number("protocol.wrk.maxTimeAfterDeadline", lowest=0) / scale
         environment["deadlines"] = {"expiry": "queued", "grace_s": grace_s}
         reader.note("protocol.wrk.maxTimeAfterDeadline", CARRIED, "deadlines.grace_s; only waiting tasks expire")
-    environment["decisions"] = {"interval_s": interval_s, "offer": "newest" if as_coded else "arrival", "max_hops": 2}
+    offer = "newest" if as_coded else "arrival"
+    environment["decisions"] = {"when": "interval", "interval_s": interval_s, "offer": offer, "max_hops": 2}
     environment["information"] = {"kind": "broadcast", "interval_s": 1 / scale if as_coded else interval_s}
     reward = _reward(reader)
     if reward:
