@@ -13,7 +13,8 @@ from conftest import log_bytes, make_env, random_actions, small_environment
 from test_first_instant import recorded
 from test_information import _known
 
-from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.config import ConfigError, load_environment, presets
+from offload_rllib.config.decisions import Decisions
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
 from offload_rllib.simulator.types import FINISHED, OPEN
@@ -493,6 +494,15 @@ def test_growing_arrays_change_nothing() -> None:
 def test_what_needs_a_clock_is_refused_by_name(changes: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         vector_env(at_once(), 1, overrides=changes)
+
+
+def test_tasks_are_decided_when_they_arrive_unless_a_clock_is_asked_for() -> None:
+    assert Decisions() == Decisions(when="arrival")
+    assert Decisions().interval_s == 0
+    assert Decisions(when="interval").interval_s == 1
+    assert {name for name in presets("envs") if load_environment(name).decisions.when == "interval"} == {
+        "paper_ether_12"
+    }
 
 
 def test_a_resolved_configuration_can_be_read_again() -> None:

@@ -93,10 +93,20 @@ def test_an_interval_that_cannot_keep_up_is_shown_with_the_figure() -> None:
     slow = notes("decisions.interval_s=4", "workload.load.client_weights={a: 3, c: 1}")
     assert "decisions cannot keep up: 7.2 tasks reach 'a' between two of them (decisions.interval_s: 4)" in slow
     assert "of which it decides 1 (decisions.tasks_per_decision)" in slow
-    assert "cannot keep up" not in notes("decisions={interval_s: 4, tasks_per_decision: 8}")
+    assert "cannot keep up" not in notes("decisions={when: interval, interval_s: 4, tasks_per_decision: 8}")
     assert "cannot keep up" not in notes("decisions.interval_s=0.5")
-    assert "cannot keep up" not in notes("decisions={interval_s: 4, offer: newest}"), "tasks are served meanwhile"
+    assert "cannot keep up" not in notes("decisions={when: interval, interval_s: 4, offer: newest}"), (
+        "tasks are served meanwhile"
+    )
     assert "0.6; 1" in notes("decisions.interval_s=0.5")
+
+
+def test_what_is_shown_says_when_agents_decide() -> None:
+    clocked, at_once = notes("decisions.interval_s=0.5"), notes("decisions={}")
+    assert "every 0.5 s" in clocked
+    assert "tasks between two decisions of the busiest node" in clocked
+    assert "when a task arrives" in at_once
+    assert "between two decisions" not in at_once
 
 
 def test_train_says_so_before_it_begins(

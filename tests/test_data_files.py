@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ NAMED = {
     "replay_4": ("workload.arrivals.path",),
 }
 KEYS = [(preset, key) for preset, keys in NAMED.items() for key in keys]
+PRESETS = {path.stem: path for kind in ("envs", "policies") for path in presets(kind).values()}
 
 
 def at(content: Any, key: str) -> Any:
@@ -81,6 +83,18 @@ def test_every_key_that_names_a_file_is_known_as_such() -> None:
     }
     assert found == known
     assert len(known) == 7
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_version_of_a_preset_has_its_history(name: str) -> None:
+    text = PRESETS[name].read_text()
+    version = yaml.safe_load(text).get("version", 1)
+    history = "".join(line.partition("#")[2] for line in text.splitlines() if line.startswith("version:"))
+    assert version == 1 or [int(number) for number in re.findall(r"(\d+):", history)] == list(range(1, version + 1))
+
+
+def test_a_version_makes_no_other_environment() -> None:
+    assert fingerprint(load_environment("ether_12", ["version=7"])) == fingerprint(load_environment("ether_12"))
 
 
 @pytest.mark.parametrize(("preset", "key"), KEYS)

@@ -20,7 +20,7 @@ KEY = held_out_keys(0, 1)[0]
 
 def ticked(**changes: Any) -> dict[str, Any]:
     """Return the small environment in ticks of a second, without deadlines."""
-    environment = small_environment(tick_s=1.0, information={"interval_s": 1.0}, horizon_s=400) | changes
+    environment = small_environment(**({"tick_s": 1.0, "information": {"interval_s": 1.0}, "horizon_s": 400} | changes))
     environment["workload"]["deadline_s"] = None
     for node in environment["topology"]["nodes"]:
         node.pop("queue_capacity", None)

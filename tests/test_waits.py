@@ -39,7 +39,7 @@ def _advertised_free_at(scenario, state, e, n):
 
 def crowded(**changes: Any) -> dict[str, Any]:
     """Return a small network where queues are long, and many tasks expire in them."""
-    environment = small_environment(horizon_s=120) | changes
+    environment = small_environment(**({"horizon_s": 120} | changes))
     for node in environment["topology"]["nodes"]:
         node.pop("queue_capacity", None)
         node["cores"] = 3
