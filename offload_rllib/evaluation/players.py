@@ -129,8 +129,7 @@ class Trained:
         """
         if self._fitted is None:
             raise RuntimeError("call begin before actions")
-        # Where an episode has ended no agent decides; agent 0 stands in, and its action is not read.
-        agents = np.maximum(env.deciding, 0) if isinstance(env, ArrivalEnv) else None
+        agents = env.deciding if isinstance(env, ArrivalEnv) else None
         return self._fitted(env.observations, env.masks, agents=agents, deterministic=self.deterministic)
 
 

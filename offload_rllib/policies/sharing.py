@@ -85,14 +85,14 @@ class Assignment:
         """Return the policy [N] int64, as its place in `policies`, of rows that belong to some agents.
 
         Args:
-            agents: [N] int64, indices of agents.
+            agents: [N] int64, indices of agents; -1, where no agent decides, stands for any.
 
         Raises:
             ValueError: there is no such agent.
         """
         if len(self.serves) == 1:
             return np.zeros(len(agents), np.int64)
-        if len(agents) and not 0 <= agents.min() <= agents.max() < len(self.policy_of):
+        if len(agents) and not -1 <= agents.min() <= agents.max() < len(self.policy_of):
             raise ValueError(
                 f"these policies are for {len(self.policy_of)} agents, got {agents.min()} to {agents.max()}"
             )
