@@ -245,7 +245,7 @@ OF_THE_RUN = {
     "tracking": ("test_sweeps.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
 }
 # Keys of a policy file that hold the others, or only describe.
-SECTIONS = {"description", "sharing", "algorithm", "network", "policies", "training"}
+SECTIONS = {"description", "version", "sharing", "algorithm", "network", "policies", "training"}
 SMALL = {
     PPO: {"batch_env_steps": 160, "minibatch_steps": 64},
     A2C: {"batch_env_steps": 160},
