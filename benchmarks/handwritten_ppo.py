@@ -115,7 +115,7 @@ class HandwrittenPPO:
         order = np.argsort(before[begun])
         return Played(
             *(np.concatenate(sampled[name]) for name in SAMPLED),
-            np.concatenate(closing),
+            np.concatenate(closing),  # pyright: ignore[reportCallIssue] - three follow
             *(column[begun][order] for column in (rewards, elapsed_s, after)),
         )
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from offload_rllib.envs.observation import scaling
-from offload_rllib.envs.vector import VectorEnv
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.players import Contender
 
 # The chain of `three_nodes`, in its decision interval of 0.1 s. Every task takes 1 s on a slow node and 0.25 s on the
@@ -67,10 +67,10 @@ class DynamicProgramming(Contender):
         overflow = np.where(level + SLOW_TASK >= SLOW_LEVELS, OVERFLOW_COST, 0.0)
         return level * SLOW_UNIT_S + SLOW_TASK * SLOW_UNIT_S + overflow
 
-    def begin(self, env: VectorEnv, seed: int) -> None:
+    def begin(self, env: NativeEnv, seed: int) -> None:
         """Nothing to prepare."""
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
+    def actions(self, env: NativeEnv) -> np.ndarray:
         """Return the best joint actions [E, 2] for the true state."""
         backlog_s = np.stack([env.waits(e) for e in range(env.num_envs)])
         slow = np.rint(backlog_s[:, :2] / SLOW_UNIT_S).astype(int)
@@ -105,12 +105,12 @@ class Reluctant(Contender):
         self.name = f"reluctant {margin_s:g}"
         self.margin_s = margin_s
 
-    def begin(self, env: VectorEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
+    def begin(self, env: NativeEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
         """Find where an observation says when a task would finish."""
         self._columns = [env.layout.names.index(f"row_{row}.finish") for row in range(env.num_actions)]
         self._scale_s = scaling(env.scenario.arrays, env.num_actions)[0, self._columns]
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
+    def actions(self, env: NativeEnv) -> np.ndarray:
         """Return actions [E, A]."""
         seen = env.observations[..., self._columns]
         finish_s = np.where(env.masks == 1, self._scale_s * seen / (1 - seen), np.inf)
@@ -126,10 +126,10 @@ class Split(Contender):
         self.name = f"split {probability:g}"
         self.probability = probability
 
-    def begin(self, env: VectorEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
+    def begin(self, env: NativeEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
         """Seed the draws."""
         self._rng = np.random.default_rng(seed)
 
-    def actions(self, env: VectorEnv) -> np.ndarray:
+    def actions(self, env: NativeEnv) -> np.ndarray:
         """Return actions [E, A]."""
         return (self._rng.random(env.rewards.shape) < self.probability) & (env.masks[..., 1] == 1)

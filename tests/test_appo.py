@@ -1,9 +1,5 @@
 """APPO samples and learns at the same time; RLlib's learner takes what the batched runner hands over."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 import json

@@ -1,9 +1,5 @@
 """Sampling decisions at arrivals: the trajectories of RLlib's runner, wherever samples are cut, and the same losses."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable

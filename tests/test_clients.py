@@ -1,8 +1,5 @@
 """What other people's libraries find: RLlib's own algorithms, Gymnasium's wrappers, series of episodes, a study."""
 
-# RLlib's algorithms are typed by their base classes.
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import copy

@@ -1,8 +1,5 @@
 """Runs go on as if they had never stopped, stop when nothing can be learned any more, and log a bounded amount."""
 
-# RLlib's algorithms and learners are dynamic: their declared types lack what is there.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import json

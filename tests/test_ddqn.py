@@ -1,9 +1,5 @@
 """DDQN computes what it says, learns at the ratio it was told, and goes on where it was saved."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportCallIssue=false, reportIndexIssue=false, reportOptionalSubscript=false
-
 from __future__ import annotations
 
 from pathlib import Path

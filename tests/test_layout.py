@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -95,6 +96,12 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_runs_and_their_evaluation_work_without_ray() -> None:
+    modules = [module for module in FILES if module.split(".")[1:2] in (["runs"], ["evaluation"])]
+    program = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_no_folder_is_full() -> None:

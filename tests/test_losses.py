@@ -1,9 +1,5 @@
 """Every loss, and every gradient of it, is that of a plain reference in scalars."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false
-
 from __future__ import annotations
 
 import copy

@@ -1,8 +1,5 @@
 """A long run needs no more memory than a short one, and logs no more keys."""
 
-# RLlib declares the base class of what is built.
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import gc

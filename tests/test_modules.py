@@ -1,9 +1,5 @@
 """RLlib's modules: exploration respects masks, targets lag, runners carry no more than they need."""
 
-# RLlib's modules are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalCall=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,5 @@
 """What PPO and A2C learn from: advantages, targets and joint states of the right steps, in fresh order at each pass."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 from functools import partial

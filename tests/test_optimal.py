@@ -13,9 +13,6 @@ do not tell one loss from another. In networks this small a learner finds it wit
 single terms are held by value in `test_losses`, `test_on_policy`, `test_appo` and `test_ddqn`.
 """
 
-# RLlib's algorithms are dynamic: their declared types lack what is there.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import time

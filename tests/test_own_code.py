@@ -1,8 +1,5 @@
 """Code of the user's that a policy file names: a module, an implementation, callbacks, metrics."""
 
-# RLlib's algorithms are typed by their base classes.
-# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
-
 from __future__ import annotations
 
 import sys

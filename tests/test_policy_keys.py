@@ -1,9 +1,5 @@
 """Every key of a policy file reaches what uses it: one row per key, and no key without a row."""
 
-# RLlib's configurations are dynamic: their declared types lack what is there.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

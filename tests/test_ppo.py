@@ -1,8 +1,5 @@
 """PPO respects masks, learns from choices alone, and leaves a policy that works without RLlib."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import json

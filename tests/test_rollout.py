@@ -1,9 +1,5 @@
 """The batched runner gives what RLlib's own runner gives, and nothing depends on how it is batched."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,5 @@
 """A run that is restored goes on with the coefficients that it would have used without the interruption."""
 
-# RLlib's modules and learners are torch modules whose declared types do not say so.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,5 @@
 """What is kept of a run while it works, and that runners never play an episode twice."""
 
-# RLlib's callbacks and configurations are dynamic: their declared types lack what is there.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import json

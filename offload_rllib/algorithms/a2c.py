@@ -1,26 +1,19 @@
 """A2C, synchronous advantage actor-critic, on RLlib's new API stack (see `on_policy`); RLlib itself dropped it."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import UNSET, OffloadAlgorithm, OffloadConfig
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import apply_defaults
 
@@ -39,11 +32,11 @@ class A2CConfig(OffloadConfig):
     def training(
         self,
         *,
-        lambda_: float = NotProvided,
-        entropy_coeff: Any = NotProvided,
-        vf_loss_coeff: float = NotProvided,
+        lambda_: float = UNSET,
+        entropy_coeff: Any = UNSET,
+        vf_loss_coeff: float = UNSET,
         **kwargs: Any,
-    ) -> A2CConfig:
+    ) -> Self:
         """Set hyperparameters.
 
         Args:
@@ -54,7 +47,7 @@ class A2CConfig(OffloadConfig):
         """
         super().training(**kwargs)
         for name, value in (("lambda_", lambda_), ("entropy_coeff", entropy_coeff), ("vf_loss_coeff", vf_loss_coeff)):
-            if value is not NotProvided:
+            if value is not UNSET:
                 setattr(self, name, value)
         return self
 
@@ -82,16 +75,16 @@ class A2CLearner(OnPolicyLearner):
             module_id: Scheduler(
                 fixed_value_or_schedule=self.config.get_config_for_module(module_id).entropy_coeff,
                 framework=self.framework,
-                device=self._device,
+                device=self._device,  # pyright: ignore[reportArgumentType] - as RLlib itself does
             )
             for module_id in self.module.keys()  # noqa: SIM118 - RLlib's modules are no mapping to iterate over
         }
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: A2CConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Return minus the mean of A log pi (Mnih et al., arXiv 1602.01783, section 4), with critic and entropy."""
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         has_choice = batch[HAS_CHOICE]
         choices = has_choice.sum().clamp_min(1)
         distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])

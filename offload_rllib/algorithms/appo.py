@@ -3,13 +3,6 @@
 RLlib's are the flow of samples, weights and batches, the buffer and the learner's thread; the loss is ours.
 """
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# pyright: reportGeneralTypeIssues=false
-
 from __future__ import annotations
 
 import itertools
@@ -17,7 +10,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,14 +23,13 @@ from ray.rllib.core.learner.utils import update_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import UNSET, OffloadAlgorithm, OffloadConfig
 from offload_rllib.algorithms.on_policy import (
     EXPLAINED_VARIANCE,
     HAS_CHOICE,
@@ -79,10 +71,10 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
     def training(
         self,
         *,
-        minibatch_steps: int = NotProvided,
-        target_update_every: int = NotProvided,
+        minibatch_steps: int = UNSET,
+        target_update_every: int = UNSET,
         **kwargs: Any,
-    ) -> OffloadAPPOConfig:
+    ) -> Self:
         """Set hyperparameters.
 
         Args:
@@ -93,7 +85,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         """
         super().training(**kwargs)
         for name, value in (("minibatch_steps", minibatch_steps), ("target_update_every", target_update_every)):
-            if value is not NotProvided:
+            if value is not UNSET:
                 setattr(self, name, value)
         return self
 
@@ -200,7 +192,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             self.descend(module_id, config, loss)
             self._updates[module_id] += 1
             if self._updates[module_id] % config.target_update_every == 0:
-                for network, target in self.module[module_id].unwrapped().get_target_network_pairs():
+                for network, target in self.network(module_id).get_target_network_pairs():
                     update_target_network(main_net=network, target_net=target, tau=config.tau)
         self._uses[module_id] += 1
         self.log_noted(module_id)
@@ -221,7 +213,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             Observations, actions and their log probabilities; `TARGET_LOGP`, under the target network; V-trace's
             targets, and its advantages, standardised over the steps with a choice.
         """
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         real = rows[Columns.LOSS_MASK].bool()
         has_choice = real & (rows[Columns.OBS]["action_mask"].sum(-1, dtype=torch.int32) > 1)
         chosen = _chosen(rows | {HAS_CHOICE: has_choice})
@@ -272,20 +264,20 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         return rows[ELAPSED_S].double().cpu().numpy() / config.discount_s
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: OffloadAPPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Return IMPACT's clipped surrogate loss (arXiv 1912.00167, section 3); see `docs/algorithms/appo.md`.
 
         `batch` holds N rows, `fwd_out` the scores of those with a choice.
         """
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         has_choice = batch[HAS_CHOICE]
         choices = has_choice.sum().clamp_min(1)
 
         def over_choices(figures: Tensor) -> Tensor:
             return figures.sum() / choices
 
-        present = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        present: Any = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         sampled_logp = batch[Columns.ACTION_LOGP][has_choice]
         log_ratio = present.logp(batch[Columns.ACTIONS][has_choice]) - sampled_logp
         target_log_ratio = batch[TARGET_LOGP][has_choice] - sampled_logp
@@ -313,7 +305,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
                 "choices_share": has_choice.float().mean(),
             },
         )
-        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+        entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:

@@ -4,12 +4,6 @@ Replay and learning see choices only: a transition leads from a choice of an age
 `rollout.transitions`).
 """
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from collections import Counter
@@ -121,8 +115,8 @@ class DDQNLearner(DirectLearner):
         """Make networks, optimisers and target networks."""
         super().build()
         self._updates: dict[str, int] = {}
-        for module_id, wrapped in self.module.items():
-            wrapped.unwrapped().make_target_networks()
+        for module_id in list(self.module.keys()):
+            self.network(module_id).make_target_networks()
             self._updates[module_id] = 0
 
     def trained_modules(self) -> list[str]:
@@ -143,7 +137,7 @@ class DDQNLearner(DirectLearner):
             DivergedError: the loss or its gradient is not finite.
         """
         config = self.config.get_config_for_module(module_id)
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         batch = self._tensors(sample)
         outputs = module.compute_q_values(batch)
         loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=outputs)
@@ -155,10 +149,10 @@ class DDQNLearner(DirectLearner):
         return outputs[TD_ERRORS].cpu().numpy()
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: DDQNConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Return the weighted Huber loss of the TD errors, and put those [B] beside the action values in `fwd_out`."""
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         following = {Columns.OBS: batch[Columns.NEXT_OBS]}
         with torch.no_grad():
             targets = double_q_targets(
@@ -199,7 +193,7 @@ class DDQNLearner(DirectLearner):
         self._weights_seq_no += 1
         for module_id, size in transitions.items():
             # The runners' copies of the module follow the same schedule.
-            schedule = self.module[module_id].unwrapped().epsilon
+            schedule = self.network(module_id).epsilon
             schedule.update(env_steps)
             epsilon = float(schedule.get_current_value())
             present = {"epsilon": epsilon, "replay_transitions": size, "updates_lifetime": self._updates[module_id]}
@@ -238,7 +232,7 @@ class DDQN(OffloadAlgorithm):
         names = self._learner(DDQNLearner.trained_modules)
         sizes = {}
         for name in names:
-            module = self.get_module(name).unwrapped()
+            module = self.network(name)
             sizes[name] = (module.observation_space["observations"].shape[0], int(module.action_space.n))
         alpha = self.config.priority_alpha or None
         require_memory(

@@ -1,11 +1,5 @@
 """Gradient steps without RLlib's machinery around each: what all our learners share."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOptionalOperand=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -33,6 +27,10 @@ class DirectLearner(TorchLearner):
     the networks of these policies do. A subclass gives the loss, reports figures with `note`, and calls `descend`.
     """
 
+    # RLlib declares these by base types, the module as optional.
+    config: Any
+    _module: Any
+
     def build(self) -> None:
         """Make networks and optimisers, with as many threads as are asked for."""
         threads = self.config.learner_config_dict.get(TORCH_THREADS)
@@ -46,10 +44,14 @@ class DirectLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register one Adam per module, with the update of all its weights in one call."""
         parameters = self.get_parameters(self._module[module_id])
-        optimizer = torch.optim.Adam(parameters, fused=True)
+        optimizer = torch.optim.Adam(parameters, fused=True)  # pyright: ignore[reportArgumentType] - RLlib's name for tensors
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
+
+    def network(self, module_id: str) -> Any:
+        """Return the module of a policy, one of `policies.module`; RLlib declares it as any module."""
+        return self.module[module_id].unwrapped()  # pyright: ignore[reportOptionalSubscript] - there once built
 
     def schedules(self) -> Iterable[Scheduler]:
         """Return what follows a schedule beside learning rates."""
@@ -79,7 +81,7 @@ class DirectLearner(TorchLearner):
         for optimizer, schedule in self._optimizer_lr_schedules.items():
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=self._schedules_at))
 
-    def note(self, module_id: str, values: dict[str, Tensor]) -> None:
+    def note(self, module_id: str, values: dict[str, Any]) -> None:
         """Report figures of one minibatch; their means over an update are logged."""
         self._noted.setdefault(module_id, []).append({key: value.detach() for key, value in values.items()})
 

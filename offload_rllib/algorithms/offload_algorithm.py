@@ -1,17 +1,10 @@
 """What our algorithms share: fragments from the runners to the learners, and policies that outlive RLlib."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalOperand=false, reportGeneralTypeIssues=false
-
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -44,6 +37,8 @@ from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 
 FINGERPRINT = "fingerprint"
+# RLlib's mark of an argument that is not given.
+UNSET: Any = NotProvided
 RUN_NAME = "run"
 RUNNERS = "runners"
 NOTICES = "notices"
@@ -61,7 +56,7 @@ class OffloadConfig(AlgorithmConfig):
         self.callbacks_class = OffloadCallback
         self.discount_s = 1.0
 
-    def training(self, *, discount_s: float = NotProvided, **settings: Any) -> OffloadConfig:
+    def training(self, *, discount_s: float = UNSET, **settings: Any) -> Self:
         """Set hyperparameters.
 
         Args:
@@ -69,7 +64,7 @@ class OffloadConfig(AlgorithmConfig):
             settings: as `AlgorithmConfig.training`.
         """
         super().training(**settings)
-        if discount_s is not NotProvided:
+        if discount_s is not UNSET:
             self.discount_s = discount_s
         return self
 
@@ -80,6 +75,11 @@ class OffloadConfig(AlgorithmConfig):
 
 class OffloadAlgorithm(Algorithm):
     """Base of our algorithms: samples fragments, and keeps a policy with every checkpoint."""
+
+    # RLlib declares these as optional, and by base types: to whoever uses an algorithm they are there.
+    config: Any
+    env_runner_group: Any
+    learner_group: Any
 
     policy_prefix = "actor."
     """What the names of the weights that a kept policy needs begin with."""
@@ -164,9 +164,9 @@ class OffloadAlgorithm(Algorithm):
             # Learners in processes of their own, if only one, are given shards: RLlib cannot divide a list.
             if learners:
                 shards = [[part for sample in samples for part in sample.split(learners, i)] for i in range(learners)]
-                data = TrainingData(batches=shards)
+                data = TrainingData(batches=shards)  # pyright: ignore[reportArgumentType] - our learners take these
             else:
-                data = TrainingData(batch=samples)
+                data = TrainingData(batch=samples)  # pyright: ignore[reportArgumentType] - as above
             results = self.learner_group.update(
                 training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps}, **how
             )
@@ -183,6 +183,11 @@ class OffloadAlgorithm(Algorithm):
         write_manifest(Path(checkpoint_dir), self._last_result or {})
         return super()._report_class_trainable_checkpoint(checkpoint_dir, checkpoint_dict_or_path)
 
+    def network(self, name: str) -> Any:
+        """Return the module of a policy, one of `policies.module`; RLlib declares it as any module, or none."""
+        module: Any = self.get_module(name)
+        return module.unwrapped()
+
     def kept_as(self, model_config: dict[str, Any]) -> dict[str, Any]:
         """Return what a kept policy's description says of its networks, where it is not the default."""
         return {}
@@ -190,7 +195,7 @@ class OffloadAlgorithm(Algorithm):
     def kept_policy(self) -> tuple[PolicyDescription, dict[str, dict[str, torch.Tensor]]]:
         """Return the present policies as they are kept: their description, and the weights of each by name."""
         module_ids = sorted(self.env_runner_group.local_env_runner.module.keys())
-        first = self.get_module(module_ids[0]).unwrapped()
+        first = self.network(module_ids[0])
         learned = self.learner_group.get_weights()
         weights = {
             name: {
@@ -200,7 +205,7 @@ class OffloadAlgorithm(Algorithm):
             }
             for name in module_ids
         }
-        assignment = assignment_of(self.config.policy_mapping_fn, module_ids)
+        assignment: Any = assignment_of(self.config.policy_mapping_fn, module_ids)
         config = first.model_config
         description = PolicyDescription(
             algorithm=type(self).__name__,

@@ -6,13 +6,6 @@ earned it. But the actor learns nothing from them: they are left out of its loss
 sees a sample of them, because advantages need values there too.
 """
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-# pyright: reportOptionalOperand=false
-
 from __future__ import annotations
 
 import itertools
@@ -90,6 +83,8 @@ class OnPolicyLearner(DirectLearner):
     `entropy_coeff_schedulers_per_module`.
     """
 
+    entropy_coeff_schedulers_per_module: dict[str, Scheduler]
+
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
         return [self.entropy_coeff_schedulers_per_module[module_id] for module_id in list(self.module.keys())]
@@ -101,7 +96,7 @@ class OnPolicyLearner(DirectLearner):
 
     def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
         """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         observations = np.concatenate([steps.observations, steps.closing_observations])
         with torch.no_grad():
             if steps.joint is None or steps.moment is None:
@@ -158,7 +153,7 @@ class OnPolicyLearner(DirectLearner):
                 moments += len(steps.joint)
             pieces.append(piece)
         order = self._rng.permutation(sum(len(piece[HAS_CHOICE]) for piece in pieces))
-        columns = {
+        columns: dict[str, Any] = {
             name: torch.from_numpy(np.concatenate([piece[name] for piece in pieces])[order]).to(self._device)
             for name in pieces[0]
         }
@@ -208,7 +203,8 @@ class OnPolicyLearner(DirectLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes, episodes_refs=episodes_refs)
         training_data.solve_refs()
-        samples = agent_steps_of(training_data.episodes or training_data.batch, joint=self._has_central_critic())
+        given: Any = training_data.episodes or training_data.batch
+        samples = agent_steps_of(given, joint=self._has_central_critic())
         self._weights_seq_no += 1
         by_module: dict[str, list[AgentSteps]] = {}
         for steps in samples:
@@ -225,7 +221,8 @@ class OnPolicyLearner(DirectLearner):
 
     def _has_central_critic(self) -> bool:
         return any(
-            isinstance(getattr(module.unwrapped(), "critic", None), CentralCritic) for module in self.module.values()
+            isinstance(getattr(self.network(module_id), "critic", None), CentralCritic)
+            for module_id in list(self.module.keys())
         )
 
     def _update_module(
@@ -274,7 +271,7 @@ class OnPolicyLearner(DirectLearner):
 
     def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
         outputs = self.module[module_id].forward_train(minibatch)
-        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
+        loss: Any = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
         self.descend(module_id, config, loss)
 
 

@@ -1,11 +1,5 @@
 """PPO on RLlib's new API stack, for agents that rarely have a choice (see `on_policy`)."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 from typing import Any
@@ -32,17 +26,17 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
     """RLlib's PPO learner with the loss over the steps that have a choice."""
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: PPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Return the clipped surrogate loss (arXiv 1707.06347, eq. 9); see `docs/algorithms/ppo.md`."""
-        module = self.module[module_id].unwrapped()
+        module = self.network(module_id)
         has_choice = batch[HAS_CHOICE]
         choices = has_choice.sum().clamp_min(1)
 
         def over_choices(values: Tensor) -> Tensor:
             return (values * has_choice).sum() / choices
 
-        distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        distribution: Any = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         log_ratio = distribution.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]
         ratio = log_ratio.exp()
         advantages = batch[Postprocessing.ADVANTAGES]
@@ -56,7 +50,7 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         value_loss = (values - targets).square().mean()
         # Schulman's estimator of the divergence from the sampling policy: unbiased and never negative.
         divergence = over_choices((ratio - 1) - log_ratio)
-        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+        entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         self.note(
             module_id,
             {

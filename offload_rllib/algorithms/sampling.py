@@ -1,9 +1,5 @@
 """Samples from runners that may be slow, hang or be gone: late and lost ones are named, the others continue."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import time
@@ -161,7 +157,7 @@ class Sampler:
     def _ask(self, group: EnvRunnerGroup) -> list[tuple[list[Any], dict[str, Any]]]:
         """Return what the runners that are neither late nor lost answer within the timeout."""
         # RLlib gives no public way to learn which runner failed, and why.
-        manager = group._worker_manager  # noqa: SLF001
+        manager: Any = group._worker_manager  # noqa: SLF001
         self._collect_late(group)
         asked = [i for i in manager.healthy_actor_ids() if i not in self._late]
         self._note_lost(set(manager.actor_ids()) - set(manager.healthy_actor_ids()))
@@ -199,7 +195,7 @@ class Sampler:
         """Find which late runners have answered meanwhile, and end those that hang."""
         if not self._late:
             return
-        manager = group._worker_manager  # noqa: SLF001 - as in `_ask`
+        manager: Any = group._worker_manager  # noqa: SLF001 - as in `_ask`
         tags = sorted({tag for tag, _ in self._late.values()})
         for result in manager.fetch_ready_async_reqs(tags=tags, timeout_seconds=0.0):
             if self._late.pop(result.actor_id, None) is None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
+from offload_rllib.algorithms.offload_algorithm import OffloadConfig
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO, Algorithm
@@ -26,12 +25,12 @@ def default_settings(name: str) -> Algorithm:
     return SCHEMAS[name].model_validate({"name": name})
 
 
-def apply_defaults(config: AlgorithmConfig, name: str) -> None:
+def apply_defaults(config: OffloadConfig, name: str) -> None:
     """Set in RLlib's configuration what a policy file without any other key stands for."""
     apply_settings(config, default_settings(name), Training())
 
 
-def apply_settings(config: AlgorithmConfig, algorithm: Algorithm, training: Training) -> None:
+def apply_settings(config: OffloadConfig, algorithm: Algorithm, training: Training) -> None:
     """Set in RLlib's configuration what the section `algorithm` of a policy file says.
 
     Args:

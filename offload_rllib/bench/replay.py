@@ -61,7 +61,7 @@ class Free(MultiAgentEnv):
     def _next(self) -> dict[str, Any]:
         """Return what the agent observes whose turn it is."""
         agent = self.agents[self._step % len(self.agents)]
-        return {agent: self._seen[agent]}
+        return {agent: self._seen[agent]}  # pyright: ignore[reportReturnType] - RLlib's agents may be named by anything
 
 
 def _to_shared(agent_id: Any, episode: Any, **kwargs: Any) -> str:

@@ -1,13 +1,9 @@
 """From what a runner samples to agents' steps, and from fragments to the episodes that RLlib's own learners take."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from ray.rllib.core.columns import Columns
@@ -21,7 +17,7 @@ from offload_rllib.rollout.fragment import Fragment
 
 def fragments_of(agents: Iterable[SingleAgentEpisode], episode_id: str) -> list[Fragment]:
     """Return one fragment per policy of a piece of an episode, as seen by all agents; E is 1."""
-    by_module: dict[str, list[SingleAgentEpisode]] = {}
+    by_module: dict[Any, list[SingleAgentEpisode]] = {}
     for agent in agents:
         by_module.setdefault(agent.module_id, []).append(agent)
     fragments = []
@@ -38,7 +34,7 @@ def fragments_of(agents: Iterable[SingleAgentEpisode], episode_id: str) -> list[
         fragments.append(
             Fragment(
                 module_id=module_id,
-                agents=tuple(agent.agent_id for agent in members),
+                agents=tuple(agent.agent_id for agent in members),  # pyright: ignore[reportArgumentType] - ours have one
                 observations=observations,
                 masks=masks,
                 actions=np.stack([np.asarray(agent.get_actions(), np.int32) for agent in members], 1)[:, None],
@@ -61,7 +57,7 @@ def as_samples(
     """Return what a runner sampled as fragments, or as agents' steps where decisions are taken at arrivals."""
     samples: list[Fragment | AgentSteps] = []
     # Agents' own episodes come in a flat list; those of one piece of an episode belong together.
-    pieces: dict[tuple[str, int], list[SingleAgentEpisode]] = {}
+    pieces: dict[tuple[Any, int], list[SingleAgentEpisode]] = {}
     for piece in sampled:
         if isinstance(piece, Fragment | AgentSteps):
             samples.append(piece)
@@ -126,8 +122,8 @@ def _steps_at_arrivals(agent: SingleAgentEpisode, episode_id: str) -> AgentSteps
     logp = np.asarray(agent.get_extra_model_outputs(Columns.ACTION_LOGP))
     has_choice = masks[:-1].sum(-1, dtype=np.int32) > 1
     return AgentSteps(
-        module_id=agent.module_id,
-        agents=(agent.agent_id,),
+        module_id=agent.module_id,  # pyright: ignore[reportArgumentType] - ours have one
+        agents=(agent.agent_id,),  # pyright: ignore[reportArgumentType] - ours have one
         agent=np.zeros(rows + 1, np.int64),
         environment=np.zeros(rows + 1, np.int64),
         observations=np.asarray(seen["observations"])[:-1],

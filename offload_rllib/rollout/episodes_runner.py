@@ -1,9 +1,5 @@
 """The batched runner with RLlib's own episodes as its output, for algorithms whose learners are RLlib's."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportIncompatibleMethodOverride=false, reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -90,7 +90,7 @@ class ReplayBuffer:
         discount_s: float = 1.0,
         n_step: int = 1,
         alpha: float | None = None,
-        seed: int = 0,
+        seed: int | np.random.SeedSequence = 0,
     ) -> None:
         """Allocate the memory at once.
 

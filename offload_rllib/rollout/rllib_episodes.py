@@ -1,10 +1,5 @@
 """RLlib's own episodes from what the batched runner samples, for algorithms whose learners are RLlib's."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -65,8 +60,8 @@ def _piece(
         id_=f"{episode}-{fragment.agents[a]}",
         agent_id=fragment.agents[a],
         module_id=fragment.module_id,
-        multi_agent_episode_id=episode,
-        observations=InfiniteLookbackBuffer(seen),
+        multi_agent_episode_id=episode,  # pyright: ignore[reportArgumentType] - any name will do
+        observations=InfiniteLookbackBuffer(seen),  # pyright: ignore[reportArgumentType] - dictionaries, too
         infos=InfiniteLookbackBuffer([{}] * (last - first + 1)),
         actions=InfiniteLookbackBuffer(fragment.actions[here, e, a]),
         rewards=InfiniteLookbackBuffer(fragment.rewards[here, e, a]),
@@ -106,8 +101,8 @@ def episodes_at_arrivals(steps: AgentSteps) -> list[SingleAgentEpisode]:
                 id_=f"{episode}-{a}",
                 agent_id=a,
                 module_id=steps.module_id,
-                multi_agent_episode_id=episode,
-                observations=InfiniteLookbackBuffer(seen),
+                multi_agent_episode_id=episode,  # pyright: ignore[reportArgumentType] - any name will do
+                observations=InfiniteLookbackBuffer(seen),  # pyright: ignore[reportArgumentType] - dictionaries, too
                 infos=InfiniteLookbackBuffer([{}] * (len(chain) + 1)),
                 actions=InfiniteLookbackBuffer(steps.actions[chain]),
                 rewards=InfiniteLookbackBuffer(steps.rewards[chain]),

@@ -1,11 +1,5 @@
 """The batched EnvRunner: all environments of a runner as one array program, an ordinary RLlib runner otherwise."""
 
-# RLlib declares its attributes as optional, or by base types that lack what is there; the checks would say so of
-# nearly every line that meets it.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
-
 from __future__ import annotations
 
 import math
@@ -111,6 +105,11 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     With the same seed and weights it gives the trajectories of RLlib's runner.
     """
 
+    # RLlib declares these as optional, or by base types.
+    config: Any
+    env: Any
+    module: Any
+
     def make_env(self) -> None:
         """Make the environments named by `env_config` (see `envs.rllib.OffloadMultiAgentEnv`)."""
         context = self.config.env_config
@@ -204,7 +203,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             f"workload: no task was to be decided in {MOST_EMPTY_EPISODES} episodes; raise the load or horizon_s"
         )
 
-    def _sample(
+    def _sample(  # pyright: ignore[reportIncompatibleMethodOverride] - our learners take these samples
         self,
         *,
         num_timesteps: int | None = None,

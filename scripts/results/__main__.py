@@ -37,7 +37,9 @@ part says so, with the value that [`tune-rule`](heuristics.md#tuning) found on t
 
 def main() -> int:
     """Run all studies and write the page; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m scripts.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("comparisons/results"), help="where the runs are kept")
     parser.add_argument(
         "--only",
