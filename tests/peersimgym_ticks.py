@@ -17,10 +17,18 @@ from peersimgym import Arrival, Network, Outcome, Replay
 
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.simulator import streams
-from offload_rllib.simulator.ticks import moment
+from offload_rllib.simulator.batch import env_slice
+from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.ticks import moment, work_moment
 from offload_rllib.simulator.types import WAITING
 
 KEY = held_out_keys(0, 1)[0]
+
+
+@kernel
+def told_at(scenario, state, n, tick):
+    """Return when node `n` of the first environment broadcasts in a tick."""
+    return work_moment(scenario, env_slice(state, 0), n, tick)
 
 
 def action(policy: str, n: int, told: Sequence[int], rng: np.random.Generator) -> int:
@@ -218,7 +226,7 @@ class TickedReplay(Replay):
         incoming = self.env.state.broadcast_link[0, :, place]["arrived"]
         for n in range(self.network.count):
             message = self.env.state.broadcast[0, n, place]
-            now_s = float(message["stamp_s"])
+            now_s = told_at(self.env.scenario.arrays, self.env.state, n, last)
             arrived = int(incoming[link["destination"] == n].sum()) + bisect.bisect_right(self.entered_at[n], now_s)
             # Sent at the last decision: told before this one if the node has worked since, else later.
             sent_here, worked = bool(sent_before[n]), now_s > tick - self.network.cycle

@@ -25,13 +25,14 @@ PRESETS = ("ether_12", "herd_20", "manual_5", "ether_12_unreliable", "geometric_
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_pass_the_checks_of_pettingzoo_and_gymnasium(name: str) -> None:
+    overrides = [*SHORT, *(["decisions.max_destinations=6"] if name.endswith("resampled") else [])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names and of observations that are mappings
-        api_test(offload_rllib.aec_env(name, overrides=SHORT), num_cycles=100, verbose_progress=False)
-        check_env(offload_rllib.gym_env(name, overrides=SHORT), skip_render_check=True)
-    seed_test(lambda: offload_rllib.aec_env(name, overrides=SHORT), num_cycles=50)
-    parallel_api_test(offload_rllib.parallel_env(name, overrides=SHORT), num_cycles=100)
-    parallel_seed_test(lambda: offload_rllib.parallel_env(name, overrides=SHORT), num_cycles=30)
+        api_test(offload_rllib.aec_env(name, overrides=overrides), num_cycles=100, verbose_progress=False)
+        check_env(offload_rllib.gym_env(name, overrides=overrides), skip_render_check=True)
+    seed_test(lambda: offload_rllib.aec_env(name, overrides=overrides), num_cycles=50)
+    parallel_api_test(offload_rllib.parallel_env(name, overrides=overrides), num_cycles=100)
+    parallel_seed_test(lambda: offload_rllib.parallel_env(name, overrides=overrides), num_cycles=30)
 
 
 def native_episode(seed: int, **changes: Any) -> Any:

@@ -158,11 +158,11 @@ def overloaded(horizon_s: float) -> dict[str, Any]:
 
 
 def test_a_step_in_parts_is_the_same_step() -> None:
-    env = make_env(overloaded(400), 2)
+    env = make_env(overloaded(800), 2)
     env.step(np.zeros_like(env.masks[..., 0], np.int32))
     made = env.state.episode["events"]
     assert (made > 2 * loop.EVENTS_PER_CALL).all(), "a kernel returned several times"
-    alone = vector_env(overloaded(400), 1)
+    alone = vector_env(overloaded(800), 1)
     alone.reset(held_out_keys(0, 2)[1:])
     alone.step(np.zeros_like(alone.masks[..., 0], np.int32))
     assert alone.state.episode[0] == env.state.episode[1]

@@ -259,7 +259,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
             case.environment |= {"tick_s": None, "tick_order": "random"}
         env = batch_of(build_scenario(load_environment(case.environment)), 1, log=True)
         rng = np.random.default_rng(case.seed)
-        shape = MOST_DECISIONS if at_once else (env.steps_per_episode, len(env.agents))
+        shape = MOST_DECISIONS if at_once else (env.steps_per_episode or 0, len(env.agents))
         actions = rng.integers(1, env.num_actions, shape)
         actions[rng.random(shape) < case.stay_probability] = 0
         # One in ten is anything from one below to one above what exists.

@@ -244,9 +244,9 @@ class EnvBatch:
 
     def _refuse_too_large(self) -> None:
         """Raise ConfigError if observations, masks, tasks and the simulator's state would not fit into memory."""
-        nodes, links, agents = (len(a) for a in (self.scenario.arrays.node, self.scenario.arrays.link, self.agents))
+        nodes, links = len(self.scenario.arrays.node), len(self.scenario.arrays.link)
         shown = 4 * self._full_layout.size + self.tasks_per_decision * self.num_actions
-        per_env = agents * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes
+        per_env = self._agents_shown * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes
         memory = physical_memory_bytes()
         if self.num_envs * per_env > memory:
             raise ConfigError(

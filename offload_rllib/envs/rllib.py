@@ -77,7 +77,7 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
     def _decide(self, action_dict: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         """Carry out one decision; see `step`."""
         batch = self.parallel.batch
-        ended = self.parallel.decide(action_dict[self.parallel.deciding_agent])  # pyright: ignore[reportArgumentType] - there is one until all is over
+        ended = self.parallel.decide(action_dict.get(self.possible_agents[batch.deciding[0]], 0))
         if not ended:
             observations, infos = self._decision()
             agent = next(iter(observations))
