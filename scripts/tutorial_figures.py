@@ -51,8 +51,8 @@ def load_change(
     for contender in [c for c in make_contenders(policies) if not c.name.endswith("(sampled)")]:
         contender.begin(batch, 0)
         batch.reset(held_out_keys(0, episodes))
-        while not batch.step(contender.actions(batch)):
-            pass
+        while not batch.truncated.all():
+            batch.step(contender.actions(batch))
         tasks = np.concatenate([batch.task_log(e) for e in range(episodes)])
         age_s = tasks["ended_s"] - tasks["created_s"]
         score_s = np.where(

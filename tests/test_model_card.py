@@ -18,9 +18,10 @@ from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training.model_card import write_model_card
 
 
-def test_the_card_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["arrival", "interval"])
+def test_the_card_of_a_run(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    environment = load_environment(small_environment(description="a ring | of four"))
+    environment = load_environment(small_environment(description="a ring | of four", decisions={"when": when}))
     run = RunFolder.create("./ring", environment, load_policy_config(PPO | {"training": {"seed": 7}}), "")
     with pytest.raises(ConfigError, match=r"no policy here"):
         write_model_card(run)
