@@ -28,12 +28,7 @@ PAGES = [
     for page in [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
     if page.name not in GENERATED and page.name != "CHANGELOG.md"  # the changelog is a list of what was
 ]
-PENDING = {"arrival", "batch", "parallel", "vector", "actions", "entry", "epochs", "service", "state"}
-MODULES = [
-    module
-    for module in sorted(Path(offload_rllib.__file__).parent.rglob("*.py"))
-    if module.parent.name not in ("envs", "simulator") or module.stem not in PENDING
-]
+MODULES = sorted(Path(offload_rllib.__file__).parent.rglob("*.py"))
 
 # Wordings that a textbook on queues, networks or reinforcement learning would not use, and better ones.
 BETTER_WORDING = {

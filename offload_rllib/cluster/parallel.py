@@ -1,4 +1,4 @@
-"""Work in parts, so many of Ray's tasks at a time; who keeps each result can stop at any moment and go on later."""
+"""Work in parts, so many of Ray's tasks at a time; with its results kept, it can be stopped and resumed."""
 
 from __future__ import annotations
 

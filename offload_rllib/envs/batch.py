@@ -75,7 +75,7 @@ class EnvBatch:
         slots = scenario.cost.task_slots
         self._redraws = resamples(config.topology)
         own = num_envs if self._redraws else 1
-        # Where networks are drawn anew, rows are padded to what any of them may need.
+        # Where networks are drawn every episode, rows are padded to what any of them may need.
         if not self._redraws:
             self.num_actions = 1 + int((arrays.destination[: len(self.agents), 1:] != NONE).sum(axis=1).max())
         self._full_layout = self._layout("full", self.num_actions)

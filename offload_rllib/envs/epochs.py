@@ -35,7 +35,7 @@ class Pending(NamedTuple):
 
 @kernel
 def _pay_decision(scenario, environment, reward, paid, action):
-    """Pay the node that decides now what `paper` or `peersimgym` pays for an action, before it is carried out."""
+    """Add the reward of `paper` or `peersimgym` for an action to the deciding node, before it is carried out."""
     agent = np.int64(environment.episode[0].deciding)
     n = scenario.agent_node[agent]
     if reward.name == PAPER:
@@ -157,7 +157,7 @@ def advance_batch(scenarios, batch, reward, rules, planned, paid, accounts, acti
 
 @kernel
 def settle_batch(scenarios, batch, reward, paid, accounts, deciding, environments, rewards):
-    """Write what those who decide in some environments have earned, where a user's function has paid it."""
+    """Write the rewards of the deciding agents of some environments, where a user's function gives them."""
     for i in range(environments.shape[0]):
         e = environments[i]
         rewards[e] = 0.0

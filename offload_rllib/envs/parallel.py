@@ -24,8 +24,8 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     """Nodes of an edge network decide, again and again, where the tasks that reach them are processed.
 
     ## Description
-    Clients make tasks at nodes. A task that enters a node with an agent is decided: the agent keeps it or sends it to a
-    neighbour, where it may be offered once more until it has made `decisions.max_hops` hops. The result travels back
+    Clients create tasks at nodes. A task that enters a node with an agent is decided: the agent keeps it or sends it to
+    a neighbour, where it may be offered once more until it has made `decisions.max_hops` hops. The result travels back
     the way the task came. `agents` in the configuration says which nodes are agents; the others follow a rule. The
     model is in `docs/simulator.md`.
 
@@ -50,7 +50,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     | 1 | self.awaited | s(tasks made here whose result the node still waits for, 8) | tasks | [0, 1) |
     | 2 | self.client | 1 if a client is here | - | {0, 1} |
     | 3 | self.degree | s(neighbours, 4) | nodes | (0, 1) |
-    | 4 | task.offered | 1 if a task is on offer; else 5 to 10 are 0 | - | {0, 1} |
+    | 4 | task.offered | 1 if a task is on offer; otherwise 5 to 10 are 0 | - | {0, 1} |
     | 5 | task.work | s(instructions, tau x mean speed of a node) | instructions | [0, 1) |
     | 6 | task.bits_in | s(input size, mean size) | bit | [0, 1) |
     | 7 | task.bits_out | s(output size, mean size) | bit | [0, 1) |
@@ -85,19 +85,19 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     What concerns the task is 0 with nothing on offer: 12 to 15, and of every row service to slack. What is known of a
     neighbour is its last broadcast that has arrived. Waits are net of work that will expire before it is served.
 
-    Where nodes fail (`failures`), every row has one number more at its end, `row_k.alive`: 1 if the destination of
-    action k was up, as last told (a broadcast that fails to come says that it is down), 0 if not or if there is none;
-    k = 0 is the node itself. A node that is down has nothing on offer.
+    Where nodes fail (`failures`), every row has one more number at its end, `row_k.alive`: 1 if the destination of
+    action k was up, as last broadcast (a broadcast that fails to come shows that it is down). It is 0 if not or if
+    there is none; k = 0 is the node itself. A node that is down has nothing on offer.
 
     Where the load follows the time (`workload.arrivals` of kind `diurnal`, `zigzag`, `linear` or `table`, and clients
     without phases of their own), `self.clock_sin` and `self.clock_cos`, in [-1, 1], follow `self.degree`: sine and
-    cosine of an angle that grows by 2 pi in a period, or by pi in an episode whose rates do not repeat.
+    cosine of an angle. The angle grows by 2 pi in a period, or by pi in an episode whose rates do not repeat.
 
     That is `observe: full`. `paper` and lists of groups show some of these numbers, in the same order, and a function
     may show others; see `docs/observation.md`. `ObservationLayout` (`vector_env(...).layout`) says what is where.
 
     With `decisions.tasks_per_decision` k > 1 the action space is `MultiDiscrete([R] * k)`, an action for each of the k
-    tasks held longest; the mask is a tuple of k arrays; and from index 4 on the observation repeats the numbers of a
+    tasks held longest, and the mask is a tuple of k arrays. From index 4 on the observation repeats the numbers of a
     task and its R rows k times, for F = 4 + k (2 + 12 R). An estimate of one task does not count the others on offer.
 
     ## State
@@ -110,7 +110,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
 
     ## Starting state
     An empty network at time 0. The phases of the broadcasts and the workload follow from the seed; the workload does
-    not depend on what agents do. `reset(seed=...)` starts a series of episodes, `reset()` goes on with it. Environments
+    not depend on what agents do. `reset(seed=...)` starts a series of episodes, `reset()` continues it. Environments
     that are never seeded are numbered (`envs.series.EpisodeSeries`), and no two of a program play the same episodes.
 
     ## Episode end
@@ -149,7 +149,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
             trust: run Python code that a file of a run's folder names.
 
         Raises:
-            ConfigError: what was given cannot be.
+            ConfigError: the input is invalid.
         """
         self._batch = vector_env(env, 1, overrides=overrides, trust=trust)
         self._series = EpisodeSeries()
@@ -201,7 +201,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
 
         Args:
             seed: at least 0.
-            worker: part of the series' address, for environments in processes side by side.
+            worker: part of the series' address, for environments in processes in parallel.
             environment: the same, for environments in one process.
             first_episode: where in the series to begin, for runs that are resumed.
         """
@@ -210,7 +210,7 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Observation], dict[str, dict[str, Any]]]:
-        """Start an episode. A seed starts its series of episodes; without one the series goes on.
+        """Start an episode. A seed starts its series of episodes; without one the series continues.
 
         Args:
             seed: at least 0.

@@ -250,13 +250,13 @@ def vector_env(
 
     Args:
         env: a preset's name, a path to a YAML file, a mapping, or a configuration.
-        num_envs: how many episodes run side by side.
+        num_envs: how many episodes run in parallel.
         overrides: ``a.b=value`` texts.
         log: keep the fate of every task.
         trust: run Python code that a file of a run's folder names.
 
     Raises:
-        ConfigError: what was given cannot be, or names code that is not trusted.
+        ConfigError: the input is invalid, or names code that is not trusted.
     """
     return batch_of(build_scenario(load_environment(env, overrides, trust=trust)), num_envs, log=log)
 
@@ -264,7 +264,7 @@ def vector_env(
 def compile_kernels(scenario: BuiltScenario) -> None:
     """Compile the kernels for a scenario, or load them from the cache, by playing one step.
 
-    In a new checkout that takes a minute, which must not fall into a time for which somebody waits no longer.
+    In a new checkout that takes a minute, which could exceed the timeout of a caller.
     """
     env = batch_of(scenario, 1)
     env.reset(held_out_keys(0, 1))

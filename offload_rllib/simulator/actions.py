@@ -1,4 +1,4 @@
-"""What becomes of a task when a node decides it."""
+"""What happens to a task when a node decides it."""
 
 from __future__ import annotations
 

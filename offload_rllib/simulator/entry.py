@@ -41,7 +41,7 @@ def enter(scenario, environment, n, slot, now_s):
     to_decide = here.agent != NONE and task.hops < settings.max_hops
     held = to_decide and (not has_extensions(scenario) or settings.offer == OFFER_ARRIVAL)
     in_ticks = has_ticks(scenario) and here.works_in_ticks and not held
-    # In ticks a late task is let in: it may be served before the node gives up what is overdue.
+    # In ticks a late task is accepted: it may be served before the node drops overdue tasks.
     if (
         settings.expiry != EXPIRY_NEVER
         and now_s >= task.deadline_s + settings.expiry_grace_s

@@ -26,7 +26,7 @@ def expire(scenario, environment, slot, now_s):
     """Take a task out of where it is at its deadline, wherever that is; with expiry ``queued`` only where it waits.
 
     Returns:
-        EXPIRED; OPEN if the task goes on.
+        EXPIRED; OPEN if the task continues.
     """
     settings = scenario.settings[0]
     task = environment.task[slot]

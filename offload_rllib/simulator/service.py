@@ -64,7 +64,7 @@ def serve_next(scenario, environment, n, now_s):
 
 @kernel
 def keep(scenario, environment, n, slot, now_s):
-    """Let node `n` process a task: serve it if a server is idle, else queue it."""
+    """Let node `n` process a task: serve it if a server is idle, otherwise queue it."""
     node = environment.node[n]
     task = environment.task[slot]
     join(scenario, environment, n, slot, now_s)

@@ -79,7 +79,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         scenario: what the environments share.
         num_envs: E, at least 1.
         task_slots: T, the number of tasks that fit into each environment at once; `grow` makes more.
-        log_rows: L, the number of tasks whose fate is logged; 0 switches the log off, else `grow` makes more.
+        log_rows: L, the number of tasks that are logged; 0 switches the log off, otherwise `grow` makes more.
     """
     nodes, links = len(scenario.node), len(scenario.link)
     kept = remembered_broadcasts(scenario)
@@ -164,7 +164,7 @@ def grow(scenario: Scenario, state: State) -> State:
 def fit(scenario: Scenario, state: State) -> State:
     """Return the same state with room for the links and servers of `scenario` and for the broadcasts on their way.
 
-    Call it before the reset of an environment whose network was drawn anew.
+    Call it before the reset of an environment whose network was drawn again.
     """
     links, kept = len(scenario.link), remembered_broadcasts(scenario)
     if links > state.link.shape[1]:

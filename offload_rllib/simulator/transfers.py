@@ -57,7 +57,7 @@ def return_result(scenario, environment, slot, now_s):
     """Send a result one hop back along the path of its task.
 
     Returns:
-        FINISHED if it is at its origin already, else OPEN.
+        FINISHED if it is at its origin already, otherwise OPEN.
     """
     settings = scenario.settings[0]
     task = environment.task[slot]
