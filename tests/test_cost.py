@@ -21,7 +21,7 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys, vector_env
 from offload_rllib.reporting.topology import print_numbers
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator import loop
+from offload_rllib.simulator.events import loop
 from offload_rllib.training import train as training_module
 
 BURSTY = {"kind": "bursty", "states": [{"level": 1, "mean_s": 1e-12}, {"level": 2, "mean_s": 1e-12}]}

@@ -69,7 +69,7 @@ def test_kernels_outside_the_hashed_folders_call_none_of_other_files_there() -> 
     """Numba notices an edit of a kernel's own file, and the hash one of the folders it covers; nothing else."""
     package = jit.PACKAGE
     holders = {path for path in package.rglob("*.py") if "@kernel" in path.read_text(encoding="utf-8")}
-    covered = {path for path in holders if path.parent.name in jit.KERNEL_FOLDERS}
+    covered = {path for path in holders if path.relative_to(package).parts[0] in jit.KERNEL_FOLDERS}
     outside = holders - covered
     assert outside
     for path in outside:

@@ -10,10 +10,10 @@ from conftest import make_env, random_actions, small_environment
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.simulator.batch import env_slice
+from offload_rllib.simulator.events.loop import has_room
 from offload_rllib.simulator.heap import KIND_SHIFT
 from offload_rllib.simulator.information import known
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.loop import has_room
 from offload_rllib.simulator.state import grow, lacks_room
 from offload_rllib.simulator.types import ARRIVAL, EXPIRED, FINISHED, FREE, OVERDUE, State
 from offload_rllib.simulator.waits import advertised_free_at

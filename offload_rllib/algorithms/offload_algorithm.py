@@ -76,7 +76,7 @@ class OffloadConfig(AlgorithmConfig):
 class OffloadAlgorithm(Algorithm):
     """Base of our algorithms: samples fragments, and keeps a policy with every checkpoint."""
 
-    # RLlib declares these as optional, and by base types: to whoever uses an algorithm they are there.
+    # RLlib declares these as optional, and by base types: for users of an algorithm they are there.
     config: Any
     env_runner_group: Any
     learner_group: Any

@@ -11,10 +11,10 @@ from offload_rllib.envs.observation import clock_of_day, observe_agent
 from offload_rllib.envs.reward import CUSTOM, PAPER, PEERSIMGYM, paper_reward, peersimgym_reward
 from offload_rllib.simulator.actions import apply_decision
 from offload_rllib.simulator.batch import env_slice, scenario_of
-from offload_rllib.simulator.closing import close_episode
+from offload_rllib.simulator.events.closing import close_episode
+from offload_rllib.simulator.events.loop import DONE, UNFINISHED, run_until
 from offload_rllib.simulator.heuristics import decide_arrived
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.loop import DONE, UNFINISHED, run_until
 from offload_rllib.simulator.step import ACTIONS_PENDING, EVENTS_RUNNING, begin_step, end_step
 from offload_rllib.simulator.types import NONE, Array
 

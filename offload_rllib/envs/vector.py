@@ -28,9 +28,9 @@ from offload_rllib.envs.reward import (
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator import state
 from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.events.loop import UNFINISHED
 from offload_rllib.simulator.heuristics import decide_all, is_rule
 from offload_rllib.simulator.jit import entry_point, kernel
-from offload_rllib.simulator.loop import UNFINISHED
 from offload_rllib.simulator.step import ACTIONS_PENDING, advance
 
 __all__ = ["ArrivalEnv", "VectorEnv", "batch_of", "compile_kernels", "held_out_keys", "training_key", "vector_env"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.rollout.recorder import Rows
+from offload_rllib.rollout.rows import Rows
 from offload_rllib.scenario.build import BuiltScenario
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.rows import Rows
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE, Array
 
 # `following` of a row whose successor is the i-th closing state is CLOSED - i.
 CLOSED = NONE - 1
-
-
-class Rows(NamedTuple):
-    """Columns of decisions, in the order in which they were taken."""
-
-    agent: Array
-    """[n] int64."""
-    environment: Array
-    """[n] int64."""
-    time_s: Array
-    """[n] float64, since the episode began."""
-    observations: Array
-    """[n, F] float32."""
-    masks: Array
-    """[n, R] int8."""
-    actions: Array
-    """[n] int32."""
-    log_probabilities: Array
-    """[n] float32."""
-    rewards: Array
-    """[n] float32: earned until the successor."""
-    elapsed_s: Array
-    """[n] float64: time until the successor."""
-    following: Array
-    """[n] int64: the successor; `NONE` while it is not known."""
 
 
 def _allocate(rows: int, features: int, actions: int) -> Rows:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.broadcasts import save_broadcasts
+from offload_rllib.simulator.events.broadcasts import save_broadcasts
+from offload_rllib.simulator.events.service import keep
+from offload_rllib.simulator.events.transfers import send
 from offload_rllib.simulator.information import is_valid, offered
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import join_queue, leave_queue
-from offload_rllib.simulator.service import keep
 from offload_rllib.simulator.tasks import remove_held
-from offload_rllib.simulator.transfers import send
 from offload_rllib.simulator.types import HELD, LIFO, NONE
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 

@@ -78,7 +78,7 @@ HEURISTICS = {
     "soft_finish": Rule(
         SOFT_FINISH, "drawn by exp(-expected finish / temperature); the temperature in mean services", 0.5
     ),
-    "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, then as soft_finish", 1.0),
+    "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, then as soft_finish", 0.5),
     "deadline_finish": Rule(DEADLINE_FINISH, "the shortest expected finish in time; keep what can be in time nowhere"),
     "size_interval": Rule(
         SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from offload_rllib.simulator.batch import env_slice, scenario_of
-from offload_rllib.simulator.broadcasts import turn_heard
+from offload_rllib.simulator.events.broadcasts import turn_heard
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
 from offload_rllib.simulator.ticks import tick_of, work_moment

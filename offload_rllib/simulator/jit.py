@@ -33,7 +33,7 @@ def source_hash(package: Path = PACKAGE) -> str:
     """Return a hash of every source file that holds kernels, and of the versions that compile them."""
     digest = hashlib.sha256(f"numba {numba.__version__}".encode())
     for folder in KERNEL_FOLDERS:
-        for path in sorted((package / folder).glob("*.py")):
+        for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

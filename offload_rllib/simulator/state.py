@@ -9,13 +9,13 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
 from offload_rllib.simulator.batch import env_slice, scenario_of
-from offload_rllib.simulator.broadcasts import schedule_broadcasts
-from offload_rllib.simulator.failures import schedule_failure
+from offload_rllib.simulator.events.broadcasts import schedule_broadcasts
+from offload_rllib.simulator.events.failures import schedule_failure
+from offload_rllib.simulator.events.loop import UNFINISHED, run_until
+from offload_rllib.simulator.events.tick_work import schedule_work
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.loop import UNFINISHED, run_until
 from offload_rllib.simulator.streams import node_key, stream, uniform
-from offload_rllib.simulator.tick_work import schedule_work
 from offload_rllib.simulator.types import (
     ARRIVAL,
     BROADCAST,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.simulator.actions import apply_action
-from offload_rllib.simulator.closing import close_episode
+from offload_rllib.simulator.events.closing import close_episode
+from offload_rllib.simulator.events.loop import DONE, UNFINISHED, run_until
 from offload_rllib.simulator.information import offered
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.loop import DONE, UNFINISHED, run_until
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.tasks import integrate_unfinished
 from offload_rllib.simulator.types import NONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.deadlines import forget_deadline
+from offload_rllib.simulator.events.deadlines import forget_deadline
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.types import (

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.broadcasts import save_broadcasts
-from offload_rllib.simulator.creation import create, node_entered
-from offload_rllib.simulator.deadlines import open_bucket
-from offload_rllib.simulator.entry import enter
-from offload_rllib.simulator.expiry import expire
-from offload_rllib.simulator.failures import fail, repair
+from offload_rllib.simulator.events.broadcasts import save_broadcasts
+from offload_rllib.simulator.events.creation import create, node_entered
+from offload_rllib.simulator.events.deadlines import open_bucket
+from offload_rllib.simulator.events.entry import enter
+from offload_rllib.simulator.events.expiry import expire
+from offload_rllib.simulator.events.failures import fail, repair
+from offload_rllib.simulator.events.service import end_service
+from offload_rllib.simulator.events.tick_work import do_tick
+from offload_rllib.simulator.events.transfers import leave_link, lose, return_result
 from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, pop
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
-from offload_rllib.simulator.service import end_service
 from offload_rllib.simulator.tasks import release
-from offload_rllib.simulator.tick_work import do_tick
-from offload_rllib.simulator.transfers import leave_link, lose, return_result
 from offload_rllib.simulator.types import (
     ARRIVAL,
     EXPIRE,

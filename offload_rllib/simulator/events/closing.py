@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.broadcasts import save_broadcasts
+from offload_rllib.simulator.events.broadcasts import save_broadcasts
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.tasks import account, change_tasks
 from offload_rllib.simulator.types import FREE, OPEN

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from offload_rllib.simulator.failures import send_back
+from offload_rllib.simulator.events.failures import send_back
+from offload_rllib.simulator.events.service import keep
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import receive
-from offload_rllib.simulator.service import keep
 from offload_rllib.simulator.tasks import append_held, change_tasks, insert_held
 from offload_rllib.simulator.types import (
     EXPIRED,

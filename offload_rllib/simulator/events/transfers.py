@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload_rllib.simulator.broadcasts import save_counts
+from offload_rllib.simulator.events.broadcasts import save_counts
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross

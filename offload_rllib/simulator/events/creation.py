@@ -6,7 +6,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import RECORDING, next_arrival
-from offload_rllib.simulator.deadlines import watch_deadline
+from offload_rllib.simulator.events.deadlines import watch_deadline
 from offload_rllib.simulator.heap import event_key, pop, replace_first
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import quantile, stream, uniform

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from offload_rllib.simulator.events.service import leave_service
+from offload_rllib.simulator.events.transfers import leave_link
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
-from offload_rllib.simulator.service import leave_service
 from offload_rllib.simulator.tasks import change_tasks, remove_held, stop_awaiting
-from offload_rllib.simulator.transfers import leave_link
 from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,

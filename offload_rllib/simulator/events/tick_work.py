@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from offload_rllib.simulator.broadcasts import broadcast_in_tick
+from offload_rllib.simulator.events.broadcasts import broadcast_in_tick
+from offload_rllib.simulator.events.service import serve_next
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import first_overdue, join_queue, leave_queue
-from offload_rllib.simulator.service import serve_next
 from offload_rllib.simulator.tasks import change_tasks, release
 from offload_rllib.simulator.ticks import work_moment
 from offload_rllib.simulator.types import EXPIRED, EXPIRY_QUEUED, NONE, SERVICE_END, TICK

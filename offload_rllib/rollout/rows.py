@@ -1,0 +1,32 @@
+"""The columns in which decisions at arrivals are recorded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from offload_rllib.simulator.types import Array
+
+
+class Rows(NamedTuple):
+    """Columns of decisions, in the order in which they were taken."""
+
+    agent: Array
+    """[n] int64."""
+    environment: Array
+    """[n] int64."""
+    time_s: Array
+    """[n] float64, since the episode began."""
+    observations: Array
+    """[n, F] float32."""
+    masks: Array
+    """[n, R] int8."""
+    actions: Array
+    """[n] int32."""
+    log_probabilities: Array
+    """[n] float32."""
+    rewards: Array
+    """[n] float32: earned until the successor."""
+    elapsed_s: Array
+    """[n] float64: time until the successor."""
+    following: Array
+    """[n] int64: the successor; `NONE` while it is not known."""

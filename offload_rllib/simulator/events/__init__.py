@@ -1,0 +1,1 @@
+"""What happens in time: each kind of event, and the loop that runs them in order."""
