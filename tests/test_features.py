@@ -96,8 +96,8 @@ REASONS = (
     Reason(r"row(_0)?\.(speed|service)", _equal_speeds),
     Reason(r"row_0\.speed", _agents_of_equal_speed),
     Reason(r"task\.bits_out", _sizes_of_one_table),
-    # The task that has just arrived is the only one, and always there.
-    Reason(r"self\.held|task\.offered", _at_arrivals),
+    # The task that has just arrived is the only one, always there, and its node is up.
+    Reason(r"self\.held|task\.offered|row_0\.alive", _at_arrivals),
     Reason(r"task\.age", _decided_when_created),
     Reason(r"task\.age", _ages_are_transfers),
     Reason(r"row\.offers_again", _clients_decide_only_their_own),
