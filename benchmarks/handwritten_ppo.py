@@ -113,11 +113,9 @@ class HandwrittenPPO:
         before, after, rewards, elapsed_s = (np.concatenate(column) for column in zip(*earned, strict=True))
         begun = before >= 0
         order = np.argsort(before[begun])
-        return Played(
-            *(np.concatenate(sampled[name]) for name in SAMPLED),
-            np.concatenate(closing),  # pyright: ignore[reportCallIssue] - three follow
-            *(column[begun][order] for column in (rewards, elapsed_s, after)),
-        )
+        columns = [np.concatenate(sampled[name]) for name in SAMPLED]
+        followed = [column[begun][order] for column in (rewards, elapsed_s, after)]
+        return Played._make([*columns, np.concatenate(closing), *followed])
 
     def _estimate(self, played: Played) -> tuple[np.ndarray, np.ndarray]:
         """Return advantages and targets of an episode's choices."""

@@ -59,6 +59,33 @@ def _agents_of_equal_speed(env: NativeEnv) -> bool:
     return bool(np.ptp(env.scenario.arrays.node["speed"][env.scenario.arrays.agent_node]) == 0)
 
 
+def _at_arrivals(env: NativeEnv) -> bool:
+    return env.scenario.config.decisions.when == "arrival"
+
+
+def _decided_when_created(env: NativeEnv) -> bool:
+    return _at_arrivals(env) and _one_hop(env)
+
+
+def _ages_are_transfers(env: NativeEnv) -> bool:
+    """Return whether a task has travelled for as long as its result will, once and without waiting for links."""
+    links = env.scenario.config.links
+    hops = env.scenario.config.decisions.max_hops
+    return _at_arrivals(env) and _sizes_of_one_table(env) and hops <= 2 and links.contention == "none"
+
+
+def _clients_decide_only_their_own(env: NativeEnv) -> bool:
+    """Return whether clients receive only tasks without a hop left, and other agents only tasks with one."""
+    client, link = env.scenario.arrays.node["arrival_rate"] > 0, env.scenario.arrays.link
+    adjacent = (client[link["source"]] & client[link["destination"]]).any()
+    return _at_arrivals(env) and env.scenario.config.decisions.max_hops == 2 and not adjacent
+
+
+def _equal_tasks(env: NativeEnv) -> bool:
+    jobs = env.scenario.config.workload.jobs
+    return _at_arrivals(env) and jobs is not None and jobs.kind == "mix" and len(jobs.types) == 1
+
+
 REASONS = (
     # It tells padding from a destination, and is all there is of a task where `observe` leaves the task out.
     Reason(r"row\.valid", _always),
@@ -69,6 +96,12 @@ REASONS = (
     Reason(r"row(_0)?\.(speed|service)", _equal_speeds),
     Reason(r"row_0\.speed", _agents_of_equal_speed),
     Reason(r"task\.bits_out", _sizes_of_one_table),
+    # The task that has just arrived is the only one, always there, and its node is up.
+    Reason(r"self\.held|task\.offered|row_0\.alive", _at_arrivals),
+    Reason(r"task\.age", _decided_when_created),
+    Reason(r"task\.age", _ages_are_transfers),
+    Reason(r"row\.offers_again", _clients_decide_only_their_own),
+    Reason(r"task\.bits_(in|out)|row\.(transfer|return)", _equal_tasks),
 )
 
 

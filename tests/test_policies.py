@@ -20,7 +20,7 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.config.policy import Network, Sharing
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
-from offload_rllib.envs.vector import VectorEnv, held_out_keys
+from offload_rllib.envs.vector import NativeEnv, held_out_keys
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
 from offload_rllib.policies.sharing import (
     Assignment,
@@ -41,7 +41,7 @@ def sharing(value: Any) -> Sharing:
     return load_policy_config(PPO | {"sharing": value}).sharing
 
 
-def description(env: VectorEnv, assignment: Assignment, **changes: Any) -> PolicyDescription:
+def description(env: NativeEnv, assignment: Assignment, **changes: Any) -> PolicyDescription:
     """Return what would be kept of untrained policies for an environment."""
     return PolicyDescription(
         **{
@@ -60,7 +60,7 @@ def description(env: VectorEnv, assignment: Assignment, **changes: Any) -> Polic
     )
 
 
-def kept(folder: Path, env: VectorEnv, rule: Any = "shared", *, draw: int = 0, **changes: Any) -> SavedPolicy:
+def kept(folder: Path, env: NativeEnv, rule: Any = "shared", *, draw: int = 0, **changes: Any) -> SavedPolicy:
     """Return policies with random weights, others for each `draw`, after they were on disk."""
     described = description(env, assign_in(sharing(rule), env.scenario), **changes)
     torch.manual_seed(len(described.serves) + 1000 * draw)
@@ -74,7 +74,7 @@ def kept(folder: Path, env: VectorEnv, rule: Any = "shared", *, draw: int = 0, *
     return load_saved_policy(folder)
 
 
-def with_choices(env: VectorEnv) -> VectorEnv:
+def with_choices(env: NativeEnv) -> NativeEnv:
     """Return the environment after some steps, where some agents have a choice and some have none."""
     for _ in range(6):
         env.step(env.heuristic_actions("random"))

@@ -58,7 +58,7 @@ class Free(MultiAgentEnv):
         seen = dict(self._seen) if ended else self._next()
         return seen, dict.fromkeys(seen, 0.0), {"__all__": False}, {"__all__": ended}, {}
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> dict[Any, Any]:
         """Return what the agent observes whose turn it is."""
         agent = self.agents[self._step % len(self.agents)]
         return {agent: self._seen[agent]}  # pyright: ignore[reportReturnType] - RLlib's agents may be named by anything
