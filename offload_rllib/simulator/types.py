@@ -59,14 +59,9 @@ TASKS_LOST = 1
 TASKS_RETURNED = 2
 
 # Accounts of energy: none, in joules, in PeersimGym's unit.
-ENERGY_NONE = 0
-ENERGY_POWER = 1
-ENERGY_PEERSIMGYM = 2
+ENERGY_NONE, ENERGY_POWER, ENERGY_PEERSIMGYM = range(3)
 # The order in which a node serves its waiting tasks.
-FIFO = 0
-LIFO = 1
-EDF = 2
-SJF = 3
+FIFO, LIFO, EDF, SJF = range(4)
 
 # Which task an agent decides: the one that entered first, held until then, or the newest that waits.
 OFFER_ARRIVAL = 0
@@ -215,6 +210,15 @@ RECORDED = _record(  # one arrival; sorted by origin, then time
 RATE_PIECE = _record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
 BURST_STATE = _record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
 
+ACCOUNT = {  # of the tasks made at a node, or at all
+    "own_changed_s": "f8",
+    "own_weight": "f8",  # sum of the weights of those that have not ended
+    "own_task_seconds": "f8",  # integral of `own_weight`
+    "own_drop_cost_s": "f8",  # sum over dropped tasks of weight x (score minus age)
+    "own_finished": "f8",  # weights of those that finished
+    "own_dropped": "f8",
+}
+
 EPISODE = _record(
     key="u8",
     now_s="f8",
@@ -222,13 +226,7 @@ EPISODE = _record(
     tasks_made="i8",
     bucket="i8",  # of expiries, the present one; see `deadlines`
     bucket_end_s="f8",
-    # Of all nodes together, from the start of the episode on; see those of a node.
-    own_changed_s="f8",
-    own_weight="f8",
-    own_task_seconds="f8",
-    own_drop_cost_s="f8",
-    own_finished="f8",
-    own_dropped="f8",
+    **ACCOUNT,  # of all nodes together, from the start of the episode on
     own_unfinished="i8",
     deciding="i4",  # node whose decision is due, an index among the deciding ones; NONE: none, or decisions are clocked
     heap_size="i4",
@@ -257,13 +255,7 @@ NODE_STATE = _record(
     changed_s="f8",  # when `tasks` changed last
     task_seconds="f8",  # integral of `tasks`
     full_seconds="f8",  # time spent at capacity
-    own_changed_s="f8",
-    own_weight="f8",  # sum of the weights of the tasks made here that have not ended
-    # Over this step where decisions are clocked, otherwise from the start of the episode on.
-    own_task_seconds="f8",  # integral of `own_weight`
-    own_drop_cost_s="f8",  # sum over dropped tasks of weight x (score minus age)
-    own_finished="f8",  # weights of the tasks made here that finished
-    own_dropped="f8",
+    **ACCOUNT,  # of this step where decisions are clocked, otherwise from the start of the episode on
     phase_s="f8",  # of the broadcasts
     next_broadcast_s="f8",  # time of the first broadcast that is not saved; see `broadcasts`
     unsaved_turn="i8",  # its number
