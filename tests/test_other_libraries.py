@@ -32,8 +32,8 @@ def run(heading: str, number: int = 0) -> dict[str, Any]:
 
 def test_a_loop_of_ones_own_trains() -> None:
     names = run("A loop of your own")
-    assert len(names["scores"]) == len(names["returns"]) == 4, "two episodes of two environments"
-    assert len(set(names["scores"])) == 4, "no episode is played twice"
+    assert len(names["scores"]) == len(names["returns"]) >= 4, "several episodes of two environments"
+    assert len(set(names["scores"])) == len(names["scores"]), "no episode is played twice"
     assert all(np.isfinite(names["scores"]))
     assert torch.isfinite(names["loss"])
 

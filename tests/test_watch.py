@@ -103,7 +103,7 @@ def test_runners_that_are_started_again_play_episodes_that_the_run_has_not_had(e
     played: set[int] = set()
     for _ in range(5):
         first.sample(num_timesteps=3 * 20)
-        played |= set(first._keys.tolist())
+        played |= set(first.keys.tolist())
     assert len(played) == 9
     again = make_runner(runner_config(), worker=2)
     group = OneRunner(again)
@@ -118,4 +118,4 @@ def test_runners_that_are_started_again_play_episodes_that_the_run_has_not_had(e
         assert group.asked == [{"remote_worker_ids": [2], "local_env_runner": False}]
     for _ in range(5):
         again.sample(num_timesteps=3 * 20)
-        assert not played & set(again._keys.tolist())
+        assert not played & set(again.keys.tolist())

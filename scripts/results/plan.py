@@ -27,7 +27,7 @@ TAIL = ("score_mean_s", "score_p95_s", "dropped_share")
 POINTER = (
     "network={kind: pointer, hidden: [64, 64], activation: relu}",
     "training.env_steps=160000",
-    "algorithm.batch_env_steps=4000",
+    "algorithm.batch_env_steps=5120",
     "algorithm.entropy_coeff=0.02",
 )
 STUDIES = (
