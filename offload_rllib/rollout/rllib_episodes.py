@@ -12,6 +12,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from offload_rllib.envs.spaces import ELAPSED_S
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.simulator.types import Array
 
 
 def episodes_of(
@@ -56,20 +57,48 @@ def _piece(
             key: np.concatenate([array[first:last, e, a], at_end[key][final, a][None]]) for key, array in seen.items()
         }
     here = slice(first, last)
+    return _episode(
+        episode,
+        fragment.agents[a],
+        fragment.module_id,
+        seen,
+        fragment.actions[here, e, a],
+        fragment.rewards[here, e, a],
+        fragment.log_probabilities[here, e, a],
+        np.full(last - first, fragment.interval_s),
+        truncated=final is not None,
+        t_started=t_started,
+    )
+
+
+def _episode(
+    episode: str,
+    agent: str,
+    module_id: str,
+    seen: dict[str, Array],
+    actions: Array,
+    rewards: Array,
+    log_probabilities: Array,
+    elapsed_s: Array,
+    *,
+    truncated: bool,
+    t_started: int = 0,
+) -> SingleAgentEpisode:
+    """Return a piece of an agent's episode of n steps; `seen` has n + 1 observations and masks, all else n rows."""
     return SingleAgentEpisode(
-        id_=f"{episode}-{fragment.agents[a]}",
-        agent_id=fragment.agents[a],
-        module_id=fragment.module_id,
+        id_=f"{episode}-{agent}",
+        agent_id=agent,
+        module_id=module_id,
         multi_agent_episode_id=episode,  # pyright: ignore[reportArgumentType] - any name will do
         observations=InfiniteLookbackBuffer(seen),  # pyright: ignore[reportArgumentType] - dictionaries, too
-        infos=InfiniteLookbackBuffer([{}] * (last - first + 1)),
-        actions=InfiniteLookbackBuffer(fragment.actions[here, e, a]),
-        rewards=InfiniteLookbackBuffer(fragment.rewards[here, e, a]),
+        infos=InfiniteLookbackBuffer([{}] * (len(actions) + 1)),
+        actions=InfiniteLookbackBuffer(actions),
+        rewards=InfiniteLookbackBuffer(rewards),
         extra_model_outputs={
-            Columns.ACTION_LOGP: InfiniteLookbackBuffer(fragment.log_probabilities[here, e, a]),
-            ELAPSED_S: InfiniteLookbackBuffer(np.full(last - first, fragment.interval_s)),
+            Columns.ACTION_LOGP: InfiniteLookbackBuffer(log_probabilities),
+            ELAPSED_S: InfiniteLookbackBuffer(elapsed_s),
         },
-        truncated=final is not None,
+        truncated=truncated,
         t_started=t_started,
         len_lookback_buffer=0,
     )
@@ -91,27 +120,21 @@ def episodes_at_arrivals(steps: AgentSteps) -> list[SingleAgentEpisode]:
             chain.append(int(steps.following[chain[-1]]))
         closing = int(steps.following[chain[-1]]) - rows
         e, a = int(steps.environment[first]), steps.agents[int(steps.agent[first])]
-        episode = f"{steps.source}-{steps.start}-{e}-{first}"
         seen = {
             "observations": np.append(steps.observations[chain], steps.closing_observations[closing][None], 0),
             "action_mask": np.append(steps.masks[chain], steps.closing_masks[closing][None], 0),
         }
         episodes.append(
-            SingleAgentEpisode(
-                id_=f"{episode}-{a}",
-                agent_id=a,
-                module_id=steps.module_id,
-                multi_agent_episode_id=episode,  # pyright: ignore[reportArgumentType] - any name will do
-                observations=InfiniteLookbackBuffer(seen),  # pyright: ignore[reportArgumentType] - dictionaries, too
-                infos=InfiniteLookbackBuffer([{}] * (len(chain) + 1)),
-                actions=InfiniteLookbackBuffer(steps.actions[chain]),
-                rewards=InfiniteLookbackBuffer(steps.rewards[chain]),
-                extra_model_outputs={
-                    Columns.ACTION_LOGP: InfiniteLookbackBuffer(steps.log_probabilities[chain]),
-                    ELAPSED_S: InfiniteLookbackBuffer(steps.elapsed_s[chain]),
-                },
+            _episode(
+                f"{steps.source}-{steps.start}-{e}-{first}",
+                a,
+                steps.module_id,
+                seen,
+                steps.actions[chain],
+                steps.rewards[chain],
+                steps.log_probabilities[chain],
+                steps.elapsed_s[chain],
                 truncated=bool(steps.ended[closing]),
-                len_lookback_buffer=0,
             )
         )
     return episodes
