@@ -140,7 +140,3 @@ class AgentSteps:
             names = tuple(self.agents[i] for i in members)
             parts.append(replace(part, module_id=module_id, agents=names, agent=index[part.agent]))
         return parts
-
-    def sampled_by(self, source: str, start: int, steps: int, environments: int) -> AgentSteps:
-        """Return the same with where it comes from."""
-        return replace(self, source=source, start=start, steps=steps, environments=environments)

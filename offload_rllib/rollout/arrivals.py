@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -56,7 +58,9 @@ class ArrivalSampling:
         whole = self._recorder.take(np.concatenate(lasted) if episodes else None)
         parts = whole.of_policies(runner.owner, runner.agents_of)
         self._agent_steps = {part.module_id: len(part) for part in parts}
-        return [part.sampled_by(runner.source, start, step, batch.num_envs) for part in parts], whole.env_steps
+        return [
+            replace(part, source=runner.source, start=start, steps=step, environments=batch.num_envs) for part in parts
+        ], whole.env_steps
 
     def agent_steps(self, module_id: str, env_steps: int) -> int:
         """Return how many steps of a policy's agents the last sample holds."""
