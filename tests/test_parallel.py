@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def _work(part: int, folder: Path, work_s: float) -> int:
-    """Leave a file while at work; return how many others there are with it, or a part that is negative at once."""
-    if part < 0:
-        raise ValueError(f"part {part}")
+    """Leave a file while at work; return how many are at work."""
     (folder / f"begun-{part}").touch()
     time.sleep(work_s)
     at_work = len(list(folder.glob("begun-*"))) - len(list(folder.glob("ended-*")))
@@ -27,8 +26,28 @@ def _work(part: int, folder: Path, work_s: float) -> int:
     return at_work
 
 
+def _work_until_let_go(part: int, folder: Path) -> int:
+    """Leave a file while at work; a negative part fails once another is at work."""
+    if part < 0:
+        _wait_for(lambda: any(folder.glob("begun-*")))
+        raise ValueError(f"part {part}")
+    (folder / f"begun-{part}").touch()
+    _wait_for((folder / "let-go").exists)
+    (folder / f"ended-{part}").touch()
+    return part
+
+
+def _wait_for(happened: Callable[[], bool], timeout_s: float = 300) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not happened():
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"did not happen in {timeout_s:g} s")
+        time.sleep(0.05)
+
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import the tests
 work: Any = ray.remote(num_cpus=0)(_work)
+until_let_go: Any = ray.remote(num_cpus=0)(_work_until_let_go)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -45,11 +64,13 @@ def test_no_parts_are_no_work() -> None:
 
 
 def test_what_runs_beside_a_failure_is_ended(tmp_path: Path) -> None:
+    """The other part goes on until it is let go; nobody lets it go before the failure."""
     with (
         pytest.raises(ValueError, match="part -1"),
-        in_parallel(lambda part: work.remote(part, tmp_path, 1.0), [7, -1, 8], 2) as ended,
+        in_parallel(lambda part: until_let_go.remote(part, tmp_path), [7, -1, 8], 2) as ended,
     ):
         list(ended)
+    (tmp_path / "let-go").touch()
     time.sleep(2)  # by then the other would have ended
     assert not (tmp_path / "begun-8").exists()
     assert not list(tmp_path.glob("ended-*"))
