@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import config as numba_config
 
-from offload_rllib.simulator.kernel_cache import KernelCache
+from offload_rllib.simulator.kernel_compiler import Kernel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -96,27 +95,12 @@ OPTIONS: dict[str, Any] = {
 
 def kernel(function: Function) -> Function:
     """Compile `function` with numba, cached on disk, running without the interpreter's lock."""
-    return _compiled(function, OPTIONS)
+    return cast("Function", Kernel(function, OPTIONS, KERNEL_CACHE))
 
 
 def called_kernel(function: Function) -> Function:
     """Compile a kernel that is called, not inlined: long code on a rare path, with few and small arguments."""
-    return _compiled(function, OPTIONS | {"forceinline": False})
-
-
-def _compiled(function: Function, options: dict[str, Any]) -> Function:
-    settings: Any = numba_config  # its attributes are set by numba at import, unseen by the type checker
-    before = settings.CACHE_DIR, settings.DISABLE_JIT
-    # Numba looks at both when it decorates; the user's own settings are put back for other packages. Interpreted,
-    # kernels would not work: they count in the unsigned numbers of the machine, and write into structs.
-    settings.CACHE_DIR, settings.DISABLE_JIT = KERNEL_CACHE or "", 0
-    try:
-        compiled: Any = numba.njit(**options)(function)
-        if KERNEL_CACHE is not None:
-            compiled._cache = KernelCache(function)  # noqa: SLF001 - what `cache=True` does, with another class
-    finally:
-        settings.CACHE_DIR, settings.DISABLE_JIT = before
-    return cast("Function", compiled)
+    return cast("Function", Kernel(function, OPTIONS | {"forceinline": False}, KERNEL_CACHE))
 
 
 def entry_point(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
@@ -125,5 +109,6 @@ def entry_point(function: Callable[..., Any], *arguments: Any) -> Callable[..., 
     Numba looks at the type of every argument in every call, which takes 10 microseconds for the structs of a batch.
     Here it does so once. Nothing is checked in calls of what is returned: their arguments must have the same types.
     """
-    compiled: Any = function
+    kernel: Any = function
+    compiled = kernel.entry
     return compiled.compile(tuple(compiled.typeof_pyval(argument) for argument in arguments))
