@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import log_bytes, make_env, random_actions, small_environment
+from helpers.environments import log_bytes, make_env, random_actions, small_environment
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import offload_rllib

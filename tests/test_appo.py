@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import small_environment
+from helpers.command_line import finish, start
+from helpers.environments import small_environment
+from helpers.results import trained_steps
+from helpers.sampling import SHARING, by_agent, make_runner, runner_config
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from test_rollout import SHARING, by_agent, make_runner, runner_config
-from test_runs import finish, start, trained_steps
 
 import offload_rllib
 from offload_rllib.algorithms.appo import TARGET_LOGP, APPOLearner, LearnerStoppedError

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import log_bytes, make_env, random_actions, small_environment
-from test_first_instant import recorded
-from test_information import _known
+from helpers.environments import ARRIVAL, at_once, log_bytes, make_env, random_actions, recorded, small_environment
+from helpers.information import what_is_known
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.config.decisions import Decisions
@@ -19,13 +18,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, vector_env
 from offload_rllib.simulator.types import FINISHED, OPEN
 
-ARRIVAL = {"when": "arrival", "max_hops": 2}
 PARTS = ("holding_s", "waiting_s", "service_s", "transfer_s", "return_s")
-
-
-def at_once(**changes: Any) -> dict[str, Any]:
-    """Return the small environment without a clock."""
-    return small_environment(**({"decisions": ARRIVAL} | changes))
 
 
 def open_ended(**changes: Any) -> dict[str, Any]:
@@ -377,7 +370,7 @@ def test_neighbours_know_what_was_true_at_the_last_broadcast_that_arrived() -> N
     while not env.truncated[0]:
         agent = int(env.deciding[0])
         for action in (1, 2):
-            n, tasks, _, age_s, sent, _, _ = _known(arrays, env.state, 0, agent, action)
+            n, tasks, _, age_s, sent, _, _ = what_is_known(arrays, env.state, 0, agent, action)
             told.append((env.time_s[0], arrays.agent_node[agent], n, tasks, age_s, sent))
         env.step(env.heuristic_actions("random"))
     phase_s = env.state.node[0]["phase_s"]

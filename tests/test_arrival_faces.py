@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from helpers.environments import at_once, make_env, small_environment
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, seed_test
-from test_arrival_decisions import at_once
 
 import offload_rllib
 from offload_rllib.config import ConfigError

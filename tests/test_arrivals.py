@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
+from helpers.agreement import run_reference_and_simulator
+from helpers.environments import make_env, small_environment
 from scipy import integrate, stats
-from test_reference import run_reference_and_simulator
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys

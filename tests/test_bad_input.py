@@ -12,18 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import refused, small_environment
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.topology import Manual
-from offload_rllib.scenario import build_scenario
-
-
-def refused(content: object, overrides: list[str], message: str) -> None:
-    """Assert that building the scenario fails with a message that matches."""
-    with pytest.raises(ConfigError) as error:
-        build_scenario(load_environment(content, overrides))  # pyright: ignore[reportArgumentType]
-    assert re.search(message, str(error.value), re.DOTALL), str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
 from gymnasium.utils.env_checker import check_env
+from helpers.environments import make_env, small_environment
 
 import offload_rllib
 from offload_rllib.config import presets

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from conftest import small_environment
+from helpers.environments import small_environment
 from typer.testing import CliRunner
 
 from offload_rllib.algorithms import sampling
@@ -58,7 +58,7 @@ def test_the_address_comes_from_the_option_then_the_environment_then_is_local(mo
 
 def test_training_from_outside_hands_the_cluster_a_command_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
-    from test_launchers import parse
+    from helpers.command_line import parse
 
     handed: list[Any] = []
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
 
 CLUSTER = Path(__file__).parents[1] / "scripts" / "cluster"
 sys.path.insert(0, str(CLUSTER))

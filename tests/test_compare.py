@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.command_line import finish, start
+from helpers.environments import small_environment
+from helpers.policies import policy_config
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_ppo import policy_config
-from test_runs import finish, start
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

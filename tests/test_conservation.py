@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from helpers.environments import make_env, random_actions, small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

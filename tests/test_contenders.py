@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
-from test_policies import PPO, kept
+from helpers.environments import make_env, small_environment
+from helpers.policies import PPO, kept
 
 from offload_rllib.compare import run as compare_run
 from offload_rllib.config import ConfigError, load_environment, load_policy_config

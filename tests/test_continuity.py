@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import ray
 import torch
-from conftest import small_environment
+from helpers.environments import small_environment
+from helpers.results import leaves
 from rich.console import Console
 from safetensors.torch import load_file
-from test_ppo import leaves
 
 from offload_rllib import cli
 from offload_rllib.algorithms.direct_learner import DivergedError

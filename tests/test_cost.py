@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 from rich.console import Console
 
 from offload_rllib.commands.evaluate import play

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
 from pydantic import BaseModel
 
 from offload_rllib.config import ConfigError, load_environment, presets

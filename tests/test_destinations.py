@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import small_environment
+from helpers.environments import small_environment
 
 from offload_rllib.config import load_environment
 from offload_rllib.evaluation.evaluate import evaluate

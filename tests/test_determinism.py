@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import log_bytes, make_env, small_environment
+from helpers.digests import digest, digest_of_first
+from helpers.environments import make_env, small_environment
 
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
@@ -20,27 +20,10 @@ from offload_rllib.simulator.variants import LARGE_NODES, variant
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
-from test_determinism import digest_of_first
+from helpers.digests import digest_of_first
 for heuristic in {heuristics!r}:
     print(digest_of_first(heuristic))
 """
-
-
-def digest(env: VectorEnv, heuristic: str, e: int) -> str:
-    """Play an episode and return a hash of everything environment `e` shows and logs."""
-    hashed = hashlib.sha256()
-    done = False
-    while not done:
-        done = env.step(env.heuristic_actions(heuristic))
-        for array in (env.observations, env.masks, env.rewards):
-            hashed.update(array[e].tobytes())
-    hashed.update(log_bytes(env, e))
-    return hashed.hexdigest()
-
-
-def digest_of_first(heuristic: str) -> str:
-    """Return the digest of the first held-out episode, played alone."""
-    return digest(make_env(small_environment(), log=True), heuristic, 0)
 
 
 @pytest.mark.parametrize("heuristic", sorted(HEURISTICS))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 from scipy import stats
 
 from offload_rllib.config import ConfigError, load_environment

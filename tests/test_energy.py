@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
-from test_bad_input import refused
+from helpers.environments import make_env, random_actions, refused, small_environment
 
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.simulator.energy import node_energy

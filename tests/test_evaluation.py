@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.loading import load_sweep

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import make_env, small_environment
-from test_policies import kept, typed_environment, with_choices
+from helpers.environments import make_env, small_environment, typed_environment, with_choices
+from helpers.policies import kept
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

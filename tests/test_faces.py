@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import offload_rllib

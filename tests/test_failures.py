@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from helpers.environments import make_env, random_actions, refused, small_environment
 from scipy import stats
-from test_bad_input import refused
 
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv, held_out_keys

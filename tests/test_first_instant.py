@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
-from test_reference import KEY, run_reference_and_simulator
+from helpers.agreement import KEY, run_reference_and_simulator
+from helpers.environments import make_env, recorded
 
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.scenario import build_scenario
-
-
-def recorded(tmp_path: Path, at_start: int, **changes: Any) -> dict[str, Any]:
-    """Return the small environment with tasks of a second at node a: some at 0 s, one at 1 s, one at 2.5 s."""
-    path = tmp_path / "rows.csv"
-    rows = [f"{time_s},a,1e6,1e5,1e5,20" for time_s in [0.0] * at_start + [1.0, 2.5]]
-    path.write_text("t,node,work,in,out,deadline\n" + "\n".join(rows) + "\n")
-    environment = small_environment(**changes)
-    environment["topology"]["nodes"][2]["client"] = False
-    columns = {"time": "t", "origin": "node", "work": "work", "bits_in": "in", "bits_out": "out"}
-    environment["workload"] = {
-        "arrivals": {"kind": "replay", "path": str(path), "columns": columns | {"deadline": "deadline"}}
-    }
-    return environment
 
 
 def test_a_task_at_the_start_is_offered_in_the_first_observation(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
+from helpers.policies import PPO
 from rich.console import Console
-from test_policies import PPO
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

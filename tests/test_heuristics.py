@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import log_bytes, make_env, random_actions, small_environment
+from helpers.environments import log_bytes, make_env, random_actions, small_environment
+from helpers.pages import example
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
@@ -300,13 +301,6 @@ def test_baselines_are_heuristics_and_the_page_lists_every_rule() -> None:
     table, _, _ = PAGE.read_text().partition("## A custom rule")
     listed = re.findall(r"^\| `(\w+)(?::\w+)?` \|", table, re.MULTILINE)
     assert sorted(listed) == sorted(HEURISTICS)
-
-
-def example(page: Path, file: str) -> str:
-    """Return the Python example of a page that begins with a comment with the file's name."""
-    found = re.search(rf"```python\n(# {re.escape(file)}\n.*?)```", page.read_text(), re.DOTALL)
-    assert found, f"{page.name} has no example {file}"
-    return found[1]
 
 
 @pytest.fixture

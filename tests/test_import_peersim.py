@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env
+from helpers.environments import make_env
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

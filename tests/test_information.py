@@ -7,23 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from helpers.environments import make_env, random_actions, small_environment
+from helpers.information import what_is_known
 
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_FEATURES, ROW_SIZE
 from offload_rllib.envs.vector import VectorEnv
-from offload_rllib.simulator.batch import env_slice
-from offload_rllib.simulator.information import known
-from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.waits import advertised_free_at
-
-
-@kernel
-def _known(scenario, state, e, agent, action):
-    environment = env_slice(state, e)
-    there = known(scenario, environment, agent, action, environment.episode[0].now_s)
-    true_wait_s = advertised_free_at(scenario, environment, there.node, environment.episode[0].now_s)
-    true_wait_s = max(true_wait_s - environment.episode[0].now_s, 0.0)
-    return there.node, there.tasks, there.wait_s, there.age_s, there.sent_tasks, there.sent_work, true_wait_s
 
 
 def neighbours(env: VectorEnv) -> Iterator[tuple[int, int, Any]]:
@@ -31,7 +19,7 @@ def neighbours(env: VectorEnv) -> Iterator[tuple[int, int, Any]]:
     for agent in range(len(env.agents)):
         for action in range(1, env.num_actions):
             if env.scenario.arrays.destination[agent, action] >= 0:
-                yield agent, action, _known(env.scenario.arrays, env.state, 0, agent, action)
+                yield agent, action, what_is_known(env.scenario.arrays, env.state, 0, agent, action)
 
 
 @pytest.mark.parametrize(("interval_s", "latency_s"), [(1.0, 0.05), (0.4, 1.3), (3.0, 0.0)])

@@ -10,26 +10,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema
 import pytest
 import ray
-import typer
 import yaml
-
-from offload_rllib.cli import app
+from helpers.command_line import parse
 
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = ROOT / "scripts" / "cluster"
 RAY = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)["ray"]
-
-
-def parse(command: list[str]) -> dict[str, Any]:
-    """Parse a call of this package's command line without running it; return the verb's options."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
-    verb = group.commands[command[0]]  # pyright: ignore[reportAttributeAccessIssue]
-    return dict(verb.make_context(command[0], command[1:]).params)
 
 
 def commands_in(text: str) -> list[dict[str, Any]]:

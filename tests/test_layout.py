@@ -14,6 +14,7 @@ import pytest
 import offload_rllib
 
 PACKAGE = Path(offload_rllib.__file__).parent
+TESTS = Path(__file__).parent
 ROOT = "offload_rllib"
 # From the ground. Folders of one floor do not know each other, but for what `BESIDE` says.
 FLOORS = (
@@ -107,6 +108,14 @@ def test_runs_and_their_evaluation_work_without_ray() -> None:
 def test_no_folder_is_full() -> None:
     for folder in {path.parent for path in FILES.values()}:
         assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+
+
+def test_no_test_module_imports_another() -> None:
+    modules = {path.stem for path in TESTS.glob("*.py")}
+    for path in TESTS.rglob("*.py"):
+        from_tests = {name for name in imported(path) if name.partition(".")[0] in modules}
+        assert not from_tests, f"{path} imports {from_tests}: what several tests need is in tests/helpers"
+    assert {path.stem for path in TESTS.glob("*.py") if not path.stem.startswith("test_")} == {"conftest"}
 
 
 def test_a_name_in_the_schema_means_one_thing() -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import log_bytes, make_env, small_environment
+from helpers.environments import log_bytes, make_env, refused, small_environment
 from scipy import stats
-from test_bad_input import refused
 
 from offload_rllib.config import load_environment
 from offload_rllib.config.duration import Duration

@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from test_ppo import leaves
+from helpers.results import leaves
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.training.rllib_config import algorithm_config

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import make_env, small_environment
-from test_policies import PPO, kept
+from helpers.environments import make_env, small_environment
+from helpers.policies import PPO, kept
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.evaluation.evaluate import evaluate

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
+from helpers.policies import PPO, kept
 from rich.table import Table
-from test_policies import PPO, kept
 from typer.testing import CliRunner
 
 from offload_rllib.algorithms.run_counters import RunCounters

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from helpers.environments import make_env, random_actions, small_environment
+from helpers.pages import example
 from pettingzoo.test import parallel_api_test
-from test_heuristics import example
 
 import offload_rllib
 from offload_rllib.config.decisions import OBSERVATION_GROUPS

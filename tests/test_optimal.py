@@ -5,8 +5,8 @@ task gains on the slow node only when ten wait at the fast one, which its load o
 one, always" is optimal; under a shared policy that is another action for each agent.
 
 `three_nodes`: the fast node cannot serve everything, and the one that finishes a task first is not best for all: who
-takes it makes those behind wait. The best is known by dynamic programming (see `optimum`), and held against a grid of
-simpler rules.
+takes it makes those behind wait. The best is known by dynamic programming (see `helpers.optimum`), and held against a
+grid of simpler rules.
 
 These are tests of the whole: that observations, rewards, credit, sharing and saving suffice to find the optimum. They
 do not tell one loss from another. In networks this small a learner finds it with several terms wrong at once, and
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optimum import DynamicProgramming, Reluctant, Split
+from helpers.optimum import DynamicProgramming, Reluctant, Split
 
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.evaluation.evaluate import evaluate
@@ -29,7 +29,7 @@ from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.training.rllib_config import algorithm_config
 
-ENVIRONMENTS = Path(__file__).parent / "environments"
+ENVIRONMENTS = Path(__file__).parent / "data" / "environments"
 EPISODES = 100
 SCORE = "score_mean_s"
 CLOSE = 1.05

@@ -97,7 +97,7 @@ def test_benchmarl_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow
 def test_benchmarls_environments_play_different_episodes() -> None:
     pytest.importorskip("benchmarl")
-    from conftest import small_environment
+    from helpers.environments import small_environment
 
     from offload_rllib.envs.benchmarl import OffloadTaskClass
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
-from test_ppo import policy_config
+from helpers.environments import make_env, small_environment
+from helpers.policies import policy_config
 
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.policies.saved import POLICY_FOLDER, load_saved_policy

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peersimgym import kolmogorov_distance, recorded_responses, recordings, replay
-from peersimgym_ticks import simulate
+from helpers.peersimgym import kolmogorov_distance, recorded_responses, recordings, replay
+from helpers.peersimgym_ticks import simulate
 
 TRACES = sorted(recordings().glob("trace_*.json"))
 CASES = json.loads((recordings() / "stats.json").read_text())["cases"]

@@ -6,90 +6,28 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment, typed_environment, with_choices
+from helpers.policies import PPO, kept, sharing
 
 import offload_rllib
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
-from offload_rllib.config.policy import Network, Sharing
+from offload_rllib.config.policy import Network
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
-from offload_rllib.envs.vector import NativeEnv, held_out_keys
-from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, load_saved_policy, save_policies
-from offload_rllib.policies.sharing import (
-    Assignment,
-    PolicyMapping,
-    assign,
-    assign_in,
-    module_names,
-)
+from offload_rllib.envs.vector import held_out_keys
+from offload_rllib.policies.saved import load_saved_policy
+from offload_rllib.policies.sharing import PolicyMapping, assign, assign_in, module_names
 from offload_rllib.scenario import build_scenario
 from offload_rllib.training.rllib_config import overrides_per_module
 
 AGENTS = ("Pi_1", "pi_1", "nuc", "tx2_a", "tx2_b")
 TYPES = ("rpi3", "rpi3", "nuc", "tx2", "tx2")
-PPO = {"algorithm": {"name": "PPO"}}
-
-
-def sharing(value: Any) -> Sharing:
-    return load_policy_config(PPO | {"sharing": value}).sharing
-
-
-def description(env: NativeEnv, assignment: Assignment, **changes: Any) -> PolicyDescription:
-    """Return what would be kept of untrained policies for an environment."""
-    return PolicyDescription(
-        **{
-            "algorithm": "PPO",
-            "observation_size": env.observation_size,
-            "actions": env.num_actions,
-            "network": Network(hidden=(8,)),
-            "environment": "",
-            "env_steps": 0,
-            "sharing": assignment.kind,
-            "serves": assignment.serves,
-            "agents": assignment.agents,
-            "policy_of": assignment.policy_of,
-        }
-        | changes
-    )
-
-
-def kept(folder: Path, env: NativeEnv, rule: Any = "shared", *, draw: int = 0, **changes: Any) -> SavedPolicy:
-    """Return policies with random weights, others for each `draw`, after they were on disk."""
-    described = description(env, assign_in(sharing(rule), env.scenario), **changes)
-    torch.manual_seed(len(described.serves) + 1000 * draw)
-    weights: dict[str, Mapping[str, torch.Tensor]] = {}
-    for name in described.serves:
-        network = described.make_network()
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.7)
-        weights[name] = network.state_dict()
-    save_policies(folder, described, weights)
-    return load_saved_policy(folder)
-
-
-def with_choices(env: NativeEnv) -> NativeEnv:
-    """Return the environment after some steps, where some agents have a choice and some have none."""
-    for _ in range(6):
-        env.step(env.heuristic_actions("random"))
-    choices = env.masks.sum(-1) > 1
-    assert choices.any()
-    assert not choices.all()
-    return env
-
-
-def typed_environment() -> dict[str, Any]:
-    environment = small_environment()
-    for node, kind in zip(environment["topology"]["nodes"], ("rpi3", "nuc", "rpi3", "server"), strict=True):
-        node["type"] = kind
-    return environment
-
 
 # --- sharing -------------------------------------------------------------------------------------------------------
 

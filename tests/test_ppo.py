@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
+from helpers.policies import policy_config
+from helpers.results import leaves
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
@@ -17,23 +19,12 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 import offload_rllib
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, select_rows
 from offload_rllib.algorithms.ppo import PPO
-from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
+from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.observation import layout_of
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.sharing import SHARED
 from offload_rllib.training.rllib_config import algorithm_config
-
-
-def policy_config(**training: Any) -> PolicyConfig:
-    """Return a policy that is trained in seconds."""
-    return load_policy_config(
-        {
-            "algorithm": {"name": "PPO", "batch_env_steps": 160, "minibatch_steps": 64, "epochs": 2},
-            "network": {"hidden": [16, 16]},
-            "training": {"runners": 0, "envs_per_runner": 4, "env_steps": 480, "seed": 3} | training,
-        }
-    )
 
 
 @pytest.fixture
@@ -226,11 +217,6 @@ def test_the_number_of_result_keys_does_not_grow_with_the_network() -> None:
         counts.append(leaves(result))
     assert counts[1] - counts[0] <= 31 * 4, counts  # RLlib's own returns and lengths per agent
     assert counts[1] < 350, counts
-
-
-def leaves(value: Any) -> int:
-    """Count the numbers in nested dictionaries."""
-    return sum(map(leaves, value.values())) if isinstance(value, dict) else 1
 
 
 def test_the_algorithm_is_an_ordinary_rllib_algorithm() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env
+from helpers.environments import make_env
 from scipy import integrate, optimize, stats
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.fingerprint import fingerprint

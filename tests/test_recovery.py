@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import small_environment
+from helpers.command_line import finish, start
+from helpers.environments import small_environment
+from helpers.policies import policy_config
+from helpers.results import trained_steps
 from ray.exceptions import RayActorError
-from test_ppo import policy_config
-from test_runs import finish, start, trained_steps
 
 import yaml  # isort: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import small_environment
+from helpers.environments import small_environment
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
-from peersimgym import recordings
-from test_heuristics import example
+from helpers.environments import make_env, small_environment
+from helpers.pages import example
+from helpers.peersimgym import recordings
 
 import offload_rllib
 from offload_rllib.config import load_environment

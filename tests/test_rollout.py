@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_environment
+from helpers.environments import small_environment
+from helpers.sampling import SHARING, by_agent, make_runner, runner_config
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
@@ -15,53 +16,12 @@ from ray.rllib.utils.postprocessing.value_predictions import compute_value_targe
 from scipy import stats
 
 from offload_rllib.algorithms.advantages import generalised_advantages
-from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.envs.rllib import register_environments
 from offload_rllib.rollout.acting import draw_uniform
 from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.runner import BatchedEnvRunner
 from offload_rllib.training.rllib_config import algorithm_config
-
-HIDDEN = {"hidden": (16, 16), "activation": "tanh"}
-
-
-def to_shared(_agent_id: Any, _episode: Any, **_: Any) -> str:
-    return "shared"
-
-
-def to_own(agent_id: Any, _episode: Any, **_: Any) -> str:
-    return f"node_{agent_id}"
-
-
-def to_pair(agent_id: Any, _episode: Any, **_: Any) -> str:
-    return "edge" if agent_id in "ac" else "relay"
-
-
-SHARING = {
-    "shared": (to_shared, {"shared"}),
-    "per_node": (to_own, {"node_a", "node_b", "node_c", "node_d"}),
-    "mapping": (to_pair, {"edge", "relay"}),
-}
-
-
-def runner_config(sharing: str = "shared", *, envs: int = 3, seed: int = 7, **env_config: Any) -> OffloadPPOConfig:
-    """Return a configuration for runners that are made by hand."""
-    register_environments()
-    mapping, policies = SHARING[sharing]
-    config = OffloadPPOConfig()
-    config.environment("offload", env_config={"env": small_environment(), "seed": 5} | env_config)
-    config.environment(disable_env_checking=True)
-    config.env_runners(num_env_runners=0, num_envs_per_env_runner=envs)
-    config.multi_agent(policies=policies, policy_mapping_fn=mapping)
-    config.rl_module(model_config=HIDDEN)
-    config.debugging(seed=seed, log_level="ERROR")
-    return config
-
-
-def make_runner(config: OffloadPPOConfig, *, worker: int = 0) -> BatchedEnvRunner:
-    return BatchedEnvRunner(config=config, worker_index=worker)
 
 
 def pair_of_runners(sharing: str, **options: Any) -> tuple[BatchedEnvRunner, MultiAgentEnvRunner]:
@@ -75,25 +35,6 @@ def pair_of_runners(sharing: str, **options: Any) -> tuple[BatchedEnvRunner, Mul
             torch.nn.init.normal_(parameter, std=0.5)  # far from uniform, so that the choices differ
     stock.module.set_state(batched.module.get_state())
     return batched, stock
-
-
-def by_agent(fragments: list[Fragment], environment: int, agent: str) -> Fragment:
-    """Return the part of one agent of one environment; the stock runner's fragments have one environment each."""
-    fragment = next(f for f in fragments if agent in f.agents)
-    part = fragment.split(fragment.truncated.shape[1], environment)[0]
-    i = part.agents.index(agent)
-    return Fragment(
-        part.module_id,
-        (agent,),
-        part.observations[:, :, i : i + 1],
-        part.masks[:, :, i : i + 1],
-        part.actions[:, :, i : i + 1],
-        part.log_probabilities[:, :, i : i + 1],
-        part.rewards[:, :, i : i + 1],
-        part.truncated,
-        part.final_observations[:, i : i + 1],
-        part.final_masks[:, i : i + 1],
-    )
 
 
 @pytest.mark.parametrize("sharing", sorted(SHARING))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

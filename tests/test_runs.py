@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.command_line import finish, start
+from helpers.environments import small_environment
+from helpers.policies import policy_config
+from helpers.results import trained_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_ppo import policy_config
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.runs.training_run import RunFolder
@@ -30,38 +30,6 @@ def files(tmp_path: Path) -> Path:
     policy = policy_config(runners=1, env_steps=STEPS).model_dump(mode="json", by_alias=True)
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(policy))
     return tmp_path
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command line in a process group of its own, as a terminal does.
-
-    Shells let what they start in the background ignore Ctrl-C, which children inherit; so it is allowed again.
-    """
-    return subprocess.Popen(
-        [sys.executable, "-m", "offload_rllib", *arguments],
-        cwd=folder,
-        env=os.environ | {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it takes no lock
-    )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
-    """Wait for a process and return what it printed; end its group if it takes too long."""
-    try:
-        return process.communicate(timeout=timeout)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-
-
-def trained_steps(run: Path) -> list[int]:
-    """Return the environment steps of each result of a run."""
-    with (run / "tune" / "trial" / "result.json").open() as file:
-        return [json.loads(line)["timesteps_total"] for line in file]
 
 
 def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:

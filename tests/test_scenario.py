@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_environment
+from helpers.environments import small_environment
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.config.links import Wireless

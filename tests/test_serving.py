@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from conftest import make_env, small_environment
-from test_policies import kept, typed_environment, with_choices
+from helpers.environments import make_env, small_environment, typed_environment, with_choices
+from helpers.policies import kept
 
 from offload_rllib.api import load_policy
 from offload_rllib.config import ConfigError, load_environment

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_environment
+from helpers.environments import small_environment
+from helpers.policies import policy_config
 from rich.console import Console
 from safetensors.torch import load_file
-from test_ppo import policy_config
 
 from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import load_environment

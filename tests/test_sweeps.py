@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import small_environment
+from helpers.environments import small_environment
+from helpers.policies import policy_config
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_ppo import policy_config
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app

@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from conftest import log_bytes, small_environment
+from helpers.environments import log_bytes, small_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console

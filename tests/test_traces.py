@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.scenario import build_scenario

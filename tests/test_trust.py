@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import make_env, small_environment
-from test_policies import PPO, kept
+from helpers.environments import make_env, small_environment
+from helpers.policies import PPO, kept
 from typer.testing import CliRunner
 
 import offload_rllib

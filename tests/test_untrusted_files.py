@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_env, small_environment
+from helpers.environments import make_env, small_environment
+from helpers.policies import kept
 from safetensors.torch import load_file, save_file
-from test_policies import kept
 
 from offload_rllib.commands.status import read_status
 from offload_rllib.compare.run import ComparisonFolder

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_env, random_actions, small_environment
+from helpers.environments import make_env, random_actions, small_environment
 
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.simulator.batch import env_slice

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import small_environment
-from test_rollout import make_runner, runner_config
+from helpers.environments import small_environment
+from helpers.sampling import make_runner, runner_config
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.policies.manifest import write_manifest

@@ -37,7 +37,7 @@ MANY_MACHINES = 10_000
 
 def recordings() -> Path:
     """Return the folder of recordings: $OFFLOAD_RLLIB_RECORDINGS, or those beside the tests."""
-    return Path(os.environ.get("OFFLOAD_RLLIB_RECORDINGS") or Path(__file__).parent / "data" / "peersimgym")
+    return Path(os.environ.get("OFFLOAD_RLLIB_RECORDINGS") or Path(__file__).parents[1] / "data" / "peersimgym")
 
 
 def kolmogorov_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 import simpy
-from reference_arrivals import Recorded, arrival_times, per_episode, recorded_rows
 from scipy import stats
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
+from helpers.reference_arrivals import Recorded, arrival_times, per_episode, recorded_rows
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.duration import Duration

@@ -1,4 +1,4 @@
-"""How well anyone could do in the small networks of `tests/environments`: what learned policies are held against."""
+"""How well anyone could do in the networks of `tests/data/environments`: what learned policies are held against."""
 
 from __future__ import annotations
 

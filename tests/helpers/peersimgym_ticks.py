@@ -13,8 +13,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from peersimgym import Arrival, Network, Outcome, Replay
 
+from helpers.peersimgym import Arrival, Network, Outcome, Replay
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.batch import env_slice

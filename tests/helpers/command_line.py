@@ -1,0 +1,49 @@
+"""The command line as a process, and parsed without running it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+
+from offload_rllib.cli import app
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command line in a process group of its own, as a terminal does.
+
+    Shells let what they start in the background ignore Ctrl-C, which children inherit; so it is allowed again.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "offload_rllib", *arguments],
+        cwd=folder,
+        env=os.environ | {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it takes no lock
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
+    """Wait for a process and return what it printed; end its group if it takes too long."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def parse(command: list[str]) -> dict[str, Any]:
+    """Parse a call of this package's command line without running it; return the verb's options."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    verb = group.commands[command[0]]  # pyright: ignore[reportAttributeAccessIssue]
+    return dict(verb.make_context(command[0], command[1:]).params)
