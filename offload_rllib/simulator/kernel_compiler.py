@@ -1,7 +1,7 @@
 """Compiles a kernel and all that it calls as one unit, instead of each as a function of its own.
 
-Numba compiles every function to machine code, optimizes it, and wraps it for calls from Python and from C, whether or
-not anybody calls it so. Kernels call each other up to a dozen levels deep and are inlined: their code was optimized
+Numba compiles every function to machine code, optimizes it, and wraps it for calls from Python and from C, called so or
+not. Kernels call each other up to a dozen levels deep and are inlined: their code was optimized
 again at each level, and 96 of 100 wrappers were never called. Here a kernel that another one calls becomes nothing
 but a part of its caller: it is lowered to LLVM's intermediate code once, and optimized there. A kernel called from
 Python is compiled as Numba does it. This takes a quarter of the time, and the code is as fast.
