@@ -14,6 +14,7 @@ import pytest
 import yaml
 from helpers.environments import refused, small_environment
 
+from offload_rllib.cli import main
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.topology import Manual
 
@@ -166,7 +167,11 @@ def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_usage_errors_exit_with_2_one_message_and_no_trace(tmp_path: Path) -> None:
+def test_usage_errors_exit_with_2_one_message_and_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the libraries are loaded once, and an error that is not caught fails the test."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
     before = sorted(tmp_path.rglob("*"))
@@ -180,18 +185,6 @@ def test_usage_errors_exit_with_2_one_message_and_no_trace(tmp_path: Path) -> No
         (["train", "ether_12"], "train needs ENV and POLICY"),
         (["train", "ether_12", "ppo", "--name", ""], "--name '': names no folder of its own"),
         (["train", "ether_12", "ppo", "--name", "./."], "names no folder of its own"),
-        (
-            [
-                "train",
-                "ether_12",
-                "ppo",
-                "--set-policy",
-                "training.runners=1000",
-                "--set-policy",
-                "algorithm.batch_env_steps=32000",
-            ],
-            "1000 processes and the trainer do not fit on",
-        ),
         (["train", "ether_12", "ppo", "--name", "taken"], "runs/taken: this run folder exists"),
         (["train", "ether_12", "ppo", "--set", "workload.load.rho=-1"], "workload.load.rho"),
         (["train", "ether_12", "ppo", "--set-policy", "algorithm.lr=x"], "algorithm.lr"),
@@ -199,11 +192,23 @@ def test_usage_errors_exit_with_2_one_message_and_no_trace(tmp_path: Path) -> No
         (["train", "ether_12", "--resume", "notes"], "--resume takes environment and policy from the run"),
         (["show", "ether_12", "--out", "no/such/picture.png"], "no such folder"),
     ):
-        result = cli(*arguments, cwd=tmp_path)
-        assert result.returncode == 2, (arguments, result.stdout, result.stderr)
-        assert message in result.stderr, (arguments, result.stderr)
-        assert "Traceback" not in result.stderr
+        monkeypatch.setattr(sys, "argv", ["offload-rllib", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert ended.value.code == 2, (arguments, printed)
+        assert message in printed.err, (arguments, printed.err)
+        assert "Traceback" not in printed.err
         assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_a_usage_error_found_with_ray_exits_with_2_one_message_and_no_trace(tmp_path: Path) -> None:
+    too_many = ["--set-policy", "training.runners=1000", "--set-policy", "algorithm.batch_env_steps=32000"]
+    result = cli("train", "ether_12", "ppo", *too_many, cwd=tmp_path)
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert "1000 processes and the trainer do not fit on" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
