@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
@@ -26,17 +28,28 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
 )
 from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.fused import (
+    CHOICES,
+    CLIPPED,
+    DIVERGENCE,
+    ENTROPY,
+    HAS_CHOICE,
+    SURROGATE,
+    FusedGradients,
+    is_covered,
+)
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import agent_steps_of
 
-HAS_CHOICE = "has_choice"
 IDLE_PER_CHOICE = "idle_per_choice"
+GRADIENTS, FUSED = "gradients", "fused"
 EXPLAINED_VARIANCE = "vf_explained_var"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
@@ -93,6 +106,7 @@ class OnPolicyLearner(DirectLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
+        self._fused: dict[str, FusedGradients] = {}
 
     def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
         """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
@@ -270,9 +284,37 @@ class OnPolicyLearner(DirectLearner):
         return int(smallest)
 
     def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
+        if self.config.learner_config_dict[GRADIENTS] == FUSED and is_covered(self.network(module_id)):
+            self._fused_gradient_step(module_id, config, minibatch)
+            return
         outputs = self.module[module_id].forward_train(minibatch)
         loss: Any = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
         self.descend(module_id, config, loss)
+
+    def _fused_gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
+        if module_id not in self._fused:
+            self._fused[module_id] = FusedGradients(self.network(module_id))
+        fused = self._fused[module_id]
+        entropy_coeff = float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value())
+        of_policy, values, errors = fused.compute(
+            minibatch, clip=self.clip_of(config), entropy_coeff=entropy_coeff, value_coeff=config.vf_loss_coeff
+        )
+        figures = {
+            POLICY_LOSS_KEY: -of_policy[SURROGATE],
+            VF_LOSS_KEY: errors.square().mean(),
+            EXPLAINED_VARIANCE: explained_variance(minibatch[Postprocessing.VALUE_TARGETS], values),
+            ENTROPY_KEY: of_policy[ENTROPY],
+            "choices_share": of_policy[CHOICES] / len(values),
+        }
+        if self.clip_of(config) is not None:
+            figures |= {LEARNER_RESULTS_KL_KEY: of_policy[DIVERGENCE], "clip_fraction": of_policy[CLIPPED]}
+        self.note(module_id, figures)
+        loss = figures[POLICY_LOSS_KEY] + config.vf_loss_coeff * figures[VF_LOSS_KEY]
+        self.descend_along(module_id, config, loss - entropy_coeff * figures[ENTROPY_KEY], fused.gradient)
+
+    def clip_of(self, config: Any) -> float | None:
+        """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
+        return None
 
 
 def take(rows: Rows, order: Tensor) -> Rows:

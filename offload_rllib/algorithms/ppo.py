@@ -65,6 +65,10 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         )
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
+    def clip_of(self, config: Any) -> float:
+        """Return how far the ratio of probabilities may move."""
+        return config.clip_param
+
 
 class OffloadPPOConfig(OffloadConfig, PPOConfig):
     """RLlib's `PPOConfig` with this project's algorithm, runner, learner and module as defaults."""

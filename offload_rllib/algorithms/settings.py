@@ -7,7 +7,7 @@ from typing import Any
 
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.offload_algorithm import OffloadConfig
-from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
+from offload_rllib.algorithms.on_policy import GRADIENTS, IDLE_PER_CHOICE
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO, Algorithm
 from offload_rllib.config.policy import Training
@@ -51,6 +51,8 @@ def apply_settings(config: OffloadConfig, algorithm: Algorithm, training: Traini
         config.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
     else:
         learner |= {IDLE_PER_CHOICE: algorithm.idle_per_choice}
+    if isinstance(algorithm, PPO | A2C):
+        learner |= {GRADIENTS: algorithm.learner}
     if isinstance(algorithm, APPO):
         config.reporting(min_sample_timesteps_per_iteration=algorithm.report_env_steps)
         config.env_runners(rollout_fragment_length=algorithm.fragment_steps)

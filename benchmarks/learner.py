@@ -1,0 +1,100 @@
+"""Speed of the learner: CPU-microseconds per row and pass of PPO, with gradients by torch and written out, in turn.
+
+Usage: python benchmarks/learner.py [--repeats 5]
+
+Rows are drawn at random, of the size that `ether_12` has. A pass takes minibatches out of the rows, and computes loss,
+gradient, clipping and Adam's step for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+
+import offload_rllib
+from offload_rllib.algorithms.on_policy import HAS_CHOICE, take
+from offload_rllib.config import load_environment, load_policy_config
+from offload_rllib.envs.spaces import action_space, observation_space
+from offload_rllib.policies.sharing import SHARED
+from offload_rllib.training.rllib_config import algorithm_config
+
+ROWS = 8192
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp 2 x 64": {"hidden": [64, 64]},
+    "pointer 2 x 32": {"kind": "pointer", "hidden": [32, 32]},
+}
+
+
+def make_learner(gradients: str, network: dict[str, Any]) -> Any:
+    """Return PPO's learner for ether_12."""
+    policy = load_policy_config("ppo", [f"algorithm.learner={gradients}"])
+    policy = load_policy_config(policy.model_dump(mode="json", by_alias=True) | {"network": network})
+    env = offload_rllib.vector_env("ether_12", 1)
+    config = algorithm_config(load_environment("ether_12"), policy, cpus=2)
+    spaces: Any = {SHARED: (observation_space(env), action_space(env))}
+    return config.build_learner(env=None, spaces=spaces)
+
+
+def draw_rows(learner: Any) -> dict[str, Any]:
+    """Return rows in which half of the actions are valid."""
+    rng = np.random.default_rng(0)
+    space = learner.network(SHARED).observation_space
+    masks = (rng.random((ROWS, space["action_mask"].shape[0])) < 0.5).astype(np.int8)
+    masks[:, :2] = 1
+    columns = {
+        Columns.ACTIONS: rng.integers(0, 2, ROWS),
+        Columns.ACTION_LOGP: rng.uniform(-2, -0.1, ROWS).astype(np.float32),
+        Postprocessing.ADVANTAGES: rng.normal(0, 1, ROWS).astype(np.float32),
+        Postprocessing.VALUE_TARGETS: rng.normal(0, 1, ROWS).astype(np.float32),
+        HAS_CHOICE: np.ones(ROWS, bool),
+    }
+    seen = {"observations": rng.normal(0, 1, (ROWS, space["observations"].shape[0])).astype(np.float32)}
+    return {name: torch.from_numpy(column) for name, column in columns.items()} | {
+        Columns.OBS: {name: torch.from_numpy(column) for name, column in (seen | {"action_mask": masks}).items()}
+    }
+
+
+def one_pass(learner: Any, rows: dict[str, Any], minibatch: int) -> float:
+    """Learn once from all rows; return CPU-microseconds per row."""
+    config = learner.config.get_config_for_module(SHARED)
+    order = torch.from_numpy(np.random.default_rng(1).permutation(ROWS))
+    start = time.process_time()
+    for first in range(0, ROWS, minibatch):
+        learner._gradient_step(SHARED, config, take(rows, order[first : first + minibatch]))  # noqa: SLF001 - measured
+    seconds = time.process_time() - start
+    learner.log_noted(SHARED)
+    return seconds / ROWS * 1e6
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    for title, network in NETWORKS.items():
+        learners = {gradients: make_learner(gradients, network) for gradients in ("torch", "fused")}
+        rows = draw_rows(learners["torch"])
+        for minibatch in (512, 2048):
+            found: dict[str, list[float]] = {gradients: [] for gradients in learners}
+            for repeat in range(repeats + 1):
+                for gradients, learner in learners.items():
+                    microseconds = one_pass(learner, rows, minibatch)
+                    if repeat:  # the first compiles and warms up
+                        found[gradients].append(microseconds)
+            plain, fused = (statistics.median(found[gradients]) for gradients in ("torch", "fused"))
+            print(
+                f"{title}, minibatches of {minibatch}: torch {plain:.1f}, fused {fused:.1f} us per row and pass "
+                f"({plain / fused:.2f} x)"
+            )
+
+
+if __name__ == "__main__":
+    main()
