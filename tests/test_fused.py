@@ -129,3 +129,19 @@ def test_gradient_steps_give_the_same_weights_and_figures(name: str) -> None:
 )
 def test_other_networks_are_left_to_torch(network: dict[str, Any], algorithm: dict[str, Any]) -> None:
     assert not is_covered(make_learner("PPO", "fused", network, **algorithm).network(SHARED))
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C"])
+def test_a_loss_of_ones_own_is_used(name: str) -> None:
+    """Whoever overrides `compute_loss_for_module` gets the gradient of that."""
+    learner = make_learner(name, "fused", NETWORKS[0])
+    original = type(learner)
+
+    class Own(original):
+        def compute_loss_for_module(self, **arguments: Any) -> Any:
+            return 0.0 * super().compute_loss_for_module(**arguments)
+
+    learner.__class__ = Own
+    before = weights(learner)
+    learner._gradient_step(SHARED, learner.config.get_config_for_module(SHARED), draw_minibatch(32, 0))
+    assert torch.equal(weights(learner), before), "the gradient of this loss is zero"

@@ -107,6 +107,8 @@ class A2CLearner(OnPolicyLearner):
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
+    fused_loss = compute_loss_for_module
+
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Move the schedules on."""
         super().after_gradient_based_update(timesteps=timesteps)

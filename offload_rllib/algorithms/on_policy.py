@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ class OnPolicyLearner(DirectLearner):
     """
 
     entropy_coeff_schedulers_per_module: dict[str, Scheduler]
+    # The `compute_loss_for_module` whose gradients `fused` has written out, with `clip_of`; None: there is none.
+    fused_loss: Callable[..., Tensor] | None = None
 
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
@@ -106,7 +108,7 @@ class OnPolicyLearner(DirectLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
-        self._fused: dict[str, FusedGradients] = {}
+        self._fused: dict[str, FusedGradients | None] = {}
 
     def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
         """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
@@ -284,17 +286,26 @@ class OnPolicyLearner(DirectLearner):
         return int(smallest)
 
     def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
-        if self.config.learner_config_dict[GRADIENTS] == FUSED and is_covered(self.network(module_id)):
-            self._fused_gradient_step(module_id, config, minibatch)
+        fused = self._fused_gradients(module_id)
+        if fused is not None:
+            self._fused_gradient_step(module_id, config, minibatch, fused)
             return
         outputs = self.module[module_id].forward_train(minibatch)
         loss: Any = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
         self.descend(module_id, config, loss)
 
-    def _fused_gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
+    def _fused_gradients(self, module_id: str) -> FusedGradients | None:
+        """Return the gradients of a policy that are written out; None: autograd gives them."""
         if module_id not in self._fused:
-            self._fused[module_id] = FusedGradients(self.network(module_id))
-        fused = self._fused[module_id]
+            module = self.network(module_id)
+            is_wanted = self.config.learner_config_dict[GRADIENTS] == FUSED
+            # A loss that a subclass or a caller has put in its place is autograd's.
+            is_own = getattr(self.compute_loss_for_module, "__func__", None) is self.fused_loss
+            can_be = is_own and is_covered(module)
+            self._fused[module_id] = FusedGradients(module) if is_wanted and can_be else None
+        return self._fused[module_id]
+
+    def _fused_gradient_step(self, module_id: str, config: Any, minibatch: Rows, fused: FusedGradients) -> None:
         entropy_coeff = float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value())
         of_policy, values, errors = fused.compute(
             minibatch, clip=self.clip_of(config), entropy_coeff=entropy_coeff, value_coeff=config.vf_loss_coeff

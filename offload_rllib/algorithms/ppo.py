@@ -65,6 +65,8 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         )
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
+    fused_loss = compute_loss_for_module
+
     def clip_of(self, config: Any) -> float:
         """Return how far the ratio of probabilities may move."""
         return config.clip_param
