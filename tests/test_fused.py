@@ -1,4 +1,4 @@
-"""The fused learner gives the losses, gradients and weights of the torch learner, but for rounding."""
+"""The fused learner gives the losses, gradients and weights of the torch learner, except for rounding."""
 
 from __future__ import annotations
 

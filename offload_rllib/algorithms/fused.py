@@ -3,7 +3,7 @@
 With two hidden layers of 64 units, most of a gradient step of autograd is not spent on matrix products but around them.
 Here an actor and a critic are run forward and backward with buffers that are kept, and the loss of all rows, with its
 derivatives by the logits, comes from one kernel. Weights, optimizer and checkpoints are those of the torch learner,
-and so are loss and gradients but for rounding (by test).
+and so are loss and gradients, except for rounding (by test).
 """
 
 from __future__ import annotations

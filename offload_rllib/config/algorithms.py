@@ -47,7 +47,7 @@ class OnPolicy(AlgorithmSettings):
 
     learner: Literal["torch", "fused"] = "torch"
     """How gradients are computed. torch: by autograd; fused: written out, faster, where the networks are
-    perceptrons with a local critic on the CPU, otherwise as torch. Both give the same but for rounding."""
+    perceptrons with a local critic on the CPU, otherwise as torch. Both give the same except for rounding."""
 
     @model_validator(mode="after")
     def _credit_is_complete(self) -> OnPolicy:
