@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +21,8 @@ from helpers.policies import policy_config
 from helpers.results import trained_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.cli import main
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.runs.training_run import RunFolder
 
 STEPS = 960
@@ -110,6 +116,32 @@ def test_an_interrupted_run_goes_on_where_it_stopped(files: Path) -> None:
     ended = start(files, "train", "--resume", "runs/cut")
     assert "this run is finished; there is nothing to resume" in finish(ended)
     assert ended.returncode == 2
+
+
+def test_a_run_is_resumed_on_a_cluster_of_several_nodes(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps the runners it has; how many there would be for a new run is not asked."""
+    monkeypatch.chdir(files)
+    run = RunFolder.create(None, load_environment(files / "ring.yaml"), load_policy_config(files / "quick.yaml"), "r")
+    (run.path / "tune").mkdir()
+    resumed: list[Path] = []
+
+    @contextmanager
+    def two_nodes() -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(nodes=["one", "other"], cpus=2, gpus=0)
+
+    def stopped_again(run: RunFolder, _console: Any, *, resume: bool) -> bool:
+        assert resume
+        resumed.append(run.path)
+        return False
+
+    monkeypatch.setattr("offload_rllib.cluster.connection.connect", two_nodes)
+    monkeypatch.setattr("offload_rllib.training.train.train", stopped_again)
+    arguments = ["train", "--resume", str(run.path), "--address", "127.0.0.1:1"]
+    monkeypatch.setattr(sys, "argv", ["offload-rllib", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert resumed == [run.path]
 
 
 def test_names_are_numbered_and_folders_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

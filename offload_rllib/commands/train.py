@@ -109,7 +109,8 @@ def train(
             cluster = connection.enter_context(connect())
             nodes = len(cluster.nodes)
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
-        take_all = runners == ALL or (nodes > 1 and not _chooses_runners(policy or "", changes))
+        # A run that is resumed keeps the runners that it began with.
+        take_all = begun is None and (runners == ALL or (nodes > 1 and not _chooses_runners(policy or "", changes)))
         run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all, trust=trust)
         say(f"run folder: {run.path}")
         say_logs(run.path)
