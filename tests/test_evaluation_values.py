@@ -17,7 +17,7 @@ from offload_rllib.config.sweep import Domain, Metric
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation import lower_bound
 from offload_rllib.evaluation.evaluate import Cell, Place, Played, assemble
-from offload_rllib.evaluation.players import Heuristic
+from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison, combined, label_of
 from offload_rllib.reporting.tables import timings_table
 from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
@@ -36,7 +36,7 @@ def played(score: float, choices: int) -> Played:
 
 def assembled() -> Comparison:
     places = [Place("ring", CONFIG, {"rho": rho}) for rho in (0.5, 0.7)]
-    cells = [Cell(place, Heuristic("local"), first, 1, 4) for place in places for first in (0, 32)]
+    cells = [Cell(place, Contender("local", "local"), first, 1, 4) for place in places for first in (0, 32)]
     return assemble(cells, [played(float(i), 100 * (i + 1)) for i in range(4)])
 
 
