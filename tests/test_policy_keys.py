@@ -26,7 +26,7 @@ from offload_rllib.policies.module import LOCAL
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training import train as training_module
-from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.rllib_config import algorithm_config, built
 
 ENV_STEPS = 960
 WITHOUT_DEADLINES: dict[str, Any] = {
@@ -357,7 +357,7 @@ def test_checkpoints_and_the_end_of_a_run_are_as_configured(tmp_path: Path, monk
     made: dict[str, Any] = {}
     monkeypatch.setattr(training_module.tune, "Tuner", lambda *_, **how: made.update(how))
     cluster = Cluster((Node("id", "127.0.0.1", 4.0, 0.0, is_driver=True),))
-    training_module._tuner(run, environment, policy, cluster, [], resume=False)
+    training_module._tuner(run, built(environment), policy, cluster, [], resume=False)
     assert made["run_config"].stop == {training_module.ENV_STEPS: 320}
     checkpoints = made["run_config"].checkpoint_config
     assert checkpoints.checkpoint_frequency == 3

@@ -389,8 +389,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
             continue
         called = trained_name(plan, training.name, training.place.environment)
         names |= {called, f"{called}{SAMPLED}"}
-        check_training(training.place.config, training.config)
-        home = batch_of(build_scenario(training.place.config), 1)
+        home = check_training(training.place.config, training.config)
         rows = home.layout.blocks
         size = (home.observation_size, home.num_actions)
         assignment = assign_in(training.config.sharing, home.scenario)

@@ -71,9 +71,9 @@ def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
     return own if any(issubclass(callback, OffloadCallback) for callback in own) else [OffloadCallback, *own]
 
 
-def _require_replay(algorithm: DDQN, batch: NativeEnv, policies: int) -> None:
+def _require_replay(algorithm: DDQN, env: NativeEnv, policies: int) -> None:
     """Reject replay memories that do not fit, before anything is made of a run."""
-    size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
+    size, actions, prioritised = env.observation_size, env.num_actions, algorithm.priority_alpha > 0
     require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
@@ -114,19 +114,28 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
         )
 
 
-def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: NativeEnv) -> None:
+def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, env: NativeEnv) -> None:
     """Reject credit in hindsight where it is not exact, or would not be known within a batch."""
-    require_hindsight(batch.scenario)
+    require_hindsight(env.scenario)
     if policy.training.env_runner != "batched":
         raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
-    if isinstance(batch, ArrivalEnv):
+    if isinstance(env, ArrivalEnv):
         return  # samples are whole episodes
-    whole = max(policy.training.runners, 1) * policy.training.envs_per_runner * batch.steps_per_episode
+    whole = max(policy.training.runners, 1) * policy.training.envs_per_runner * env.steps_per_episode
     if algorithm.batch_env_steps % whole:
         raise ConfigError(
             f"algorithm.batch_env_steps ({algorithm.batch_env_steps}) must be a multiple of runners x envs_per_runner "
             f"x steps of an episode ({whole}) with credit: decisions, which is known at the end of an episode"
         )
+
+
+def built(environment: EnvironmentConfig) -> NativeEnv:
+    """Return the environment of a run, for one episode at a time.
+
+    Its agents, sizes and layout decide on the run's policies and networks. It is built once and passed on, for a large
+    network takes seconds.
+    """
+    return batch_of(build_scenario(environment), 1)
 
 
 def algorithm_config(
@@ -136,6 +145,7 @@ def algorithm_config(
     cpus: float,
     nodes: Sequence[float] = (),
     trainer_node: str | None = None,
+    env: NativeEnv | None = None,
 ) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
@@ -145,16 +155,17 @@ def algorithm_config(
         cpus: what Ray may use.
         nodes: the same by node; one node if empty.
         trainer_node: Ray's resource that only the node has on which the trainer must be, e.g. ``node:10.0.0.1``.
+        env: what `built` returned for `environment`; None: it is built here.
 
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
     """
-    batch = batch_of(build_scenario(environment), 1)
-    _check_fit(environment, policy, batch.layout)
+    env = env or built(environment)
+    _check_fit(environment, policy, env.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
     if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
-        _check_hindsight(policy, algorithm, batch)
+        _check_hindsight(policy, algorithm, env)
     config: Any = _implementation(algorithm)  # RLlib declares shares of CPUs and GPUs as whole numbers
     config.environment(
         "offload",
@@ -195,10 +206,10 @@ def algorithm_config(
         delay_between_env_runner_restarts_s=1.0,
     )
     apply_settings(config, algorithm, training)
-    assignment = assign_in(policy.sharing, batch.scenario)
-    model = policy.network.model_dump() | {"rows": batch.layout.blocks} | model_settings(algorithm)
+    assignment = assign_in(policy.sharing, env.scenario)
+    model = policy.network.model_dump() | {"rows": env.layout.blocks} | model_settings(algorithm)
     if isinstance(algorithm, DDQN):
-        _require_replay(algorithm, batch, len(assignment.policies))
+        _require_replay(algorithm, env, len(assignment.policies))
         environments = max(training.runners, 1) * training.envs_per_runner
         config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
     elif isinstance(algorithm, APPO) and training.env_runner == "batched":
