@@ -16,7 +16,6 @@ from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import DDQNConfig
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.algorithms.registry import ALGORITHMS, register_algorithms
-from offload_rllib.algorithms.settings import SCHEMAS
 from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
@@ -329,11 +328,13 @@ def test_a_configuration_made_without_a_file_has_the_defaults_of_the_schema(sche
 
 
 def test_every_algorithm_of_the_schema_is_registered_with_tune() -> None:
-    assert ALGORITHMS.keys() == SCHEMAS.keys() == {schema.__name__ for schema in SMALL}
+    assert ALGORITHMS.keys() == {schema.__name__ for schema in SMALL}
     assert register_algorithms() == [f"Offload{name}" for name in ALGORITHMS]
     for name, algorithm in ALGORITHMS.items():
         assert get_trainable_cls(f"Offload{name}") is algorithm
         assert algorithm.__name__ == name
+        assert algorithm.get_default_config().section in SMALL
+        assert algorithm.get_default_config().default_section().name == name
 
 
 def test_appo_samples_episodes_unless_rllibs_runner_is_asked_for() -> None:
