@@ -107,7 +107,7 @@ class HandwrittenPPO:
                 env.step(actions)
         closing = []
         for e in range(env.num_envs):
-            seen, _, rewards, elapsed_s, _ = env.closing(e)
+            seen, _, rewards, elapsed_s = env.closing(e)
             earned.append((previous[e], count + len(env.agents) * e + np.arange(len(env.agents)), rewards, elapsed_s))
             closing.append(seen)
         before, after, rewards, elapsed_s = (np.concatenate(column) for column in zip(*earned, strict=True))

@@ -15,9 +15,7 @@ from offload_rllib.envs.vector import held_out_keys, vector_env
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-    from offload_rllib.policies.heuristic import HeuristicPolicy
-    from offload_rllib.policies.remote import RemotePolicy
-    from offload_rllib.policies.saved import SavedPolicy
+    from offload_rllib.policies.policy import Policy
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
@@ -60,7 +58,7 @@ def configure(
     return set_up(config, env, overrides=overrides)
 
 
-def load_policy(policy: str | Path, *, trust: bool = False) -> SavedPolicy | RemotePolicy | HeuristicPolicy:
+def load_policy(policy: str | Path, *, trust: bool = False) -> Policy:
     """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
 
     ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
@@ -74,22 +72,6 @@ def load_policy(policy: str | Path, *, trust: bool = False) -> SavedPolicy | Rem
         ConfigError: there is no such heuristic, or no policy in the folder.
         ServiceError: no service answers at the address.
     """
-    from offload_rllib.config.base import is_function_path
-    from offload_rllib.policies.heuristic import HeuristicPolicy
-    from offload_rllib.policies.remote import RemotePolicy, is_service
-    from offload_rllib.policies.saved import load_saved_policy
-    from offload_rllib.runs.lookup import trained_policy_folder
-    from offload_rllib.scenario.build import check_rule
-    from offload_rllib.scenario.functions import load_function
-    from offload_rllib.simulator.heuristics import HEURISTICS
+    from offload_rllib.runs.lookup import load_policy as look_up
 
-    name = str(policy)
-    if name.partition(":")[0] in HEURISTICS:
-        check_rule(name, "policy")
-        return HeuristicPolicy(name)
-    if is_function_path(name):
-        load_function(name, "policy")
-        return HeuristicPolicy(name)
-    if is_service(name):
-        return RemotePolicy(name)
-    return load_saved_policy(trained_policy_folder(Path(policy)), trust=trust)
+    return look_up(policy, trust=trust)

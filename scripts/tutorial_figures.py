@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from offload_rllib import vector_env
 from offload_rllib.config import load_environment
 from offload_rllib.envs.vector import held_out_keys
+from offload_rllib.evaluation.evaluate import play_episodes
 from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
@@ -48,11 +49,10 @@ def load_change(
     fastest = int(batch.scenario.arrays.node["speed"].argmax())
     figure, axes = _figure(4, 3.6)
     # A trained policy comes greedy and sampled; greedy is enough here.
-    for contender in [c for c in make_contenders(policies) if not c.name.endswith("(sampled)")]:
-        contender.begin(batch, 0)
+    for contender in [c for c in make_contenders(policies) if c.deterministic]:
+        policy = contender.begin(batch, 0)
         batch.reset(held_out_keys(0, episodes))
-        while not batch.truncated.all():
-            batch.step(contender.actions(batch))
+        play_episodes(batch, policy)
         tasks = np.concatenate([batch.task_log(e) for e in range(episodes)])
         age_s = tasks["ended_s"] - tasks["created_s"]
         score_s = np.where(

@@ -97,7 +97,6 @@ def test_a_decision_comes_when_its_task_arrives() -> None:
     env = make_env(at_once(horizon_s=200), 3)
     arrays = env.scenario.arrays
     previous = np.zeros((3, len(env.agents)))
-    begun = np.zeros((3, len(env.agents)), bool)
     count = np.zeros(3, int)
     fresh = 0
     while not env.truncated.any():
@@ -110,17 +109,15 @@ def test_a_decision_comes_when_its_task_arrives() -> None:
             fresh += int(task["hops"] == 0)
             assert task["hops"] > 0 or env.time_s[e] == task["created_s"]
             assert env.elapsed_s[e] == pytest.approx(env.time_s[e] - previous[e, agent], abs=1e-12)
-            assert env.first[e] == (not begun[e, agent])
             assert env.decisions[e] == count[e]
-            previous[e, agent], begun[e, agent] = env.time_s[e], True
+            previous[e, agent] = env.time_s[e]
         before = env.time_s.copy()
         env.step(random_actions(env, np.random.default_rng(int(count[0]))))
         count += 1
         assert (env.time_s >= before).all()
     assert fresh > 100
     ended = int(np.argmax(env.truncated))
-    _, masks, _, elapsed_s, has_decided = env.closing(ended)
-    assert (has_decided == begun[ended]).all()
+    _, masks, _, elapsed_s = env.closing(ended)
     assert elapsed_s == pytest.approx(200 - previous[ended], abs=1e-12)
     assert (masks[:, 0] == 1).all()
     assert masks[:, 1:].sum() == 0
@@ -417,7 +414,7 @@ def test_an_episode_without_a_decision_has_ended_at_its_reset() -> None:
     env = make_env(environment, 2)
     assert env.truncated.all()
     assert (env.time_s == 40).all()
-    assert not env.closing(1)[4].any()
+    assert (env.closing(1)[3] == 40).all()
     with pytest.raises(RuntimeError, match="all episodes have ended"):
         env.step(np.zeros(2, int))
 

@@ -65,7 +65,7 @@ def test_rllib_names_who_decides_and_at_the_end_everybody() -> None:
         steps += 1
     assert steps > 30
     assert all(truncated[name] for name in (*native.agents, "__all__"))
-    observations, masks, closing, elapsed_s, _ = native.closing(0)
+    observations, masks, closing, elapsed_s = native.closing(0)
     for i, agent in enumerate(native.agents):
         assert (asked[agent]["observations"] == observations[i]).all()
         assert (asked[agent]["action_mask"] == masks[i]).all()
@@ -102,7 +102,7 @@ def test_pettingzoos_two_faces_play_the_same_episode() -> None:
         everybody, rewards, _, _, _ = parallel.step({agent: action})
         for name in native.agents:
             earned["parallel"][name] += rewards[name]
-    observations, _, closing, _, _ = native.closing(0)
+    observations, _, closing, _ = native.closing(0)
     while aec.agents:
         i = native.agents.index(aec.agent_selection)
         observation, reward, terminated, truncated, info = aec.last()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from helpers.environments import make_env, small_environment
 from helpers.policies import PPO, kept
 
+from offload_rllib.api import load_policy
 from offload_rllib.compare import run as compare_run
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation.evaluate import LARGEST_BATCH, Place, Player, cells_of, evaluate
-from offload_rllib.evaluation.players import Trained, make_contenders, trained_contenders
+from offload_rllib.evaluation.players import make_contenders, trained_contenders
 from offload_rllib.runs.training_run import RunFolder
 
 ENVIRONMENT = small_environment()
@@ -93,15 +95,16 @@ def test_a_policy_plays_greedily_and_what_is_called_sampled_draws(tmp_path: Path
     for _ in range(8):
         env.step(env.heuristic_actions("random"))
     for contender, deterministic in ((greedy, True), (sampled, False)):
-        contender.begin(env, 5)
+        assert contender.deterministic == deterministic
         fitted = policy.on(env)
         fitted.seed(5)
-        expected = fitted(env.observations, env.masks, deterministic=deterministic)
-        np.testing.assert_array_equal(contender.actions(env), expected)
-    choices = env.masks.sum(-1) > 1
-    first, again = sampled.actions(env)[choices], sampled.actions(env)[choices]
-    assert (first != again).any(), "every draw is another one"
-    assert (greedy.actions(env)[choices] == greedy.actions(env)[choices]).all()
+        seen = env.observations.copy(), env.masks.copy()
+        expected = fitted(*seen, deterministic=deterministic)
+        begun = contender.begin(env, 5)
+        np.testing.assert_array_equal(begun(*seen, deterministic=deterministic), expected)
+        choices = env.masks.sum(-1) > 1
+        again = begun(*seen, deterministic=deterministic)
+        assert (again != expected)[choices].any() == (not deterministic), "every draw is another one"
 
 
 def test_every_batch_of_an_evaluation_plays_its_own_episodes_with_its_own_draws(tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_every_batch_of_an_evaluation_plays_its_own_episodes_with_its_own_draws(
         contender = next(one for one in make_contenders(names) if one.name == name)
         env = make_env(ENVIRONMENT, len(rest))
         env.reset(held_out_keys(7, count)[LARGEST_BATCH:])
-        contender.begin(env, 7 + 1)
-        while not env.step(contender.actions(env)):
+        policy = contender.begin(env, 7 + 1)
+        while not env.step(policy(env.observations, env.masks, deterministic=contender.deterministic)):
             pass
         np.testing.assert_array_equal(rest, [env.episode_metrics(e)["score_mean_s"] for e in range(env.num_envs)])
     tasks = played.of("random", "tasks_created")
@@ -169,7 +172,27 @@ def test_a_kept_batch_is_used_again_for_the_same_weights_and_episodes_alone(
         compare_run.kept(tmp_path, 0, cell)
 
 
-def test_a_policy_that_was_not_begun_does_not_act(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["random", "folder"])
+def test_a_contender_loads_its_policy_again_in_another_process(tmp_path: Path, name: str) -> None:
     kept(tmp_path / "policy", make_env(ENVIRONMENT))
-    with pytest.raises(RuntimeError, match="call begin before actions"):
-        Trained("mine", tmp_path / "policy", deterministic=True).actions(make_env(ENVIRONMENT))
+    contender = make_contenders([str(tmp_path / "policy") if name == "folder" else name])[-1]
+    env = make_env(ENVIRONMENT, 4)
+    chosen = contender.begin(env, 3)(env.observations, env.masks, deterministic=contender.deterministic)
+    sent = pickle.loads(pickle.dumps(contender))  # noqa: S301 - what this test wrote
+    assert sent == contender
+    assert (contender.policy is None, sent.policy) == (False, None)
+    again = sent.begin(env, 3)(env.observations, env.masks, deterministic=sent.deterministic)
+    np.testing.assert_array_equal(again, chosen)
+
+
+def test_an_error_names_the_policy_that_does_not_fit(tmp_path: Path) -> None:
+    kept(tmp_path / "policy", make_env(ENVIRONMENT))
+    trained, _ = make_contenders([str(tmp_path / "policy")])
+    other = make_env("ether_12")
+    with pytest.raises(ConfigError, match=f"^{tmp_path / 'policy'}: "):
+        trained.begin(other, 0)
+    (rule,) = make_contenders(["always_cloud"])
+    with pytest.raises(ConfigError, match=r"^policies: 'always_cloud' needs a cloud"):
+        rule.begin(make_env(ENVIRONMENT), 0)
+    with pytest.raises(ConfigError, match="'always_cloud' needs a cloud"):
+        load_policy("always_cloud").on(make_env(ENVIRONMENT))

@@ -23,6 +23,7 @@ from offload_rllib.reporting.topology import print_numbers
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.events import loop
 from offload_rllib.training import train as training_module
+from offload_rllib.training.rllib_config import built
 
 BURSTY = {"kind": "bursty", "states": [{"level": 1, "mean_s": 1e-12}, {"level": 2, "mean_s": 1e-12}]}
 RATE = "workload.load={tasks_per_second_per_client: 1e12}"
@@ -112,7 +113,7 @@ def test_what_is_shown_says_when_agents_decide() -> None:
 def test_train_says_so_before_it_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_module, "check", lambda *_: None)
+    monkeypatch.setattr(training_module, "check", lambda config, _: built(config))
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(small_environment(decisions={"interval_s": 4})))
     _new_run(str(path), "ppo", None, [], str(tmp_path / "run"), None, take_all=False, trust=False)

@@ -17,10 +17,10 @@ from offload_rllib.config.sweep import Domain, Metric
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation import lower_bound
 from offload_rllib.evaluation.evaluate import Cell, Place, Played, assemble
-from offload_rllib.evaluation.players import Heuristic
+from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison, combined, label_of
 from offload_rllib.reporting.tables import timings_table
-from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
+from offload_rllib.simulator.streams import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT
 from offload_rllib.sweep import plots as sweep_plots
 from offload_rllib.sweep.outcomes import TrialOutcome, dominates, is_better
@@ -36,7 +36,7 @@ def played(score: float, choices: int) -> Played:
 
 def assembled() -> Comparison:
     places = [Place("ring", CONFIG, {"rho": rho}) for rho in (0.5, 0.7)]
-    cells = [Cell(place, Heuristic("local"), first, 1, 4) for place in places for first in (0, 32)]
+    cells = [Cell(place, Contender("local", "local"), first, 1, 4) for place in places for first in (0, 32)]
     return assemble(cells, [played(float(i), 100 * (i + 1)) for i in range(4)])
 
 
@@ -85,14 +85,14 @@ def test_bounds_of_a_second_batch_are_those_of_its_own_episodes() -> None:
     assert lower_bound.lower_bound(scenario, tasks).slot_s == pytest.approx(CONFIG.horizon_s / lower_bound.SLOTS)
 
 
-def test_the_least_time_of_a_law_and_the_price_of_a_drop() -> None:
+def test_the_least_time_of_a_law_and_the_penalty_of_a_drop() -> None:
     laws: dict[int, Any] = {CONSTANT: 2.0, UNIFORM: 2.0, LOGNORMAL: 3.0, 99: 0.0}
     for kind, least in laws.items():
         law: Any = {"kind": kind, "a": 2.0, "b": 3.0}
         assert lower_bound._least(law) == least  # pyright: ignore[reportPrivateUsage]
     scenario: Any = SimpleNamespace(settings=[{"horizon_s": 40.0, "expiry": EXPIRY_ABORT, "drop_s": 7.0}])
     tasks: Any = {"created_s": np.array([1.0, 10.0]), "deadline_s": np.array([6.0, np.inf])}
-    assert lower_bound._price_of_dropping(scenario, tasks).tolist() == [7.0, 30.0]  # pyright: ignore[reportPrivateUsage]
+    assert lower_bound._drop_penalties(scenario, tasks).tolist() == [7.0, 30.0]  # pyright: ignore[reportPrivateUsage]
     assert lower_bound._next_decision(np.array([0.0, 0.2, 0.5, 0.51]), 0.5).tolist() == [0, 0.5, 0.5, 1]  # pyright: ignore[reportPrivateUsage]
 
 

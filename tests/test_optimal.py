@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.optimum import DynamicProgramming, Reluctant, Split
+from helpers.optimum import DynamicProgramming, Reluctant, Split, contender
 
 from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.evaluation.evaluate import evaluate
@@ -91,12 +91,13 @@ def environment(name: str, *overrides: str) -> EnvironmentConfig:
 @pytest.fixture(scope="module")
 def references() -> dict[str, Comparison]:
     """Return, for each network, its best policy (the first) and simpler rules, on the held-out episodes."""
-    two = [*make_contenders(["shortest_finish", "local", "random"]), *map(Reluctant, (-0.6, -0.3, 0.3, 0.6, 1.0))]
+    two = [*make_contenders(["shortest_finish", "local", "random"])]
+    two += [contender(Reluctant(margin_s)) for margin_s in (-0.6, -0.3, 0.3, 0.6, 1.0)]
     three = [
-        DynamicProgramming(tasks_per_step=0.22),
+        contender(DynamicProgramming(tasks_per_step=0.22)),
         *make_contenders(["shortest_finish", "local", "always_server"]),
-        *map(Reluctant, (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)),
-        *map(Split, (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)),
+        *(contender(Reluctant(margin_s)) for margin_s in (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)),
+        *(contender(Split(probability)) for probability in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)),
     ]
     return {
         "two_nodes": evaluate(environment("two_nodes"), two, episodes=EPISODES),

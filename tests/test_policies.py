@@ -24,6 +24,7 @@ from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.policies.sharing import PolicyMapping, assign, assign_in, module_names
 from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.choice import best_action, choose_rows, draw_action
 from offload_rllib.training.rllib_config import overrides_per_module
 
 AGENTS = ("Pi_1", "pi_1", "nuc", "tx2_a", "tx2_b")
@@ -140,6 +141,24 @@ def test_every_agent_acts_by_its_own_policy(kind: str, rule: Any, tmp_path: Path
     fitted.seed(1)
     assert (fitted(env.observations, env.masks, deterministic=False) == drawn).all()
     assert np.take_along_axis(env.masks, drawn[..., None], 2).all()
+
+
+def test_an_action_is_drawn_as_often_as_its_probability_says() -> None:
+    logits, mask = np.array([0.5, 9.0, -1.0, 1.5], np.float32), np.array([1, 0, 1, 1], np.int8)
+    expected = np.where(mask, np.exp(logits), 0.0) / np.exp(logits[mask == 1]).sum()
+    draws = (np.arange(2000) + 0.5) / 2000
+    drawn = [draw_action(logits, mask, u) for u in draws]
+    shares = np.bincount([action for action, _ in drawn], minlength=4) / 2000
+    np.testing.assert_allclose(shares, expected, atol=1 / 2000)
+    for action, log_probability in drawn[::400]:
+        assert log_probability == pytest.approx(np.log(expected[action]))
+    assert best_action(logits, mask) == 3
+    # Rows that are drawn and rows that take the best may be mixed, and the two may have scores of their own.
+    actions, rows = np.zeros(2000, np.int64), np.tile(logits, (2000, 1))
+    mixed = np.where(np.arange(2000) % 2, np.nan, draws)
+    choose_rows(-rows, rows, np.tile(mask, (2000, 1)), mixed, actions)
+    assert (actions[1::2] == 2).all()
+    assert actions[::2].tolist() == [action for action, _ in drawn[::2]]
 
 
 def test_one_pointer_policy_acts_on_networks_of_other_sizes(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from offload_rllib.algorithms.appo import OffloadAPPOConfig
 from offload_rllib.algorithms.ddqn import DDQNConfig
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.algorithms.registry import ALGORITHMS, register_algorithms
-from offload_rllib.algorithms.settings import SCHEMAS
 from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO
@@ -26,7 +25,7 @@ from offload_rllib.policies.module import LOCAL
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training import train as training_module
-from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.rllib_config import algorithm_config, built
 
 ENV_STEPS = 960
 WITHOUT_DEADLINES: dict[str, Any] = {
@@ -329,11 +328,13 @@ def test_a_configuration_made_without_a_file_has_the_defaults_of_the_schema(sche
 
 
 def test_every_algorithm_of_the_schema_is_registered_with_tune() -> None:
-    assert ALGORITHMS.keys() == SCHEMAS.keys() == {schema.__name__ for schema in SMALL}
+    assert ALGORITHMS.keys() == {schema.__name__ for schema in SMALL}
     assert register_algorithms() == [f"Offload{name}" for name in ALGORITHMS]
     for name, algorithm in ALGORITHMS.items():
         assert get_trainable_cls(f"Offload{name}") is algorithm
         assert algorithm.__name__ == name
+        assert algorithm.get_default_config().section in SMALL
+        assert algorithm.get_default_config().default_section().name == name
 
 
 def test_appo_samples_episodes_unless_rllibs_runner_is_asked_for() -> None:
@@ -357,7 +358,7 @@ def test_checkpoints_and_the_end_of_a_run_are_as_configured(tmp_path: Path, monk
     made: dict[str, Any] = {}
     monkeypatch.setattr(training_module.tune, "Tuner", lambda *_, **how: made.update(how))
     cluster = Cluster((Node("id", "127.0.0.1", 4.0, 0.0, is_driver=True),))
-    training_module._tuner(run, environment, policy, cluster, [], resume=False)
+    training_module._tuner(run, built(environment), policy, cluster, [], resume=False)
     assert made["run_config"].stop == {training_module.ENV_STEPS: 320}
     checkpoints = made["run_config"].checkpoint_config
     assert checkpoints.checkpoint_frequency == 3

@@ -38,9 +38,25 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# The command line, in a process that says at its end how often it built a scenario.
+COUNTS_SCENARIOS = """
+import atexit, sys
+from offload_rllib.cli import main
+from offload_rllib.scenario import build
+
+built, build_network = [], build.build_network
+build.build_network = lambda *arguments: (built.append(1), build_network(*arguments))[1]
+atexit.register(lambda: print("scenarios built:", len(built)))
+main()
+"""
+
+
 def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
-    output = finish(start(files, "train", "ring.yaml", "quick.yaml", "--episodes", "4"))
+    command = ("train", "ring.yaml", "quick.yaml", "--episodes", "4")
+    output = finish(start(files, *command, program=("-c", COUNTS_SCENARIOS)))
     run = files / "runs" / "ring-quick-1"
+    # Once for the checks, the training and the evaluation, and once to draw the network of the results.
+    assert "scenarios built: 2" in output, output
     assert "ring-quick-1 (sampled)" in output, output
     assert "shortest_finish" in output
     assert f"tensorboard --logdir {run.relative_to(files)}" in output
@@ -129,7 +145,7 @@ def test_a_run_is_resumed_on_a_cluster_of_several_nodes(files: Path, monkeypatch
     def two_nodes() -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(nodes=["one", "other"], cpus=2, gpus=0)
 
-    def stopped_again(run: RunFolder, _console: Any, *, resume: bool) -> bool:
+    def stopped_again(run: RunFolder, _console: Any, *, resume: bool, **_others: Any) -> bool:
         assert resume
         resumed.append(run.path)
         return False

@@ -13,13 +13,16 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import UNSET, OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
-from offload_rllib.algorithms.settings import apply_defaults
+from offload_rllib.algorithms.settings import UNSET, OnPolicyConfig
+from offload_rllib.config import algorithms as schema
 
 
-class A2CConfig(OffloadConfig):
+class A2CConfig(OnPolicyConfig):
     """Configuration of A2C; RLlib's names where RLlib has one."""
+
+    section = schema.A2C
 
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults."""
@@ -27,7 +30,7 @@ class A2CConfig(OffloadConfig):
         self.lambda_: float
         self.entropy_coeff: Any
         self.vf_loss_coeff: float
-        apply_defaults(self, "A2C")
+        self.apply_defaults()
 
     def training(
         self,

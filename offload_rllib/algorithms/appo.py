@@ -9,8 +9,8 @@ import itertools
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
-from offload_rllib.algorithms.offload_algorithm import UNSET, OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.on_policy import (
     EXPLAINED_VARIANCE,
     HAS_CHOICE,
@@ -38,9 +38,12 @@ from offload_rllib.algorithms.on_policy import (
     standardised,
     take,
 )
-from offload_rllib.algorithms.settings import apply_defaults
+from offload_rllib.algorithms.settings import UNSET, OffloadConfig, actor_critic_settings, refuse_stock
 from offload_rllib.algorithms.vtrace import vtrace
+from offload_rllib.config import appo as schema
+from offload_rllib.config.policy import Training
 from offload_rllib.envs.spaces import ELAPSED_S
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import MaskedAPPO
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 
@@ -55,6 +58,9 @@ TARGET_LOGP = "target_logp"
 class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
     """RLlib's `APPOConfig` with this project's algorithm, runner, learner and module as defaults."""
 
+    section = schema.APPO
+    rllib_names: ClassVar[Mapping[str, str]] = {"clip": "clip_param"}
+
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class or APPO)
@@ -66,7 +72,33 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         self.timeout_s_sampler_manager = WAIT_FOR_SAMPLES_S
         # RLlib's 10 s may be many times a run's budget.
         self.min_time_s_per_iteration = None
-        apply_defaults(self, "APPO")
+        self.apply_defaults()
+
+    def apply(self, algorithm: schema.APPO, training: Training) -> None:
+        """Set what a policy file says; see `OffloadConfig.apply`."""
+        super().apply(algorithm, training)
+        self.reporting(min_sample_timesteps_per_iteration=algorithm.report_env_steps)
+        self.env_runners(rollout_fragment_length=algorithm.fragment_steps)
+
+    def translated(self, algorithm: schema.APPO, training: Training) -> dict[str, Any]:
+        """Return settings; see `OffloadConfig.translated`."""
+        return actor_critic_settings(algorithm, training) | {
+            "minibatch_steps": algorithm.minibatch_steps,
+            "clip_param": algorithm.clip,
+            "train_batch_size_per_learner": algorithm.batch_env_steps,
+            "circular_buffer_num_batches": algorithm.buffer_batches,
+            "circular_buffer_iterations_per_batch": algorithm.uses_per_batch,
+            "target_update_every": algorithm.target_update_every,
+            "target_worker_clipping": algorithm.importance_clip,
+            "vtrace_clip_rho_threshold": algorithm.rho_clip,
+            "vtrace_clip_pg_rho_threshold": algorithm.pg_rho_clip,
+        }
+
+    def adapt(self, algorithm: schema.APPO, training: Training, env: NativeEnv, policies: int) -> None:
+        """Choose the runner that samples episodes; see `OffloadConfig.adapt`."""
+        refuse_stock("name", "APPO", training, env)
+        if training.env_runner == "batched":
+            self.env_runners(env_runner_cls=EpisodesEnvRunner)
 
     def training(
         self,

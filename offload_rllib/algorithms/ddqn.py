@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.direct_learner import TORCH_THREADS, DirectLearner
 from offload_rllib.algorithms.double_q import (
     Schedule,
     double_q_targets,
@@ -32,9 +32,13 @@ from offload_rllib.algorithms.double_q import (
     value_at,
     weighted_huber,
 )
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
-from offload_rllib.algorithms.settings import OWN_SETTINGS, apply_defaults, default_settings, model_settings
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
+from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
+from offload_rllib.algorithms.settings import OffloadConfig
+from offload_rllib.config import ddqn as schema
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.config.policy import Training
+from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import QF_PREDS, MaskedQ
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.replay import ReplayBuffer, Sample, replay_bytes, require_memory
@@ -45,6 +49,20 @@ WEIGHTS = "weights"
 TD_ERRORS = "td_errors"
 UPDATES = "updates"
 REPLAY_FILE = "replay_{}.npz"
+# What `DDQNConfig` calls by the schema's own names.
+OWN_SETTINGS = (
+    "n_step",
+    "sample_env_steps",
+    "replay_capacity",
+    "replay_ratio",
+    "replay_in_checkpoints",
+    "learning_starts",
+    "priority_alpha",
+    "priority_beta",
+    "target_update_every",
+    "target_tau",
+    "huber_delta",
+)
 
 
 class DDQNConfig(OffloadConfig):
@@ -52,6 +70,8 @@ class DDQNConfig(OffloadConfig):
 
     The schedule of epsilon is the module's: `epsilon` of its `model_config`.
     """
+
+    section = schema.DDQN
 
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults."""
@@ -68,7 +88,7 @@ class DDQNConfig(OffloadConfig):
         self.target_update_every: int
         self.target_tau: float
         self.huber_delta: float
-        apply_defaults(self, "DDQN")
+        self.apply_defaults()
 
     def training(self, **settings: Any) -> DDQNConfig:
         """Change settings; those of this class by their names, all others as RLlib's.
@@ -100,7 +120,41 @@ class DDQNConfig(OffloadConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Return the mask-aware module of action values."""
-        return RLModuleSpec(module_class=MaskedQ, model_config=model_settings(default_settings("DDQN")))
+        return RLModuleSpec(module_class=MaskedQ, model_config=self.model_settings(self.default_section()))
+
+    def apply(self, algorithm: schema.DDQN, training: Training) -> None:
+        """Set what a policy file says; see `OffloadConfig.apply`."""
+        super().apply(algorithm, training)
+        self.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
+
+    def translated(self, algorithm: schema.DDQN, training: Training) -> dict[str, Any]:
+        """Return settings; see `OffloadConfig.translated`."""
+        return {name: getattr(algorithm, name) for name in OWN_SETTINGS} | {
+            "train_batch_size_per_learner": algorithm.batch_transitions,
+            "priority_beta": [[0, algorithm.priority_beta], [training.env_steps, 1.0]],
+        }
+
+    def learner_settings(self, algorithm: schema.DDQN, training: Training) -> dict[str, Any]:
+        """Return what learners and the sampling of the trainer need."""
+        return {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
+
+    @classmethod
+    def model_settings(cls, algorithm: schema.DDQN) -> dict[str, Any]:
+        """Return the head of the network and the schedule of exploration."""
+        decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
+        return {"dueling": algorithm.dueling, "epsilon": decay}
+
+    def adapt(self, algorithm: schema.DDQN, training: Training, env: NativeEnv, policies: int) -> None:
+        """Share the samples among the environments; see `OffloadConfig.adapt`.
+
+        Raises:
+            ConfigError: replay does not fit into memory.
+        """
+        prioritised = algorithm.priority_alpha > 0
+        size, actions = env.observation_size, env.num_actions
+        require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
+        environments = max(training.runners, 1) * training.envs_per_runner
+        self.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
 
 
 def _last(schedule: Any) -> float:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.training_data import TrainingData
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -26,51 +24,19 @@ from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config.policy import Network, Training
 from offload_rllib.policies.manifest import write_manifest
-from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
 from offload_rllib.policies.sharing import assignment_of
 from offload_rllib.rollout.agent_steps import AgentSteps
-from offload_rllib.rollout.callbacks import OffloadCallback
 from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.fragment import Fragment
-from offload_rllib.rollout.runner import BatchedEnvRunner
 
 FINGERPRINT = "fingerprint"
-# RLlib's mark of an argument that is not given.
-UNSET: Any = NotProvided
 RUN_NAME = "run"
 RUNNERS = "runners"
 NOTICES = "notices"
 # Seconds of work for each second of looking whether lost runners are back: short iterations would only look.
 WORK_PER_LOOK = 20.0
-
-
-class OffloadConfig(AlgorithmConfig):
-    """RLlib's configuration with this project's runner and module as defaults."""
-
-    def __init__(self, algo_class: Any = None) -> None:
-        """Set the defaults that differ from RLlib's."""
-        super().__init__(algo_class=algo_class)
-        self.env_runner_cls = BatchedEnvRunner
-        self.callbacks_class = OffloadCallback
-        self.discount_s = 1.0
-
-    def training(self, *, discount_s: float = UNSET, **settings: Any) -> Self:
-        """Set hyperparameters.
-
-        Args:
-            discount_s: time in which gamma and lambda apply once, s.
-            settings: as `AlgorithmConfig.training`.
-        """
-        super().training(**settings)
-        if discount_s is not UNSET:
-            self.discount_s = discount_s
-        return self
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Return the mask-aware module; RLlib's own fails on Dict observations."""
-        return RLModuleSpec(module_class=MaskedActorCritic)
 
 
 class OffloadAlgorithm(Algorithm):

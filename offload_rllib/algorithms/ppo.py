@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from ray.rllib.algorithms.ppo import ppo as rllib_ppo
@@ -17,9 +18,11 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
-from offload_rllib.algorithms.settings import apply_defaults
+from offload_rllib.algorithms.settings import OnPolicyConfig
+from offload_rllib.config import algorithms as schema
+from offload_rllib.config.policy import Training
 
 
 class PPOLearner(OnPolicyLearner, PPOTorchLearner):
@@ -72,15 +75,23 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         return config.clip_param
 
 
-class OffloadPPOConfig(OffloadConfig, PPOConfig):
+class OffloadPPOConfig(OnPolicyConfig, PPOConfig):
     """RLlib's `PPOConfig` with this project's algorithm, runner, learner and module as defaults."""
+
+    section = schema.PPO
+    rllib_names: ClassVar[Mapping[str, str]] = {"clip": "clip_param"}
 
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class or PPO)
         self.use_kl_loss = False
         self.vf_clip_param = float("inf")
-        apply_defaults(self, "PPO")
+        self.apply_defaults()
+
+    def translated(self, algorithm: schema.PPO, training: Training) -> dict[str, Any]:
+        """Return settings; see `OffloadConfig.translated`."""
+        own = {"clip_param": algorithm.clip, "num_epochs": algorithm.epochs}
+        return super().translated(algorithm, training) | own
 
     def get_default_learner_class(self) -> type[PPOLearner]:
         """Return the learner that leaves steps without a choice out."""

@@ -1,18 +1,32 @@
-"""From an algorithm's schema to RLlib's settings. Without a policy file the schema's defaults take the same way."""
+"""RLlib's configuration of an algorithm, and how the section `algorithm` of a policy file becomes its settings.
+
+Each algorithm has a subclass in its own file. Without a policy file the schema's defaults take the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.from_config import NotProvided
 
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
-from offload_rllib.algorithms.offload_algorithm import OffloadConfig
 from offload_rllib.algorithms.on_policy import GRADIENTS, IDLE_PER_CHOICE
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
-from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO, Algorithm
+from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy
+from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import Training
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.rollout.callbacks import OffloadCallback
+from offload_rllib.rollout.hindsight import require_hindsight
+from offload_rllib.rollout.runner import DECISIONS, BatchedEnvRunner
 
-SCHEMAS: dict[str, type[PPO | A2C | APPO | DDQN]] = {"PPO": PPO, "A2C": A2C, "APPO": APPO, "DDQN": DDQN}
+# RLlib's mark of an argument that is not given.
+UNSET: Any = NotProvided
 
 
 def schedule(first: float, last: float | None, env_steps: int) -> Any:
@@ -20,54 +34,96 @@ def schedule(first: float, last: float | None, env_steps: int) -> Any:
     return first if last is None else [[0, first], [env_steps, last]]
 
 
-def default_settings(name: str) -> Algorithm:
-    """Return the section `algorithm` of a policy file that says nothing but the algorithm's name."""
-    return SCHEMAS[name].model_validate({"name": name})
+class OffloadConfig(AlgorithmConfig):
+    """RLlib's configuration with this project's runner and module as defaults."""
+
+    section: ClassVar[type[Any]]
+    """The schema of `algorithm` in a policy file."""
+    rllib_names: ClassVar[Mapping[str, str]] = {}
+    """RLlib's names of keys that it calls differently, for the exceptions of single policies."""
+
+    def __init__(self, algo_class: Any = None) -> None:
+        """Set the defaults that differ from RLlib's."""
+        super().__init__(algo_class=algo_class)
+        self.env_runner_cls = BatchedEnvRunner
+        self.callbacks_class = OffloadCallback
+        self.discount_s = 1.0
+
+    def training(self, *, discount_s: float = UNSET, **settings: Any) -> Self:
+        """Set hyperparameters.
+
+        Args:
+            discount_s: time in which gamma and lambda apply once, s.
+            settings: as `AlgorithmConfig.training`.
+        """
+        super().training(**settings)
+        if discount_s is not UNSET:
+            self.discount_s = discount_s
+        return self
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the mask-aware module; RLlib's own fails on Dict observations."""
+        return RLModuleSpec(module_class=MaskedActorCritic)
+
+    @classmethod
+    def default_section(cls) -> Any:
+        """Return the section `algorithm` of a policy file that says nothing but the algorithm's name."""
+        return cls.section(name=cls.section.__name__)
+
+    def apply_defaults(self) -> None:
+        """Set what a policy file without any other key stands for."""
+        self.apply(self.default_section(), Training())
+
+    def apply(self, algorithm: Any, training: Training) -> None:
+        """Set what a policy file says of the algorithm.
+
+        Args:
+            algorithm: the section `algorithm`, a `section`.
+            training: the section `training`: schedules last as long as it, learners divide a batch, and more.
+        """
+        self.training(
+            lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
+            gamma=algorithm.gamma,
+            discount_s=algorithm.discount_s,
+            grad_clip=algorithm.grad_clip,
+            grad_clip_by="global_norm",
+            **self.translated(algorithm, training),
+        )
+        self.learners(learner_config_dict=self.learner_settings(algorithm, training))
+
+    def translated(self, algorithm: Any, training: Training) -> dict[str, Any]:
+        """Return the arguments of `training` that the sections stand for, beside those of every algorithm."""
+        raise NotImplementedError
+
+    def learner_settings(self, algorithm: Any, training: Training) -> dict[str, Any]:
+        """Return RLlib's `learner_config_dict`."""
+        return {
+            TORCH_THREADS: training.learner_threads,
+            SAMPLE_ATTEMPTS: training.sample_attempts,
+            IDLE_PER_CHOICE: algorithm.idle_per_choice,
+        }
+
+    @classmethod
+    def model_settings(cls, algorithm: Any) -> dict[str, Any]:  # noqa: ARG003 - subclasses read it
+        """Return the keys of a module's `model_config` that the section stands for."""
+        return {}
+
+    def adapt(self, algorithm: Any, training: Training, env: NativeEnv, policies: int) -> None:
+        """Set what follows from the environment, after all else but policies and modules.
+
+        Args:
+            algorithm: the section `algorithm`.
+            training: the section `training`.
+            env: the environment.
+            policies: how many there are.
+
+        Raises:
+            ConfigError: the algorithm cannot learn there.
+        """
 
 
-def apply_defaults(config: OffloadConfig, name: str) -> None:
-    """Set in RLlib's configuration what a policy file without any other key stands for."""
-    apply_settings(config, default_settings(name), Training())
-
-
-def apply_settings(config: OffloadConfig, algorithm: Algorithm, training: Training) -> None:
-    """Set in RLlib's configuration what the section `algorithm` of a policy file says.
-
-    Args:
-        config: of the algorithm's kind.
-        algorithm: the section.
-        training: the section `training`: schedules last as long as it, learners divide a batch, and more.
-    """
-    config.training(
-        lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
-        gamma=algorithm.gamma,
-        discount_s=algorithm.discount_s,
-        grad_clip=algorithm.grad_clip,
-        grad_clip_by="global_norm",
-        **TRANSLATIONS[algorithm.name](algorithm, training),
-    )
-    learner = {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
-    if isinstance(algorithm, DDQN):
-        config.reporting(min_sample_timesteps_per_iteration=algorithm.batch_env_steps)
-    else:
-        learner |= {IDLE_PER_CHOICE: algorithm.idle_per_choice}
-    if isinstance(algorithm, PPO | A2C):
-        learner |= {GRADIENTS: algorithm.learner}
-    if isinstance(algorithm, APPO):
-        config.reporting(min_sample_timesteps_per_iteration=algorithm.report_env_steps)
-        config.env_runners(rollout_fragment_length=algorithm.fragment_steps)
-    config.learners(learner_config_dict=learner)
-
-
-def model_settings(algorithm: Algorithm) -> dict[str, Any]:
-    """Return the keys of a module's `model_config` that the section `algorithm` of a policy file stands for."""
-    if isinstance(algorithm, DDQN):
-        decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
-        return {"dueling": algorithm.dueling, "epsilon": decay}
-    return {"critic": algorithm.critic} if isinstance(algorithm, PPO | A2C) else {}
-
-
-def _actor_critic(algorithm: PPO | A2C | APPO, training: Training) -> dict[str, Any]:
+def actor_critic_settings(algorithm: PPO | A2C | APPO, training: Training) -> dict[str, Any]:
+    """Return what PPO, A2C and APPO have in common, as `OffloadConfig.translated`."""
     return {
         "lambda_": algorithm.lambda_,
         "entropy_coeff": schedule(algorithm.entropy_coeff, algorithm.final_entropy_coeff, training.env_steps),
@@ -75,58 +131,65 @@ def _actor_critic(algorithm: PPO | A2C | APPO, training: Training) -> dict[str, 
     }
 
 
-def _on_policy(algorithm: PPO | A2C, training: Training) -> dict[str, Any]:
-    return _actor_critic(algorithm, training) | {
-        "minibatch_size": algorithm.minibatch_steps,
-        # RLlib counts batches per learner.
-        "train_batch_size_per_learner": algorithm.batch_env_steps // max(training.learners, 1),
-    }
+class OnPolicyConfig(OffloadConfig):
+    """What PPO and A2C have in common."""
+
+    def translated(self, algorithm: Any, training: Training) -> dict[str, Any]:
+        """Return settings; see `OffloadConfig.translated`."""
+        return actor_critic_settings(algorithm, training) | {
+            "minibatch_size": algorithm.minibatch_steps,
+            # RLlib counts batches per learner.
+            "train_batch_size_per_learner": algorithm.batch_env_steps // max(training.learners, 1),
+        }
+
+    def learner_settings(self, algorithm: OnPolicy, training: Training) -> dict[str, Any]:
+        """Return what learners and the sampling of the trainer need."""
+        return super().learner_settings(algorithm, training) | {GRADIENTS: algorithm.learner}
+
+    @classmethod
+    def model_settings(cls, algorithm: OnPolicy) -> dict[str, Any]:
+        """Return which critic there is."""
+        return {"critic": algorithm.critic}
+
+    def adapt(self, algorithm: OnPolicy, training: Training, env: NativeEnv, policies: int) -> None:
+        """Check the environment; see `OffloadConfig.adapt`."""
+        if algorithm.critic == "central":
+            refuse_stock("critic", "central", training, env)
+        if algorithm.credit == DECISIONS:
+            _check_hindsight(algorithm, training, env)
 
 
-def _ppo(algorithm: PPO, training: Training) -> dict[str, Any]:
-    return _on_policy(algorithm, training) | {"clip_param": algorithm.clip, "num_epochs": algorithm.epochs}
+def refuse_stock(key: str, value: str, training: Training, env: NativeEnv) -> None:
+    """Reject RLlib's own runner where decisions are taken at arrivals.
+
+    RLlib's episodes hold what the deciding agent sees alone, and their batches know no time.
+
+    Args:
+        key: of `algorithm`, with which it cannot be used.
+        value: of the key.
+        training: says which runner there is.
+        env: says when decisions are taken.
+
+    Raises:
+        ConfigError: RLlib's runner is asked for.
+    """
+    if isinstance(env, ArrivalEnv) and training.env_runner == "stock":
+        raise ConfigError(
+            f"training.env_runner: stock cannot be used with algorithm.{key}: {value} where decisions.when is "
+            "arrival; accepted: batched"
+        )
 
 
-def _appo(algorithm: APPO, training: Training) -> dict[str, Any]:
-    return _actor_critic(algorithm, training) | {
-        "minibatch_steps": algorithm.minibatch_steps,
-        "clip_param": algorithm.clip,
-        "train_batch_size_per_learner": algorithm.batch_env_steps,
-        "circular_buffer_num_batches": algorithm.buffer_batches,
-        "circular_buffer_iterations_per_batch": algorithm.uses_per_batch,
-        "target_update_every": algorithm.target_update_every,
-        "target_worker_clipping": algorithm.importance_clip,
-        "vtrace_clip_rho_threshold": algorithm.rho_clip,
-        "vtrace_clip_pg_rho_threshold": algorithm.pg_rho_clip,
-    }
-
-
-# What `DDQNConfig` calls by the schema's own names.
-OWN_SETTINGS = (
-    "n_step",
-    "sample_env_steps",
-    "replay_capacity",
-    "replay_ratio",
-    "replay_in_checkpoints",
-    "learning_starts",
-    "priority_alpha",
-    "priority_beta",
-    "target_update_every",
-    "target_tau",
-    "huber_delta",
-)
-
-
-def _ddqn(algorithm: DDQN, training: Training) -> dict[str, Any]:
-    return {name: getattr(algorithm, name) for name in OWN_SETTINGS} | {
-        "train_batch_size_per_learner": algorithm.batch_transitions,
-        "priority_beta": [[0, algorithm.priority_beta], [training.env_steps, 1.0]],
-    }
-
-
-TRANSLATIONS: Mapping[str, Callable[[Any, Training], dict[str, Any]]] = {
-    "PPO": _ppo,
-    "A2C": _on_policy,
-    "APPO": _appo,
-    "DDQN": _ddqn,
-}
+def _check_hindsight(algorithm: OnPolicy, training: Training, env: NativeEnv) -> None:
+    """Reject credit in hindsight where it is not exact, or would not be known within a batch."""
+    require_hindsight(env.scenario)
+    if training.env_runner != "batched":
+        raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
+    if isinstance(env, ArrivalEnv):
+        return  # samples are whole episodes
+    whole = max(training.runners, 1) * training.envs_per_runner * env.steps_per_episode
+    if algorithm.batch_env_steps % whole:
+        raise ConfigError(
+            f"algorithm.batch_env_steps ({algorithm.batch_env_steps}) must be a multiple of runners x envs_per_runner "
+            f"x steps of an episode ({whole}) with credit: decisions, which is known at the end of an episode"
+        )

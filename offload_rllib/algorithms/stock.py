@@ -13,7 +13,8 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from offload_rllib.algorithms.offload_algorithm import FINGERPRINT, OffloadConfig
+from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
+from offload_rllib.algorithms.settings import OffloadConfig
 from offload_rllib.config import EnvironmentConfig, load_environment
 from offload_rllib.config.ddqn import DDQN
 from offload_rllib.config.errors import ConfigError

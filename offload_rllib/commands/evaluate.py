@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
@@ -19,6 +19,9 @@ from offload_rllib.commands.environment_options import (
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
 from offload_rllib.config.names import one_line, plain_name
+
+if TYPE_CHECKING:
+    from offload_rllib.scenario import BuiltScenario
 
 EVALUATIONS = Path("evaluations")
 Write = Callable[[Path], dict[str, Path]]
@@ -64,6 +67,7 @@ def play(
     label: str,
     title: str | None = None,
     by_type: bool = False,
+    scenario: BuiltScenario | None = None,
 ) -> None:
     """Let policies play held-out episodes, write the results to a folder, and print them.
 
@@ -76,14 +80,24 @@ def play(
         label: what the results call the environment.
         title: of the figure; None: the label.
         by_type: whether to print a table for each type of task, too.
+        scenario: of the environment, if it is built already.
     """
+    from offload_rllib.evaluation.evaluate import Player
     from offload_rllib.evaluation.evaluate import evaluate as evaluate_all
     from offload_rllib.evaluation.players import make_contenders
     from offload_rllib.reporting.report import tables, write_report
 
     contenders = make_contenders(names)
     with Progress(console=console, transient=True) as progress:
-        evaluation = evaluate_all(environment, contenders, episodes=episodes, seed=seed, progress=progress, label=label)
+        evaluation = evaluate_all(
+            environment,
+            contenders,
+            episodes=episodes,
+            seed=seed,
+            progress=progress,
+            label=label,
+            player=Player(scenario),
+        )
     reference = contenders[0].name
     made_tasks = evaluation.of(reference, "tasks_created")
     empty = int((made_tasks == 0).sum())

@@ -39,7 +39,7 @@ class NoCheckpoint(BaseModel, extra="forbid"):
     """Nothing is saved yet."""
 
 
-class Told(BaseModel):
+class ReportedStatus(BaseModel):
     """The part of `status.json` that is shown."""
 
     time: AwareDatetime
@@ -94,32 +94,32 @@ def read_status(run: Path) -> dict[str, Any]:
     path = run / "status.json"
     if not path.exists():
         return {"state": state, "health": _health(run, state, {})}
-    told = read_json(path, "the status of a run")
+    reported = read_json(path, "the status of a run")
     try:
-        Told.model_validate(told)
+        ReportedStatus.model_validate(reported)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: not the status of a run: {key}: {first['msg']}") from error
-    return told | {"state": state, "health": _health(run, state, told)}
+    return reported | {"state": state, "health": _health(run, state, reported)}
 
 
-def _health(run: Path, state: str, told: dict[str, Any]) -> str:
+def _health(run: Path, state: str, reported: dict[str, Any]) -> str:
     go_on = f"continue: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
     if state in ENDED:
         return state if state == "finished" else f"{state}; {go_on}"
-    if not told:
+    if not reported:
         return "no result yet"
-    return _health_of_process(told, go_on)
+    return _health_of_process(reported, go_on)
 
 
-def _health_of_process(told: dict[str, Any], go_on: str) -> str:
-    if told["host"] == socket.gethostname() and not _lives(int(told["pid"])):
+def _health_of_process(reported: dict[str, Any], go_on: str) -> str:
+    if reported["host"] == socket.gethostname() and not _lives(int(reported["pid"])):
         return f"its process is gone; {go_on}"
-    age_s = (datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()
-    if age_s > max(SILENT_S, SILENT_ITERATIONS * told["iteration_seconds"]):
-        return f"silent for {age_s:.0f} s (process {told['pid']} on {told['host']})"
-    runners = told.get("runners", {})
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(reported["time"])).total_seconds()
+    if age_s > max(SILENT_S, SILENT_ITERATIONS * reported["iteration_seconds"]):
+        return f"silent for {age_s:.0f} s (process {reported['pid']} on {reported['host']})"
+    runners = reported.get("runners", {})
     if runners.get("healthy", 0) < runners.get("all", 0):
         return f"works with {runners['healthy']} of {runners['all']} runners"
     return "well"

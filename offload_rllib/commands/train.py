@@ -39,7 +39,9 @@ from offload_rllib.simulator.heuristics import BASELINES
 
 if TYPE_CHECKING:
     from offload_rllib.cluster.connection import RayOptions
+    from offload_rllib.envs.vector import NativeEnv
     from offload_rllib.runs.training_run import RunFolder
+    from offload_rllib.scenario import BuiltScenario
 
 # ray and torch take seconds to import: only a training that is about to run needs them.
 
@@ -111,15 +113,16 @@ def train(
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
         # A run that is resumed keeps the runners that it began with.
         take_all = begun is None and (runners == ALL or (nodes > 1 and not _chooses_runners(policy or "", changes)))
-        run = begun or _new_run(env or "", policy or "", set_, changes, name, storage, take_all=take_all, trust=trust)
+        new = (set_, changes, name, storage)
+        run, built = (begun, None) if begun else _new_run(env or "", policy or "", *new, take_all=take_all, trust=trust)
         say(f"run folder: {run.path}")
         say_logs(run.path)
         with nullcontext() if begun else run.removed_if_not_begun():
-            finished = train_run(run, console, resume=begun is not None)
+            finished = train_run(run, console, resume=begun is not None, env=built)
     if not finished:
         say(f"interrupted; what was done is saved. Continue with: {run.resume_command}")
         raise typer.Exit(130)
-    _compare_with_heuristics(run, episodes, held_out_seed)
+    _compare_with_heuristics(run, episodes, held_out_seed, built.scenario if built else None)
 
 
 def _chooses_runners(policy: str, changes: list[str]) -> bool:
@@ -141,10 +144,9 @@ def _new_run(
     *,
     take_all: bool,
     trust: bool,
-) -> RunFolder:
-    """Make the folder of a new run, after all that can be wrong with it has been looked for."""
+) -> tuple[RunFolder, NativeEnv]:
+    """Return the folder of a new run, after all that can be wrong with it was looked for, and its environment."""
     from offload_rllib.runs.training_run import RunFolder
-    from offload_rllib.scenario import build_scenario
     from offload_rllib.training.train import check, with_all_runners
 
     environment = load_environment(env, set_ or (), trust=trust)
@@ -152,16 +154,15 @@ def _new_run(
     if take_all:
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
-    check(environment, configured)
-    for note in build_scenario(environment).notes:
+    built = check(environment, configured)
+    for note in built.scenario.notes:
         say(f"note: {note}")
     stem = Path(env).stem
-    return RunFolder.create(
-        name, environment, configured, f"{stem}-{Path(policy).stem}", storage, environment_name=stem
-    )
+    default_name = f"{stem}-{Path(policy).stem}"
+    return RunFolder.create(name, environment, configured, default_name, storage, environment_name=stem), built
 
 
-def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) -> None:
+def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int, scenario: BuiltScenario | None) -> None:
     from offload_rllib.training.model_card import write_model_card
 
     evaluation = run.path / "evaluation"
@@ -173,6 +174,7 @@ def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int) 
         lambda write: write(evaluation),
         label=plain_name(run.environment_name),
         title=f"{run.environment_name}, {run.name}",
+        scenario=scenario,
     )
     say(f"model card: {write_model_card(run)}")
     say(f"trained policy: {run.path / 'policy'}")

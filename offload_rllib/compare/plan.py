@@ -21,8 +21,9 @@ from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.envs.vector import batch_of
 from offload_rllib.evaluation.evaluate import Place, check
 from offload_rllib.evaluation.metrics import chosen
-from offload_rllib.evaluation.players import Contender, Heuristic, is_rule_or_function, trained_contenders
+from offload_rllib.evaluation.players import Contender, trained_contenders
 from offload_rllib.evaluation.results import SAMPLED
+from offload_rllib.policies.heuristic import is_heuristic
 from offload_rllib.policies.saved import misfit_of
 from offload_rllib.policies.sharing import assign_in, device_types
 from offload_rllib.scenario import build_scenario
@@ -231,7 +232,7 @@ def _run_folders(text: str, folders: str) -> tuple[str, ...]:
 
 def _policy(name: str, overrides: Sequence[str]) -> tuple[str, PolicyConfig | None]:
     """Return a policy's name in the plan, and how it is trained, if it is to be."""
-    if is_rule_or_function(name, "policies"):
+    if is_heuristic(name, "policies"):
         return name, None
     if name.endswith((".yaml", ".yml")) or name in presets("policies"):
         return plain_name(Path(name).stem), load_policy_config(name, overrides)
@@ -338,8 +339,8 @@ def contenders_at(plan: ComparisonPlan, place: Place, runs: Sequence[tuple[Train
             contenders += trained_contenders(name, [Path(folder) for folder in plan.runs[name]], known)
             continue
         if name not in plan.trained:
-            if is_rule_or_function(name, "policies"):
-                contenders.append(Heuristic(name))
+            if is_heuristic(name, "policies"):
+                contenders.append(Contender(name, name))
             else:
                 contenders += trained_contenders(Path(name).resolve().name, [Path(name)], known)
             continue
@@ -388,8 +389,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
             continue
         called = trained_name(plan, training.name, training.place.environment)
         names |= {called, f"{called}{SAMPLED}"}
-        check_training(training.place.config, training.config)
-        home = batch_of(build_scenario(training.place.config), 1)
+        home = check_training(training.place.config, training.config)
         rows = home.layout.blocks
         size = (home.observation_size, home.num_actions)
         assignment = assign_in(training.config.sharing, home.scenario)

@@ -34,7 +34,7 @@ from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.trust import functions_of
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.evaluation.evaluate import Cell, Played, Player, assemble, cells_of
-from offload_rllib.evaluation.players import Contender, Trained
+from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.policies.saved import packed, version_of
 from offload_rllib.runs.folder import RecordedFolder
@@ -217,7 +217,7 @@ def _tasks_file(folder: Path, index: int) -> Path:
 
 def weights_of(contender: Contender) -> str:
     """Return a hash of a trained policy's files; nothing for a rule."""
-    if isinstance(contender, Trained) and isinstance(contender.source, Path):
+    if isinstance(contender.source, Path):
         return version_of(packed(contender.source))
     return ""
 

@@ -39,7 +39,6 @@ class ArrivalEnv(EnvBatch):
         observations: [E, F] float32 of the deciding agent, see `OffloadParallelEnv`.
         masks: [E, R] int8; 1 where an action is valid.
         rewards: [E] float32, what the deciding agent has earned since its previous decision, or since the start.
-        first: [E] bool, whether this is the agent's first decision of the episode.
         decisions: [E] int64, decisions of the episode so far: the number of the pending one.
         truncated: [E] bool, which episodes have ended; they wait for their reset.
         steps_per_episode: None: episodes differ.
@@ -70,7 +69,6 @@ class ArrivalEnv(EnvBatch):
         self.time_s = np.zeros(num_envs)
         self.elapsed_s = np.zeros(num_envs)
         self.rewards = np.zeros(num_envs, np.float32)
-        self.first = np.zeros(num_envs, np.bool_)
         self.decisions = np.zeros(num_envs, np.int64)
         self._pending = Pending(
             deciding=self.deciding,
@@ -79,7 +77,6 @@ class ArrivalEnv(EnvBatch):
             observations=self._full,
             masks=self._masks,
             rewards=self.rewards,
-            first=self.first,
             decisions=self.decisions,
             truncated=self.truncated,
         )
@@ -220,12 +217,12 @@ class ArrivalEnv(EnvBatch):
         chosen = checked(self._function(name, "heuristic")(self._view()), name, shape, np.integer)
         return np.where(self.truncated, 0, chosen[:, 0]).astype(np.int32)
 
-    def closing(self, e: int) -> tuple[Array, Array, Array, Array, Array]:
+    def closing(self, e: int) -> tuple[Array, Array, Array, Array]:
         """Return what there is to say of every agent at the end of environment `e`'s episode.
 
         Returns:
             Observations [A, F] and masks [A, R]; rewards [A] float32, earned since the agent's last decision, or since
-            the start; the time [A] float64 since then; and whether the agent had a decision at all [A] bool.
+            the start; and the time [A] float64 since then.
 
         Raises:
             RuntimeError: the episode has not ended.
@@ -235,9 +232,8 @@ class ArrivalEnv(EnvBatch):
         observations, masks = self.observe_all(e)
         rewards = np.zeros(len(self.agents), np.float32)
         earned_by_all(self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
-        account = self._accounts[e]
-        elapsed_s = float(self._state.episode[e]["now_s"]) - account["since_s"]
-        return observations, masks, rewards, elapsed_s, account["begun"] == 1
+        elapsed_s = float(self._state.episode[e]["now_s"]) - self._accounts[e]["since_s"]
+        return observations, masks, rewards, elapsed_s
 
     def step_rewards(self, e: int, count: int) -> Array:
         """Return what agents 0 to `count` - 1 of environment `e` have earned since this was asked last [count] float32.

@@ -24,7 +24,6 @@ AGENT_ACCOUNT = np.dtype(
         ("total", "f8"),  # at the last decision
         ("potential", "f8"),  # then
         ("since_s", "f8"),  # its time; 0 before the first
-        ("begun", "i4"),  # 1 after the first decision
     ],
     align=True,
 )
@@ -119,5 +118,4 @@ def settle(scenario, environment, reward, paid, accounts, agent):
     account.total = total
     account.potential = potential
     account.since_s = environment.episode[0].now_s
-    account.begun = 1
     return value

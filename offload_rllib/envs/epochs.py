@@ -28,7 +28,6 @@ class Pending(NamedTuple):
     observations: Array  # [E, 1, F] float32
     masks: Array  # [E, 1, 1, R] int8
     rewards: Array  # [E] float32
-    first: Array  # [E] bool
     decisions: Array  # [E] int64
     truncated: Array  # [E] bool
 
@@ -55,7 +54,6 @@ def _show_end(environment, pending, e):
     pending.masks[e] = 0
     pending.masks[e, 0, 0, 0] = 1
     pending.rewards[e] = 0.0
-    pending.first[e] = False
     pending.decisions[e] = environment.episode[0].step
     pending.truncated[e] = True
 
@@ -68,7 +66,6 @@ def _show_decision(scenario, environment, reward, paid, accounts, scales, pendin
     pending.deciding[e] = agent
     pending.time_s[e] = episode.now_s
     pending.elapsed_s[e] = episode.now_s - accounts[agent].since_s
-    pending.first[e] = accounts[agent].begun == 0
     pending.decisions[e] = episode.step - 1
     if reward.name != CUSTOM:
         pending.rewards[e] = settle(scenario, environment, reward, paid, accounts, agent)

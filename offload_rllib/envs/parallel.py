@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,15 +13,11 @@ from pettingzoo import ParallelEnv
 
 from offload_rllib.config import EnvironmentConfig
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.envs.rendering import FRAMES_PER_SECOND, RENDER_MODES, Renderer
-from offload_rllib.envs.series import EpisodeSeries
-from offload_rllib.envs.spaces import ACTION_MASK, FIGURES, OBSERVATION, action_space, observation_space
-from offload_rllib.envs.vector import vector_env
-
-Observation = dict[str, Any]
+from offload_rllib.envs.pettingzoo_face import Observation, PettingZooFace
+from offload_rllib.envs.spaces import ACTION_MASK, FIGURES
 
 
-class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
+class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     """Nodes of an edge network decide, again and again, where the tasks that reach them are processed.
 
     ## Description
@@ -122,58 +119,15 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     """
 
     # PettingZoo declares it per instance, and gives it per class.
-    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
-        "name": "offload_v0",
-        "render_modes": list(RENDER_MODES),
-        "render_fps": FRAMES_PER_SECOND,
-        "is_parallelizable": True,
+    metadata: ClassVar[dict[str, Any]] = PettingZooFace.metadata | {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "is_parallelizable": True
     }
 
-    observation_key: ClassVar[str] = OBSERVATION
-    """Of the numbers in an observation."""
-
-    def __init__(
-        self,
-        env: str | Path | Mapping[str, Any] | EnvironmentConfig,
-        *,
-        overrides: Iterable[str] = (),
-        render_mode: str | None = None,
-        trust: bool = False,
-    ) -> None:
-        """Build the environment.
-
-        Args:
-            env: a preset's name, a path to a YAML file, a mapping, or a configuration.
-            overrides: ``a.b=value`` texts.
-            render_mode: `human` (shown in the terminal), `ansi`, `rgb_array` or None.
-            trust: run Python code that a file of a run's folder names.
-
-        Raises:
-            ConfigError: the input is invalid.
-        """
-        self._batch = vector_env(env, 1, overrides=overrides, trust=trust)
-        self._series = EpisodeSeries()
-        self._renderer = Renderer(self._batch, render_mode)
-        self.render_mode = render_mode
-        self.possible_agents = list(self._batch.agents)
-        self.agents: list[str] = []
-        # One space object for all: the agents' observations have the same layout, so that they can share a policy.
-        space = observation_space(self._batch, self.observation_key)
-        self.observation_spaces = dict.fromkeys(self.possible_agents, space)
-        self.action_spaces = {agent: action_space(self._batch) for agent in self.possible_agents}
-        numbers = len(self.possible_agents) * self._batch.observation_size
+    @cached_property
+    def state_space(self) -> spaces.Box:  # pyright: ignore[reportIncompatibleVariableOverride] - PettingZoo assigns it
+        """The space of `state()`."""
         low, high = self._batch.observation_bounds
-        self.state_space = spaces.Box(low, high, (numbers,), np.float32)
-
-    @property
-    def batch(self) -> Any:
-        """The native environment behind this one: a `VectorEnv`, or an `ArrivalEnv`."""
-        return self._batch
-
-    @property
-    def config(self) -> EnvironmentConfig:
-        """The resolved configuration."""
-        return self._batch.scenario.config
+        return spaces.Box(low, high, (len(self.possible_agents) * self._batch.observation_size,), np.float32)
 
     @property
     def steps_per_episode(self) -> int | None:
@@ -187,14 +141,6 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
         names = [node.name for node in scenario.network.nodes]
         row = arrays.destination[self._batch.agents.index(agent)]
         return [agent] + [names[arrays.link[link]["destination"]] for link in row[1:] if link >= 0]
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        """Return the observation space of an agent."""
-        return self.observation_spaces[agent]
-
-    def action_space(self, agent: str) -> spaces.Space:
-        """Return the action space of an agent."""
-        return self.action_spaces[agent]
 
     def start_series(self, seed: int, *, worker: int = 0, environment: int = 0, first_episode: int = 0) -> None:
         """Let the next `reset` begin a series of episodes.
@@ -307,13 +253,6 @@ class OffloadParallelEnv(ParallelEnv[str, Observation, Any]):
     def state(self) -> np.ndarray:
         """Return what all agents observe, in the order of `possible_agents`: [A F] float32."""
         return self._all_observe()[0].reshape(-1)
-
-    def render(self) -> Any:
-        """Return a table (`ansi`), a picture [height, width, 3] uint8 (`rgb_array`), or None; see `envs.rendering`."""
-        return self._renderer.render()
-
-    def close(self) -> None:
-        """Release nothing; for the interface."""
 
 
 def parallel_env(

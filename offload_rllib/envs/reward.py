@@ -213,9 +213,9 @@ def peersimgym_reward(scenario, environment, reward, agent, action):
     j = np.int64(i)
     communication_s = 0.0
     if action > 0:
-        told = known(scenario, environment, agent, action, environment.episode[0].now_s)
-        j = told.node
-        target_tasks = float(told.tasks)
+        target = known(scenario, environment, agent, action, environment.episode[0].now_s)
+        j = target.node
+        target_tasks = float(target.tasks)
         communication_s = settings.mean_bits_in * scenario.link[scenario.destination[agent, action]].seconds_per_bit
     there = scenario.node[j]
     interval_s = settings.decision_interval_s

@@ -10,7 +10,7 @@ from ray.tune.registry import register_env
 from offload_rllib.config import presets
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.series import unseeded_environment
-from offload_rllib.envs.spaces import ACTION_MASK, ELAPSED_S, FIGURES, INTERVAL_S, OBSERVATIONS, TIME_S
+from offload_rllib.envs.spaces import ACTION_MASK, ELAPSED_S, INTERVAL_S, OBSERVATIONS, TIME_S
 
 
 class _ParallelEnv(OffloadParallelEnv):
@@ -84,18 +84,14 @@ class OffloadMultiAgentEnv(MultiAgentEnv):
             rewards = {agent: float(batch.rewards[0])}
             return observations, rewards, {"__all__": False}, {"__all__": False}, infos
         self.agents = []
-        seen, masks, rewards, elapsed_s, _ = batch.closing(0)
-        figures = batch.episode_metrics(0)
+        observations, rewards, infos = self.parallel.last_step()
         names = self.possible_agents
         return (
-            {agent: {OBSERVATIONS: seen[i], ACTION_MASK: masks[i]} for i, agent in enumerate(names)},
-            dict(zip(names, rewards.tolist(), strict=True)),
+            observations,
+            rewards,
             dict.fromkeys(names, False) | {"__all__": False},
             dict.fromkeys(names, True) | {"__all__": True},
-            {
-                agent: {TIME_S: float(batch.time_s[0]), ELAPSED_S: float(elapsed_s[i]), FIGURES: figures}
-                for i, agent in enumerate(names)
-            },
+            infos,
         )
 
     def continue_series(self, env_steps: int) -> None:

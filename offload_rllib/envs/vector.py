@@ -61,7 +61,7 @@ def _step_batch(
 
 @kernel
 def _pay_batch(scenarios, batch, reward, node_rewards, potential, rewards):
-    """Pay what a user's function wrote into `own`."""
+    """Write the agents' rewards [E, A] from what a user's function gave each node."""
     for e in range(rewards.shape[0]):
         scenario = scenario_of(scenarios, e)
         if reward[0].potential != NO_POTENTIAL:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,12 @@ from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.evaluation import results
-from offload_rllib.evaluation.players import Contender, Heuristic
+from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.evaluation.task_log import task_table
-from offload_rllib.scenario import build_scenario
+from offload_rllib.policies.heuristic import HeuristicPolicy
+from offload_rllib.policies.policy import Policy
+from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.types import RESPONSES
 
 # Episodes of one policy are played in parallel in batches; more would only cost memory. The size is part of the
@@ -101,17 +103,27 @@ class Played:
 
 
 class Player:
-    """Plays cells; keeps the latest environment for the next cell."""
+    """Plays cells; keeps the latest scenario and environment for the next cell."""
 
-    def __init__(self) -> None:
-        """Begin without an environment."""
-        self._made: tuple[tuple[str, int, bool], NativeEnv] | None = None
+    def __init__(self, scenario: BuiltScenario | None = None) -> None:
+        """Begin without an environment.
 
-    def _environment(self, cell: Cell) -> NativeEnv:
-        wanted = (cell.place.fingerprint, cell.count, cell.log)
-        if self._made is None or self._made[0] != wanted:
-            self._made = None  # before the next one is built: two large networks may not fit into memory
-            self._made = wanted, batch_of(build_scenario(cell.place.config), cell.count, log=cell.log)
+        Args:
+            scenario: of the first place, if it is built already.
+        """
+        self._scenario = scenario
+        self._fingerprint = fingerprint(scenario.config) if scenario else ""
+        self._made: tuple[tuple[int, bool], NativeEnv] | None = None
+
+    def environment(self, place: Place, count: int, *, log: bool = False) -> NativeEnv:
+        """Return `count` environments of a place, with or without a log of tasks: the latest ones, if they are such."""
+        if self._scenario is None or self._fingerprint != place.fingerprint:
+            # Dropped before the next one is built: two large networks may not fit into memory.
+            self._scenario = self._made = None
+            self._scenario, self._fingerprint = build_scenario(place.config), place.fingerprint
+        if self._made is None or self._made[0] != (count, log):
+            self._made = None
+            self._made = (count, log), batch_of(self._scenario, count, log=log)
         return self._made[1]
 
     def play(self, cell: Cell) -> Played:
@@ -121,11 +133,10 @@ class Player:
             ConfigError: the policy does not fit the environment.
         """
         started = time.perf_counter()
-        env = self._environment(cell)
-        with one_torch_thread():
-            cell.contender.begin(env, cell.seed + cell.first // LARGEST_BATCH)
-            env.reset(held_out_keys(cell.seed, cell.first + cell.count)[cell.first :])
-            timed, wall_s, cpu_s = _decide_to_the_end(env, cell.contender)
+        env = self.environment(cell.place, cell.count, log=cell.log)
+        policy = cell.contender.begin(env, cell.seed + cell.first // LARGEST_BATCH)
+        env.reset(held_out_keys(cell.seed, cell.first + cell.count)[cell.first :])
+        timed, wall_s, cpu_s = play_episodes(env, policy, deterministic=cell.contender.deterministic)
         batch = range(env.num_envs)
         return Played(
             [env.episode_metrics(e) for e in batch],
@@ -138,27 +149,6 @@ class Player:
         )
 
 
-def _decide_to_the_end(env: NativeEnv, contender: Contender) -> tuple[int, float, float]:
-    """Play until the episodes end; return the decisions that were timed, and their wall-clock and CPU seconds.
-
-    A rule that the kernels know plays by itself where decisions are taken at arrivals, behind the first ones.
-    """
-    wall_s = cpu_s = 0.0
-    by_itself = isinstance(env, ArrivalEnv) and isinstance(contender, Heuristic)
-    left = TIMED_STEPS if by_itself else math.inf
-    while left > 0 and not env.truncated.all():
-        wall, cpu = time.perf_counter(), time.thread_time()
-        actions = contender.actions(env)
-        wall_s += time.perf_counter() - wall
-        cpu_s += time.thread_time() - cpu
-        env.step(actions)
-        left -= 1
-    timed = int(env.state.episode["choices"].sum())
-    if not env.truncated.all():
-        env.play(contender.name)
-    return timed, wall_s, cpu_s
-
-
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Let torch work on one thread: with several its sums differ in the last digit, and small networks are slower."""
@@ -168,6 +158,45 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class DecisionTimes(NamedTuple):
+    """What deciding took."""
+
+    timed: int
+    """Decisions with a task on offer that were timed."""
+    wall_s: float
+    """Wall-clock time of them."""
+    cpu_s: float
+    """CPU time of them."""
+
+
+def play_episodes(env: NativeEnv, policy: Policy, *, deterministic: bool = True) -> DecisionTimes:
+    """Let a policy decide until the episodes of an environment end.
+
+    A rule that the kernels know plays by itself where decisions are taken at arrivals, behind the first ones.
+
+    Args:
+        env: it was reset.
+        policy: fitted to it by `on`.
+        deterministic: as `Policy` takes it.
+    """
+    wall_s = cpu_s = 0.0
+    by_arrival = isinstance(env, ArrivalEnv)
+    left = TIMED_STEPS if by_arrival and isinstance(policy, HeuristicPolicy) else math.inf
+    with one_torch_thread():
+        while left > 0 and not env.truncated.all():
+            wall, cpu = time.perf_counter(), time.thread_time()
+            agents = env.deciding if by_arrival else None
+            actions = policy(env.observations, env.masks, agents=agents, deterministic=deterministic)
+            wall_s += time.perf_counter() - wall
+            cpu_s += time.thread_time() - cpu
+            env.step(actions)
+            left -= 1
+    timed = int(env.state.episode["choices"].sum())
+    if isinstance(policy, HeuristicPolicy) and not env.truncated.all():
+        env.play(policy.name)
+    return DecisionTimes(timed, wall_s, cpu_s)
 
 
 def about_episodes(cell: Cell) -> list[dict[str, Any]]:
@@ -199,8 +228,17 @@ def cells_of(
     ]
 
 
-def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed: int = 0) -> tuple[str, ...]:
+def check(
+    place: Place, contenders: Sequence[Contender], *, episodes: int, seed: int = 0, player: Player | None = None
+) -> tuple[str, ...]:
     """Check an evaluation before anything plays; return the names of the figures.
+
+    Args:
+        place: where.
+        contenders: who plays.
+        episodes: how many each.
+        seed: of the held-out episodes.
+        player: who will play the cells, and keeps what is built here.
 
     Raises:
         ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
@@ -210,7 +248,7 @@ def check(place: Place, contenders: Sequence[Contender], *, episodes: int, seed:
     names = [(contender.name, contender.training_seed) for contender in contenders]
     if len(set(names)) < len(names):
         raise ConfigError(f"policies must have different names; given: {', '.join(name for name, _ in names)}")
-    env = batch_of(build_scenario(place.config), 1)
+    env = (player or Player()).environment(place, 1)
     for contender in contenders:
         contender.begin(env, seed)
     env.reset(held_out_keys(seed, 1))
@@ -255,6 +293,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     label: str = "environment",
+    player: Player | None = None,
 ) -> Comparison:
     """Let every policy play the same held-out episodes of one environment, in this process.
 
@@ -265,12 +304,13 @@ def evaluate(
         seed: of the held-out episodes, which training never uses, whatever its seed.
         progress: where to show it.
         label: what the environment is called in the results.
+        player: who plays, and may have built the environment before.
 
     Raises:
         ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
     """
-    place, player = Place(label, config), Player()
-    check(place, contenders, episodes=episodes, seed=seed)
+    place, player = Place(label, config), player or Player()
+    check(place, contenders, episodes=episodes, seed=seed, player=player)
     cells = cells_of(place, contenders, episodes=episodes, seed=seed)
     shown = progress.track(cells, description="evaluating") if progress else cells
     return assemble(cells, [player.play(cell) for cell in shown])

@@ -19,7 +19,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.decisions import Agents
 from offload_rllib.envs.vector import batch_of, held_out_keys
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.durations import CONSTANT, LOGNORMAL, UNIFORM
+from offload_rllib.simulator.streams import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, OFFER_ARRIVAL, Array, Scenario
 
 # More takes HiGHS many minutes and gigabytes.
@@ -47,7 +47,7 @@ class Bound:
     proven: bool
 
 
-class Ways(NamedTuple):
+class EarliestTimes(NamedTuple):
     """How soon, at best, each of J tasks could be served at each of N nodes, and what its result needs back."""
 
     ready_s: Array  # [J, N] absolute; infinite: out of reach
@@ -113,7 +113,7 @@ def _next_decision(time_s: Array, interval_s: float) -> Array:
     return np.ceil(time_s / interval_s - 1e-9) * interval_s
 
 
-def ways(scenario: Scenario, tasks: Array) -> Ways:
+def earliest_times(scenario: Scenario, tasks: Array) -> EarliestTimes:
     """Return how soon tasks could be served at each node, over all walks of at most `max_hops` hops.
 
     The soonest arrival and the shortest way back may be those of different walks: each is a lower bound by itself.
@@ -157,10 +157,10 @@ def ways(scenario: Scenario, tasks: Array) -> Ways:
             further[:, to] = np.minimum(further[:, to], decided[:, source] + there)
             further_back[:, to] = np.minimum(further_back[:, to], back[:, source] + home)
         arrival, back = further, further_back
-    return Ways(ready_s, back_s)
+    return EarliestTimes(ready_s, back_s)
 
 
-def _price_of_dropping(scenario: Scenario, tasks: Array) -> Array:
+def _drop_penalties(scenario: Scenario, tasks: Array) -> Array:
     """Return the least score [J] of tasks that do not finish; see `simulator.tasks.score_of_unfinished`."""
     settings = scenario.settings[0]
     aborted = (settings["expiry"] == EXPIRY_ABORT) & np.isfinite(tasks["deadline_s"])
@@ -171,7 +171,7 @@ def _price_of_dropping(scenario: Scenario, tasks: Array) -> Array:
 def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry]:
     """Yield the variables of every task at every node where it could finish."""
     settings = scenario.settings[0]
-    soonest = ways(scenario, tasks)
+    soonest = earliest_times(scenario, tasks)
     latest = np.full(len(tasks), settings["horizon_s"])
     if settings["expiry"] == EXPIRY_ABORT:
         latest = np.minimum(latest, tasks["deadline_s"])
@@ -293,7 +293,7 @@ def _program(scenario: Scenario, tasks: Array, entries: list[_Entry], slot_s: fl
         for kept, part in zip((rows, columns, values), np.broadcast_arrays(row, column, value), strict=True):
             kept.append(part.ravel())
 
-    every, dropped_s = np.arange(count), _price_of_dropping(scenario, tasks)
+    every, dropped_s = np.arange(count), _drop_penalties(scenario, tasks)
     # Rows: all of a task is processed or dropped; its score is at least either estimate; capacities; one node each.
     put(every, drop + every, 1.0)
     for row in (count, 2 * count):

@@ -5,30 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from offload_rllib.config import ConfigError, PolicyConfig
-from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
-from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.results import SAMPLED
-from offload_rllib.policies.remote import RemotePolicy, is_service
-from offload_rllib.policies.saved import (
-    PolicyDescription,
-    SavedPolicy,
-    load_description,
-    load_saved_policy,
-    packed,
-    version_of,
-)
-from offload_rllib.runs.lookup import trained_policy_folder
+from offload_rllib.policies.heuristic import HeuristicPolicy, is_heuristic
+from offload_rllib.policies.policy import Policy
+from offload_rllib.policies.remote import is_service
+from offload_rllib.policies.saved import PolicyDescription, load_description, packed, version_of
+from offload_rllib.runs.lookup import load_policy, trained_policy_folder
 from offload_rllib.runs.training_run import RECORD, RunFolder
-from offload_rllib.scenario.build import check_rule
-from offload_rllib.scenario.functions import load_function
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 # Keys of a policy that may differ between its training seeds: none of them changes what is learned.
@@ -50,102 +39,48 @@ NOT_LEARNING = (
 STEPS_APART = 0.05
 
 
-class Contender(Protocol):
-    """A policy under evaluation. To play in another process it must be possible to pickle it."""
-
-    name: str
-    trained_on: str = ""
-    """Where it was trained: an environment's label or fingerprint; empty if it was not."""
-    training_seed: int | None = None
-
-    def begin(self, env: NativeEnv, seed: int) -> None:
-        """Prepare for a batch of episodes; `seed` is for the policy's own draws."""
-
-    def actions(self, env: NativeEnv) -> np.ndarray:
-        """Return actions [E, A], or [E] where decisions are taken at arrivals, for the environments' present state."""
-        ...
-
-
 @dataclass
-class Heuristic:
-    """A rule of `simulator.heuristics`, or a user's function; a rule's draws follow from the episode's key."""
+class Contender:
+    """A policy in an evaluation: its name there, where it is loaded from, and whether it draws its actions.
 
-    name: str
-    trained_on: str = field(default="", init=False)
-    training_seed: int | None = field(default=None, init=False)
-
-    def begin(self, env: NativeEnv, seed: int) -> None:
-        """Check that the rule makes sense in the environment.
-
-        Raises:
-            ConfigError: it does not.
-        """
-        if not is_function_path(self.name):
-            check_rule(self.name, "policies", env.scenario.network)
-
-    def actions(self, env: NativeEnv) -> np.ndarray:
-        """Return the rule's actions."""
-        return env.heuristic_actions(self.name)
-
-
-@dataclass
-class Trained:
-    """A trained policy, greedy or sampled: loaded here, or behind a service."""
+    Pickled, it leaves the policy out: the process that plays loads it from `source`.
+    """
 
     name: str
     source: Path | str
-    """Folder of the policy, or the address of a service."""
-    deterministic: bool
+    """Folder of a trained policy, address of a service, or a heuristic."""
+    deterministic: bool = True
+    """Take the best actions; otherwise draw them, if the policy draws at all."""
     trained_on: str = ""
+    """Where it was trained: an environment's label or fingerprint; empty if it was not."""
     training_seed: int | None = None
-    policy: SavedPolicy | RemotePolicy | None = field(default=None, repr=False, compare=False)
-    """Read from `source` when it is needed, unless given."""
-    _fitted: SavedPolicy | RemotePolicy | None = field(default=None, init=False, repr=False, compare=False)
+    policy: Policy | None = field(default=None, repr=False, compare=False)
+    """Loaded from `source` when it is needed first, unless given."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the networks out: the process that plays reads them from the folder."""
-        return self.__dict__ | {"policy": None, "_fitted": None}
+        """Leave the policy out."""
+        return self.__dict__ | {"policy": None}
 
-    def begin(self, env: NativeEnv, seed: int) -> None:
-        """Fit the policy to the environment and seed its draws.
+    def begin(self, env: NativeEnv, seed: int) -> Policy:
+        """Return the policy, fitted to an environment.
+
+        Args:
+            env: where it will play.
+            seed: of the policy's own draws.
 
         Raises:
             ConfigError: the policy does not fit the environment.
         """
         if self.policy is None:
-            source = self.source
-            self.policy = RemotePolicy(source) if isinstance(source, str) else load_saved_policy(source)
+            self.policy = load_policy(self.source)
         try:
-            self._fitted = self.policy.on(env)
+            fitted = self.policy.on(env)
         except ConfigError as error:
+            if isinstance(self.policy, HeuristicPolicy):
+                raise  # the error names the rule
             raise ConfigError(f"{self.source}: {error}") from error
-        self._fitted.seed(seed)
-
-    def actions(self, env: NativeEnv) -> np.ndarray:
-        """Return the policy's actions.
-
-        Raises:
-            RuntimeError: `begin` was not called.
-        """
-        if self._fitted is None:
-            raise RuntimeError("call begin before actions")
-        agents = env.deciding if isinstance(env, ArrivalEnv) else None
-        return self._fitted(env.observations, env.masks, agents=agents, deterministic=self.deterministic)
-
-
-def is_rule_or_function(name: str, where: str) -> bool:
-    """Return whether a text names a heuristic or a user's function, checked, and not something else.
-
-    Raises:
-        ConfigError: the heuristic does not take that parameter, or the function cannot be used.
-    """
-    if name.partition(":")[0] in HEURISTICS:
-        check_rule(name, where)
-        return True
-    if is_function_path(name):
-        load_function(name, where)
-        return True
-    return False
+        fitted.seed(seed)
+        return fitted
 
 
 def make_contenders(names: Iterable[str]) -> list[Contender]:
@@ -161,13 +96,13 @@ def make_contenders(names: Iterable[str]) -> list[Contender]:
     """
     contenders: list[Contender] = []
     for name in dict.fromkeys(names):
-        if is_rule_or_function(name, "policies"):
-            contenders.append(Heuristic(name))
+        if is_heuristic(name, "policies"):
+            contenders.append(Contender(name, name))
             continue
         if is_service(name):
             called = name.partition("://")[2].rstrip("/")
-            contenders.append(Trained(called, name, deterministic=True))
-            contenders.append(Trained(f"{called}{SAMPLED}", name, deterministic=False))
+            contenders.append(Contender(called, name))
+            contenders.append(Contender(f"{called}{SAMPLED}", name, deterministic=False))
             continue
         path = Path(name)
         if "/" not in name and not path.exists():
@@ -205,7 +140,7 @@ def trained_contenders(name: str, folders: Sequence[Path], labels: dict[str, str
     for suffix, deterministic in (("", True), (SAMPLED, False)):
         for policy, description, seed in zip(policies, descriptions, seeds, strict=True):
             trained_on = (labels or {}).get(description.environment, description.environment)
-            contenders.append(Trained(name + suffix, policy, deterministic, trained_on, seed))
+            contenders.append(Contender(name + suffix, policy, deterministic, trained_on, seed))
     return contenders
 
 

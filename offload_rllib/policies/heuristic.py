@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from offload_rllib.config.base import is_function_path
 from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.scenario.build import check_rule
+from offload_rllib.scenario.functions import load_function
+from offload_rllib.simulator.heuristics import HEURISTICS
 from offload_rllib.simulator.types import Array
+
+
+def is_heuristic(name: str, where: str) -> bool:
+    """Return whether a text names a rule or a user's function, checked, and not something else.
+
+    Args:
+        name: the text.
+        where: what an error calls its place.
+
+    Raises:
+        ConfigError: the rule does not take that parameter, or the function cannot be used.
+    """
+    if name.partition(":")[0] in HEURISTICS:
+        check_rule(name, where)
+        return True
+    if is_function_path(name):
+        load_function(name, where)
+        return True
+    return False
 
 
 class HeuristicPolicy:
@@ -22,7 +45,13 @@ class HeuristicPolicy:
         """Do nothing: a rule's draws follow from the episode's key."""
 
     def on(self, env: NativeEnv) -> HeuristicPolicy:
-        """Return the rule for the agents of an environment."""
+        """Return the rule for the agents of an environment.
+
+        Raises:
+            ConfigError: the rule makes no sense in the environment.
+        """
+        if not is_function_path(self.name):
+            check_rule(self.name, "policies", env.scenario.network)
         return HeuristicPolicy(self.name, env)
 
     def __call__(

@@ -28,6 +28,7 @@ from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_gre
 from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
 from offload_rllib.policies.sharing import Assignment, device_types
 from offload_rllib.scenario.functions import load_object
+from offload_rllib.simulator.choice import choose_rows
 from offload_rllib.simulator.types import Array
 
 FORMAT_VERSION = 3
@@ -258,13 +259,13 @@ class SavedPolicy:
         """
         actions = masks.argmax(-1)
         for name, rows in self._choices(masks, owners):
-            valid = torch.from_numpy(masks[rows])
-            scores = self.networks[name](torch.from_numpy(observations[rows]), valid)
-            chosen = scores.argmax(-1).numpy()
-            if draws is not None:
-                if self.description.output == "values":
-                    scores = epsilon_greedy(scores, valid, self.description.epsilon)
-                chosen = np.where(np.isnan(draws[rows]), chosen, _drawn(scores, draws[rows]))
+            valid = masks[rows].astype(np.int8, copy=False)
+            scores = logits = self.networks[name](torch.from_numpy(observations[rows]), torch.from_numpy(valid))
+            if draws is not None and self.description.output == "values":
+                logits = epsilon_greedy(scores, torch.from_numpy(valid), self.description.epsilon)
+            chosen = np.empty(len(rows), np.int64)
+            drawn = np.full(len(rows), np.nan) if draws is None else draws[rows]
+            choose_rows(scores.numpy(), logits.numpy(), valid, drawn, chosen)
             actions[rows] = chosen
         return actions
 
@@ -279,14 +280,6 @@ class SavedPolicy:
         for name, first, last in zip(self._order, bounds, bounds[1:], strict=False):
             for start in range(first, last, CHUNK):
                 yield name, rows[start : min(start + CHUNK, last)]
-
-
-def _drawn(logits: Tensor, draws: Array) -> Array:
-    """Return actions [n] int64 drawn from the softmax of logits [n, R], by inverse transform of draws [n] in [0, 1)."""
-    reached = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
-    # Below the last value whatever the rounding, so that the draw always falls on an action with a probability.
-    thresholds = np.minimum(np.nan_to_num(draws) * reached[:, -1], np.nextafter(reached[:, -1], 0.0))
-    return (reached <= thresholds[:, None]).sum(-1)
 
 
 def packed(folder: Path) -> dict[str, bytes]:

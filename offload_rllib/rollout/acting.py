@@ -6,10 +6,9 @@ many environments a runner steps, nor on how many runners there are.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from offload_rllib.simulator.choice import best_action, draw_action
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import mix, stream, uniform
 
@@ -85,38 +84,14 @@ def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment,
         actions: [E * A] int32; those at `rows` are written.
         log_probabilities: [E * A] float32; those at `rows` are written.
     """
-    width = logits.shape[1]
     for i in range(logits.shape[0]):
-        largest = -np.inf
-        for action in range(width):
-            if masks[i, action] != 0 and logits[i, action] > largest:
-                largest = logits[i, action]
-        total = 0.0
-        for action in range(width):
-            if masks[i, action] != 0:
-                total += math.exp(logits[i, action] - largest)
         e = rows[i] // agents_per_environment
-        threshold = draw_uniform(keys, rows, agents_per_environment, i, steps[e]) * total
-        reached = 0.0
-        chosen = 0
-        for action in range(width):
-            if masks[i, action] != 0:
-                chosen = action  # the last valid one, should rounding leave `reached` below the threshold
-                reached += math.exp(logits[i, action] - largest)
-                if reached > threshold:
-                    break
-        actions[rows[i]] = chosen
-        log_probabilities[rows[i]] = logits[i, chosen] - largest - math.log(total)
+        u = draw_uniform(keys, rows, agents_per_environment, i, steps[e])
+        actions[rows[i]], log_probabilities[rows[i]] = draw_action(logits[i], masks[i], u)
 
 
 @kernel
 def choose_greedy(scores, masks, rows, actions):
     """Take the valid action of the highest score, the first among equals; arguments as `choose_categorical`."""
     for i in range(scores.shape[0]):
-        chosen = 0
-        best = -np.inf
-        for action in range(scores.shape[1]):
-            if masks[i, action] != 0 and scores[i, action] > best:
-                best = scores[i, action]
-                chosen = action
-        actions[rows[i]] = chosen
+        actions[rows[i]] = best_action(scores[i], masks[i])

@@ -128,7 +128,7 @@ class Recorder:
 
     def close(self, batch: ArrivalEnv, e: int) -> None:
         """End the episode of environment `e`, which has reached its horizon."""
-        observations, masks, rewards, elapsed_s, _ = batch.closing(e)
+        observations, masks, rewards, elapsed_s = batch.closing(e)
         self.returns[e] += rewards
         for a in np.flatnonzero(self._last[e] != NONE):
             row = self._last[e, a]

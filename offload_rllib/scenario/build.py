@@ -16,7 +16,7 @@ from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks,
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.score import check_drop_price
+from offload_rllib.scenario.score import check_drop_penalty
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.arriving import BuiltWorkload, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
@@ -283,7 +283,7 @@ def build_scenario(
     _check_keys(config)
     link, link_law = link_arrays(config, network, link_directions(config, network))
     arriving = _arriving(config, network, like)
-    check_drop_price(
+    check_drop_penalty(
         config, network, all_have_deadlines=arriving.demand.all_have_deadlines, drawn=episode_key is not None
     )
     offered = offered_links(link, link_law, len(network.nodes), config.decisions.max_destinations)

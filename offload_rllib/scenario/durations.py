@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.config.duration import Duration
-from offload_rllib.simulator.durations import CONSTANT, EXPONENTIAL, LOGNORMAL, UNIFORM
+from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, LOGNORMAL, UNIFORM
 
 
 def write_duration(record: np.void, duration: Duration) -> None:

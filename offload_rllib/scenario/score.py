@@ -25,7 +25,7 @@ def type_weights(score: Score, types: tuple[str, ...]) -> np.ndarray:
     return np.array([score.weights.get(name, 1.0) for name in types])
 
 
-def check_drop_price(config: EnvironmentConfig, network: Network, *, all_have_deadlines: bool, drawn: bool) -> None:
+def check_drop_penalty(config: EnvironmentConfig, network: Network, *, all_have_deadlines: bool, drawn: bool) -> None:
     """Check that the penalty of a drop is stated, and not less than any late finish, where tasks may finish late.
 
     Args:

@@ -21,7 +21,7 @@ DIURNAL = 2
 # Kinds that are made of pieces.
 LINEAR = 3
 ZIGZAG = 4
-UNIFORM = 5
+UNIFORM_LEVELS = 5
 BURSTY = 6
 TABLE = 7
 
@@ -107,7 +107,7 @@ def _enter_piece(arrivals, client, described, rate_piece, burst_state, burst_jum
         rise = 2.0 * (arrivals.high - arrivals.low) / arrivals.period_s
         client.level = arrivals.low if half % 2 == 0 else arrivals.high
         client.slope = rise if half % 2 == 0 else -rise
-    elif arrivals.kind == UNIFORM:
+    elif arrivals.kind == UNIFORM_LEVELS:
         client.start_s = piece * arrivals.period_s
         client.end_s = (piece + 1) * arrivals.period_s
         client.level = arrivals.low + (arrivals.high - arrivals.low) * uniform(stream(key, streams.RATE_LEVEL), piece)

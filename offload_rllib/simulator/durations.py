@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.streams import stream, uniform
-
-CONSTANT = 0
-EXPONENTIAL = 1
-UNIFORM = 2
-LOGNORMAL = 3
+from offload_rllib.simulator.streams import CONSTANT, LOGNORMAL, sample, stream, uniform
 
 
 @kernel
@@ -26,10 +21,8 @@ def draw_duration(law, key, purpose, index):
     if law.kind == CONSTANT:
         return law.a
     u = uniform(stream(key, purpose), index)
-    if law.kind == EXPONENTIAL:
-        return -law.a * math.log(1.0 - u)  # u has 53 bits, so 1 - u is exact and never 0
-    if law.kind == UNIFORM:
-        return law.a + (law.b - law.a) * u
+    if law.kind != LOGNORMAL:
+        return sample(law.kind, law.a, law.b, u)
     # Box and Muller, "A note on the generation of random normal deviates", Ann. Math. Statist. 29(2), 1958.
     angle = 2.0 * math.pi * uniform(stream(key, purpose + 1), index)
     return law.b + law.c * math.exp(law.a * math.sqrt(-2.0 * math.log(1.0 - u)) * math.cos(angle))

@@ -150,14 +150,14 @@ def _known(scenario, environment, agent, action, planned, now_s):
 
 
 @kernel
-def _with_planned(told, planned, action):
-    sent_tasks = told.sent_tasks + np.int64(planned[action, 0])
-    sent_work = told.sent_work + planned[action, 1]
-    return Known(told.node, told.tasks, told.wait_s, told.age_s, sent_tasks, sent_work, told.alive)
+def _with_planned(there, planned, action):
+    sent_tasks = there.sent_tasks + np.int64(planned[action, 0])
+    sent_work = there.sent_work + planned[action, 1]
+    return Known(there.node, there.tasks, there.wait_s, there.age_s, sent_tasks, sent_work, there.alive)
 
 
 @kernel
-def _picked(scenario, environment, rule, parameter, agent, turn, lots, planned, now_s):
+def _picked(scenario, environment, rule, parameter, agent, turn, rng_key, planned, now_s):
     """Return the action of a rule that does not weigh all actions; NONE of one that does."""
     if rule == LOCAL:
         return 0
@@ -167,22 +167,22 @@ def _picked(scenario, environment, rule, parameter, agent, turn, lots, planned, 
         return 0 if expected_wait(scenario, own) < parameter * mean_service_s else NONE
     options = _options(scenario, agent)
     if rule == ROUND_ROBIN:
-        return np.int64(uniform(stream(lots, _START), 0) * options + turn) % options
+        return np.int64(uniform(stream(rng_key, _START), 0) * options + turn) % options
     if rule == THRESHOLD:
         own = _known(scenario, environment, agent, 0, planned, now_s)
         if own.tasks + own.sent_tasks < parameter or options == 1:
             return 0
-        action = 1 + np.int64(uniform(stream(lots, _CANDIDATES), turn) * (options - 1))
+        action = 1 + np.int64(uniform(stream(rng_key, _CANDIDATES), turn) * (options - 1))
         there = _known(scenario, environment, agent, action, planned, now_s)
         return action if there.alive and there.tasks + there.sent_tasks < parameter else 0
     return NONE
 
 
 @kernel
-def _is_candidate(scenario, agent, action, turn, lots):
+def _is_candidate(scenario, agent, action, turn, rng_key):
     """Return whether an action is one of the two that `power_of_two` compares in this turn."""
     options = _options(scenario, agent)
-    candidates = stream(lots, _CANDIDATES)
+    candidates = stream(rng_key, _CANDIDATES)
     first = np.int64(uniform(candidates, 2 * turn) * options)
     second = np.int64(uniform(candidates, 2 * turn + 1) * (options - 1))
     return action in (first, second + (1 if second >= first else 0))
@@ -217,7 +217,7 @@ def _links_from_cloud(scenario, action, n):
 
 
 @kernel
-def _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots):
+def _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, rng_key):
     """Return what a rule minimises over the actions.
 
     A draw from the softmax of -finish / temperature is the smallest of finish / temperature minus Gumbel noise.
@@ -231,7 +231,9 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     if rule == LEAST_FILL:
         return fill(there.tasks + there.sent_tasks, scenario.node[there.node].capacity)
     if rule == POWER_OF_TWO:
-        return float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, lots) else np.inf
+        return (
+            float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, rng_key) else np.inf
+        )
     if rule == ALWAYS_SERVER:
         return -scenario.node[there.node].speed
     if rule == ALWAYS_CLOUD:
@@ -239,7 +241,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     finish_s = estimate(scenario, environment, agent, action, there, slot).finish_s
     if rule in (SOFT_FINISH, KEEP_FIRST):
         temperature_s = (parameter if rule == SOFT_FINISH else SOFT_TEMPERATURE) * scenario.settings[0].mean_service_s
-        u = uniform(stream(lots, _NOISE), turn * scenario.destination.shape[1] + action)
+        u = uniform(stream(rng_key, _NOISE), turn * scenario.destination.shape[1] + action)
         return finish_s / temperature_s + math.log(-math.log(u))
     if rule == DEADLINE_FINISH:
         left_s = environment.task[slot].deadline_s - environment.episode[0].now_s
@@ -266,8 +268,8 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
     """
     node = environment.node[scenario.agent_node[agent]]
     turn = node.choices + k  # choices that the node has had before this one
-    lots = stream(node.key, streams.HEURISTIC)
-    picked = _picked(scenario, environment, rule, parameter, agent, turn, lots, planned, now_s)
+    rng_key = stream(node.key, streams.HEURISTIC)
+    picked = _picked(scenario, environment, rule, parameter, agent, turn, rng_key, planned, now_s)
     if picked != NONE:
         return picked
     index = turn * scenario.destination.shape[1]
@@ -281,7 +283,7 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
             there = _with_planned(true_state(scenario, environment, agent, action, now_s), planned, action)
         else:
             there = _known(scenario, environment, agent, action, planned, now_s)
-        c = _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, lots)
+        c = _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, rng_key)
         if c < best_cost:
             best = action
             best_cost = c
@@ -289,7 +291,7 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
         elif c == best_cost and c < np.inf:
             ties += 1
             # Keeping the newcomer with probability 1/ties makes all equals equally likely (reservoir sampling).
-            if uniform(lots, index + action) * ties < 1.0:
+            if uniform(rng_key, index + action) * ties < 1.0:
                 best = action
     return best
 

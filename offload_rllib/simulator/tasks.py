@@ -102,7 +102,7 @@ def append_held(environment, node, slot):
     node.held_tail = slot
     node.held += 1
     node.held_work += task[slot].work
-    node.told_from_s = -1.0
+    node.advertised_from_s = -1.0
 
 
 @kernel
@@ -123,7 +123,7 @@ def insert_held(environment, node, slot, following):
         task[before].held_next = slot
     node.held += 1
     node.held_work += task[slot].work
-    node.told_from_s = -1.0
+    node.advertised_from_s = -1.0
 
 
 @kernel
@@ -152,7 +152,7 @@ def _unlink_held(task, node, slot):
     else:
         task[after].held_previous = before
     node.held -= 1
-    node.told_from_s = -1.0
+    node.advertised_from_s = -1.0
     if node.held == 0:
         node.held_work = 0.0  # no rounding is carried from one time to the next
     else:

@@ -89,7 +89,7 @@ def join(scenario, environment, n, slot, now_s):
     """Note that a task is to be processed by node `n`."""
     here = scenario.node[n]
     node = environment.node[n]
-    node.told_from_s = -1.0
+    node.advertised_from_s = -1.0
     if has_extensions(scenario) and here.queue != FIFO:
         node.stale = 1
         return
@@ -105,7 +105,7 @@ def clear(scenario, environment, n):
     node.free_s = 0.0
     node.busy_until_s = 0.0
     node.stale = 0
-    node.told_from_s = -1.0
+    node.advertised_from_s = -1.0
     for server in range(here.first_server, here.first_server + here.servers):
         environment.server[SERVING, server] = 0.0
         environment.server[QUEUED, server] = 0.0
@@ -248,7 +248,7 @@ def wait_of_offered(scenario, environment, n, now_s):
 
 
 @called_kernel
-def _told(settings, here, server, task, slot, free_s, now_s):
+def _free_with_held(settings, here, server, task, slot, free_s, now_s):
     """Place the held tasks, from `slot` on, behind the others; return when the first server is free then."""
     if here.servers > 1:
         _copy(here, server, QUEUED, SCRATCH)
@@ -276,7 +276,9 @@ def advertised_free_at(scenario, environment, n, now_s):
     if here.servers == 1 and (settings.expiry == EXPIRY_NEVER or not settings.has_deadline):
         return from_s + node.held_work / here.core_speed
     # Where no server is idle, the present time does not matter. Every neighbour asks for the same.
-    if from_s != node.told_from_s:
-        node.told_from_s = from_s
-        node.told_s = _told(settings, here, environment.server, environment.task, slot, free_s, now_s)
-    return node.told_s
+    if from_s != node.advertised_from_s:
+        node.advertised_from_s = from_s
+        node.advertised_free_s = _free_with_held(
+            settings, here, environment.server, environment.task, slot, free_s, now_s
+        )
+    return node.advertised_free_s

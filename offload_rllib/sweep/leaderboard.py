@@ -76,7 +76,7 @@ class SweepTable(PresentCallback):
         """Show the trials of a plan on a console."""
         self._plan, self._console = plan, console
         self._began = time.monotonic()
-        self._told: set[str] = set()
+        self._announced: set[str] = set()
         self.outcomes: list[TrialOutcome] = []
         self._live = Live(console=console, refresh_per_second=1, transient=True)
 
@@ -122,8 +122,8 @@ class SweepTable(PresentCallback):
             return
         metric = self._plan.config.metrics[0].name
         for outcome in order:
-            if outcome.state in (FINISHED, STOPPED, FAILED) and outcome.name not in self._told:
-                self._told.add(outcome.name)
+            if outcome.state in (FINISHED, STOPPED, FAILED) and outcome.name not in self._announced:
+                self._announced.add(outcome.name)
                 what = outcome.problem or f"{metric} {outcome.figure(metric):.4g}"
                 values = ", ".join(f"{key} {shown_value(value)}" for key, value in outcome.values.items())
                 self._console.print(

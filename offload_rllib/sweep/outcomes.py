@@ -70,8 +70,8 @@ def outcome_of(plan: SweepPlan, trial: Trial, result: Mapping[str, Any] | None =
 
 def _problem(trial: Trial) -> str:
     lines = str(trial.get_error() or "").strip().splitlines()
-    told = [line for line in lines if "Error: " in line]
-    return (told or lines or ["unknown"])[-1].strip()
+    errors = [line for line in lines if "Error: " in line]
+    return (errors or lines or ["unknown"])[-1].strip()
 
 
 def is_better(metric: Metric, one: float, other: float) -> bool:

@@ -16,9 +16,9 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, l
 from offload_rllib.config.loading import nearest, validated, with_values
 from offload_rllib.config.sweep import ENVIRONMENT, Domain, SweepConfig
 from offload_rllib.envs.vector import compile_kernels
-from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.evaluate import Player, evaluate
 from offload_rllib.evaluation.players import make_contenders
-from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario import BuiltScenario
 
 # Combinations that are checked before anything runs: all of a grid up to the larger number, otherwise so many draws.
 LARGEST_GRID = 10_000
@@ -154,8 +154,8 @@ def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
     if not possible:
         raise ConfigError(f"space: none of {tried} combinations can be trained. The first: {reasons[0]}")
     first = possible[0]
-    check(*first, cpus=plan.cpus(cpus))
-    _check_metrics(plan, first[0])
+    env = check(*first, cpus=plan.cpus(cpus))
+    _check_metrics(plan, env.scenario)
     if not reasons:
         return []
     return [f"{len(reasons)} of {tried} combinations cannot be trained, and will fail. The first: {reasons[0]}"]
@@ -193,9 +193,15 @@ def _draw(domain: Domain, rng: np.random.Generator) -> Any:
     return round(value) if domain.whole else value
 
 
-def _check_metrics(plan: SweepPlan, environment: EnvironmentConfig) -> None:
-    compile_kernels(build_scenario(environment))
-    figures = evaluate(environment, make_contenders(["local"]), episodes=2, seed=plan.config.validation.seed).metrics
+def _check_metrics(plan: SweepPlan, scenario: BuiltScenario) -> None:
+    compile_kernels(scenario)
+    figures = evaluate(
+        scenario.config,
+        make_contenders(["local"]),
+        episodes=2,
+        seed=plan.config.validation.seed,
+        player=Player(scenario),
+    ).metrics
     for i, metric in enumerate(plan.config.metrics):
         if metric.name not in figures:
             raise ConfigError(

@@ -19,8 +19,8 @@ from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.cluster.placement import SMALLEST_RUNNER_CPUS
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import read_json
-from offload_rllib.evaluation.evaluate import evaluate
-from offload_rllib.evaluation.players import Trained
+from offload_rllib.evaluation.evaluate import Player, evaluate
+from offload_rllib.evaluation.players import Contender
 from offload_rllib.policies.saved import SavedPolicy
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX
 from offload_rllib.sweep.plan import SweepPlan, Token
@@ -83,6 +83,7 @@ class SweepTrial(tune.Trainable):
         self._begin(config)
 
     def _begin(self, tokens: Mapping[str, Token]) -> None:
+        self._player = Player()
         self._algorithms: dict[int, OffloadAlgorithm] = {}
         self._problem: str | None = None
         self._cost = dict.fromkeys(("training_s", "training_cpu_s", "validation_s"), 0.0)
@@ -154,8 +155,14 @@ class SweepTrial(tune.Trainable):
                 )
             network.load_state_dict(weights[name])
         policy = SavedPolicy(description, networks)
-        contender = Trained("policy", Path(str(self.logdir)), validation.play == "greedy", policy=policy)
-        played = evaluate(self._environment, [contender], episodes=validation.episodes, seed=validation.seed)
+        contender = Contender("policy", Path(str(self.logdir)), validation.play == "greedy", policy=policy)
+        played = evaluate(
+            self._environment,
+            [contender],
+            episodes=validation.episodes,
+            seed=validation.seed,
+            player=self._player,
+        )
         self._cost["validation_s"] += time.perf_counter() - began
         return {metric: float(mean_of_numbers(played.of("policy", metric))) for metric in played.metrics}
 

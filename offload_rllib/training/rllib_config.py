@@ -12,27 +12,22 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 
 from offload_rllib.algorithms.offload_algorithm import FINGERPRINT
 from offload_rllib.algorithms.registry import ALGORITHMS
-from offload_rllib.algorithms.settings import apply_settings, model_settings, schedule
+from offload_rllib.algorithms.settings import schedule
 from offload_rllib.cluster.placement import NODE_SHARE, TRAINER_CPUS, cpus_per_runner
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.algorithms import A2C, APPO, DDQN, PPO, Algorithm
+from offload_rllib.config.algorithms import Algorithm
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
-from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
-from offload_rllib.rollout.hindsight import require_hindsight
-from offload_rllib.rollout.replay import replay_bytes, require_memory
-from offload_rllib.rollout.runner import CREDIT, DECISIONS, STEPS, BatchedEnvRunner
+from offload_rllib.rollout.runner import CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
 
 PROBE_S = 0.5
-# RLlib's names of hyperparameters that it calls differently, and those that move from `KEY` to `final_KEY`.
-RLLIB_NAMES = {"clip": "clip_param"}
+# Hyperparameters that move from `KEY` to `final_KEY`.
 SCHEDULED = ("lr", "entropy_coeff")
 
 
@@ -44,6 +39,7 @@ def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[s
     """
     require_policies(config, assignment)
     env_steps = config.training.env_steps
+    default: Any = ALGORITHMS[config.algorithm.name].get_default_config()
     found: dict[str, dict[str, Any]] = {}
     for name, overrides in config.policies.items():
         found[name] = {}
@@ -53,7 +49,7 @@ def overrides_per_module(config: PolicyConfig, assignment: Assignment) -> dict[s
             if moving in SCHEDULED:
                 found[name][moving] = schedule(getattr(own, moving), getattr(own, f"final_{moving}"), env_steps)
             else:
-                found[name][RLLIB_NAMES.get(key, key)] = value
+                found[name][default.rllib_names.get(key, key)] = value
     return found
 
 
@@ -69,12 +65,6 @@ def _callbacks(paths: Sequence[str]) -> list[type[RLlibCallback]]:
     """Return the user's callbacks behind this package's, unless one of them is a subclass of it and does its work."""
     own = [load_class(path, "training.callbacks", RLlibCallback) for path in paths]
     return own if any(issubclass(callback, OffloadCallback) for callback in own) else [OffloadCallback, *own]
-
-
-def _require_replay(algorithm: DDQN, batch: NativeEnv, policies: int) -> None:
-    """Reject replay memories that do not fit, before anything is made of a run."""
-    size, actions, prioritised = batch.observation_size, batch.num_actions, algorithm.priority_alpha > 0
-    require_memory(policies * replay_bytes(algorithm.replay_capacity, size, actions, prioritised=prioritised))
 
 
 def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: ObservationLayout) -> None:
@@ -97,36 +87,19 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
                     f"reward.shaping.{key} ({mine:g}) must equal algorithm.{key} ({theirs:g}): otherwise shaping "
                     "changes which policy is best"
                 )
-    if environment.decisions.when == "arrival" and policy.training.env_runner == "stock":
-        # RLlib's episodes hold what the deciding agent sees alone, and their batches know no time.
-        for key, value, refused in (
-            ("name", policy.algorithm.name, isinstance(policy.algorithm, APPO)),
-            ("critic", "central", getattr(policy.algorithm, "critic", "local") == "central"),
-        ):
-            if refused:
-                raise ConfigError(
-                    f"training.env_runner: stock cannot be used with algorithm.{key}: {value} where decisions.when is "
-                    "arrival; accepted: batched"
-                )
     if policy.network.kind == "pointer" and layout.row_size == 0:
         raise ConfigError(
             f"network.kind: pointer reads one row per destination, and observe: {environment.observe} has none"
         )
 
 
-def _check_hindsight(policy: PolicyConfig, algorithm: PPO | A2C, batch: NativeEnv) -> None:
-    """Reject credit in hindsight where it is not exact, or would not be known within a batch."""
-    require_hindsight(batch.scenario)
-    if policy.training.env_runner != "batched":
-        raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
-    if isinstance(batch, ArrivalEnv):
-        return  # samples are whole episodes
-    whole = max(policy.training.runners, 1) * policy.training.envs_per_runner * batch.steps_per_episode
-    if algorithm.batch_env_steps % whole:
-        raise ConfigError(
-            f"algorithm.batch_env_steps ({algorithm.batch_env_steps}) must be a multiple of runners x envs_per_runner "
-            f"x steps of an episode ({whole}) with credit: decisions, which is known at the end of an episode"
-        )
+def built(environment: EnvironmentConfig) -> NativeEnv:
+    """Return the environment of a run, for one episode at a time.
+
+    Its agents, sizes and layout decide on the run's policies and networks. It is built once and passed on, for a large
+    network takes seconds.
+    """
+    return batch_of(build_scenario(environment), 1)
 
 
 def algorithm_config(
@@ -136,6 +109,7 @@ def algorithm_config(
     cpus: float,
     nodes: Sequence[float] = (),
     trainer_node: str | None = None,
+    env: NativeEnv | None = None,
 ) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
@@ -145,16 +119,15 @@ def algorithm_config(
         cpus: what Ray may use.
         nodes: the same by node; one node if empty.
         trainer_node: Ray's resource that only the node has on which the trainer must be, e.g. ``node:10.0.0.1``.
+        env: what `built` returned for `environment`; None: it is built here.
 
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs.
     """
-    batch = batch_of(build_scenario(environment), 1)
-    _check_fit(environment, policy, batch.layout)
+    env = env or built(environment)
+    _check_fit(environment, policy, env.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
-    if isinstance(algorithm, PPO | A2C) and algorithm.credit == DECISIONS:
-        _check_hindsight(policy, algorithm, batch)
     config: Any = _implementation(algorithm)  # RLlib declares shares of CPUs and GPUs as whole numbers
     config.environment(
         "offload",
@@ -194,15 +167,10 @@ def algorithm_config(
         env_runner_restore_timeout_s=training.sample_timeout_s,
         delay_between_env_runner_restarts_s=1.0,
     )
-    apply_settings(config, algorithm, training)
-    assignment = assign_in(policy.sharing, batch.scenario)
-    model = policy.network.model_dump() | {"rows": batch.layout.blocks} | model_settings(algorithm)
-    if isinstance(algorithm, DDQN):
-        _require_replay(algorithm, batch, len(assignment.policies))
-        environments = max(training.runners, 1) * training.envs_per_runner
-        config.env_runners(rollout_fragment_length=algorithm.sample_env_steps // environments)
-    elif isinstance(algorithm, APPO) and training.env_runner == "batched":
-        config.env_runners(env_runner_cls=EpisodesEnvRunner)
+    config.apply(algorithm, training)
+    assignment = assign_in(policy.sharing, env.scenario)
+    model = policy.network.model_dump() | {"rows": env.layout.blocks} | config.model_settings(algorithm)
+    config.adapt(algorithm, training, env, len(assignment.policies))
     spec: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec()
     module_class = spec.module_class
     config.multi_agent(

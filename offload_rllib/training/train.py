@@ -21,15 +21,14 @@ from offload_rllib.cluster.placement import places
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.errors import input_problem
 from offload_rllib.config.loading import load_policy_config
-from offload_rllib.envs.vector import compile_kernels
+from offload_rllib.envs.vector import NativeEnv, compile_kernels
 from offload_rllib.runs.lock import locked
 from offload_rllib.runs.training_run import TUNE, RunFolder, is_uri
-from offload_rllib.scenario import build_scenario
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
 from offload_rllib.training.model_card import write_model_card
 from offload_rllib.training.progress import TrainingProgress
 from offload_rllib.training.recovery import collect_staged, mend
-from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
 
@@ -54,8 +53,8 @@ def available_cpus() -> float:
     return found_or_local().cpus
 
 
-def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> None:
-    """Check a run before anything is created.
+def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float | None = None) -> NativeEnv:
+    """Check a run before anything is created; return its environment, built, for `train`.
 
     Args:
         environment: what is trained on.
@@ -70,11 +69,13 @@ def check(environment: EnvironmentConfig, policy: PolicyConfig, *, cpus: float |
     try:
         cluster = found_or_local()
         nodes = cluster.cpus_by_node if cpus is None else ()
-        algorithm_config(environment, policy, cpus=cpus or cluster.cpus, nodes=nodes).validate()
+        env = built(environment)
+        algorithm_config(environment, policy, cpus=cpus or cluster.cpus, nodes=nodes, env=env).validate()
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"policy: RLlib refuses it: {' '.join(str(error).split())}") from error
+    return env
 
 
 def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
@@ -99,7 +100,7 @@ def _trial_name(trial: Any) -> str:
     return TRIAL
 
 
-def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
+def train(run: RunFolder, console: Console, *, resume: bool = False, env: NativeEnv | None = None) -> bool:
     """Train a run's policy, or resume it, and save the final policy.
 
     A trainer whose process or node is lost is started again from the last checkpoint.
@@ -108,6 +109,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
         run: the folder; its `environment.yaml` and `policy.yaml` say what to do.
         console: where progress is shown.
         resume: continue from the last checkpoint.
+        env: the run's environment, if `check` built it already.
 
     Returns:
         Whether the run is finished; False after an interruption (Ctrl-C, SIGTERM), with the state saved.
@@ -120,14 +122,12 @@ def train(run: RunFolder, console: Console, *, resume: bool = False) -> bool:
     environment, policy = run.environment, run.policy_config
     quieten()
     with locked(run.path, functools.partial(console.print, soft_wrap=True, highlight=False)):
-        return _train(run, environment, policy, console, resume=resume)
+        return _train(run, env or built(environment), policy, console, resume=resume)
 
 
-def _train(
-    run: RunFolder, environment: EnvironmentConfig, policy: PolicyConfig, console: Console, *, resume: bool
-) -> bool:
+def _train(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Console, *, resume: bool) -> bool:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
-        compile_kernels(build_scenario(environment))  # once, before every runner would compile them for itself
+        compile_kernels(env.scenario)  # once, before every runner would compile them for itself
     with (
         connect() as cluster,
         TrainingProgress(policy.training.env_steps, console) as progress,
@@ -141,7 +141,7 @@ def _train(
         lost = 0
         while True:
             callbacks = [progress, watch, *loggers(), *trackers(policy.training.tracking, run.name)]
-            tuner = _tuner(run, environment, policy, cluster, callbacks, resume=resume)
+            tuner = _tuner(run, env, policy, cluster, callbacks, resume=resume)
             run.record(state="training")
             before = watch.env_steps
             try:
@@ -173,7 +173,7 @@ def _train(
 
 def _tuner(
     run: RunFolder,
-    environment: EnvironmentConfig,
+    env: NativeEnv,
     policy: PolicyConfig,
     cluster: Cluster,
     callbacks: list[tune.Callback],
@@ -182,11 +182,12 @@ def _tuner(
 ) -> tune.Tuner:
     storage = run.storage
     config: Any = algorithm_config(  # Tune takes it, but declares a dictionary
-        environment,
+        env.scenario.config,
         policy,
         cpus=cluster.cpus,
         nodes=cluster.cpus_by_node,
         trainer_node=cluster.trainer_node(shared_storage=storage is not None),
+        env=env,
     )
     config.env_config[RUN_NAME] = run.name
     if resume:

@@ -32,11 +32,12 @@ HEALTH_CHECKS = {
 _WATCHER = """
 import sys
 from ray._raylet import GcsClient
+from ray.exceptions import RayError
 for _ in sys.stdin:
     try:
         nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5).values()
         print(*[node.node_manager_address for node in nodes if node.state == 0], flush=True)
-    except Exception:
+    except RayError:  # the head does not answer
         print(flush=True)
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
+from offload_rllib.evaluation.evaluate import play_episodes
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import FINISHED, OPEN, UNBOUNDED, Array
@@ -54,10 +55,9 @@ def play(scenario: BuiltScenario, contender: Contender, *, episodes: int, seed: 
     for first in range(0, episodes, BATCH):
         batch = keys[first : first + BATCH]
         env = batch_of(scenario, len(batch), log=True)
-        contender.begin(env, seed + first)
+        policy = contender.begin(env, seed + first)
         env.reset(batch)
-        while not env.truncated.all():
-            env.step(contender.actions(env))
+        play_episodes(env, policy, deterministic=contender.deterministic)
         for e in range(len(batch)):
             for name, value in figures_of(env, e).items():
                 figures.setdefault(name, []).append(value)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import typer
 from offload_rllib.cli import app
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, program: Sequence[str] = ("-m", "offload_rllib")) -> subprocess.Popen[str]:
     """Start the command line in a process group of its own, as a terminal does.
 
     Shells let what they start in the background ignore Ctrl-C, which children inherit; so it is allowed again.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "offload_rllib", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=folder,
         env=os.environ | {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_niceness": "0"},
         stdout=subprocess.PIPE,

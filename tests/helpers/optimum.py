@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any, Self
 
 import numpy as np
 
 from offload_rllib.envs.observation import scaling
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.players import Contender
+from offload_rllib.simulator.types import Array
 
 # The chain of `three_nodes`, in its decision interval of 0.1 s. Every task takes 1 s on a slow node and 0.25 s on the
 # fast one. Backlogs of slow nodes count in tenths of a second, the fast one's in twentieths, so that all are whole.
@@ -19,7 +21,35 @@ SLOW_LEVELS, FAST_LEVELS = 41, 81
 OVERFLOW_COST = 100.0
 
 
-class DynamicProgramming(Contender):
+class Rule:
+    """A policy that reads the whole environment."""
+
+    name: str
+    env: Any = None
+
+    def on(self, env: NativeEnv) -> Self:
+        """Keep the environment."""
+        self.env = env
+        return self
+
+    def seed(self, seed: int) -> None:
+        """Draw nothing."""
+
+    def __call__(self, *_: Any, **__: Any) -> Array:
+        """Return the actions for the present state; arguments as `Policy`."""
+        return self.actions(self.env)
+
+    def actions(self, env: Any) -> np.ndarray:
+        """Return actions [E, A]."""
+        raise NotImplementedError
+
+
+def contender(rule: Rule) -> Contender:
+    """Return a rule as evaluations take it."""
+    return Contender(rule.name, rule.name, policy=rule)
+
+
+class DynamicProgramming(Rule):
     """The best decisions in `three_nodes` for one who sees all three backlogs and decides for both agents at once.
 
     Minimises the mean response time by relative value iteration (Puterman, "Markov decision processes", section
@@ -67,10 +97,7 @@ class DynamicProgramming(Contender):
         overflow = np.where(level + SLOW_TASK >= SLOW_LEVELS, OVERFLOW_COST, 0.0)
         return level * SLOW_UNIT_S + SLOW_TASK * SLOW_UNIT_S + overflow
 
-    def begin(self, env: NativeEnv, seed: int) -> None:
-        """Nothing to prepare."""
-
-    def actions(self, env: NativeEnv) -> np.ndarray:
+    def actions(self, env: Any) -> np.ndarray:
         """Return the best joint actions [E, 2] for the true state."""
         backlog_s = np.stack([env.waits(e) for e in range(env.num_envs)])
         slow = np.rint(backlog_s[:, :2] / SLOW_UNIT_S).astype(int)
@@ -97,7 +124,7 @@ def _worked_off(level: np.ndarray, per_step: int, levels: int) -> np.ndarray:
     return np.clip(level - per_step, 0, levels - 1)
 
 
-class Reluctant(Contender):
+class Reluctant(Rule):
     """Takes the destination that finishes first, a neighbour only if it is so many seconds earlier."""
 
     def __init__(self, margin_s: float) -> None:
@@ -105,12 +132,13 @@ class Reluctant(Contender):
         self.name = f"reluctant {margin_s:g}"
         self.margin_s = margin_s
 
-    def begin(self, env: NativeEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
+    def on(self, env: NativeEnv) -> Self:
         """Find where an observation says when a task would finish."""
         self._columns = [env.layout.names.index(f"row_{row}.finish") for row in range(env.num_actions)]
         self._scale_s = scaling(env.scenario.arrays, env.num_actions)[0, self._columns]
+        return super().on(env)
 
-    def actions(self, env: NativeEnv) -> np.ndarray:
+    def actions(self, env: Any) -> np.ndarray:
         """Return actions [E, A]."""
         seen = env.observations[..., self._columns]
         finish_s = np.where(env.masks == 1, self._scale_s * seen / (1 - seen), np.inf)
@@ -118,7 +146,7 @@ class Reluctant(Contender):
         return finish_s.argmin(-1)
 
 
-class Split(Contender):
+class Split(Rule):
     """Sends a task with a fixed probability."""
 
     def __init__(self, probability: float) -> None:
@@ -126,10 +154,10 @@ class Split(Contender):
         self.name = f"split {probability:g}"
         self.probability = probability
 
-    def begin(self, env: NativeEnv, seed: int) -> None:  # noqa: ARG002 - a contender's signature
-        """Seed the draws."""
+    def seed(self, seed: int) -> None:
+        """Restart the draws."""
         self._rng = np.random.default_rng(seed)
 
-    def actions(self, env: NativeEnv) -> np.ndarray:
+    def actions(self, env: Any) -> np.ndarray:
         """Return actions [E, A]."""
         return (self._rng.random(env.rewards.shape) < self.probability) & (env.masks[..., 1] == 1)

@@ -93,7 +93,7 @@ def _levels(
         return low, high, mean
     arrivals["heterogeneous"] = config.heterogeneous
     if isinstance(config, UniformRate):
-        arrivals["kind"] = kinds.UNIFORM
+        arrivals["kind"] = kinds.UNIFORM_LEVELS
         arrivals["period_s"] = config.slot_s
         return config.low_level, config.high_level, 0.5 * (config.low_level + config.high_level)
     arrivals["period_s"], arrivals["phase"] = config.period_s, config.phase

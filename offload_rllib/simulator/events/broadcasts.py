@@ -67,13 +67,13 @@ def save_counts(scenario, environment, link_index):
     The node's own broadcast must have been saved.
     """
     link = environment.link[link_index]
-    told = environment.node[scenario.link[link_index].destination].unsaved_turn
+    latest = environment.node[scenario.link[link_index].destination].unsaved_turn
     room = environment.broadcast_link.shape[1]
-    for turn in range(max(link.unsaved_turn, told - room), told):
+    for turn in range(max(link.unsaved_turn, latest - room), latest):
         counted = environment.broadcast_link[link_index, turn & (room - 1)]
         counted.arrived = link.arrived
         counted.arrived_work = link.arrived_work
-    link.unsaved_turn = told
+    link.unsaved_turn = latest
 
 
 @kernel
