@@ -9,6 +9,7 @@ from offload_rllib.version import __version__
 if TYPE_CHECKING:
     from offload_rllib.api import (
         aec_env,
+        check,
         configure,
         gym_env,
         held_out_keys,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "aec_env",
+    "check",
     "configure",
     "gym_env",
     "held_out_keys",

@@ -14,13 +14,17 @@ from offload_rllib.envs.vector import held_out_keys, vector_env
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from rich.progress import Progress
 
+    from offload_rllib.checking.results import CheckReport
+    from offload_rllib.config import PolicyConfig
     from offload_rllib.policies.policy import Policy
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
 __all__ = [
     "aec_env",
+    "check",
     "configure",
     "gym_env",
     "held_out_keys",
@@ -56,6 +60,30 @@ def configure(
     from offload_rllib.algorithms.stock import configure as set_up
 
     return set_up(config, env, overrides=overrides)
+
+
+def check(
+    what: str | Path | Mapping[str, Any] | EnvironmentConfig | PolicyConfig,
+    *,
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig | None = None,
+    overrides: Iterable[str] = (),
+    policy_overrides: Iterable[str] = (),
+    seed: int = 0,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check an environment, a policy's file, or a trained policy; arguments and errors as `checking.check.check`."""
+    from offload_rllib.checking.check import check as run
+
+    return run(
+        what,
+        env=env,
+        overrides=overrides,
+        policy_overrides=policy_overrides,
+        seed=seed,
+        trust=trust,
+        progress=progress,
+    )
 
 
 def load_policy(policy: str | Path, *, trust: bool = False) -> Policy:

@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from offload_rllib.commands.bound import bound
+from offload_rllib.commands.check import check
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
@@ -46,7 +47,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (train, status, evaluate, compare, report, tune, bound, serve):
+for verb in (train, status, evaluate, compare, report, tune, bound, check, serve):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 

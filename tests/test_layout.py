@@ -26,7 +26,7 @@ FLOORS = (
     ("algorithms", "serving"),
     ("runs", "cluster"),
     ("training", "evaluation"),
-    ("reporting", "bench"),
+    ("reporting", "bench", "checking"),
     ("compare", "sweep"),
     ("commands", "api", "cli", "__main__"),
 )

@@ -327,6 +327,20 @@ def test_a_configuration_made_without_a_file_has_the_defaults_of_the_schema(sche
     assert (found[0] == expected[0]) if key.name == "sample_env_steps" else (found == expected)
 
 
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_an_algorithm_that_is_named_and_nothing_else_trains(name: str) -> None:
+    alone = load_policy_config({"algorithm": {"name": name}})
+    # The same with fewer processes: each takes seconds to start.
+    few = load_policy_config({"algorithm": {"name": name}, "training": {"runners": int(name == "APPO")}})
+    assert few.algorithm == alone.algorithm
+    algorithm = algorithm_config(load_environment(small_environment()), few, cpus=2).build_algo()
+    try:
+        assert algorithm.train()["timesteps_total"] > 0
+    finally:
+        algorithm.stop()
+
+
 def test_every_algorithm_of_the_schema_is_registered_with_tune() -> None:
     assert ALGORITHMS.keys() == {schema.__name__ for schema in SMALL}
     assert register_algorithms() == [f"Offload{name}" for name in ALGORITHMS]

@@ -35,7 +35,7 @@ class APPO(AlgorithmSettings):
     """Weight of the critic's squared error in the loss."""
     grad_clip: Positive | None = 0.5
     """Largest global norm of a gradient."""
-    fragment_steps: Count = 100
+    fragment_steps: Count = 50
     """Steps of each environment in one sample of a runner; runners take new weights between two samples."""
     batch_env_steps: Count = 800
     """Environment steps of a batch, which is whole samples."""

@@ -11,7 +11,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.scenario.cloud import with_cloud
-from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, notes_of_cost
+from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
@@ -262,6 +262,11 @@ def _check_keys(config: EnvironmentConfig) -> None:
         )
 
 
+def _notes_of_cost(cost: Cost, config: EnvironmentConfig) -> tuple[str, ...]:
+    capacity = note_of_capacity(cost, config)
+    return (*notes_of_cost(cost), *([capacity] if capacity else []))
+
+
 def build_scenario(
     config: EnvironmentConfig, episode_key: int | None = None, like: BuiltScenario | None = None
 ) -> BuiltScenario:
@@ -335,7 +340,7 @@ def build_scenario(
         mean_deadline_s=arriving.demand.mean_deadline_s,
         others=tuple(names[i] for i in others),
         cost=cost,
-        notes=(*arriving.notes, *(notes_of_cost(cost, config) if like is None else ())),
+        notes=(*arriving.notes, *(_notes_of_cost(cost, config) if like is None else ())),
     )
 
 

@@ -132,7 +132,7 @@ def check_cost(cost: Cost, arrays: Scenario) -> None:
         )
 
 
-def notes_of_cost(cost: Cost, config: EnvironmentConfig) -> tuple[str, ...]:
+def notes_of_cost(cost: Cost) -> tuple[str, ...]:
     """Return warnings for users who train on an environment."""
     notes = []
     if cost.events > MANY_EVENTS:
@@ -144,11 +144,16 @@ def notes_of_cost(cost: Cost, config: EnvironmentConfig) -> tuple[str, ...]:
             f"an episode has {cost.tasks:.2g} tasks on average: most have none, and nothing can be said of those; "
             "raise workload.load or horizon_s"
         )
-    decided = config.decisions.tasks_per_decision
-    if config.decisions.offer == "arrival" and cost.tasks_per_interval >= decided:
-        notes.append(
-            f"decisions cannot keep up: {cost.tasks_per_interval:.3g} tasks reach '{cost.busiest}' between two of them "
-            f"(decisions.interval_s: {config.decisions.interval_s:g}), of which it decides {decided} "
-            "(decisions.tasks_per_decision); the others are held ever longer, whatever the policy"
-        )
     return tuple(notes)
+
+
+def note_of_capacity(cost: Cost, config: EnvironmentConfig) -> str:
+    """Return a warning if the busiest node cannot decide as many tasks as reach it; otherwise nothing."""
+    decided = config.decisions.tasks_per_decision
+    if config.decisions.offer != "arrival" or cost.tasks_per_interval < decided:
+        return ""
+    return (
+        f"decisions cannot keep up: {cost.tasks_per_interval:.3g} tasks reach '{cost.busiest}' between two of them "
+        f"(decisions.interval_s: {config.decisions.interval_s:g}), of which it decides {decided} "
+        "(decisions.tasks_per_decision); the others are held ever longer, whatever the policy"
+    )
