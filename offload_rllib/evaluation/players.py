@@ -115,10 +115,7 @@ class Trained:
         if self.policy is None:
             source = self.source
             self.policy = RemotePolicy(source) if isinstance(source, str) else load_saved_policy(source)
-        try:
-            self._fitted = self.policy.on(env)
-        except ConfigError as error:
-            raise ConfigError(f"{self.source}: {error}") from error
+        self._fitted = self.policy.on(env)
         self._fitted.seed(seed)
 
     def actions(self, env: NativeEnv) -> np.ndarray:
