@@ -72,8 +72,51 @@ def draw_uniform(keys, rows, agents_per_environment, i, step):
 
 
 @kernel
+def _draw(logits, masks, i, draw) -> tuple[int, float]:
+    """Return an action from the softmax of the logits of row `i`, by inverse transform, and its log-probability.
+
+    Args:
+        logits: [n, R] float32; those of actions that are not valid are not read.
+        masks: [n, R] int8.
+        i: the row.
+        draw: uniform in [0, 1).
+    """
+    width = logits.shape[1]
+    largest = -np.inf
+    for action in range(width):
+        if masks[i, action] != 0 and logits[i, action] > largest:
+            largest = logits[i, action]
+    total = 0.0
+    for action in range(width):
+        if masks[i, action] != 0:
+            total += math.exp(logits[i, action] - largest)
+    threshold = draw * total
+    reached = 0.0
+    chosen = 0
+    for action in range(width):
+        if masks[i, action] != 0:
+            chosen = action  # the last valid one, should rounding leave `reached` below the threshold
+            reached += math.exp(logits[i, action] - largest)
+            if reached > threshold:
+                break
+    return chosen, logits[i, chosen] - largest - math.log(total)
+
+
+@kernel
+def _best(scores, masks, i) -> int:
+    """Return the valid action of the highest score in row `i`, the first among equals."""
+    chosen = 0
+    best = -np.inf
+    for action in range(scores.shape[1]):
+        if masks[i, action] != 0 and scores[i, action] > best:
+            best = scores[i, action]
+            chosen = action
+    return chosen
+
+
+@kernel
 def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment, actions, log_probabilities):
-    """Draw actions from the softmax of the logits, by inverse transform.
+    """Draw actions from the softmax of the logits.
 
     Args:
         logits: [n, R] float32; those of actions that are not valid are not read.
@@ -85,38 +128,39 @@ def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment,
         actions: [E * A] int32; those at `rows` are written.
         log_probabilities: [E * A] float32; those at `rows` are written.
     """
-    width = logits.shape[1]
     for i in range(logits.shape[0]):
-        largest = -np.inf
-        for action in range(width):
-            if masks[i, action] != 0 and logits[i, action] > largest:
-                largest = logits[i, action]
-        total = 0.0
-        for action in range(width):
-            if masks[i, action] != 0:
-                total += math.exp(logits[i, action] - largest)
         e = rows[i] // agents_per_environment
-        threshold = draw_uniform(keys, rows, agents_per_environment, i, steps[e]) * total
-        reached = 0.0
-        chosen = 0
-        for action in range(width):
-            if masks[i, action] != 0:
-                chosen = action  # the last valid one, should rounding leave `reached` below the threshold
-                reached += math.exp(logits[i, action] - largest)
-                if reached > threshold:
-                    break
-        actions[rows[i]] = chosen
-        log_probabilities[rows[i]] = logits[i, chosen] - largest - math.log(total)
+        draw = draw_uniform(keys, rows, agents_per_environment, i, steps[e])
+        actions[rows[i]], log_probabilities[rows[i]] = _draw(logits, masks, i, draw)
 
 
 @kernel
 def choose_greedy(scores, masks, rows, actions):
     """Take the valid action of the highest score, the first among equals; arguments as `choose_categorical`."""
     for i in range(scores.shape[0]):
-        chosen = 0
-        best = -np.inf
-        for action in range(scores.shape[1]):
-            if masks[i, action] != 0 and scores[i, action] > best:
-                best = scores[i, action]
-                chosen = action
-        actions[rows[i]] = chosen
+        actions[rows[i]] = _best(scores, masks, i)
+
+
+@kernel
+def choose_at_arrivals(logits, masks, keys, decisions, deciding, order, draws, actions, log_probabilities):
+    """Choose for the pending decision of every environment.
+
+    Args:
+        logits: [E, R] float32; those of actions that are not valid are not read.
+        masks: [E, R] int8.
+        keys: [E] uint64 of the episodes.
+        decisions: [E] int64, decisions taken in each episode so far.
+        deciding: [E] int64, which agent decides in each environment.
+        order: [E] int64, the environment of each row of `logits` and `masks`.
+        draws: whether to draw from the softmax of the logits; otherwise the best action is taken.
+        actions: [E] int32, overwritten.
+        log_probabilities: [E] float32, overwritten; 0 where nothing is drawn.
+    """
+    for i in range(order.shape[0]):
+        e = order[i]
+        if draws:
+            draw = uniform(stream(mix(keys[e] ^ _ACTION), deciding[e]), decisions[e])
+            actions[e], log_probabilities[e] = _draw(logits, masks, i, draw)
+        else:
+            actions[e] = _best(logits, masks, i)
+            log_probabilities[e] = 0.0

@@ -31,6 +31,8 @@ def bin_middles() -> np.ndarray:
 
 
 BIN_MIDDLES = bin_middles()
+# The percentiles among the figures.
+SHARES = (0.5, 0.95, 0.99)
 # Between the name of a figure and that of the type of the tasks that it is of.
 OF_TYPE = "_of_"
 # In files bins are counted from that which begins here, so that a wider range leaves older files readable.
@@ -44,10 +46,17 @@ def percentile(counts: np.ndarray, share: float) -> float:
     It is the time of rank share x tasks, rounded up, in ascending order (the inverse of the empirical distribution,
     without interpolation), to 0.4 %.
     """
-    cumulative = np.cumsum(counts)
-    if cumulative[-1] == 0:
-        return float("nan")
-    return float(BIN_MIDDLES[np.searchsorted(cumulative, share * cumulative[-1], side="left")])
+    return percentiles(counts, (share,))[0]
+
+
+def percentiles(counts: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Return several of them."""
+    used = np.flatnonzero(counts != 0)  # faster than that of numbers
+    if len(used) == 0:
+        return [float("nan")] * len(shares)
+    cumulative = np.cumsum(counts[used])
+    ranks = np.searchsorted(cumulative, np.asarray(shares) * cumulative[-1], side="left")
+    return BIN_MIDDLES[used[ranks]].tolist()
 
 
 def jain(sums: np.ndarray, counts: np.ndarray) -> float:
@@ -71,23 +80,29 @@ def of_tasks(record: np.ndarray, histogram: np.ndarray, weight: np.ndarray) -> d
         histogram: [Y, 2, B] of the same types.
         weight: [Y] of a task in the score.
     """
-    total = {name: record[name].sum() for name in METRICS.names or ()}
+    names = METRICS.names or ()
+    if len(record) == 1:
+        total = dict(zip(names, record[0].tolist(), strict=True))
+        responses, unfinished_scores = histogram[0]
+    else:
+        total = {name: record[name].sum() for name in names}
+        responses, unfinished_scores = histogram.sum(axis=0, dtype=np.int64)
     created, finished = int(total["created"]), int(total["finished"])
-    responses, unfinished_scores = histogram.sum(axis=0, dtype=np.int64)
-    scores = responses + unfinished_scores
+    response_s = percentiles(responses, SHARES)
+    score_s = percentiles(responses + unfinished_scores, SHARES)
     weights = float(weight @ record["created"])
     per_created = 1 / created if created else float("nan")
     per_finished = 1 / finished if finished else float("nan")
     causes = {cause: int(total[cause]) for cause in CAUSES}
     return {
         "score_mean_s": float(weight @ record["score_sum_s"]) * (1 / weights if weights else float("nan")),
-        "score_p50_s": percentile(scores, 0.5),
-        "score_p95_s": percentile(scores, 0.95),
-        "score_p99_s": percentile(scores, 0.99),
+        "score_p50_s": score_s[0],
+        "score_p95_s": score_s[1],
+        "score_p99_s": score_s[2],
         "response_mean_s": float(total["response_sum_s"]) * per_finished,
-        "response_p50_s": percentile(responses, 0.5),
-        "response_p95_s": percentile(responses, 0.95),
-        "response_p99_s": percentile(responses, 0.99),
+        "response_p50_s": response_s[0],
+        "response_p95_s": response_s[1],
+        "response_p99_s": response_s[2],
         "dropped_share": sum(causes.values()) * per_created,
         **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
         "unfinished_share": int(total["unfinished"]) * per_created,
