@@ -231,7 +231,7 @@ def test_a_policy_of_the_other_form_is_refused_by_name(tmp_path: Path, trained: 
     with pytest.raises(ConfigError, match=refusal):
         offload_rllib.load_policy(folder).on(make_env(other))
     with pytest.raises(ConfigError, match=refusal):
-        evaluate(load_environment(other), make_contenders([str(folder)]), episodes=1)
+        evaluate(load_environment(other), make_contenders([str(folder)]), episodes=2)
 
 
 def test_heuristics_have_the_interface_of_trained_policies() -> None:

@@ -234,7 +234,10 @@ class ArrivalEnv(EnvBatch):
             raise RuntimeError(f"the episode of environment {e} has not ended")
         observations, masks = self.observe_all(e)
         rewards = np.zeros(len(self.agents), np.float32)
-        earned_by_all(self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
+        arguments = (self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
+        if "earned" not in self._compiled:
+            self._compiled["earned"] = entry_point(earned_by_all, *arguments)
+        self._compiled["earned"](*arguments)
         account = self._accounts[e]
         elapsed_s = float(self._state.episode[e]["now_s"]) - account["since_s"]
         return observations, masks, rewards, elapsed_s, account["begun"] == 1

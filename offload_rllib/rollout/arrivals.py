@@ -28,6 +28,7 @@ class ArrivalSampling:
             size, tuple(batch.agents), batch.observation_size, batch.num_actions, joint=runner.has_central_critic
         )
         self._scores = torch.zeros((size, batch.num_actions))
+        self._logits = self._scores.numpy()
         self._every, self._one_end = np.arange(size), np.array([size])
         # By policy: with a single one the rows stay where the environments write them.
         alone = len(runner.agents_of) == 1
@@ -93,7 +94,7 @@ class ArrivalSampling:
             batch.masks.take(order, 0, out=self._masks)
         runner.score(self._scores, *self._inputs, ends, how, step)
         arguments = (
-            self._scores.numpy(),
+            self._logits,
             self._masks,
             runner.keys,
             batch.decisions,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from offload_rllib.envs.spaces import FIGURES
+from offload_rllib.simulator.types import Array
 
 Key = str | tuple[str, ...]
 
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
-    "mean": lambda values: float(np.mean(values)),
-    "min": min,
-    "max": max,
-    "sum": sum,
-    "lifetime_sum": sum,
+REDUCTIONS: dict[str, Callable[[Array], Any]] = {
+    "mean": np.mean,
+    "min": np.min,
+    "max": np.max,
 }
 
 
@@ -57,7 +55,7 @@ class EpisodeLog:
 
     def __init__(self) -> None:
         """Begin without values."""
-        self._episodes: dict[str, list[Mapping[Key, float]]] = {}
+        self._episodes: dict[tuple[str, tuple[Key, ...]], list[list[float]]] = {}
 
     def add(self, values: Mapping[Key, float], reduce: str = "mean") -> None:
         """Keep values of one episode.
@@ -66,16 +64,13 @@ class EpisodeLog:
             values: by key of RLlib's logger; NaN where the episode has none.
             reduce: a key of `REDUCTIONS`, as RLlib's logger names them.
         """
-        self._episodes.setdefault(reduce, []).append(values)
+        self._episodes.setdefault((reduce, tuple(values)), []).append(list(values.values()))
 
     def write(self, logger: Any) -> None:
         """Log all values, reduced, and forget them."""
-        for reduce, episodes in self._episodes.items():
-            by_key: dict[Key, list[float]] = {}
-            for values in episodes:
-                for key, value in values.items():
-                    if not math.isnan(value):
-                        by_key.setdefault(key, []).append(value)
-            for key, values in by_key.items():
-                logger.log_value(key, REDUCTIONS[reduce](values), reduce=reduce)
+        for (reduce, keys), episodes in self._episodes.items():
+            for key, column in zip(keys, np.array(episodes, np.float64).T, strict=True):
+                values = column[~np.isnan(column)]
+                if len(values):
+                    logger.log_value(key, float(REDUCTIONS[reduce](values)), reduce=reduce)
         self._episodes.clear()

@@ -56,24 +56,27 @@ class PerceptronScores:
             layers: linear layers and activations, a linear one last.
             rows: n at most.
         """
-        self._products: list[tuple[Tensor, Tensor, Tensor]] = []  # weights, offsets, place of the results
+        self._products: list[tuple[Tensor, Tensor]] = []  # weights and offsets
         self._activations: list[Callable[[Tensor], Tensor]] = []
         for layer in layers:
             if isinstance(layer, nn.Linear):
-                results = torch.empty(rows, layer.out_features)
-                self._products.append((layer.weight.detach().t(), layer.bias.detach(), results))
+                self._products.append((layer.weight.detach().t(), layer.bias.detach()))
             else:
                 self._activations.append(ACTIVATIONS[type(layer)])
-        self._rows = rows
+        self._last = self._products.pop()
+        self._results = [torch.empty(rows, len(offsets)) for _, offsets in self._products]
+        self._places: dict[int, list[Tensor]] = {}
 
     def __call__(self, seen: Tensor, valid: Tensor, scores: Tensor, *, explore: bool, env_steps: int) -> None:
         """Write the scores; arguments as `ModuleScores`. An actor explores by the draw of its action alone."""
         count = seen.shape[0]
-        for (weights, offsets, results), activation in zip(self._products, self._activations, strict=False):
-            place = results if count == self._rows else results[:count]
+        if count not in self._places:
+            self._places[count] = [results[:count] for results in self._results]
+        steps = zip(self._products, self._activations, self._places[count], strict=True)
+        for (weights, offsets), activation, place in steps:
             torch.addmm(offsets, seen, weights, out=place)
             seen = activation(place)
-        weights, offsets, _ = self._products[-1]
+        weights, offsets = self._last
         torch.addmm(offsets, seen, weights, out=scores)
 
 

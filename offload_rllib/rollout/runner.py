@@ -112,7 +112,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     def make_module(self) -> None:
         """Build the modules, and find which agents each acts for."""
         super().make_module()
-        self.episode_log = EpisodeLog()
+        # Not reported yet.
+        self.episode_log, self._ended = EpisodeLog(), 0
         for module in self.module.values():
             module.eval()
         if self.worker_index:
@@ -258,8 +259,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             )
             log.add({EPISODE_RETURN_MIN: total}, "min")
             log.add({EPISODE_RETURN_MAX: total}, "max")
-            log.add({NUM_EPISODES: 1}, "sum")
-            log.add({NUM_EPISODES_LIFETIME: 1}, "lifetime_sum")
+            self._ended += 1
             episode = FinishedEpisode(
                 dict(zip(batch.agents, of_agents.tolist(), strict=True)), length, batch.episode_metrics(e)
             )
@@ -290,5 +290,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
 
     def get_metrics(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
+        if self._ended:
+            self.metrics.log_value(NUM_EPISODES, self._ended, reduce="sum")
+            self.metrics.log_value(NUM_EPISODES_LIFETIME, self._ended, reduce="lifetime_sum")
+        self._ended = 0
         self.episode_log.write(self.metrics)
         return self.metrics.reduce()

@@ -205,7 +205,10 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.metrics,
         state.histogram,
     ):
-        array[environments] = np.zeros((), array.dtype)
+        # As bytes: numpy sets records field by field.
+        in_bytes = array[..., np.newaxis].view(np.uint8)
+        for e in environments:
+            in_bytes[e] = 0
     state.bucket[environments] = NONE
 
 
