@@ -14,11 +14,18 @@ from helpers.sampling import SHARING, runner_config
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import (
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    NUM_EPISODES,
+)
 
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.callbacks import LOGGED, PREFIX, EpisodeMetrics, figures_of
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import decision_costs
@@ -241,6 +248,52 @@ def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
             np.testing.assert_allclose(part.rewards[here], -scale * cost_s[tasks], rtol=1e-5)
             late = log["created_s"][tasks] > 35
             assert (part.choices()[here] == ~late).all()
+
+
+def test_figures_of_episodes_are_reported_as_means_however_seldom_they_are_logged() -> None:
+    returns: list[float] = []
+    figures: dict[str, list[float]] = {name: [] for name in LOGGED}
+    of_metric: list[float] = []
+
+    def keep(*, episode: Any, **_: Any) -> None:
+        returns.append(episode.get_return())
+        found = figures_of(episode) or {}
+        for name in LOGGED:
+            figures[name].append(found[name])
+        of_metric.append(found["tasks_finished"])
+
+    config = arrival_config(envs=4)
+    config.callbacks(on_episode_end=[keep, EpisodeMetrics({"finished": "helpers.sampling:finished"})])
+    runner = make_runner(config)
+    calls: list[Any] = []
+    log_value = runner.metrics.log_value
+
+    def count(key: Any, *rest: Any, **options: Any) -> None:
+        calls.append(key)
+        log_value(key, *rest, **options)
+
+    runner.metrics.log_value = count
+    for _ in range(2):
+        runner.sample(num_timesteps=4 * 300, explore=True)
+    assert len(returns) > 6
+    assert len(calls) < 30, "logging every episode takes longer than sampling it"
+    reported = runner.get_metrics()
+
+    def value(*path: str) -> float:
+        found: Any = reported
+        for key in path:
+            found = found[key]
+        return float(found.peek())
+
+    assert value(EPISODE_RETURN_MEAN) == pytest.approx(np.mean(returns), rel=1e-12)
+    assert value(EPISODE_RETURN_MIN) == min(returns)
+    assert value(EPISODE_RETURN_MAX) == max(returns)
+    assert value(NUM_EPISODES) == len(returns)
+    for name, values in figures.items():
+        assert value(PREFIX, name) == pytest.approx(np.nanmean(values), rel=1e-12)
+    assert value(PREFIX, "finished") == pytest.approx(np.mean(of_metric), rel=1e-12)
+    reported = runner.get_metrics()
+    assert np.isnan(value(EPISODE_RETURN_MEAN)), "what was reported is forgotten"
 
 
 def test_an_environment_without_tasks_is_refused() -> None:

@@ -333,11 +333,18 @@ def test_a_policy_that_will_not_fit_is_refused_before_it_is_trained(files: Path,
     pointer = yaml.safe_load((files / "quick.yaml").read_text())
     pointer["network"] = pointer["network"] | {"kind": "pointer"}
     (tmp_path / "pointer.yaml").write_text(yaml.safe_dump(pointer))
-    check_plan(plan_of([str(tmp_path / "pointer.yaml")], ["ether_12"], training_environments=[ring]))
+    clocked = load_environment("ether_12", ["decisions={when: interval}"]).model_dump(mode="json")
+    (tmp_path / "clocked.yaml").write_text(yaml.safe_dump(clocked))
+    elsewhere = str(tmp_path / "clocked.yaml")
+    check_plan(plan_of([str(tmp_path / "pointer.yaml")], [elsewhere], training_environments=[ring]))
+    with pytest.raises(
+        ConfigError, match=r"'pointer', trained on ring, does not fit ether_12: this policy was trained with decisions"
+    ):
+        check_plan(plan_of([str(tmp_path / "pointer.yaml")], ["ether_12"], training_environments=[ring]))
     pointer["sharing"] = "per_node"
     (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(pointer))
-    with pytest.raises(ConfigError, match=r"'nodes', trained on ring, does not fit ether_12"):
-        check_plan(plan_of([str(tmp_path / "nodes.yaml")], ["ether_12"], training_environments=[ring]))
+    with pytest.raises(ConfigError, match=r"'nodes', trained on ring, does not fit clocked"):
+        check_plan(plan_of([str(tmp_path / "nodes.yaml")], [elsewhere], training_environments=[ring]))
 
 
 def test_a_folder_is_never_overwritten_and_a_finished_one_not_resumed(heuristics: tuple[Path, Comparison]) -> None:

@@ -21,6 +21,8 @@ from offload_rllib.config.policy import Network
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import held_out_keys
+from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.policies.sharing import PolicyMapping, assign, assign_in, module_names
 from offload_rllib.scenario import build_scenario
@@ -233,6 +235,22 @@ def test_files_that_are_damaged_or_of_another_format_are_named(tmp_path: Path) -
     (tmp_path / "shared.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"shared.safetensors: cannot be read: No such file"):
         load_saved_policy(tmp_path)
+
+
+@pytest.mark.parametrize(("trained", "met"), [("interval", "arrival"), ("arrival", "interval")])
+def test_a_policy_of_the_other_form_is_refused_by_name(tmp_path: Path, trained: str, met: str) -> None:
+    folder = tmp_path / "mine"
+    home, other = (small_environment(decisions={"when": when}) for when in (trained, met))
+    policy = kept(folder, make_env(home), decides=trained)
+    assert policy.on(make_env(home)).description.decides == trained
+    refusal = (
+        rf"mine: this policy was trained with decisions.when: {trained} .*the environment has decisions.when: {met} .*"
+        rf"Accepted: an environment with decisions.when: {trained}, or a policy trained with decisions.when: {met}"
+    )
+    with pytest.raises(ConfigError, match=refusal):
+        offload_rllib.load_policy(folder).on(make_env(other))
+    with pytest.raises(ConfigError, match=refusal):
+        evaluate(load_environment(other), make_contenders([str(folder)]), episodes=2)
 
 
 def test_heuristics_have_the_interface_of_trained_policies() -> None:

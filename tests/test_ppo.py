@@ -128,6 +128,7 @@ def test_a_checkpoint_carries_a_policy_that_acts_as_rllibs(tmp_path: Path) -> No
         algorithm.stop()
     saved = offload_rllib.load_policy(tmp_path)
     assert saved.description.env_steps == 160
+    assert saved.description.decides == "interval"
     restored = RLModule.from_checkpoint(tmp_path / "learner_group" / "learner" / "rl_module" / SHARED)
     env = make_env(small_environment(), 8)
     for _ in range(20):

@@ -15,7 +15,7 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, percentile
+from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, percentiles
 from offload_rllib.simulator.tasks import histogram_bin
 from offload_rllib.simulator.types import FINISHED, HISTOGRAM_BINS, NONE, OPEN
 
@@ -326,11 +326,22 @@ def test_percentiles_are_right_to_four_in_a_thousand_at_every_scale(scale_s: flo
     rng = np.random.default_rng(0)
     for count in (1, 2, 19, 20, 21, 100, 5000):
         times = scale_s * rng.lognormal(0, 0.8, count)
-        counts = np.zeros(HISTOGRAM_BINS, np.int64)
-        np.add.at(counts, np.array([histogram_bin(time) for time in times]), 1)
-        for share in (0.5, 0.95, 0.99):
-            exact = np.quantile(times, share, method="inverted_cdf")
-            assert percentile(counts, share) == pytest.approx(exact, rel=0.004)
+        # Of two types; every third task did not finish, which is among the scores alone.
+        counts = np.zeros((2, 2, HISTOGRAM_BINS), np.uint32)
+        unfinished = np.arange(count) % 3 == 2
+        bins = np.array([histogram_bin(time) for time in times])
+        np.add.at(counts, (np.arange(count) % 2, unfinished.astype(int), bins), 1)
+        shares = np.array([0.5, 0.95, 0.99])
+        for found, expected in zip(percentiles(counts, shares), (times[~unfinished], times), strict=True):
+            assert found == pytest.approx(np.quantile(expected, shares, method="inverted_cdf"), rel=0.004)
+
+
+def test_percentiles_of_no_task_are_nan() -> None:
+    counts = np.zeros((1, 2, HISTOGRAM_BINS), np.uint32)
+    counts[0, 1, 0] = 1
+    responses, scores = percentiles(counts, np.array([0.5, 0.99]))
+    assert np.isnan(responses).all()
+    assert scores == [0.0, 0.0]
 
 
 def test_times_beyond_the_range_are_none_within_it() -> None:

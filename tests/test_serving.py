@@ -93,6 +93,14 @@ def test_a_service_decides_as_the_loaded_policy(service: tuple[str, Path], *, de
         env.step(mine.astype(np.int32))
 
 
+def test_a_served_policy_of_the_other_form_is_refused_by_its_address(tmp_path: Path) -> None:
+    policy = kept(tmp_path, make_env(typed_environment()), decides="interval")
+    server, url = serve_in_thread(policy, version_of(packed(tmp_path)))
+    with pytest.raises(ConfigError, match=rf"{url}: this policy was trained with decisions.when: interval"):
+        load_policy(url).on(make_env(small_environment(decisions={"when": "arrival"})))
+    server.should_exit = True
+
+
 def test_the_simulator_driven_through_a_service_ends_with_the_same_figures(service: tuple[str, Path]) -> None:
     url, folder = service
     config = load_environment(typed_environment())

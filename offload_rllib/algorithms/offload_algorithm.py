@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import (
 
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
+from offload_rllib.config import load_environment
 from offload_rllib.config.policy import Network, Training
 from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -172,14 +173,15 @@ class OffloadAlgorithm(Algorithm):
             for name in module_ids
         }
         assignment: Any = assignment_of(self.config.policy_mapping_fn, module_ids)
-        config = first.model_config
+        config, context = first.model_config, self.config.env_config
         description = PolicyDescription(
             algorithm=type(self).__name__,
             observation_size=first.observation_space["observations"].shape[0],
             actions=int(first.action_space.n),
             network=Network(**{key: config[key] for key in Network.model_fields if key in config}),
             rows=config.get("rows", FULL_ROWS),
-            environment=self.config.env_config.get(FINGERPRINT, ""),
+            environment=context.get(FINGERPRINT, ""),
+            decides=load_environment(context.get("env", self.config.env), context.get("overrides", ())).decisions.when,
             env_steps=self.env_steps,
             sharing=assignment.kind,
             serves=assignment.serves,

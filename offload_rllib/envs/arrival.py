@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.config import ConfigError
-from offload_rllib.envs.batch import EnvBatch, observe_some
+from offload_rllib.envs.batch import EnvBatch, observe_one, observe_some
 from offload_rllib.envs.earnings import AGENT_ACCOUNT
 from offload_rllib.envs.epochs import Pending, Rules, advance_batch, earned_by_all, settle_batch, settle_first
 from offload_rllib.envs.extensions import AgentView, checked
@@ -231,7 +231,10 @@ class ArrivalEnv(EnvBatch):
             raise RuntimeError(f"the episode of environment {e} has not ended")
         observations, masks = self.observe_all(e)
         rewards = np.zeros(len(self.agents), np.float32)
-        earned_by_all(self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
+        arguments = (self._arrays, self._state, self._reward, self._paid, self._accounts, e, rewards)
+        if "earned" not in self._compiled:
+            self._compiled["earned"] = entry_point(earned_by_all, *arguments)
+        self._compiled["earned"](*arguments)
         elapsed_s = float(self._state.episode[e]["now_s"]) - self._accounts[e]["since_s"]
         return observations, masks, rewards, elapsed_s
 
@@ -249,8 +252,17 @@ class ArrivalEnv(EnvBatch):
 
         The mask of an agent that does not decide now allows 0 alone.
         """
-        seen, masks = self._observed(np.array([e]))
-        return seen[e], masks[e]
+        if self._columns is None and self.layout is not self._full_layout:
+            # A user's function looks at all environments.
+            seen, masks = self._observed(np.array([e]))
+            return seen[e], masks[e]
+        full = np.zeros((len(self.agents), self._full_layout.size), np.float32)
+        masks = np.zeros((len(self.agents), 1, self.num_actions), np.int8)
+        arguments = (self._arrays, self._state, e, self._scales, full, masks)
+        if "observe" not in self._compiled:
+            self._compiled["observe"] = entry_point(observe_one, *arguments)
+        self._compiled["observe"](*arguments)
+        return (full if self._columns is None else full[:, self._columns]), masks[:, 0]
 
     def observe_joint(self, out: Array) -> None:
         """Write what all agents of all environments observe now into `out` [E, A, F] float32."""

@@ -23,7 +23,7 @@ from offload_rllib.simulator import metrics, state
 from offload_rllib.simulator.batch import env_slice, own_copies, put, scenario_of, shared
 from offload_rllib.simulator.heuristics import is_rule, parse_rule
 from offload_rllib.simulator.information import write_waits
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.types import NONE, Array
 
 
@@ -34,6 +34,13 @@ def observe_some(scenarios, batch, environments, scales, first, observations, ma
         e = environments[i]
         own_scales = scales[min(e, scales.shape[0] - 1)]
         observe(scenario_of(scenarios, e), env_slice(batch, e), own_scales, first, observations[e], masks[e])
+
+
+@kernel
+def observe_one(scenarios, batch, e, scales, observations, masks):
+    """Write what the agents of environment `e` see into `observations` [A, F] and `masks` [A, k, R]."""
+    own_scales = scales[min(e, scales.shape[0] - 1)]
+    observe(scenario_of(scenarios, e), env_slice(batch, e), own_scales, 0, observations, masks)
 
 
 class EnvBatch:
@@ -171,7 +178,11 @@ class EnvBatch:
         if self._redraws:
             for e, key in zip(which.tolist(), keys.tolist(), strict=True):
                 self._draw_network(e, key)
-        state.reset(self._arrays, self._state, which, keys)
+        state.clear(self._state, which)
+        arguments = (self._arrays, self._state, np.ascontiguousarray(which), np.ascontiguousarray(keys))
+        if "start" not in self._compiled:
+            self._compiled["start"] = entry_point(state.start, *arguments)
+        self._compiled["start"](*arguments)
         self.truncated[which] = False
         return which
 

@@ -12,7 +12,7 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.results import SAMPLED
-from offload_rllib.policies.heuristic import HeuristicPolicy, is_heuristic
+from offload_rllib.policies.heuristic import is_heuristic
 from offload_rllib.policies.policy import Policy
 from offload_rllib.policies.remote import is_service
 from offload_rllib.policies.saved import PolicyDescription, load_description, packed, version_of
@@ -73,12 +73,7 @@ class Contender:
         """
         if self.policy is None:
             self.policy = load_policy(self.source)
-        try:
-            fitted = self.policy.on(env)
-        except ConfigError as error:
-            if isinstance(self.policy, HeuristicPolicy):
-                raise  # the error names the rule
-            raise ConfigError(f"{self.source}: {error}") from error
+        fitted = self.policy.on(env)
         fitted.seed(seed)
         return fitted
 

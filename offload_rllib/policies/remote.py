@@ -156,8 +156,11 @@ class RemotePolicy:
 
     def on(self, env: NativeEnv) -> RemotePolicy:
         """Return these policies for the agents of an environment, as `SavedPolicy.on`; the connection is shared."""
-        self.description.check_fits(env)
-        return self.for_agents(env.agents, device_types(env.scenario))
+        try:
+            self.description.check_fits(env)
+            return self.for_agents(env.agents, device_types(env.scenario))
+        except ConfigError as error:
+            raise ConfigError(f"{self.url}: {error}") from error
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""

@@ -40,6 +40,8 @@ LARGEST_SIZE = 2**24
 CHUNK = 1024
 
 
+When = Literal["arrival", "interval"]
+MEANING: dict[When, str] = {"arrival": "a task is decided when it arrives", "interval": "all agents act by a clock"}
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE, strict=True)]
 RowSize = Annotated[int, Field(ge=0, le=LARGEST_SIZE, strict=True)]
 
@@ -67,6 +69,8 @@ class PolicyDescription(Schema):
     """With `values`: whether the network has a value stream."""
     environment: str
     """Fingerprint of the environment they were trained on."""
+    decides: When | None = None
+    """`decisions.when` of that environment; null in folders written before it was noted, which are not checked."""
     env_steps: Natural
     """Environment steps they were trained for."""
     sharing: Literal["shared", "per_device", "per_node", "mapping"] = "shared"
@@ -107,8 +111,9 @@ class PolicyDescription(Schema):
         return make(self.observation_size, self.actions, **shape)
 
     def check_fits(self, env: NativeEnv) -> None:
-        """Raise ConfigError if an environment's observations or actions do not fit the networks."""
+        """Raise ConfigError if an environment's observations, actions or moments of decision do not fit."""
         misfit = self.misfit(env.observation_size, env.num_actions)
+        misfit = misfit or other_form(self.decides, env.scenario.config.decisions.when)
         if misfit:
             raise ConfigError(misfit)
 
@@ -127,6 +132,22 @@ class PolicyDescription(Schema):
     def misfit(self, observation_size: int, actions: int) -> str:
         """Return why the networks do not fit an environment with these sizes, or nothing if they do."""
         return misfit_of(self.network, self.rows, (self.observation_size, self.actions), (observation_size, actions))
+
+
+def other_form(trained: When | None, met: When) -> str:
+    """Return why a policy does not fit an environment by the moments at which it decides, or nothing if it does.
+
+    Args:
+        trained: `decisions.when` of its training; None: not known.
+        met: the same of the environment.
+    """
+    if trained is None or trained == met:
+        return ""
+    return (
+        f"this policy was trained with decisions.when: {trained} ({MEANING[trained]}); the environment has "
+        f"decisions.when: {met} ({MEANING[met]}), where it meets other observations and other lengths of time. "
+        f"Accepted: an environment with decisions.when: {trained}, or a policy trained with decisions.when: {met}"
+    )
 
 
 def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: tuple[int, int]) -> str:
@@ -179,6 +200,7 @@ class SavedPolicy:
         description: where they come from and what they expect.
         assignment: which agent uses which; at first for the agents of training, see `on`.
         networks: by policy.
+        name: the folder that they are from; empty if they are from none.
     """
 
     def __init__(
@@ -186,8 +208,10 @@ class SavedPolicy:
         description: PolicyDescription,
         networks: Mapping[str, nn.Module],
         assignment: Assignment | None = None,
+        name: str = "",
     ) -> None:
         """Wrap networks; use `load_saved_policy`."""
+        self.name = name
         self.description = description
         self.assignment = assignment or description.assignment
         self.networks = {name: network.eval() for name, network in networks.items()}
@@ -208,16 +232,21 @@ class SavedPolicy:
         Raises:
             ConfigError: an agent is left without a policy.
         """
-        return SavedPolicy(self.description, self.networks, self.description.assignment.applied_to(agents, types))
+        assignment = self.description.assignment.applied_to(agents, types)
+        return SavedPolicy(self.description, self.networks, assignment, self.name)
 
     def on(self, env: NativeEnv) -> SavedPolicy:
         """Return these policies for the agents of an environment.
 
         Raises:
-            ConfigError: its observations or actions do not fit, or an agent is left without a policy.
+            ConfigError: its observations, actions or moments of decision do not fit, or an agent is left without a
+                policy.
         """
-        self.description.check_fits(env)
-        return self.for_agents(env.agents, device_types(env.scenario))
+        try:
+            self.description.check_fits(env)
+            return self.for_agents(env.agents, device_types(env.scenario))
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}" if self.name else str(error)) from error
 
     def __call__(
         self, observations: Array, masks: Array, *, agents: Array | None = None, deterministic: bool = True
@@ -297,7 +326,9 @@ def unpacked(files: Mapping[str, bytes]) -> SavedPolicy:
     with tempfile.TemporaryDirectory(prefix="offload-rllib-policy-") as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
-        return load_saved_policy(Path(folder))
+        loaded = load_saved_policy(Path(folder))
+    loaded.name = ""  # the folder is gone
+    return loaded
 
 
 def version_of(files: Mapping[str, bytes]) -> str:
@@ -338,7 +369,7 @@ def load_saved_policy(folder: Path, *, trust: bool = False) -> SavedPolicy:
         _check_weights(path, weights, wanted)
         networks[name] = description.make_network()
         networks[name].load_state_dict(weights)
-    return SavedPolicy(description, networks)
+    return SavedPolicy(description, networks, name=str(folder))
 
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -72,7 +72,7 @@ def draw_uniform(keys, rows, agents_per_environment, i, step):
 
 @kernel
 def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment, actions, log_probabilities):
-    """Draw actions from the softmax of the logits, by inverse transform.
+    """Draw actions from the softmax of the logits.
 
     Args:
         logits: [n, R] float32; those of actions that are not valid are not read.
@@ -95,3 +95,28 @@ def choose_greedy(scores, masks, rows, actions):
     """Take the valid action of the highest score, the first among equals; arguments as `choose_categorical`."""
     for i in range(scores.shape[0]):
         actions[rows[i]] = best_action(scores[i], masks[i])
+
+
+@kernel
+def choose_at_arrivals(logits, masks, keys, decisions, deciding, order, draws, actions, log_probabilities):
+    """Choose for the pending decision of every environment.
+
+    Args:
+        logits: [E, R] float32; those of actions that are not valid are not read.
+        masks: [E, R] int8.
+        keys: [E] uint64 of the episodes.
+        decisions: [E] int64, decisions taken in each episode so far.
+        deciding: [E] int64, which agent decides in each environment.
+        order: [E] int64, the environment of each row of `logits` and `masks`.
+        draws: whether to draw from the softmax of the logits; otherwise the best action is taken.
+        actions: [E] int32, overwritten.
+        log_probabilities: [E] float32, overwritten; 0 where nothing is drawn.
+    """
+    for i in range(order.shape[0]):
+        e = order[i]
+        if draws:
+            u = uniform(stream(mix(keys[e] ^ _ACTION), deciding[e]), decisions[e])
+            actions[e], log_probabilities[e] = draw_action(logits[i], masks[i], u)
+        else:
+            actions[e] = best_action(logits[i], masks[i])
+            log_probabilities[e] = 0.0

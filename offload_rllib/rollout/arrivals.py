@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.rollout.acting import choose_categorical, choose_greedy
+from offload_rllib.rollout.acting import choose_at_arrivals
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.hindsight import credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
+from offload_rllib.simulator.jit import entry_point
 
 
 class ArrivalSampling:
@@ -21,15 +23,19 @@ class ArrivalSampling:
     def __init__(self, runner: SamplingRunner, batch: ArrivalEnv) -> None:
         """Allocate what one step needs."""
         self._runner, self._batch = runner, batch
-        size, agents = batch.num_envs, len(batch.agents)
+        size = batch.num_envs
         self._recorder = Recorder(
             size, tuple(batch.agents), batch.observation_size, batch.num_actions, joint=runner.has_central_critic
         )
-        self._scores = np.zeros((size, batch.num_actions), np.float32)
-        # Actions are drawn by episode, agent and decision; these are written where those of an agent stand.
-        self._chosen = np.zeros(size * agents, np.int32)
-        self._logp = np.zeros(size * agents, np.float32)
-        self._places = np.arange(size) * agents
+        self._scores = torch.zeros((size, batch.num_actions))
+        self._logits = self._scores.numpy()
+        self._every, self._one_end = np.arange(size), np.array([size])
+        # By policy: with a single one the rows stay where the environments write them.
+        alone = len(runner.agents_of) == 1
+        self._seen = batch.observations if alone else np.empty_like(batch.observations)
+        self._masks = batch.masks if alone else np.empty_like(batch.masks)
+        self._inputs = torch.from_numpy(self._seen), torch.from_numpy(self._masks)
+        self._choose: Callable[..., None] | None = None
         self._agent_steps: dict[str, int] = {}
 
     def begin(self, which: np.ndarray) -> None:
@@ -48,10 +54,11 @@ class ArrivalSampling:
         lasted: list[np.ndarray] = []
         step = 0
         while left.any() if episodes else step < steps:
-            lasted.append(left > 0)
+            if episodes:
+                lasted.append(left > 0)
             new = self._recorder.note(batch)
-            actions, log_probabilities = self._act(how, step)
-            self._recorder.act(new, actions, log_probabilities)
+            actions, log_probabilities = self._recorder.chosen(new)
+            self._act(how, step, actions, log_probabilities)
             if batch.step(actions):
                 self._end_episodes(np.flatnonzero(batch.truncated), left)
             step += 1
@@ -78,29 +85,33 @@ class ArrivalSampling:
         left[counted] = np.maximum(left[counted] - 1, 0)
         runner.start_episodes(which)
 
-    def _act(self, how: How, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the actions [E] of the pending decisions, and their log-probabilities [E]."""
+    def _act(self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray) -> None:
+        """Write the actions [E] of the pending decisions, and their log-probabilities [E]."""
         runner, batch = self._runner, self._batch
         order, ends = self._by_policy()
-        seen, masks = batch.observations, batch.masks
-        if order is not None:
-            seen, masks = seen[order], masks[order]
-        runner.score(self._scores, torch.from_numpy(seen), torch.from_numpy(masks), ends, how, step)
-        places = self._places + batch.deciding
-        rows = places if order is None else places[order]
-        agents = len(batch.agents)
-        if how.draws:
-            decisions = batch.decisions
-            choose_categorical(self._scores, masks, runner.keys, decisions, rows, agents, self._chosen, self._logp)
-        else:
-            choose_greedy(self._scores, masks, rows, self._chosen)
-            self._logp[rows] = 0.0
-        return self._chosen[places], self._logp[places]
+        if order is not self._every:
+            batch.observations.take(order, 0, out=self._seen)
+            batch.masks.take(order, 0, out=self._masks)
+        runner.score(self._scores, *self._inputs, ends, how, step)
+        arguments = (
+            self._logits,
+            self._masks,
+            runner.keys,
+            batch.decisions,
+            batch.deciding,
+            order,
+            how.draws,
+            actions,
+            log_probabilities,
+        )
+        if self._choose is None:
+            self._choose = entry_point(choose_at_arrivals, *arguments)
+        self._choose(*arguments)
 
-    def _by_policy(self) -> tuple[np.ndarray | None, np.ndarray]:
+    def _by_policy(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the environments in the order of the policies that decide in them, and where each policy's end."""
         policies = len(self._runner.agents_of)
         if policies == 1:
-            return None, np.array([self._batch.num_envs])
+            return self._every, self._one_end
         owner = self._runner.owner[self._batch.deciding]
         return np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=policies))

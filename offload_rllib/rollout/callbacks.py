@@ -48,16 +48,26 @@ class EpisodeMetrics:
                 raise ConfigError(f"training.metrics.{name}: this figure is logged anyway; choose another name")
             load_function(path, f"training.metrics.{name}")
 
-    def __call__(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
+    def __call__(self, *, episode: Any, env_runner: Any = None, metrics_logger: Any = None, **kwargs: Any) -> None:
         """Log them."""
         figures = figures_of(episode)
         if figures is None or metrics_logger is None:
             return
-        for name, path in self._paths.items():
-            # Loaded here, and not kept: runners get a copy of this object, for which there must be no code in it.
-            value = float(load_function(path, f"training.metrics.{name}")(figures))
-            if not math.isnan(value):
-                metrics_logger.log_value((PREFIX, name), value, reduce="mean")
+        # Loaded here, and not kept: runners get a copy of this object, for which there must be no code in it.
+        values = {
+            name: float(load_function(path, f"training.metrics.{name}")(figures)) for name, path in self._paths.items()
+        }
+        _log(values, env_runner, metrics_logger)
+
+
+def _log(values: Mapping[str, float], env_runner: Any, metrics_logger: Any) -> None:
+    """Log the mean of each value, of those episodes that have it."""
+    if isinstance(env_runner, BatchedEnvRunner):
+        env_runner.episode_log.add({(PREFIX, name): value for name, value in values.items()})
+        return
+    for name, value in values.items():
+        if not math.isnan(value):
+            metrics_logger.log_value((PREFIX, name), value, reduce="mean")
 
 
 def figures_of(episode: Any) -> dict[str, float] | None:
@@ -84,14 +94,14 @@ class OffloadCallback(RLlibCallback):
     A figure is the mean over the episodes that ended in an iteration, of each runner, averaged over the runners.
     """
 
-    def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
+    def on_episode_end(
+        self, *, episode: Any, env_runner: Any = None, metrics_logger: Any = None, **kwargs: Any
+    ) -> None:
         """Log the figures that the environment gives with the last step."""
         figures = figures_of(episode)
         if figures is None or metrics_logger is None:
             return
-        for name in LOGGED:
-            if not math.isnan(figures[name]):
-                metrics_logger.log_value((PREFIX, name), figures[name], reduce="mean")
+        _log({name: figures[name] for name in LOGGED}, env_runner, metrics_logger)
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """Give Tune's TensorBoard logger its x-axis; without it curves are drawn over iterations."""

@@ -27,7 +27,7 @@ class ClockedSampling:
         rows = batch.num_envs * len(batch.agents)
         self._owner = runner.owner
         self._ends = np.zeros(len(runner.agents_of), np.int64)
-        self._scores = np.zeros((rows, batch.num_actions), np.float32)
+        self._scores = torch.zeros((rows, batch.num_actions))
         self.decided = np.zeros(batch.num_envs, np.int64)
         self._returns = np.zeros((batch.num_envs, len(batch.agents)))
         self._kept: tuple[np.ndarray, ...] | None = None
@@ -140,13 +140,14 @@ class ClockedSampling:
         )
         scores = self._scores[:count]
         self._runner.score(scores, seen, valid, self._ends, how, step)
+        logits = scores.numpy()
         chosen = actions.reshape(-1)
         if how.draws:
             agents = len(batch.agents)
             logp = log_probabilities.reshape(-1)
-            choose_categorical(scores, masks, self._runner.keys, self.decided, rows, agents, chosen, logp)
+            choose_categorical(logits, masks, self._runner.keys, self.decided, rows, agents, chosen, logp)
         else:
-            choose_greedy(scores, masks, rows, chosen)
+            choose_greedy(logits, masks, rows, chosen)
 
 
 def _credit_decisions(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.rows import Rows
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.types import NONE, Array
 
 # `following` of a row whose successor is the i-th closing state is CLOSED - i.
@@ -74,6 +76,7 @@ class Recorder:
         self.returns = np.zeros((environments, len(agents)))
         self._rows = _allocate(0, *self._sizes)
         self._joint = np.zeros((0, len(agents), features), np.float32)
+        self._write: Callable[..., None] | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -84,8 +87,12 @@ class Recorder:
         self._forget_closings()
 
     def _forget_closings(self) -> None:
-        self._closings: list[tuple[int, int, Array, Array]] = []
+        self._closing_agent: list[Array] = []
+        self._closing_environment: list[Array] = []
+        self._closing_observations: list[Array] = []
+        self._closing_masks: list[Array] = []
         self._closing_joint: list[Array] = []
+        self._closed = 0
 
     def _make_room(self, rows: int) -> None:
         size = len(self._rows.agent)
@@ -103,7 +110,7 @@ class Recorder:
     def note(self, batch: ArrivalEnv) -> slice:
         """Record the pending decision of every environment of a native batch; return the place of the new rows."""
         self._make_room(self._count + self._environments)
-        _note(
+        arguments = (
             batch.deciding,
             batch.time_s,
             batch.elapsed_s,
@@ -115,29 +122,35 @@ class Recorder:
             self._last,
             self.returns,
         )
+        if self._write is None:
+            self._write = entry_point(_note, *arguments)
+        self._write(*arguments)
         new = slice(self._count, self._count + self._environments)
         if self._keeps_joint:
             batch.observe_joint(self._joint[new])
         self._count = new.stop
         return new
 
-    def act(self, new: slice, actions: Array, log_probabilities: Array) -> None:
-        """Record what was chosen [E] for the decisions that `note` has recorded."""
-        self._rows.actions[new] = actions
-        self._rows.log_probabilities[new] = log_probabilities
+    def chosen(self, new: slice) -> tuple[Array, Array]:
+        """Return where to write the actions [E] of what `note` has recorded, and their log-probabilities [E]."""
+        return self._rows.actions[new], self._rows.log_probabilities[new]
 
     def close(self, batch: ArrivalEnv, e: int) -> None:
         """End the episode of environment `e`, which has reached its horizon."""
         observations, masks, rewards, elapsed_s = batch.closing(e)
         self.returns[e] += rewards
-        for a in np.flatnonzero(self._last[e] != NONE):
-            row = self._last[e, a]
-            self._rows.rewards[row] = rewards[a]
-            self._rows.elapsed_s[row] = elapsed_s[a]
-            self._rows.following[row] = CLOSED - len(self._closings)
-            self._closings.append((int(a), e, observations[a].copy(), masks[a].copy()))
-            if self._keeps_joint:
-                self._closing_joint.append(observations.copy())
+        agents = np.flatnonzero(self._last[e] != NONE)
+        rows = self._last[e, agents]
+        self._rows.rewards[rows] = rewards[agents]
+        self._rows.elapsed_s[rows] = elapsed_s[agents]
+        self._rows.following[rows] = CLOSED - self._closed - np.arange(len(rows))
+        self._closed += len(rows)
+        self._closing_agent.append(agents)
+        self._closing_environment.append(np.full(len(rows), e))
+        self._closing_observations.append(observations[agents])
+        self._closing_masks.append(masks[agents])
+        if self._keeps_joint:
+            self._closing_joint.append(np.broadcast_to(observations, (len(rows), *observations.shape)).copy())
         self._last[e] = NONE
 
     def episode(self, e: int, decisions: int) -> tuple[Array, Rows]:
@@ -167,20 +180,14 @@ class Recorder:
         following = np.where(
             closed, len(done) + len(pending) + CLOSED - successor, place[np.where(closed, 0, successor)]
         )
-        closing_agent, closing_environment, seen, valid = (
-            zip(*self._closings, strict=True) if self._closings else [()] * 4
-        )
         joint = None
         if self._keeps_joint:
-            parts = [self._joint[done], self._joint[pending], *(j[None] for j in self._closing_joint)]
-            joint = np.concatenate(parts)
+            joint = np.concatenate([self._joint[done], self._joint[pending], *self._closing_joint])
         steps = AgentSteps(
             module_id="",
             agents=self._agents,
-            agent=np.concatenate([rows.agent[done], rows.agent[pending], np.array(closing_agent, np.int64)]),
-            environment=np.concatenate(
-                [rows.environment[done], rows.environment[pending], np.array(closing_environment, np.int64)]
-            ),
+            agent=np.concatenate([rows.agent[done], rows.agent[pending], *self._closing_agent]),
+            environment=np.concatenate([rows.environment[done], rows.environment[pending], *self._closing_environment]),
             observations=rows.observations[done],
             masks=rows.masks[done],
             actions=rows.actions[done],
@@ -188,9 +195,9 @@ class Recorder:
             rewards=rows.rewards[done],
             elapsed_s=rows.elapsed_s[done],
             following=following,
-            closing_observations=np.concatenate([rows.observations[pending], *(s[None] for s in seen)]),
-            closing_masks=np.concatenate([rows.masks[pending], *(v[None] for v in valid)]),
-            ended=np.arange(len(pending) + len(self._closings)) >= len(pending),
+            closing_observations=np.concatenate([rows.observations[pending], *self._closing_observations]),
+            closing_masks=np.concatenate([rows.masks[pending], *self._closing_masks]),
+            ended=np.arange(len(pending) + self._closed) >= len(pending),
             env_steps=count - self._carried if keep is None else int(keep.sum()),
             joint=joint,
             moment=None if joint is None else np.arange(len(joint)),

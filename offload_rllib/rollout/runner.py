@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.callbacks.utils import make_callback
-from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.metrics import (
     EPISODE_DURATION_SEC_MEAN,
@@ -30,12 +28,14 @@ from ray.rllib.utils.metrics import (
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.envs.spaces import FIGURES, action_space, observation_space
+from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
 from offload_rllib.policies.module import CENTRAL, LOCAL
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.arrivals import ArrivalSampling
 from offload_rllib.rollout.clocked import ClockedSampling
+from offload_rllib.rollout.finished import EpisodeLog, FinishedEpisode
+from offload_rllib.rollout.forward import scores_of
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.sampling import How
 
@@ -65,33 +65,6 @@ class BatchedEnvs:
 
     def close(self) -> None:
         """Release nothing; for the interface."""
-
-
-class FinishedEpisode:
-    """What is known of an episode that ended, for `on_episode_end` callbacks: RLlib's names, without the steps."""
-
-    def __init__(self, returns: Mapping[str, float], env_steps: int, figures: dict[str, float]) -> None:
-        """Keep the return of each agent, the length, and the figures of `simulator.metrics.summary`."""
-        self.agent_returns = dict(returns)
-        self._env_steps = env_steps
-        self._figures = figures
-        self.is_done = True
-
-    def __len__(self) -> int:
-        """The number of environment steps."""
-        return self._env_steps
-
-    def env_steps(self) -> int:
-        """Return the number of environment steps."""
-        return self._env_steps
-
-    def get_return(self) -> float:
-        """Return the sum of all agents' rewards."""
-        return sum(self.agent_returns.values())
-
-    def get_infos(self, _indices: int = -1) -> dict[str, dict[str, Any]]:
-        """Return the infos of the last step, as `OffloadParallelEnv` gives them; no others are kept."""
-        return {agent: {FIGURES: self._figures} for agent in self.agent_returns}
 
 
 class BatchedEnvRunner(MultiAgentEnvRunner):
@@ -139,6 +112,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
     def make_module(self) -> None:
         """Build the modules, and find which agents each acts for."""
         super().make_module()
+        # Not reported yet.
+        self.episode_log, self._ended = EpisodeLog(), 0
         for module in self.module.values():
             module.eval()
         if self.worker_index:
@@ -219,6 +194,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             self._needs_initial_reset = num_episodes is not None
             self.steps_in_series = 0
         how = How(explore=explore, random=random_actions)
+        # Made anew for every sample: weights and modules may have been exchanged since the last one.
+        rows = self.num_envs * len(self.env.batch.agents)
+        self._scores = [scores_of(self.module[module_id], rows) for module_id in self.agents_of]
         episodes = math.ceil((num_episodes or 0) / self.num_envs)
         if self.in_hindsight and isinstance(self.env.batch, ArrivalEnv):
             # What a decision has cost is known at the end of an episode: a sample is one of each environment.
@@ -230,7 +208,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         return samples
 
     def score(
-        self, scores: np.ndarray, seen: torch.Tensor, valid: torch.Tensor, ends: np.ndarray, how: How, step: int
+        self, scores: torch.Tensor, seen: torch.Tensor, valid: torch.Tensor, ends: np.ndarray, how: How, step: int
     ) -> None:
         """Write the scores [n, R] of actions, one forward pass per policy.
 
@@ -243,19 +221,17 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             step: number of the step in this sample.
         """
         if how.random:
-            scores[:] = 0.0
+            scores.zero_()
             return
         env_steps = self.num_env_steps_sampled_lifetime + step * self.num_envs * self._runners
+        if len(self._scores) == 1:
+            self._scores[0](seen, valid, scores, explore=how.explore, env_steps=env_steps)
+            return
         first = 0
-        for module_id, end in zip(self.agents_of, ends.tolist(), strict=True):
+        for write, end in zip(self._scores, ends.tolist(), strict=True):
             if first < end:
-                columns = {Columns.OBS: {"observations": seen[first:end], "action_mask": valid[first:end]}}
-                module = self.module[module_id]
-                if how.explore:
-                    outputs = module.forward_exploration(columns, t=env_steps)
-                else:
-                    outputs = module.forward_inference(columns)
-                scores[first:end] = outputs[Columns.ACTION_DIST_INPUTS].numpy()
+                rows = slice(first, end)
+                write(seen[rows], valid[rows], scores[rows], explore=how.explore, env_steps=env_steps)
             first = end
 
     def finish_episodes(self, which: np.ndarray, returns: np.ndarray, env_steps: np.ndarray) -> None:
@@ -266,28 +242,26 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             returns: [n, A] of the agents.
             env_steps: [n] steps of the episodes.
         """
-        if not len(which):
-            return
-        batch = self.env.batch
-        agents = batch.agents
-        self.metrics.log_value(NUM_EPISODES, len(which), reduce="sum")
-        self.metrics.log_value(NUM_EPISODES_LIFETIME, len(which), reduce="lifetime_sum")
-        totals = returns.sum(1)
-        duration_s = time.perf_counter() - self._began_s[which]
-        self.metrics.log_value(EPISODE_RETURN_MEAN, float(totals.mean()), reduce="mean")
-        self.metrics.log_value(EPISODE_RETURN_MIN, float(totals.min()), reduce="min")
-        self.metrics.log_value(EPISODE_RETURN_MAX, float(totals.max()), reduce="max")
-        self.metrics.log_value(EPISODE_LEN_MEAN, float(env_steps.mean()), reduce="mean")
-        self.metrics.log_value(EPISODE_DURATION_SEC_MEAN, float(duration_s.mean()), reduce="mean")
-        for module_id, members in self.agents_of.items():
-            self.metrics.log_value(
-                (EPISODE_MODULE_RETURN_MEAN, module_id), float(returns[:, members].sum(1).mean()), reduce="mean"
+        batch, log = self.env.batch, self.episode_log
+        now_s = time.perf_counter()
+        for e, of_agents, length in zip(which.tolist(), returns, env_steps.tolist(), strict=True):
+            total = float(of_agents.sum())
+            log.add(
+                {
+                    EPISODE_RETURN_MEAN: total,
+                    EPISODE_LEN_MEAN: length,
+                    EPISODE_DURATION_SEC_MEAN: now_s - float(self._began_s[e]),
+                    **{
+                        (EPISODE_MODULE_RETURN_MEAN, module_id): float(of_agents[members].sum())
+                        for module_id, members in self.agents_of.items()
+                    },
+                }
             )
-        for i, e in enumerate(which):
+            log.add({EPISODE_RETURN_MIN: total}, "min")
+            log.add({EPISODE_RETURN_MAX: total}, "max")
+            self._ended += 1
             episode = FinishedEpisode(
-                dict(zip(agents, returns[i].tolist(), strict=True)),
-                int(env_steps[i]),
-                batch.episode_metrics(int(e)),
+                dict(zip(batch.agents, of_agents.tolist(), strict=True)), length, batch.episode_metrics(e)
             )
             make_callback(
                 "on_episode_end",
@@ -299,7 +273,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                     "metrics_logger": self.metrics,
                     "env": self.env,
                     "rl_module": self.module,
-                    "env_index": int(e),
+                    "env_index": e,
                     "prev_episode_chunks": [],
                 },
             )
@@ -316,4 +290,9 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
 
     def get_metrics(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
+        if self._ended:
+            self.metrics.log_value(NUM_EPISODES, self._ended, reduce="sum")
+            self.metrics.log_value(NUM_EPISODES_LIFETIME, self._ended, reduce="lifetime_sum")
+        self._ended = 0
+        self.episode_log.write(self.metrics)
         return self.metrics.reduce()

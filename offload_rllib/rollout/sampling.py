@@ -39,7 +39,9 @@ class SamplingRunner(Protocol):
     has_central_critic: bool
     """Whether learners need what all agents see."""
 
-    def score(self, scores: Array, seen: torch.Tensor, valid: torch.Tensor, ends: Array, how: How, step: int) -> None:
+    def score(
+        self, scores: torch.Tensor, seen: torch.Tensor, valid: torch.Tensor, ends: Array, how: How, step: int
+    ) -> None:
         """Write the scores of actions (see `BatchedEnvRunner.score`)."""
         ...
 

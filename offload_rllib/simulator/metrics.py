@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from offload_rllib.simulator.energy import node_energy
+from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import (
     CAUSES,
     ENERGY_NONE,
@@ -16,6 +17,7 @@ from offload_rllib.simulator.types import (
     HISTOGRAM_BITS,
     HISTOGRAM_LOWEST,
     METRICS,
+    NONE,
     UNBOUNDED,
     Scenario,
     State,
@@ -31,6 +33,9 @@ def bin_middles() -> np.ndarray:
 
 
 BIN_MIDDLES = bin_middles()
+PLACES = np.append(BIN_MIDDLES, np.nan)
+# The percentiles among the figures.
+SHARES = np.array([0.5, 0.95, 0.99])
 # Between the name of a figure and that of the type of the tasks that it is of.
 OF_TYPE = "_of_"
 # In files bins are counted from that which begins here, so that a wider range leaves older files readable.
@@ -38,16 +43,50 @@ COUNTED_FROM_S = 2.0**-20
 COUNTED_FROM = 1 + (round(np.log2(COUNTED_FROM_S / HISTOGRAM_LOWEST)) << HISTOGRAM_BITS)
 
 
-def percentile(counts: np.ndarray, share: float) -> float:
-    """Return a percentile in seconds of a histogram [B]; NaN if it is empty.
+@kernel
+def _find_percentiles(histogram, shares, bins):
+    """Write the bins of percentiles.
 
-    It is the time of rank share x tasks, rounded up, in ascending order (the inverse of the empirical distribution,
-    without interpolation), to 0.4 %.
+    Args:
+        histogram: [Y, 2, B] uint32, see `types.State`.
+        shares: [S] float64, ascending.
+        bins: [2, S] int64, overwritten: of the response times, and of all scores; NONE without a task.
     """
-    cumulative = np.cumsum(counts)
-    if cumulative[-1] == 0:
-        return float("nan")
-    return float(BIN_MIDDLES[np.searchsorted(cumulative, share * cumulative[-1], side="left")])
+    types, _, size = histogram.shape
+    for kinds in range(1, 3):
+        total = 0
+        for y in range(types):
+            for kind in range(kinds):
+                for b in range(size):
+                    total += histogram[y, kind, b]
+        found, reached, b = 0, 0, -1
+        while total > 0 and found < shares.shape[0]:
+            if reached >= shares[found] * total and b >= 0:
+                bins[kinds - 1, found] = b
+                found += 1
+                continue
+            b += 1
+            for y in range(types):
+                for kind in range(kinds):
+                    reached += histogram[y, kind, b]
+        for rest in range(found, shares.shape[0]):
+            bins[kinds - 1, rest] = NONE
+
+
+def percentiles(histogram: np.ndarray, shares: np.ndarray) -> list[list[float]]:
+    """Return percentiles in seconds of the response times of all types together, and of all scores; NaN without any.
+
+    A percentile is the time of rank share x tasks, rounded up, in ascending order (the inverse of the empirical
+    distribution, without interpolation), to 0.4 %.
+
+    Args:
+        histogram: [Y, 2, B] uint32.
+        shares: [S] float64, ascending.
+    """
+    bins = np.empty((2, len(shares)), np.int64)
+    _find_percentiles(histogram, shares, bins)
+    # The last place, which NONE means, is that of no bin.
+    return PLACES[bins].tolist()
 
 
 def jain(sums: np.ndarray, counts: np.ndarray) -> float:
@@ -71,23 +110,26 @@ def of_tasks(record: np.ndarray, histogram: np.ndarray, weight: np.ndarray) -> d
         histogram: [Y, 2, B] of the same types.
         weight: [Y] of a task in the score.
     """
-    total = {name: record[name].sum() for name in METRICS.names or ()}
+    names = METRICS.names or ()
+    if len(record) == 1:
+        total = dict(zip(names, record[0].tolist(), strict=True))
+    else:
+        total = {name: record[name].sum() for name in names}
     created, finished = int(total["created"]), int(total["finished"])
-    responses, unfinished_scores = histogram.sum(axis=0, dtype=np.int64)
-    scores = responses + unfinished_scores
+    response_s, score_s = percentiles(histogram, SHARES)
     weights = float(weight @ record["created"])
     per_created = 1 / created if created else float("nan")
     per_finished = 1 / finished if finished else float("nan")
     causes = {cause: int(total[cause]) for cause in CAUSES}
     return {
         "score_mean_s": float(weight @ record["score_sum_s"]) * (1 / weights if weights else float("nan")),
-        "score_p50_s": percentile(scores, 0.5),
-        "score_p95_s": percentile(scores, 0.95),
-        "score_p99_s": percentile(scores, 0.99),
+        "score_p50_s": score_s[0],
+        "score_p95_s": score_s[1],
+        "score_p99_s": score_s[2],
         "response_mean_s": float(total["response_sum_s"]) * per_finished,
-        "response_p50_s": percentile(responses, 0.5),
-        "response_p95_s": percentile(responses, 0.95),
-        "response_p99_s": percentile(responses, 0.99),
+        "response_p50_s": response_s[0],
+        "response_p95_s": response_s[1],
+        "response_p99_s": response_s[2],
         "dropped_share": sum(causes.values()) * per_created,
         **{f"dropped_{cause}_share": count * per_created for cause, count in causes.items()},
         "unfinished_share": int(total["unfinished"]) * per_created,

@@ -193,15 +193,8 @@ def _spread(array: np.ndarray, kept: int, unsaved: np.ndarray) -> np.ndarray:
     return wider
 
 
-def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
-    """Start a new episode in some environments; nothing has happened yet.
-
-    Args:
-        scenario: of the batch (see `types.Scenario`).
-        state: changed in place.
-        environments: [e] int64, which ones.
-        keys: [e] uint64, one episode key each (see `streams.episode_key`).
-    """
+def clear(state: State, environments: np.ndarray) -> None:
+    """Forget all that has happened in some environments; `start` begins their next episodes."""
     for array in (
         state.episode,
         state.node,
@@ -212,9 +205,24 @@ def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.n
         state.metrics,
         state.histogram,
     ):
-        array[environments] = np.zeros((), array.dtype)
+        # As bytes: numpy sets records field by field.
+        in_bytes = array[..., np.newaxis].view(np.uint8)
+        for e in environments:
+            in_bytes[e] = 0
     state.bucket[environments] = NONE
-    _start(scenario, state, environments, keys)
+
+
+def reset(scenario: Scenario, state: State, environments: np.ndarray, keys: np.ndarray) -> None:
+    """Start a new episode in some environments; nothing has happened yet.
+
+    Args:
+        scenario: of the batch (see `types.Scenario`).
+        state: changed in place.
+        environments: [e] int64, which ones.
+        keys: [e] uint64, one episode key each (see `streams.episode_key`).
+    """
+    clear(state, environments)
+    start(scenario, state, environments, keys)
 
 
 def run_first_instant(scenario: Scenario, state: State, environments: np.ndarray) -> State:
@@ -245,8 +253,11 @@ def _run_start(scenarios, state, environments, first):
 
 
 @kernel
-def _start(scenarios, state, environments, keys):
-    """Set what does not start at zero; schedule every client's first task and every node's first failure."""
+def start(scenarios, state, environments, keys):
+    """Begin episodes in environments that were cleared; arguments as `reset`.
+
+    Set what does not start at zero; schedule every client's first task and every node's first failure.
+    """
     for i in range(environments.shape[0]):
         scenario = scenario_of(scenarios, environments[i])
         environment = env_slice(state, environments[i])

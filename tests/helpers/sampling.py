@@ -68,3 +68,8 @@ def by_agent(fragments: list[Fragment], environment: int, agent: str) -> Fragmen
         part.final_observations[:, i : i + 1],
         part.final_masks[:, i : i + 1],
     )
+
+
+def finished(figures: dict[str, float]) -> float:
+    """Return a figure of an episode, as a function of a user does."""
+    return figures["tasks_finished"]
