@@ -197,8 +197,8 @@ class Copy:
 
     def with_fault(self, fault: Fault, tests: tuple[str, ...]) -> tuple[str, str]:
         """Return how the tests end with a fault, and the test that failed, or what was printed if none could run."""
-        # Not by the processes that run tests: they import this file, and must have the package of the copy.
-        from offload_rllib.simulator.jit import source_hash
+        # The processes that run tests import this file, and must have the package of the copy.
+        from offload_rllib.simulator.jit import source_hash  # noqa: PLC0415
 
         path = self.tree / fault.file
         right, stamp = path.read_text(encoding="utf-8"), path.stat()
