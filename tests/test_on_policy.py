@@ -33,8 +33,8 @@ def make_learner(name: str = "PPO", **algorithm: Any) -> Any:
     """Return a learner of two policies, with random critics."""
     policy = load_policy_config(
         {
-            "algorithm": {"name": name, "gamma": GAMMA, "lambda": LAMBDA, "discount_s": DISCOUNT_S, "batch_env_steps": 16}
-            | {"minibatch_steps": 4}
+            "algorithm": {"name": name, "gamma": GAMMA, "lambda": LAMBDA, "discount_s": DISCOUNT_S}
+            | {"batch_env_steps": 16, "minibatch_steps": 4}
             | algorithm,
             "sharing": {"mapping": {key: list(agents) for key, agents in AGENTS.items()}},
             "network": {"hidden": [8]},
