@@ -24,20 +24,24 @@ from offload_rllib.training.rllib_config import algorithm_config
 ENVIRONMENT = load_environment(Path(__file__).parent / "data" / "environments" / "three_nodes_arrival.yaml")
 EPISODES = 100
 SCORE = "score_mean_s"
-# Decisions are learned from for a tenth of the time that the clocked networks of `test_optimal` take.
+# Three trainings each: of one, chance decides more than most faults do.
+SEEDS = (1, 2, 3)
+ENV_STEPS = 61_440
 PPO: dict[str, Any] = {
     "name": "PPO",
     "lr": 3e-3,
-    "final_lr": 3e-4,
+    "final_lr": 1e-4,
     "gamma": 0.9,
     "lambda": 0.8,
-    "entropy_coeff": 0.02,
+    # Large enough that exploration with the wrong sign, or against advantages of another size, is seen in the score.
+    "entropy_coeff": 0.1,
+    "final_entropy_coeff": 0.0,
     "epochs": 8,
     "minibatch_steps": 256,
     "batch_env_steps": 2048,
 }
-ENV_STEPS = 40_960
-SEEDS = (1, 2, 3)
+# Means over the seeds, times the best.
+GREEDY, SAMPLED = 1.04, 1.1
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,29 @@ def test_the_optimum_is_no_worse_than_any_simpler_rule(reference: Comparison) ->
     # What tempts a learner is far from the optimum.
     assert mean_s(reference, "always_server") > 3 * best
     assert mean_s(reference, "shortest_finish") > 1.15 * best
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("ray_session")
+def test_ppo_comes_close_to_the_optimum(reference: Comparison, tmp_path: Path) -> None:
+    scores = []
+    began = time.process_time()
+    for seed in SEEDS:
+        training = {"runners": 0, "envs_per_runner": 16, "env_steps": ENV_STEPS, "seed": seed}
+        policy = load_policy_config({"sharing": "shared", "algorithm": PPO, "training": training})
+        learner = algorithm_config(ENVIRONMENT, policy, cpus=2).build_algo()
+        folder = str(tmp_path / f"seed_{seed}")
+        try:
+            while learner.env_steps < ENV_STEPS:
+                learner.train()
+            learner.save_checkpoint(folder)
+        finally:
+            learner.stop()
+        played = evaluate(ENVIRONMENT, make_contenders([folder]), episodes=EPISODES)
+        scores.append([mean_s(played, name) for name in played.policies])
+    best = mean_s(reference, reference.policies[0])
+    greedy, sampled = np.mean(scores, axis=0)
+    print(f"{np.round(scores, 4).tolist()}; the best {best:.4f} s; {time.process_time() - began:.0f} CPU s")
+    assert greedy <= GREEDY * best
+    assert sampled <= SAMPLED * best
