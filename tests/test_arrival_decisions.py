@@ -436,6 +436,25 @@ def test_an_environment_that_has_ended_waits_for_its_reset() -> None:
     assert env.time_s[live] > time_s
 
 
+@pytest.mark.parametrize("name", ["delay", "paper", "test_arrival_decisions:counts_tasks"])
+def test_nothing_of_an_episode_is_paid_in_the_next(name: str) -> None:
+    reward = {"name": name, "scope": "team"}
+    new, used = make_env(at_once(reward=reward)), make_env(at_once(reward=reward))
+    while not used.truncated[0]:
+        used.step(used.heuristic_actions("random"))
+    used.reset(held_out_keys(0, 1))
+    paid = 0.0
+    while not new.truncated[0]:
+        assert used.rewards[0] == new.rewards[0]
+        assert (used.elapsed_s[0], used.first[0]) == (new.elapsed_s[0], new.first[0])
+        paid += abs(float(new.rewards[0]))
+        for env in (new, used):
+            env.step(env.heuristic_actions("random"))
+    assert used.truncated[0]
+    assert (used.closing(0)[2] == new.closing(0)[2]).all()
+    assert paid > 10
+
+
 @pytest.mark.parametrize("when", ["interval", "arrival"])
 def test_a_copy_goes_on_as_the_original_does(when: str) -> None:
     env = make_env(at_once() if when == "arrival" else small_environment(), 2, log=True)
@@ -509,6 +528,10 @@ def test_a_strict_environment_names_the_agent_that_decides() -> None:
     name = env.agents[env.deciding[0]]
     with pytest.raises(ValueError, match=rf"agent '{name}' of environment 0: action 7 is not valid now; accepted: "):
         env.step(np.array([7]))
+    several = make_env(at_once(decisions=ARRIVAL | {"strict": True}), 3)
+    while not several.truncated.any():
+        several.step(several.heuristic_actions("local"))
+    several.step(np.where(several.truncated, 7, 0))
     wild = make_env(at_once())
     wild.step(np.array([7]))
     assert wild.state.episode["masked_actions"][0] == 1

@@ -225,13 +225,14 @@ def test_a_round_takes_the_updates_that_are_due_and_tells_replay_their_errors() 
 def test_it_learns_at_its_ratio_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     register_environments()
     settings = {"replay_ratio": 2.0, "epsilon_decay_env_steps": 1000, "replay_in_checkpoints": True}
-    settings |= {"gamma": 0.9, "n_step": 2, "priority_alpha": 0.5}
+    settings |= {"gamma": 0.9, "discount_s": 3.0, "n_step": 2, "priority_alpha": 0.5}
     config = algorithm_config(load_environment(small_environment()), policy_config(settings), cpus=2)
     algorithm = config.build_algo()
     assert isinstance(algorithm, DDQN)
     try:
         replay = algorithm._replay[SHARED]
         assert (replay.capacity, replay._gamma, replay._n_step, replay._alpha) == (400, 0.9, 2, 0.5)
+        assert replay._discount_s == 3.0
         finished = []
         add = replay.add
 

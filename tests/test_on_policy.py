@@ -23,7 +23,8 @@ from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.training.rllib_config import algorithm_config
 
 STEPS, ENVS = 8, 2
-GAMMA, LAMBDA = 0.9, 0.7
+# Per two steps of 1 s.
+GAMMA, LAMBDA, DISCOUNT_S = 0.9, 0.7, 2.0
 # Policies and their agents, in the order of the environment's: a, b, c, d.
 AGENTS = {"even": ("a", "c"), "odd": ("b", "d")}
 
@@ -32,8 +33,8 @@ def make_learner(name: str = "PPO", **algorithm: Any) -> Any:
     """Return a learner of two policies, with random critics."""
     policy = load_policy_config(
         {
-            "algorithm": {"name": name, "gamma": GAMMA, "lambda": LAMBDA, "batch_env_steps": 16}
-            | {"minibatch_steps": 4}
+            "algorithm": {"name": name, "gamma": GAMMA, "lambda": LAMBDA, "discount_s": DISCOUNT_S}
+            | {"batch_env_steps": 16, "minibatch_steps": 4}
             | algorithm,
             "sharing": {"mapping": {key: list(agents) for key, agents in AGENTS.items()}},
             "network": {"hidden": [8]},
@@ -97,14 +98,15 @@ def advantages_by_definition(fragment: Fragment, e: int, a: int, value_at: Any) 
         a: the agent.
         value_at: gives the critic's value at a step, or with None at the end of the episode.
     """
+    gamma, lambda_ = GAMMA ** (1 / DISCOUNT_S), LAMBDA ** (1 / DISCOUNT_S)
     found = []
     for start in range(STEPS):
         total, factor = 0.0, 1.0
         for t in range(start, STEPS):
             ends = bool(fragment.truncated[t, e])
             following = value_at(None if ends else t + 1)
-            total += factor * (float(fragment.rewards[t, e, a]) + GAMMA * following - value_at(t))
-            factor *= GAMMA * LAMBDA
+            total += factor * (float(fragment.rewards[t, e, a]) + gamma * following - value_at(t))
+            factor *= gamma * lambda_
             if ends:
                 break
         found.append(total)

@@ -119,6 +119,15 @@ def test_runners_and_seeds_play_different_episodes() -> None:
     assert not set(other.keys.tolist()) & set(keys.tolist())
 
 
+def test_an_environment_plays_no_episode_twice() -> None:
+    runner = make_runner(runner_config(envs=2))
+    played = []
+    for _ in range(4):
+        runner.sample(num_timesteps=2 * 40)  # one episode of each
+        played += runner.keys.tolist()
+    assert len(set(played)) == 8
+
+
 def test_a_runner_that_comes_back_plays_new_episodes() -> None:
     runner = make_runner(runner_config())
     runner.sample(num_timesteps=3)
