@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from scripts.results.study import Study
 
-ALGORITHMS = ("ppo", "a2c", "ddqn")
-HERD = ("ppo_herd", "a2c_herd")
 DROPS = ("reward.drop_penalty_s=500",)
 # A drop comes up to 200 s after its decision, out of sight of a critic for which the task is gone.
 UP_TO_DROPS = {"ppo": ("training.env_steps=576000", "algorithm.lambda=1.0")}
@@ -27,8 +25,16 @@ STUDIES = (
         "ether_12",
         "The paper's network under Alibaba jobs",
         "ether_12",
-        ALGORITHMS,
+        ("ppo", "a2c"),
         question="Few jobs are huge, and block the server for all others: who keeps them off it?",
+        tuned=TUNED,
+    ),
+    Study(
+        "ether_12_ddqn",
+        "The same with DDQN",
+        "ether_12",
+        ("ddqn",),
+        question="Learning from replay takes fewer decisions, and two to four times as much computing.",
         tuned=TUNED,
     ),
     Study(
@@ -44,8 +50,17 @@ STUDIES = (
         "herd_20",
         "Twenty equal nodes with old news, rho 0.9",
         "herd_20",
-        (*HERD, "ddqn_herd"),
+        ("ppo_herd",),
         question="Nodes hear of each other every five mean service times: who goes by that goes where all others go.",
+        reference="keep_first",
+        tuned=TUNED_IN_A_HERD,
+    ),
+    Study(
+        "herd_20_a2c_ddqn",
+        "The same with A2C and DDQN",
+        "herd_20",
+        ("a2c_herd", "ddqn_herd"),
+        question="The same question, for the other two algorithms.",
         reference="keep_first",
         tuned=TUNED_IN_A_HERD,
     ),
@@ -53,7 +68,7 @@ STUDIES = (
         "herd_20_rho_0.8",
         "The same, rho 0.8",
         "herd_20",
-        HERD,
+        ("ppo_herd", "a2c_herd"),
         question="With more room the rules herd less; is there still something to learn?",
         overrides=("workload.load.rho=0.8",),
         reference="keep_first",
