@@ -30,8 +30,9 @@ Every algorithm against every heuristic, on held-out episodes that all share. `N
 draws its actions. ± and [ ] are 95 % intervals over training seeds and episodes; differences are policy minus
 reference, paired by episode, and in parentheses if they are not certain, adjusted for their number in the table.
 [What the statistics are](compare.md#the-statistics). Rules stand with the defaults of their parameters, and, where a
-part says so, with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. The page is written by
-`python -m scripts.results`.
+part says so, with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. Tasks are decided
+[when they arrive](decisions.md#when-and-about-what), and budgets are in decisions. Minutes of training are those of a
+machine that was busy with other work. The page is written by `python -m scripts.results`.
 """
 
 

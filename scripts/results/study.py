@@ -177,8 +177,8 @@ def _section(study: Study, kept: ComparisonFolder, images: Path) -> list[str]:
     own = "".join(f", {policy}{_listed(changes)}" for policy, changes in study.own_changes.items())
     about = (
         f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}{own}; "
-        f"{', '.join(f'{count:,}' for count in sorted(steps))} environment steps per run, {plan.training_seeds} "
-        f"training seed{'s' if plan.training_seeds > 1 else ''}, {plan.episodes} held-out episodes. Training took "
+        f"{', '.join(f'{count:,}' for count in sorted(steps))} decisions per run, {plan.training_seeds} training "
+        f"seed{'s' if plan.training_seeds > 1 else ''}, {plan.episodes} held-out episodes. Training took "
         f"{seconds / 60:.0f} minutes in all."
     )
     lines = [
