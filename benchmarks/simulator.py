@@ -141,34 +141,41 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def print_sizes(repeats: int, of_batch: float) -> None:
-    """Print what networks of equal degree cost, one environment each, beside 12 nodes in one and in a batch.
+# Nodes, environments, and length of an episode of the networks that are compared in size. A call of a kernel costs as
+# much as several choices: networks are compared where a call makes one choice, where it makes many, and without calls.
+SIZES = ((12, 1, 200), (12, 64, 200), (100, 1, 200), (1_000, 1, 20), (10_000, 1, 5), (10_000, 16, 2))
+
+
+def print_sizes(repeats: int) -> None:
+    """Print what networks of equal degree cost, stepped and played under a rule inside the kernels, in turn.
 
     Args:
-        repeats: the networks play in turn, this many times; medians are printed.
-        of_batch: choices per CPU-second of 12 nodes in a batch.
+        repeats: how often each is; medians are printed.
     """
-    sizes = (12, 100, 1_000, 10_000)
-    built, builds = [], []
-    for nodes in sizes:
-        content = environment(nx.random_regular_graph(3, nodes, seed=0), features=True)
-        content |= {"horizon_s": 200 if nodes < 1_000 else 20}
+    envs, builds = [], []
+    for nodes, count, horizon_s in SIZES:
+        content = environment(nx.random_regular_graph(3, nodes, seed=0), features=True) | {"horizon_s": horizon_s}
         start = time.process_time()
-        env = ArrivalEnv(build_scenario(load_environment(content)), 1)
-        env.reset(held_out_keys(0, 1))
+        env = ArrivalEnv(build_scenario(load_environment(content)), count)
+        env.reset(held_out_keys(0, count))
         builds.append(time.process_time() - start)
-        built.append(env)
+        envs.append(env)
         run(env, 0)
-    # Calling a kernel costs as much as some choices in one environment; in large networks, too.
-    results = [[run(env, 1 + repeat) for env in built] for repeat in range(repeats)]
-    costs = [1 / rate([row[i] for row in results], "choices") for i in range(len(sizes))]
-    for nodes, env, build_s, cost_s in zip(sizes, built, builds, costs, strict=True):
+        play(env, 0)
+    costs = []
+    for how in (run, play):
+        results = [[how(env, 1 + repeat) for env in envs] for repeat in range(repeats)]
+        costs.append([1e6 / rate([row[i] for row in results], "choices") for i in range(len(SIZES))])
+    batch = SIZES.index((12, 64, 200))
+    for i, (nodes, count, _) in enumerate(SIZES):
+        env = envs[i]
         arrays = (*env.state, *env.scenario.arrays, env.observations, env.masks, env.rewards)
-        kilobytes = sum(np.asarray(array).nbytes for array in arrays) / 1024 / nodes
+        kilobytes = sum(np.asarray(array).nbytes for array in arrays) / 1024 / nodes / count
+        stepped, played = (of_how[i] for of_how in costs)
         print(
-            f"{nodes:,} nodes x 1: build {build_s:.2f} CPU-seconds, {kilobytes:.1f} KB of arrays per node, "
-            f"{1 / cost_s:,.0f} choices per CPU-second, {cost_s / costs[0]:.2f} times the cost of one at 12 nodes "
-            f"x 1, {cost_s * of_batch:.2f} times that in the batch"
+            f"{nodes:,} nodes x {count}: build {builds[i]:.2f} CPU-seconds, {kilobytes:.1f} KB of arrays per node; "
+            f"{stepped:.2f} us per choice when stepped ({stepped / costs[0][batch]:.2f} times 12 nodes x 64), "
+            f"{played:.2f} us under a rule inside the kernels ({played / costs[1][batch]:.2f} times)"
         )
 
 
@@ -219,7 +226,7 @@ def main() -> None:
     for label, results in runs.items():
         print_rates(label, results)
 
-    print_sizes(repeats, rate(runs[f"12 nodes, broadcasts, deadlines x {count}, arrival"], "choices"))
+    print_sizes(repeats)
     keys = held_out_keys(0, count)
     env = batch_of(build_scenario(load_environment(usual)), count)
     resets = [timed(lambda: env.reset(keys)) for _ in range(20)]
