@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from typing import Any
 
 import torch
 
@@ -28,11 +29,11 @@ def bytes_per_choice(env: str, form: str, choices: int) -> float:
     Args:
         env: name or file of an environment.
         form: a key of `FORMS`.
-        choices: about as many; the first quarter of an episode is not counted, for the network starts empty.
+        choices: at least so many; what is sampled first is not counted, for the network starts empty.
     """
     environment = load_environment(env, [FORMS[form]])
     policy = load_policy_config("ppo", ["training.runners=0", f"training.envs_per_runner={ENVIRONMENTS}"])
-    runner = BatchedEnvRunner(config=algorithm_config(environment, policy, cpus=1), worker_index=0)
+    runner: Any = BatchedEnvRunner(config=algorithm_config(environment, policy, cpus=1), worker_index=0)
     steps, size, found = ENVIRONMENTS * 250, 0, 0
     runner.sample(num_timesteps=steps, explore=True)
     while found < choices:

@@ -194,7 +194,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
             self._needs_initial_reset = num_episodes is not None
             self.steps_in_series = 0
         how = How(explore=explore, random=random_actions)
-        # Made anew for every sample: weights and modules may have been exchanged since the last one.
+        # For every sample again: weights and modules may have been exchanged since the last one.
         rows = self.num_envs * len(self.env.batch.agents)
         self._scores = [scores_of(self.module[module_id], rows) for module_id in self.agents_of]
         episodes = math.ceil((num_episodes or 0) / self.num_envs)
