@@ -39,3 +39,9 @@ def test_a_part_that_was_made_with_other_settings_is_refused(tmp_path: Path) -> 
             check_folder([changed], tmp_path)
         with pytest.raises(ConfigError, match=keys):
             write_page(tmp_path / "page.md", "", [changed], tmp_path)
+
+
+def test_the_page_names_the_parts_that_have_not_been_run(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    write_page(page, "# Head\n", [Study("part", "A part", "ether_12", ("ppo",), question="?")], tmp_path)
+    assert page.read_text(encoding="utf-8").endswith("that have not been run: `part`.\n")

@@ -282,13 +282,19 @@ def _listed(changes: Sequence[str]) -> str:
 def write_page(path: Path, head: str, studies: Sequence[Study], folder: Path) -> None:
     """Write a page of the studies that are finished in a folder, in one step, and their figures beside it.
 
+    The page names those that are not.
+
     Raises:
         ConfigError: a part was made with other settings than it has now.
     """
-    lines = [head]
+    lines, missing = [head], []
     for study in studies:
         done = folder / study.name
         if done.is_dir() and (kept := _opened(study, done)).state == "finished":
             lines += _section(study, kept, path.parent / "images")
+        else:
+            missing.append(f"`{study.name}`")
+    if missing:
+        lines += [f"Parts of the plan (`scripts/results/plan.py`) that have not been run: {', '.join(missing)}.", ""]
     with written_at_once(path) as partial:
         partial.write_text("\n".join(lines), encoding="utf-8")
