@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.arrival_optimum import ArrivalProgramming
-from helpers.optimum import Reluctant, Split
+from helpers.optimum import Reluctant, Split, contender
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.evaluation.evaluate import evaluate
@@ -48,10 +48,10 @@ GREEDY, SAMPLED = 1.04, 1.1
 def reference() -> Comparison:
     """Return the best policy (the first) and simpler rules, on the held-out episodes."""
     rules = [
-        ArrivalProgramming(tasks_per_second=4.4),
+        contender(ArrivalProgramming(tasks_per_second=4.4)),
         *make_contenders(["shortest_finish", "local", "always_server"]),
-        *map(Reluctant, (0.2, 0.4, 0.5, 0.55, 0.6, 0.8, 1.0)),
-        *map(Split, (0.5, 0.6, 0.7, 0.8, 0.9)),
+        *(contender(Reluctant(margin_s)) for margin_s in (0.2, 0.4, 0.5, 0.55, 0.6, 0.8, 1.0)),
+        *(contender(Split(probability)) for probability in (0.5, 0.6, 0.7, 0.8, 0.9)),
     ]
     return evaluate(ENVIRONMENT, rules, episodes=EPISODES)
 

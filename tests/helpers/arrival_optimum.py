@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from helpers.optimum import Rule
 from offload_rllib.envs.arrival import ArrivalEnv
-from offload_rllib.evaluation.players import Contender
 
 # The chain of `three_nodes_arrival`. Every task takes 1 s on a slow node and 0.25 s on the fast one.
 STEP_S = 0.05
@@ -14,7 +14,7 @@ SLOW_LEVELS, FAST_LEVELS = 61, 81
 OVERFLOW_COST = 100.0
 
 
-class ArrivalProgramming(Contender):
+class ArrivalProgramming(Rule):
     """The best decisions in `three_nodes_arrival` for one who sees all three backlogs when a task arrives.
 
     Minimises the mean response time by relative value iteration (Puterman, "Markov decision processes", section
@@ -49,9 +49,6 @@ class ArrivalProgramming(Contender):
         kept = self._kept_s[:, None] + _moved(behind, SLOW_TASK, 0, 0)
         own = np.minimum(kept, self._sent_s + _moved(behind, 0, 0, FAST_TASK))
         return (own + own.transpose(1, 0, 2)) / 2
-
-    def begin(self, env: ArrivalEnv, seed: int) -> None:
-        """Nothing to prepare."""
 
     def actions(self, env: ArrivalEnv) -> np.ndarray:
         """Return the best actions [E] for the true state."""
