@@ -224,6 +224,8 @@ def test_loads_that_leave_nothing_to_decide_are_noted() -> None:
     assert "lightly loaded" in at(0.1)
     assert "in time nowhere" in at(0.7, deadline_s={"uniform": [0.1, 3]})
     assert isinstance(at(1.2), Note)
+    cloud = load_environment("cloud_ether_12")
+    assert "the rest belongs in the cloud" in load(Subject(cloud, build_scenario(cloud), 0))
 
 
 def test_decisions_that_cannot_keep_up_are_noted() -> None:
@@ -286,6 +288,7 @@ def test_a_policys_file_is_checked_in_an_environment() -> None:
     report: CheckReport = offload_rllib.check(policy_config(env_steps=160_000), env=at_once())
     assert report.passed, report
     assert [result.outcome for result in report.results] == [Outcome.PASSED] * 4
+    Path("ppo").mkdir()  # a preset's name has precedence
     few = offload_rllib.check("ppo", env=at_once(), policy_overrides=["training.env_steps=3200"])
     assert few.of("budget").outcome is Outcome.NOTE
     pointer = load_policy_config({"algorithm": {"name": "DDQN"}, "network": {"kind": "pointer", "hidden": [8]}})

@@ -54,7 +54,7 @@ def check(
         return CheckReport(f"environment {_named(what)}", run_checks(checks, progress))
     from offload_rllib.checking.policy import policy_file_checks, saved_policy_checks  # torch
 
-    folder = Path(str(what)) if isinstance(what, str | Path) and Path(what).is_dir() else None
+    folder = _folder(what)
     place = env if env is not None else _environment_of(folder)
     config = load_environment(place, overrides, trust=trust)
     subject = f"policy {_named(what)} in environment {_named(place)}"
@@ -66,6 +66,13 @@ def check(
 
     saved = load_saved_policy(trained_policy_folder(folder), trust=trust)
     return CheckReport(subject, run_checks(saved_policy_checks(saved, config, seed), progress))
+
+
+def _folder(what: Checked) -> Path | None:
+    """Return the folder that is named; a preset's name has precedence over a folder of that name."""
+    if not isinstance(what, str | Path) or str(what) in {**presets("envs"), **presets("policies")}:
+        return None
+    return Path(what) if Path(what).is_dir() else None
 
 
 def _environment_of(folder: Path | None) -> EnvironmentConfig | str:
@@ -92,7 +99,7 @@ def _is_environment(what: Checked) -> bool:
     if isinstance(what, Mapping):
         return "algorithm" not in what
     text = str(what)
-    if Path(text).is_dir():
+    if _folder(text) is not None:
         return False
     environments, policies = presets("envs"), presets("policies")
     if text in environments or text in policies:

@@ -136,7 +136,7 @@ def rewards(subject: Subject) -> str:
         largest = max(largest, float(np.abs(each).max()))
     if largest == 0:
         return Note("every reward of an episode is 0: nothing can be learned from it")
-    text = f"finite; an agent's return is {total.mean():.4g}, its largest reward {largest:.3g}"
+    text = f"finite; the mean return is {total.mean():.4g}, the largest reward {largest:.3g} in size"
     ended = bool(env.truncated[0])
     reward = subject.config.reward
     if reward.name != "delay" or reward.shaping is not None:
@@ -234,7 +234,11 @@ def load(subject: Subject) -> str:
     text = f"rho {span}; {offered.feasible_share:.1%} of the tasks could meet their deadline"
     notes = list(notes_of_cost(scenario.cost))
     if high > FULL_RHO:
-        notes.append("overloaded: every policy must drop tasks or let them wait ever longer")
+        notes.append(
+            "overloaded: every policy must drop tasks or let them wait ever longer"
+            if subject.config.cloud is None
+            else "more than the nodes can process: the rest belongs in the cloud, which rho leaves out"
+        )
     if high < LIGHT_RHO:
         notes.append("lightly loaded: nearly every rule does well")
     if offered.feasible_share < MOST_FEASIBLE:
