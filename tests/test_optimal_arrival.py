@@ -2,6 +2,10 @@
 
 The network is that of `three_nodes`: the fast node cannot serve everything, and the one that finishes a task first is
 not best for all. The best is known by dynamic programming (see `helpers.arrival_optimum`).
+
+PPO ends 1 to 3 % above the best, greedy. With the entropy's sign wrong it ends 19 to 31 % above, with the larger of the
+surrogate's terms it keeps every task (20 times the best). Advantages that are not standardised are not seen here: their
+size is right for the weight of the entropy by chance. `test_on_policy` holds them by value.
 """
 
 from __future__ import annotations
