@@ -176,6 +176,19 @@ def test_rewards_of_whole_episodes_are_those_of_the_environment() -> None:
         assert metrics["episode_return_mean"].peek() == pytest.approx(float(sample.rewards.sum()) / 3, rel=0.05)
 
 
+def test_the_return_of_an_episode_holds_nothing_of_the_one_before() -> None:
+    runner = make_runner(arrival_config(envs=1))
+    sample = runner.sample(num_timesteps=900, explore=True)[0]
+    ends = np.append(np.zeros(len(sample), bool), sample.ended)
+    for row in reversed(range(len(sample))):
+        ends[row] = ends[sample.following[row]]
+    metrics = runner.get_metrics()
+    episodes = metrics["num_episodes"].peek()
+    assert episodes > 3
+    expected = float(sample.rewards[ends[: len(sample)]].sum()) / episodes
+    assert metrics["episode_return_mean"].peek() == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.parametrize("sharing", sorted(SHARING))
 def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> None:
     config = arrival_config(sharing)

@@ -213,6 +213,14 @@ def test_estimates_know_the_own_link_and_mean_latencies() -> None:
     assert expected_transfer_s(env, env.scenario.arrays) == pytest.approx(2 + 2 + 0.4)
 
 
+def test_the_reverse_of_a_link_leads_back() -> None:
+    link = build_scenario(load_environment(small_environment())).arrays.link
+    back = link[link["reverse"]]
+    assert back["source"].tolist() == link["destination"].tolist()
+    assert back["destination"].tolist() == link["source"].tolist()
+    assert (back["source"] != link["source"]).all()
+
+
 def test_overrides_reach_the_links_that_they_name() -> None:
     environment = small_environment()
     environment["topology"]["nodes"][3]["type"] = "server"

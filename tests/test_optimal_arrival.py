@@ -2,6 +2,10 @@
 
 The network is that of `three_nodes`: the fast node cannot serve everything, and the one that finishes a task first is
 not best for all. The best is known by dynamic programming (see `helpers.arrival_optimum`).
+
+PPO ends 1 to 3 % above the best, greedy. With the entropy's sign wrong it ends 19 to 31 % above, with 0.99 for gamma
+and 1 for lambda 5 to 49 %, with the larger of the surrogate's terms it keeps every task (20 times the best). Advantages
+that are not standardised are not seen here; `test_on_policy` holds them by value.
 """
 
 from __future__ import annotations
@@ -26,22 +30,22 @@ EPISODES = 100
 SCORE = "score_mean_s"
 # Three trainings each: of one, chance decides more than most faults do.
 SEEDS = (1, 2, 3)
-ENV_STEPS = 61_440
-PPO: dict[str, Any] = {
-    "name": "PPO",
+ON_POLICY: dict[str, Any] = {
     "lr": 3e-3,
     "final_lr": 1e-4,
     "gamma": 0.9,
     "lambda": 0.8,
-    # Large enough that exploration with the wrong sign, or against advantages of another size, is seen in the score.
+    # Large enough that exploration with the wrong sign is seen in the score.
     "entropy_coeff": 0.1,
     "final_entropy_coeff": 0.0,
-    "epochs": 8,
-    "minibatch_steps": 256,
-    "batch_env_steps": 2048,
 }
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "PPO": ON_POLICY | {"epochs": 8, "minibatch_steps": 256, "batch_env_steps": 2048},
+    "A2C": ON_POLICY | {"minibatch_steps": 128, "batch_env_steps": 512},
+}
+ENV_STEPS = {"PPO": 61_440, "A2C": 122_880}
 # Means over the seeds, times the best.
-GREEDY, SAMPLED = 1.04, 1.1
+GREEDY, SAMPLED = 1.06, 1.1
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +79,25 @@ def test_the_optimum_is_no_worse_than_any_simpler_rule(reference: Comparison) ->
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_session")
-def test_ppo_comes_close_to_the_optimum(reference: Comparison, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_learned_policies_come_close_to_the_optimum(name: str, reference: Comparison, tmp_path: Path) -> None:
     scores = []
     began = time.process_time()
     for seed in SEEDS:
-        training = {"runners": 0, "envs_per_runner": 16, "env_steps": ENV_STEPS, "seed": seed}
-        policy = load_policy_config({"sharing": "shared", "algorithm": PPO, "training": training})
+        training = {"runners": 0, "envs_per_runner": 16, "env_steps": ENV_STEPS[name], "seed": seed}
+        policy = load_policy_config(
+            {"sharing": "shared", "algorithm": {"name": name} | ALGORITHMS[name], "training": training}
+        )
         learner = algorithm_config(ENVIRONMENT, policy, cpus=2).build_algo()
         folder = str(tmp_path / f"seed_{seed}")
         try:
-            while learner.env_steps < ENV_STEPS:
+            while learner.env_steps < ENV_STEPS[name]:
                 learner.train()
             learner.save_checkpoint(folder)
         finally:
             learner.stop()
         played = evaluate(ENVIRONMENT, make_contenders([folder]), episodes=EPISODES)
-        scores.append([mean_s(played, name) for name in played.policies])
+        scores.append([mean_s(played, policy) for policy in played.policies])
     best = mean_s(reference, reference.policies[0])
     greedy, sampled = np.mean(scores, axis=0)
     print(f"{np.round(scores, 4).tolist()}; the best {best:.4f} s; {time.process_time() - began:.0f} CPU s")
