@@ -54,7 +54,10 @@ def test_stable_baselines_trains(number: int) -> None:
     model = run("Stable-Baselines3", number)["model"]
     assert model.num_timesteps >= 128
     assert len(model.ep_info_buffer) > 0, "Monitor has seen episodes end"
-    assert all(np.isfinite(episode["r"]) and episode["l"] == 60 for episode in model.ep_info_buffer)
+    assert all(np.isfinite(episode["r"]) for episode in model.ep_info_buffer)
+    lengths = [episode["l"] for episode in model.ep_info_buffer]
+    assert min(lengths) > 1, "an episode has one step for each decision"
+    assert len(set(lengths)) > 1, "and episodes differ in how many there are"
     assert model._n_updates >= 4
 
 
@@ -66,8 +69,10 @@ def test_masks_reach_maskable_ppo() -> None:
     seen, _ = env.reset(seed=3)
     for _ in range(30):
         action, _ = model.predict(seen, action_masks=env.action_masks())
-        assert (seen["action_mask"][np.arange(len(action)), action] == 1).all()
-        seen = env.step(action)[0]
+        assert seen["action_mask"][action] == 1
+        seen, _, _, is_over, _ = env.step(action)
+        if is_over:
+            seen, _ = env.reset()
 
 
 @pytest.mark.slow
@@ -89,7 +94,7 @@ def test_benchmarl_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     experiment = run("BenchMARL")["experiment"]
     assert experiment.n_iters_performed == 2
     assert experiment.total_frames == 240
-    assert experiment.task.max_steps(experiment.test_env) == 60
+    assert experiment.task.max_steps(experiment.test_env) > 1000, "more than an episode has decisions"
     assert experiment.action_mask_spec is not None
     assert experiment.state_spec is not None
 
