@@ -115,6 +115,8 @@ def test_gradient_steps_give_the_same_weights_and_figures(name: str) -> None:
         for seed, rows in enumerate((64, 65, 64, 20)):
             learner._gradient_step(SHARED, config, draw_minibatch(rows, seed))
     fused, plain = learners
+    assert isinstance(fused._fused[SHARED], FusedGradients)
+    assert plain._fused[SHARED] is None
     torch.testing.assert_close(weights(fused), weights(plain), rtol=1e-4, atol=1e-5)
     assert (weights(fused) - before).abs().max() > 1e-2
     for found, wanted in zip(fused._noted[SHARED], plain._noted[SHARED], strict=True):
@@ -144,4 +146,5 @@ def test_a_loss_of_ones_own_is_used(name: str) -> None:
     learner.__class__ = Own
     before = weights(learner)
     learner._gradient_step(SHARED, learner.config.get_config_for_module(SHARED), draw_minibatch(32, 0))
+    assert learner._fused[SHARED] is None
     assert torch.equal(weights(learner), before), "the gradient of this loss is zero"

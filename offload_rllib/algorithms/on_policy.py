@@ -300,7 +300,7 @@ class OnPolicyLearner(DirectLearner):
             module = self.network(module_id)
             is_wanted = self.config.learner_config_dict[GRADIENTS] == FUSED
             # A loss that a subclass or a caller has put in its place is autograd's.
-            is_own = getattr(self.compute_loss_for_module, "__func__", None) is self.fused_loss
+            is_own = getattr(self.compute_loss_for_module, "__func__", None) is type(self).fused_loss
             can_be = is_own and is_covered(module)
             self._fused[module_id] = FusedGradients(module) if is_wanted and can_be else None
         return self._fused[module_id]
