@@ -11,7 +11,7 @@ from helpers.environments import make_env, small_environment
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from offload_rllib.algorithms.fused import HAS_CHOICE, FusedGradients, is_covered
+from offload_rllib.algorithms.fused import HAS_CHOICE, FusedGradients, covered_layers
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.policies.sharing import SHARED
@@ -77,7 +77,8 @@ def weights(learner: Any) -> torch.Tensor:
 def test_gradients_equal_autograds(name: str, network: dict[str, Any]) -> None:
     fused, plain = (make_learner(name, gradients, network) for gradients in ("fused", "torch"))
     assert torch.equal(weights(fused), weights(plain))
-    assert is_covered(fused.network(SHARED))
+    layers = covered_layers(fused.network(SHARED))
+    assert layers is not None
     config = fused.config.get_config_for_module(SHARED)
     for seed, (rows, choices) in enumerate([(64, 0.7), (33, 1.0), (40, 0.1), (3, 0.0), (2, 1.0)]):
         minibatch = draw_minibatch(rows, seed, choices=choices)
@@ -88,7 +89,7 @@ def test_gradients_equal_autograds(name: str, network: dict[str, Any]) -> None:
                 )
                 one.copy_(moved)
                 other.copy_(moved)
-        of_policy, values, errors = FusedGradients(fused.network(SHARED)).compute(
+        of_policy, values, errors = FusedGradients(fused.network(SHARED), layers).compute(
             minibatch, clip=fused.clip_of(config), entropy_coeff=0.2, value_coeff=0.3
         )
         module = plain.network(SHARED)
@@ -130,7 +131,7 @@ def test_gradient_steps_give_the_same_weights_and_figures(name: str) -> None:
     [({"kind": "pointer", "hidden": [8], "activation": "tanh"}, {}), (NETWORKS[0], {"critic": "central"})],
 )
 def test_other_networks_are_left_to_torch(network: dict[str, Any], algorithm: dict[str, Any]) -> None:
-    assert not is_covered(make_learner("PPO", "fused", network, **algorithm).network(SHARED))
+    assert covered_layers(make_learner("PPO", "fused", network, **algorithm).network(SHARED)) is None
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C"])

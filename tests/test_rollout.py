@@ -198,12 +198,7 @@ def test_random_actions_are_valid_and_even() -> None:
 
 def test_every_action_has_a_draw_of_its_own() -> None:
     keys = np.array([3, 4], np.uint64)
-    drawn = {
-        float(draw_uniform(keys, np.array([e * 50 + agent]), 50, 0, step))
-        for e in range(2)
-        for agent in range(50)
-        for step in range(50)
-    }
+    drawn = {float(draw_uniform(keys, e, agent, step)) for e in range(2) for agent in range(50) for step in range(50)}
     assert len(drawn) == 2 * 50 * 50
 
 

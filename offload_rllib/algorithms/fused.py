@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.network import Actor, Critic
+from offload_rllib.policies.perceptron import plain_layers
 from offload_rllib.simulator.jit import kernel
 
 HAS_CHOICE = "has_choice"
@@ -139,33 +140,31 @@ class _Layers:
             derivative = earlier
 
 
-def is_covered(module: Any) -> bool:
-    """Return whether a module's gradients are written out here: perceptrons with local critics, on the CPU."""
+def covered_layers(module: Any) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """Return the layers of actor and critic, if their gradients are written out here; otherwise None.
+
+    They are if both are perceptrons on the CPU, and the critic is local.
+    """
     if type(module) is not MaskedActorCritic or type(module.actor) is not Actor or type(module.critic) is not Critic:
-        return False
-    layers = _actor_layers(module) + _critic_layers(module)
-    return all(type(layer) in {nn.Linear, nn.Tanh, nn.ReLU} for layer in layers) and all(
-        parameter.device.type == "cpu" for parameter in module.parameters()
-    )
-
-
-def _actor_layers(module: Any) -> list[nn.Module]:
-    scores = module.actor.scores
-    return list(scores) if isinstance(scores, nn.Sequential) else [scores]
-
-
-def _critic_layers(module: Any) -> list[nn.Module]:
-    features = module.critic.features
-    return [*(features if isinstance(features, nn.Sequential) else [features]), module.critic.value]
+        return None
+    scores, features = module.actor.scores, module.critic.features
+    if type(scores) is not nn.Sequential or type(features) is not nn.Sequential:
+        return None
+    actor, critic = plain_layers(scores), plain_layers([*features, module.critic.value])
+    return None if actor is None or critic is None else (actor, critic)
 
 
 class FusedGradients:
     """The loss of an actor and a critic, and its gradient, for one minibatch after another."""
 
-    def __init__(self, module: Any) -> None:
-        """Make room for gradients: parts of one vector, of which `gradient` is the whole."""
-        self.actor = _Layers(_actor_layers(module))
-        self.critic = _Layers(_critic_layers(module))
+    def __init__(self, module: Any, layers: tuple[list[nn.Module], list[nn.Module]]) -> None:
+        """Make room for gradients: parts of one vector, of which `gradient` is the whole.
+
+        Args:
+            module: RLlib's, whose parameters get them.
+            layers: its `covered_layers`.
+        """
+        self.actor, self.critic = map(_Layers, layers)
         parameters = list(module.parameters())
         self.gradient = torch.zeros(sum(parameter.numel() for parameter in parameters))
         edges = itertools.accumulate((parameter.numel() for parameter in parameters), initial=0)

@@ -41,7 +41,7 @@ from offload_rllib.algorithms.fused import (
     HAS_CHOICE,
     SURROGATE,
     FusedGradients,
-    is_covered,
+    covered_layers,
 )
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
@@ -301,8 +301,8 @@ class OnPolicyLearner(DirectLearner):
             is_wanted = self.config.learner_config_dict[GRADIENTS] == FUSED
             # A loss that a subclass or a caller has put in its place is autograd's.
             is_own = getattr(self.compute_loss_for_module, "__func__", None) is type(self).fused_loss
-            can_be = is_own and is_covered(module)
-            self._fused[module_id] = FusedGradients(module) if is_wanted and can_be else None
+            layers = covered_layers(module) if is_wanted and is_own else None
+            self._fused[module_id] = None if layers is None else FusedGradients(module, layers)
         return self._fused[module_id]
 
     def _fused_gradient_step(self, module_id: str, config: Any, minibatch: Rows, fused: FusedGradients) -> None:

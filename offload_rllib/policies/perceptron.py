@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -45,3 +46,18 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int, activation: str
     """
     size = hidden[-1] if hidden else inputs
     return nn.Sequential(*hidden_layers(inputs, hidden, activation), linear(size, outputs, output_gain))
+
+
+def plain_layers(network: Iterable[nn.Module]) -> list[nn.Module] | None:
+    """Return the layers of a perceptron that matrix products alone can stand for, otherwise None.
+
+    Those are linear layers with an activation between each two of them, on the CPU and in single precision.
+    """
+    layers = list(network)
+    activations = set(ACTIVATIONS.values())
+    alternate = len(layers) % 2 == 1 and all(
+        type(layer) in activations if number % 2 else type(layer) is nn.Linear for number, layer in enumerate(layers)
+    )
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    plain = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
+    return layers if alternate and plain else None

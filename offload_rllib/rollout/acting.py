@@ -63,10 +63,8 @@ def gather(observations, masks, rows, count, seen, valid):
 
 
 @kernel
-def draw_uniform(keys, rows, agents_per_environment, i, step):
-    """Return the uniform draw in [0, 1) of the agent in row `rows[i]` for its action of a step."""
-    e = rows[i] // agents_per_environment
-    agent = rows[i] - e * agents_per_environment
+def draw_uniform(keys, e, agent, step):
+    """Return the uniform draw in [0, 1) of an agent of environment `e` for its action of a step."""
     return uniform(stream(mix(keys[e] ^ _ACTION), agent), step)
 
 
@@ -86,7 +84,7 @@ def choose_categorical(logits, masks, keys, steps, rows, agents_per_environment,
     """
     for i in range(logits.shape[0]):
         e = rows[i] // agents_per_environment
-        u = draw_uniform(keys, rows, agents_per_environment, i, steps[e])
+        u = draw_uniform(keys, e, rows[i] - e * agents_per_environment, steps[e])
         actions[rows[i]], log_probabilities[rows[i]] = draw_action(logits[i], masks[i], u)
 
 
@@ -115,7 +113,7 @@ def choose_at_arrivals(logits, masks, keys, decisions, deciding, order, draws, a
     for i in range(order.shape[0]):
         e = order[i]
         if draws:
-            u = uniform(stream(mix(keys[e] ^ _ACTION), deciding[e]), decisions[e])
+            u = draw_uniform(keys, e, deciding[e], decisions[e])
             actions[e], log_probabilities[e] = draw_action(logits[i], masks[i], u)
         else:
             actions[e] = best_action(logits[i], masks[i])

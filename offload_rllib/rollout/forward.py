@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.network import Actor
+from offload_rllib.policies.perceptron import plain_layers
 
 FORWARDS = ("forward_exploration", "forward_inference", "_forward_exploration", "_forward_inference", "_forward")
 # In place.
@@ -99,12 +100,7 @@ def _layers(module: Any) -> list[nn.Module] | None:
     if not isinstance(module, MaskedActorCritic) or type(module.actor) is not Actor:
         return None
     changed = any(getattr(type(module), name) is not getattr(MaskedActorCritic, name) for name in FORWARDS)
-    layers = list(module.actor.scores) if type(module.actor.scores) is nn.Sequential else []
-    # Layers of every kind alternate: linear, activation, ..., linear.
-    shaped = len(layers) % 2 == 1 and all(
-        type(layer) in ACTIVATIONS if number % 2 else type(layer) is nn.Linear for number, layer in enumerate(layers)
-    )
     # Torch has no public question for hooks, which only its own calls run.
     hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())  # noqa: SLF001
-    plain = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in module.actor.parameters())
-    return layers if shaped and plain and not changed and not hooked else None
+    scores = module.actor.scores
+    return None if changed or hooked or type(scores) is not nn.Sequential else plain_layers(scores)
