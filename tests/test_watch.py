@@ -25,17 +25,20 @@ def make_run(folder: Path) -> RunFolder:
     return RunFolder.create(str(folder / "run"), load_environment(small_environment()), policy, "run")
 
 
-def result(score: float, env_steps: int = 100) -> dict[str, Any]:
+def result(score: float | None, env_steps: int = 100, episodes: int = status_module.SCORE_EPISODES) -> dict[str, Any]:
+    """Return what RLlib reports of an iteration; of one that ends no episode it reports no score, or not a number."""
+    figures = {} if score is None else {"offload": {"score_mean_s": score}, "num_episodes": episodes}
     return {
-        "env_runners": {"num_env_steps_sampled_lifetime": env_steps, "offload": {"score_mean_s": score}},
+        "env_runners": {"num_env_steps_sampled_lifetime": env_steps, **figures},
         "training_iteration": 1,
         "time_total_s": 2.0,
         "time_this_iter_s": 1.0,
     }
 
 
-def offer(watch: RunWatch, folder: Path, score: float, mark: str) -> None:
-    """Give a checkpoint to the watch, as Tune does."""
+def offer(watch: RunWatch, folder: Path, score: float | None, mark: str, episodes: int = 20) -> None:
+    """Give an iteration and a checkpoint to the watch, as Tune does."""
+    watch.on_trial_result(0, [], SimpleNamespace(local_path=None), result(score, episodes=episodes))
     (folder / mark / "policy").mkdir(parents=True)
     (folder / mark / "policy" / "policy.json").write_text(mark)
     write_manifest(folder / mark, {})
@@ -50,7 +53,8 @@ def test_the_policy_of_the_lowest_score_is_kept(tmp_path: Path) -> None:
         for mark, score, best in (("first", 9.0, "first"), ("worse", 9.5, "first"), ("better", 7.0, "better")):
             offer(watch, tmp_path, score, mark)
             assert kept.read_text() == best
-        offer(watch, tmp_path, float("nan"), "unknown")
+        for mark, unknown in (("unknown", float("nan")), ("none", None)):
+            offer(watch, tmp_path, unknown, mark)
         assert kept.read_text() == "better"
     assert json.loads((run.path / "best" / "best.json").read_text()) == {"score_mean_s": 7.0, "env_steps": 100}
     with RunWatch(run, run.policy_config.training) as resumed:
@@ -58,6 +62,30 @@ def test_the_policy_of_the_lowest_score_is_kept(tmp_path: Path) -> None:
         assert kept.read_text() == "better", "a resumed run remembers its best"
         offer(resumed, tmp_path, 6.0, "last")
         assert kept.read_text() == "last"
+
+
+def test_the_best_policy_is_not_that_of_one_lucky_episode(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    kept = run.path / "best" / "policy" / "policy.json"
+    with RunWatch(run, run.policy_config.training) as watch:
+        offer(watch, tmp_path, 9.0, "first", episodes=10)
+        offer(watch, tmp_path, 9.0, "same", episodes=9)
+        offer(watch, tmp_path, 1.0, "lucky", episodes=1)
+    # 19 episodes at 9 s and one at 1 s.
+    assert kept.read_text() == "lucky"
+    assert json.loads((run.path / "best" / "best.json").read_text())["score_mean_s"] == pytest.approx(8.6)
+    with RunWatch(run, run.policy_config.training) as watch:
+        offer(watch, tmp_path, 20.0, "bad", episodes=20)
+        offer(watch, tmp_path, 1.0, "lucky again", episodes=3)
+        assert kept.read_text() == "lucky"
+
+
+def test_the_status_keeps_figures_over_iterations_that_end_no_episode(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with RunWatch(run, run.policy_config.training) as watch:
+        for score in (9.0, None, float("nan")):
+            watch.on_trial_result(0, [], SimpleNamespace(local_path=None), result(score))
+            assert status_module.last_status(run)["figures"]["score_mean_s"] == 9.0
 
 
 def test_no_best_policy_is_kept_where_none_is_wanted(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class TrainingProgress(PresentCallback):
         self._started = time.monotonic()
         self._first: int | None = None
         self._line_at = 0.0
+        self._score = ""
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -60,10 +61,10 @@ class TrainingProgress(PresentCallback):
         elapsed = time.monotonic() - self._started
         speed = f"{(steps - self._first) / elapsed:,.0f} env steps/s" if steps > self._first else ""
         scores = runners.get(PREFIX, {})
-        # Iterations in which no episode ended have no scores, or not-a-number.
-        known = math.isfinite(scores.get("score_mean_s", math.nan))
-        score = f"score {scores['score_mean_s']:.1f} s, dropped {scores['dropped_share']:.1%}" if known else ""
-        figures = ", ".join(part for part in (score, speed) if part)
+        # Iterations in which no episode ended have no scores, or not-a-number: the latest known score stays.
+        if math.isfinite(scores.get("score_mean_s", math.nan)):
+            self._score = f"score {scores['score_mean_s']:.1f} s, dropped {scores['dropped_share']:.1%}"
+        figures = ", ".join(part for part in (self._score, speed) if part)
         self._progress.update(self._bar, completed=min(steps, self._total), figures=figures)
         if not self._console.is_terminal and (elapsed >= self._line_at or steps >= self._total):
             self._line_at = elapsed + LINE_EVERY_S

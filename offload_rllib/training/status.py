@@ -14,7 +14,12 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Self
 
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+)
 
 from offload_rllib.cluster.ray_settings import MESSAGES
 from offload_rllib.config import ConfigError
@@ -33,6 +38,8 @@ NOTICES_SHOWN = 8
 # Shares of the latest iterations in the speed that is shown.
 SPEED_WINDOW = 10
 SCORE = "score_mean_s"
+# Episodes, or a few more, whose mean score says which policy is the best so far. One iteration may end none.
+SCORE_EPISODES = 20
 
 
 class _LogFile(RotatingFileHandler):
@@ -79,6 +86,9 @@ class RunWatch(PresentCallback):
         self._speed: list[tuple[float, int]] = []
         self._checkpoint_at = time.monotonic()
         self._saved: dict[str, Any] = {}
+        self._figures: dict[str, float | None] = {}
+        # Episodes of the latest iterations that ended some, and their mean score.
+        self._scores: list[tuple[float, float]] = []
         self._best = self._known_best()
 
     def __enter__(self) -> Self:
@@ -109,17 +119,35 @@ class RunWatch(PresentCallback):
         for notice in filter(None, str(result.get("notices", "")).split("\n")):
             self.log.warning(notice)
             self._notices = [*self._notices, f"{_now()} {notice}"][-NOTICES_SHOWN:]
+        self._note_figures(result[ENV_RUNNER_RESULTS])
         every_s = self._training.checkpoint_every_s
         if every_s is not None and time.monotonic() - self._checkpoint_at >= every_s:
             result["should_checkpoint"] = True
         self._write(result, trial.local_path)
+
+    def _note_figures(self, sampled: dict[str, Any]) -> None:
+        """Keep the latest value of every figure, for an iteration that ends no episode has none."""
+        present = {name: _finite(value) for name, value in sampled.get(PREFIX, {}).items()}
+        present[EPISODE_RETURN_MEAN] = _finite(sampled.get(EPISODE_RETURN_MEAN))
+        self._figures |= {
+            name: value for name, value in present.items() if value is not None or name not in self._figures
+        }
+        score, episodes = present.get(SCORE), _finite(sampled.get(NUM_EPISODES))
+        if score is not None and episodes:
+            self._scores.append((episodes, score))
+            while sum(count for count, _ in self._scores[1:]) >= SCORE_EPISODES:
+                del self._scores[0]
+
+    def _recent_score(self) -> float | None:
+        """Return the mean score of the latest episodes, s; None before the first."""
+        episodes = sum(count for count, _ in self._scores)
+        return sum(count * score for count, score in self._scores) / episodes if episodes else None
 
     def _write(self, result: dict[str, Any], logs: str | None) -> None:
         sampled = result[ENV_RUNNER_RESULTS]
         steps = int(sampled[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         self._speed = [*self._speed, (time.monotonic(), steps)][-SPEED_WINDOW:]
         (first_s, first), (last_s, last) = self._speed[0], self._speed[-1]
-        figures = {name: _finite(value) for name, value in sampled.get(PREFIX, {}).items()}
         status = {
             "time": _now(),
             "host": socket.gethostname(),
@@ -130,7 +158,7 @@ class RunWatch(PresentCallback):
             "env_steps": steps,
             "env_steps_wanted": self._training.env_steps,
             "env_steps_per_second": round((last - first) / (last_s - first_s), 1) if last_s > first_s else None,
-            "figures": figures | {EPISODE_RETURN_MEAN: _finite(sampled.get(EPISODE_RETURN_MEAN))},
+            "figures": self._figures,
             "runners": result.get("runners", {}),
             "notices": self._notices,
             "checkpoint": self._saved,
@@ -150,7 +178,7 @@ class RunWatch(PresentCallback):
         steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
         self._saved = {"time": _now(), "env_steps": steps}
         self.log.info("checkpoint at %d environment steps: %s", steps, checkpoint.path)
-        score = _finite(metrics.get(ENV_RUNNER_RESULTS, {}).get(PREFIX, {}).get(SCORE))
+        score = self._recent_score()
         try:
             if (self._run.path / TUNE).is_dir():
                 keep_first_state(self._run.path / TUNE)
