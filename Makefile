@@ -16,7 +16,7 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) $(CLIENTS)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 # Puts one-line faults into a copy of the tree; says which of them the fast tests do not notice.
 mutants: $(STAMP)
