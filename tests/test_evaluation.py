@@ -40,8 +40,11 @@ def test_policies_play_the_same_episodes_whatever_the_batch() -> None:
     assert not few.episodes[figures].equals(other.episodes[figures])
 
 
-def test_figures_agree_with_the_task_log() -> None:
-    environment = small_environment(warmup_s=5, drain_s=12)
+@pytest.mark.parametrize("expiry", ["abort", "never"])
+def test_figures_agree_with_the_task_log(expiry: str) -> None:
+    environment = small_environment(warmup_s=5, drain_s=12, deadlines={"expiry": expiry})
+    environment["workload"]["deadline_s"] = {"uniform": [2, 12]}
+    environment["score"] = {"drop_s": None if expiry == "abort" else 50}
     env = make_env(environment, log=True)
     while not env.step(env.heuristic_actions("least_queue")):
         pass
@@ -49,7 +52,12 @@ def test_figures_agree_with_the_task_log() -> None:
     counted = log[(log["created_s"] >= 5) & (log["created_s"] < 28)]
     age = counted["ended_s"] - counted["created_s"]
     finished = counted["outcome"] == 1
-    score = np.where(finished, age, np.maximum(age, counted["deadline_s"] - counted["created_s"]))
+    price = counted["deadline_s"] - counted["created_s"] if expiry == "abort" else np.full(len(counted), 50.0)
+    score = np.where(finished, age, np.maximum(age, price))
+    late = finished & (counted["ended_s"] > counted["deadline_s"])
+    assert (late.sum() > 5) == (expiry == "never")
+    assert figures["late_share"] == pytest.approx(late.mean())
+    assert figures["missed_share"] == pytest.approx((late | ~finished).mean())
     assert figures["tasks_created"] == len(counted)
     assert figures["score_mean_s"] == pytest.approx(score.mean())
     assert figures["response_mean_s"] == pytest.approx(age[finished].mean())
