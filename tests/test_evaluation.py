@@ -22,6 +22,7 @@ from offload_rllib.reporting.report import tables, write_report
 from offload_rllib.simulator.heuristics import BASELINES
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 from offload_rllib.simulator.tasks import histogram_bin
+from offload_rllib.simulator.types import QUEUE_FULL
 
 
 def test_policies_play_the_same_episodes_whatever_the_batch() -> None:
@@ -66,6 +67,28 @@ def test_figures_agree_with_the_task_log(expiry: str) -> None:
     for name, share in (("score_p50_s", 0.5), ("score_p95_s", 0.95)):
         ordered = np.sort(score)
         assert figures[name] == pytest.approx(ordered[int(np.ceil(share * len(ordered))) - 1], rel=0.005)
+
+
+def test_overload_and_occupancy_are_integrals_of_the_tasks_at_each_node() -> None:
+    environment = small_environment(deadlines={"expiry": "never"}, score={"drop_s": 50})
+    environment["workload"]["jobs"]["types"][1].pop("bits_out")
+    env = make_env(environment, log=True)
+    while not env.step(np.zeros((1, 4), np.int64)):  # everything stays where it is made
+        pass
+    log, full, tasks = env.task_log(0), [], []
+    for node, described in enumerate(environment["topology"]["nodes"]):
+        here = log[(log["origin"] == node) & (log["outcome"] != QUEUE_FULL)]
+        changes = np.concatenate([here["created_s"], here["ended_s"]])
+        order = np.argsort(changes, kind="stable")
+        inside = np.cumsum(np.repeat([1, -1], len(here))[order])
+        lasts = np.diff(np.append(changes[order], 40.0))
+        tasks.append(inside @ lasts)
+        if "queue_capacity" in described:
+            full.append(lasts[inside == described["queue_capacity"]].sum())
+    assert min(full[0], full[2]) > 1
+    figures = env.episode_metrics(0)
+    assert figures["overload"] == pytest.approx(np.mean(full) / 40)
+    assert figures["occupancy_tasks"] == pytest.approx(np.mean(tasks) / 40)
 
 
 def test_histogram_bins_are_narrower_than_a_percent() -> None:

@@ -164,6 +164,24 @@ def test_shaping_telescopes(potential: str, scope: str) -> None:
         shaped.reset(keys)
 
 
+def test_a_wider_scope_pays_the_mean_of_the_nodes_within() -> None:
+    own, neighbourhood, team = (
+        make_env(small_environment(reward={"scope": scope})) for scope in ("own", "neighbourhood", "team")
+    )
+    # In a ring everybody has two neighbours.
+    within = np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]])
+    earned, done = np.zeros(4), False
+    while not done:
+        actions = own.heuristic_actions("random")
+        for env in (own, neighbourhood, team):
+            done = env.step(actions)
+        paid = own.rewards[0].astype(float)
+        assert neighbourhood.rewards[0] == pytest.approx(within @ paid / 3, rel=1e-5, abs=1e-5)
+        assert team.rewards[0] == pytest.approx(np.full(4, paid.mean()), rel=1e-5, abs=1e-5)
+        earned += paid
+    assert len(set(earned)) > 2
+
+
 def test_a_drop_costs_its_penalty() -> None:
     harsh = small_environment()["workload"] | {"deadline_s": {"uniform": [0.5, 2.0]}}
     plain = make_env(small_environment(workload=harsh, reward={"scope": "own", "scale": 2.0}))
