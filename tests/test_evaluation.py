@@ -20,7 +20,7 @@ from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.evaluation.statistics import paired_difference
 from offload_rllib.reporting.report import tables, write_report
 from offload_rllib.simulator.heuristics import BASELINES
-from offload_rllib.simulator.metrics import BIN_MIDDLES
+from offload_rllib.simulator.metrics import BIN_MIDDLES, jain
 from offload_rllib.simulator.tasks import histogram_bin
 from offload_rllib.simulator.types import QUEUE_FULL
 
@@ -89,6 +89,14 @@ def test_overload_and_occupancy_are_integrals_of_the_tasks_at_each_node() -> Non
     figures = env.episode_metrics(0)
     assert figures["overload"] == pytest.approx(np.mean(full) / 40)
     assert figures["occupancy_tasks"] == pytest.approx(np.mean(tasks) / 40)
+
+
+def test_fairness_is_jains_index_of_the_means() -> None:
+    assert jain(np.array([3.0, 8.0, 1.0]), np.array([3, 8, 1])) == pytest.approx(1)
+    assert jain(np.array([6.0, 0.0, 0.0, 0.0]), np.array([2, 5, 5, 5])) == pytest.approx(1 / 4)
+    # Means of 1 and 3; the last node counts no task.
+    assert jain(np.array([2.0, 3.0, 0.0]), np.array([2, 1, 0])) == pytest.approx(16 / (2 * 10))
+    assert np.isnan(jain(np.zeros(2), np.zeros(2)))
 
 
 def test_histogram_bins_are_narrower_than_a_percent() -> None:
