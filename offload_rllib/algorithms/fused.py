@@ -1,4 +1,4 @@
-"""Gradient steps of PPO and A2C written out for perceptrons: several times faster than autograd on small networks.
+"""Gradient steps of PPO and A2C written out for small networks: several times faster than autograd.
 
 With two hidden layers of 64 units, most of a gradient step of autograd is not spent on matrix products but around them.
 Here nothing else but a handful of kernels is left around them. During an update the weights, their gradient and Adam's
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from torch import Tensor, nn
+from torch import Tensor
 
 from offload_rllib.algorithms.fused_kernels import (
     BLOCK,
@@ -30,16 +30,12 @@ from offload_rllib.algorithms.fused_kernels import (
     policy_loss,
     value_loss,
 )
-from offload_rllib.algorithms.fused_perceptron import Layer, PerceptronPass
-from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.policies.network import Actor, Critic
-from offload_rllib.policies.perceptron import is_hooked, plain_layers
+from offload_rllib.algorithms.fused_network import CoveredNetwork, Part
+from offload_rllib.algorithms.fused_perceptron import Layer
 
 HAS_CHOICE = "has_choice"
 # Sizes of minibatches whose buffers are kept.
 KEPT_SIZES = 4
-# What this Adam leaves to torch.
-ADAMS_OPTIONS = ("weight_decay", "amsgrad", "maximize", "differentiable")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -59,70 +55,12 @@ class LossSettings:
         return float(by_critic - figures[SURROGATE] - self.entropy_coeff * figures[ENTROPY])
 
 
-@dataclass(frozen=True)
-class CoveredNetwork:
-    """The linear layers of an actor and a critic whose gradient steps are written out here."""
-
-    actor: list[nn.Linear]
-    critic: list[nn.Linear]
-    is_tanh: bool
-
-    @classmethod
-    def of(cls, module: Any, optimizer: Any) -> CoveredNetwork | None:
-        """Return the layers, or None if the module is not for `FusedSteps`.
-
-        It is if actor and critic are perceptrons on the CPU with one kind of activation, if one plain Adam learns all
-        their weights, and if nothing is hooked into them.
-        """
-        if (
-            type(module) is not MaskedActorCritic
-            or type(module.actor) is not Actor
-            or type(module.critic) is not Critic
-        ):
-            return None
-        scores, features = module.actor.scores, module.critic.features
-        if type(scores) is not nn.Sequential or type(features) is not nn.Sequential or is_hooked(module):
-            return None
-        actor, critic = plain_layers(scores), plain_layers([*features, module.critic.value])
-        if actor is None or critic is None:
-            return None
-        activations = {type(layer) for layer in actor + critic} - {nn.Linear}
-        linear = ([layer for layer in layers if isinstance(layer, nn.Linear)] for layers in (actor, critic))
-        found = cls(*linear, is_tanh=nn.Tanh in activations)
-        return found if len(activations) < 2 and found._is_learned_by(optimizer, module) else None
-
-    def parameters(self) -> list[Any]:
-        """Return weights and offsets of one layer after another."""
-        return [parameter for layer in self.actor + self.critic for parameter in (layer.weight, layer.bias)]
-
-    def _is_learned_by(self, optimizer: Any, module: nn.Module) -> bool:
-        if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
-            return False
-        (group,) = optimizer.param_groups
-        # Torch has no public question for hooks.
-        is_plain = not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks) and not any(  # noqa: SLF001
-            group[option] for option in ADAMS_OPTIONS
-        )
-        parameters = self.parameters()
-        has_all = all(
-            {id(parameter) for parameter in parameters} == {id(parameter) for parameter in others}
-            for others in (module.parameters(), group["params"])
-        )
-        is_learned = has_all and all(parameter is not None and parameter.requires_grad for parameter in parameters)
-        taken = {
-            float(optimizer.state[parameter]["step"]) if parameter in optimizer.state else 0.0
-            for parameter in parameters
-        }
-        return is_plain and is_learned and len(taken) == 1
-
-
 class _Passes:
     """Forward and backward passes of actor and critic over the same rows."""
 
-    def __init__(self, actor: list[Layer], critic: list[Layer], rows: int, features: int, *, is_tanh: bool) -> None:
-        self.inputs = torch.empty(rows, features)
-        self.actor = PerceptronPass(actor, self.inputs, is_tanh=is_tanh)
-        self.critic = PerceptronPass(critic, self.inputs, is_tanh=is_tanh)
+    def __init__(self, parts: tuple[Part, Part], layers: tuple[list[Layer], list[Layer]], inputs: Tensor) -> None:
+        self.inputs = inputs
+        self.actor, self.critic = (part.passes(own, inputs) for part, own in zip(parts, layers, strict=True))
 
 
 class FusedSteps:
@@ -143,13 +81,16 @@ class FusedSteps:
         weights, self.gradient, *moments = (torch.zeros(size) for _ in range(4))
         self._vectors = [vector.numpy() for vector in (weights, self.gradient, *moments)]
         self._weights, self.gradients, *self._moments = map(self._places, (weights, self.gradient, *moments))
-        layers = [
-            Layer(self._weights[at], self.gradients[at], self._weights[at + 1].numpy(), self.gradients[at + 1].numpy())
-            for at in range(0, len(self.gradients), 2)
-        ]
-        self._actor, self._critic = layers[: len(network.actor)], layers[len(network.actor) :]
+        places = zip(self._weights, self.gradients, strict=True)
+        none = torch.empty(0), torch.empty(0)
+        layers: list[Layer] = []
+        for layer in network.actor.layers + network.critic.layers:
+            by_weight, by_offset = next(places), none if layer.bias is None else next(places)
+            layers.append(Layer(*by_weight, *(place.numpy() for place in by_offset)))
+        actors = len(network.actor.layers)
+        self._layers = layers[:actors], layers[actors:]
         self._passes: dict[int, _Passes] = {}
-        self._loss_room = np.empty((2 * network.actor[-1].out_features + 5, BLOCK))
+        self._loss_room = np.empty((2 * network.actions + 5, BLOCK))
         self._taken = 0
 
     def _places(self, vector: Tensor) -> list[Tensor]:
@@ -160,14 +101,16 @@ class FusedSteps:
         """
         places: list[Tensor] = []
         first = 0
-        for layers in (self.network.actor, self.network.critic):
-            for layer in layers:
+        for part in (self.network.actor, self.network.critic):
+            for layer in part.layers:
                 rows, columns = layer.weight.shape
-                part = vector[first : first + rows * columns]
-                places.append(part.view(rows, columns) if layer is layers[-1] else part.view(columns, rows).t())
+                weights = vector[first : first + rows * columns]
+                is_last = layer is part.layers[-1]
+                places.append(weights.view(rows, columns) if is_last else weights.view(columns, rows).t())
                 first += rows * columns
-                places.append(vector[first : first + rows])
-                first += rows
+                if layer.bias is not None:
+                    places.append(vector[first : first + rows])
+                    first += rows
         return places
 
     @torch.no_grad()
@@ -213,7 +156,7 @@ class FusedSteps:
         policy_loss(
             places,
             passes.actor.outputs,
-            self._actor[-1].offsets,
+            passes.actor.offsets,
             seen["action_mask"].numpy(),
             rows[Columns.ACTIONS].numpy(),
             rows[Columns.ACTION_LOGP].numpy(),
@@ -223,7 +166,7 @@ class FusedSteps:
             settings.entropy_coeff,
             settings.clip is not None,
             self._loss_room,
-            self._actor[-1].by_offsets,
+            passes.actor.by_offsets,
             figures,
         )
         passes.actor.backward()
@@ -231,10 +174,10 @@ class FusedSteps:
         value_loss(
             places,
             passes.critic.outputs,
-            self._critic[-1].offsets,
+            passes.critic.offsets,
             rows[Postprocessing.VALUE_TARGETS].numpy(),
             settings.value_coeff,
-            self._critic[-1].by_offsets,
+            passes.critic.by_offsets,
             figures,
         )
         passes.critic.backward()
@@ -244,7 +187,8 @@ class FusedSteps:
         if rows not in self._passes:
             if len(self._passes) == KEPT_SIZES:
                 self._passes.clear()
-            self._passes[rows] = _Passes(self._actor, self._critic, rows, features, is_tanh=self.network.is_tanh)
+            parts = self.network.actor, self.network.critic
+            self._passes[rows] = _Passes(parts, self._layers, torch.empty(rows, features))
         return self._passes[rows]
 
     def norm(self) -> float:

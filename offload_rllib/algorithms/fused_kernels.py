@@ -56,18 +56,28 @@ reordering = _with("contract", "reassoc")
 
 
 @contracting
+def _activated(x, is_tanh):
+    """Return tanh or relu of a number."""
+    if not is_tanh:
+        return max(x, ZERO)
+    x = min(max(x, -LARGEST), LARGEST)
+    s = x * x
+    p = ((((((P13 * s + P11) * s + P9) * s + P7) * s + P5) * s + P3) * s + P1) * x
+    return p / (((Q6 * s + Q4) * s + Q2) * s + Q0)
+
+
+@contracting
+def _slope(y, is_tanh):
+    """Return the slope of tanh or relu where its result is y."""
+    return ONE - y * y if is_tanh else (ZERO if y <= ZERO else ONE)
+
+
+@contracting
 def activate(outputs, offsets, is_tanh):
     """Add the offsets [H] to outputs [B, H] of a layer, and apply tanh or relu."""
     for row in range(outputs.shape[0]):
         for unit in range(outputs.shape[1]):
-            x = outputs[row, unit] + offsets[unit]
-            if is_tanh:
-                x = min(max(x, -LARGEST), LARGEST)
-                s = x * x
-                p = ((((((P13 * s + P11) * s + P9) * s + P7) * s + P5) * s + P3) * s + P1) * x
-                outputs[row, unit] = p / (((Q6 * s + Q4) * s + Q2) * s + Q0)
-            else:
-                outputs[row, unit] = max(x, ZERO)
+            outputs[row, unit] = _activated(outputs[row, unit] + offsets[unit], is_tanh)
 
 
 @contracting
@@ -76,11 +86,106 @@ def activate_backward(derivatives, outputs, by_offsets, is_tanh):
     by_offsets[:] = ZERO
     for row in range(outputs.shape[0]):
         for unit in range(outputs.shape[1]):
-            y = outputs[row, unit]
-            slope = ONE - y * y if is_tanh else (ZERO if y <= ZERO else ONE)
-            derivative = derivatives[row, unit] * slope
+            derivative = derivatives[row, unit] * _slope(outputs[row, unit], is_tanh)
             derivatives[row, unit] = derivative
             by_offsets[unit] += derivative
+
+
+@contracting
+def join_rows(context, here, rows, context_offsets, here_offsets, outputs, is_tanh):
+    """Write the first features [B, R, H] of every action of a pointer network.
+
+    They are the activation of the parts for context [B, H] and row: `here` [B, H] is row 0, `rows` [B, R - 1, H] the
+    others, which have no offsets of their own.
+    """
+    for row in range(len(context)):
+        for unit in range(context.shape[1]):
+            context[row, unit] += context_offsets[unit]
+            outputs[row, 0, unit] = _activated(context[row, unit] + here[row, unit] + here_offsets[unit], is_tanh)
+        for place in range(rows.shape[1]):
+            for unit in range(context.shape[1]):
+                outputs[row, place + 1, unit] = _activated(context[row, unit] + rows[row, place, unit], is_tanh)
+
+
+@contracting
+def part_rows(derivatives, outputs, by_context, by_here, by_rows, by_context_offsets, by_here_offsets, is_tanh):
+    """Write the derivatives by what `join_rows` adds, given those by its outputs [B, R, H], and their sums."""
+    by_context_offsets[:] = ZERO
+    by_here_offsets[:] = ZERO
+    for row in range(len(by_context)):
+        for unit in range(by_context.shape[1]):
+            derivative = derivatives[row, 0, unit] * _slope(outputs[row, 0, unit], is_tanh)
+            by_here[row, unit] = derivative
+            by_here_offsets[unit] += derivative
+            by_context[row, unit] = derivative
+        for place in range(by_rows.shape[1]):
+            for unit in range(by_context.shape[1]):
+                derivative = derivatives[row, place + 1, unit] * _slope(outputs[row, place + 1, unit], is_tanh)
+                by_rows[row, place, unit] = derivative
+                by_context[row, unit] += derivative
+        for unit in range(by_context.shape[1]):
+            by_context_offsets[unit] += by_context[row, unit]
+
+
+@kernel
+def find_destinations(rows, is_real):
+    """Write which actions [B, R] are real: row 0, and those of whose rows [B, R - 1, S] not all numbers are zero."""
+    is_real[:] = False
+    for row in range(len(rows)):
+        is_real[row, 0] = True
+        for place in range(rows.shape[1]):
+            for feature in range(rows.shape[2]):
+                if rows[row, place, feature] != ZERO:
+                    is_real[row, place + 1] = True
+                    break
+
+
+@contracting
+def pool(features, is_real, pooled):
+    """Write mean and largest [B, 2 H] of the features [B, R, H] of real actions [B, R]."""
+    units = features.shape[2]
+    for row in range(len(features)):
+        count = ZERO
+        pooled[row, :units] = ZERO
+        pooled[row, units:] = -np.float32(np.inf)
+        for action in range(features.shape[1]):
+            if is_real[row, action]:
+                count += ONE
+                for unit in range(units):
+                    pooled[row, unit] += features[row, action, unit]
+                    pooled[row, units + unit] = max(features[row, action, unit], pooled[row, units + unit])
+        for unit in range(units):
+            pooled[row, unit] /= count
+
+
+@contracting
+def pool_backward(by_pooled, features, is_real, pooled, derivatives):
+    """Write the derivatives by the features [B, R, H]; equal largest ones share theirs, as torch has it.
+
+    `by_pooled` [B, 2 H] is overwritten.
+    """
+    units = features.shape[2]
+    for row in range(len(features)):
+        count = ZERO
+        # The place of the derivatives by the means counts the largest ones, once those have been handed out.
+        for action in range(features.shape[1]):
+            count += ONE if is_real[row, action] else ZERO
+        for action in range(features.shape[1]):
+            share = ONE / count if is_real[row, action] else ZERO
+            for unit in range(units):
+                derivatives[row, action, unit] = share * by_pooled[row, unit]
+        by_pooled[row, :units] = ZERO
+        for action in range(features.shape[1]):
+            if is_real[row, action]:
+                for unit in range(units):
+                    is_largest = features[row, action, unit] == pooled[row, units + unit]
+                    by_pooled[row, unit] += ONE if is_largest else ZERO
+        for action in range(features.shape[1]):
+            if is_real[row, action]:
+                for unit in range(units):
+                    is_largest = features[row, action, unit] == pooled[row, units + unit]
+                    share = by_pooled[row, units + unit] / by_pooled[row, unit]
+                    derivatives[row, action, unit] += share if is_largest else ZERO
 
 
 @reordering

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, DirectLearner, largest_norm
-from offload_rllib.algorithms.fused import HAS_CHOICE, CoveredNetwork, FusedSteps, LossSettings
+from offload_rllib.algorithms.fused import HAS_CHOICE, FusedSteps, LossSettings
 from offload_rllib.algorithms.fused_kernels import (
     CHOICES,
     CLIPPED,
@@ -42,6 +42,7 @@ from offload_rllib.algorithms.fused_kernels import (
     SURROGATE,
     VALUE_LOSS,
 )
+from offload_rllib.algorithms.fused_network import CoveredNetwork
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.agent_steps import AgentSteps
