@@ -290,10 +290,10 @@ def test_a_runner_that_is_killed_is_restarted_and_counters_stay_exact() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("sharing", ["shared", "per_device"])
-@pytest.mark.parametrize("critic", ["local", "central"])
-def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str) -> None:
+@pytest.mark.parametrize(("critic", "learner"), [("local", "torch"), ("local", "fused"), ("central", "torch")])
+def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str, learner: str) -> None:
     content = policy(learners=2).model_dump(mode="json", by_alias=True) | {"sharing": sharing}
-    content["algorithm"] |= {"critic": critic}
+    content["algorithm"] |= {"critic": critic, "learner": learner}
     two, environment = load_policy_config(content), load_environment(small_environment())
     algorithm = algorithm_config(environment, two, cpus=2).build_algo()
     try:

@@ -71,7 +71,12 @@ def draw_rows(rows: int, seed: int, *, choices: float = 0.7) -> dict[str, Any]:
         Postprocessing.VALUE_TARGETS: rng.normal(0, 2, rows).astype(np.float32),
         HAS_CHOICE: has_choice,
     }
-    seen = {"observations": rng.normal(0, 1, (rows, size)).astype(np.float32), "action_mask": masks}
+    observations = rng.normal(0, 1, (rows, size)).astype(np.float32)
+    # Some agents have a destination less, some have two that are alike.
+    row = ENV.layout.blocks[2]
+    observations[::3, -row:] = 0
+    observations[1::3, -row:] = observations[1::3, -2 * row : -row]
+    seen = {"observations": observations, "action_mask": masks}
     return {name: torch.from_numpy(column) for name, column in columns.items()} | {
         Columns.OBS: {name: torch.from_numpy(column) for name, column in seen.items()}
     }
