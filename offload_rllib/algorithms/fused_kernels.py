@@ -34,7 +34,7 @@ Q6, Q4, Q2, Q0 = map(
 
 # Rows that the policy's loss is computed of together.
 BLOCK = 64
-# A logit that stands for none, and below which a probability is none.
+# What is added to the logit of an action that is not valid, and the exponent below which a probability is none.
 INVALID, SMALLEST_EXPONENT = -1e9, -87.0
 # Taylor's, from the second highest on.
 FACTORS = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0)
@@ -263,8 +263,9 @@ def policy_loss(
         for row in range(count):
             place = order[first + row]
             for action in range(actions_count):
-                logit = np.float64(logits[first + row, action] + offsets[action])
-                scores[action, row] = logit if masks[place, action] != 0 else INVALID
+                # In arithmetic: a branch on what is valid could not be foreseen.
+                lowered = INVALID * (1.0 - np.float64(masks[place, action]))
+                scores[action, row] = np.float64(logits[first + row, action] + offsets[action]) + lowered
         largest[:] = -np.inf
         for action in range(actions_count):
             for row in range(count):

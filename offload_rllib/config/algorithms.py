@@ -46,8 +46,8 @@ class OnPolicy(AlgorithmSettings):
     environment in which the cost is known exactly."""
 
     learner: Literal["torch", "fused"] = "torch"
-    """How gradients are computed. torch: by autograd; fused: written out, faster, where the networks are
-    perceptrons with a local critic on the CPU, otherwise as torch. Both give the same except for rounding."""
+    """How gradient steps are taken. torch: by autograd; fused: written out, several times faster, for the networks of
+    this package with a local critic on the CPU, otherwise as torch. Both give the same except for rounding."""
 
     @model_validator(mode="after")
     def _credit_is_complete(self) -> OnPolicy:
