@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from helpers.environments import make_env, small_environment
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.util.tracing.tracing_helper import _inject_tracing_into_class
 
 from offload_rllib.algorithms.direct_learner import DivergedError
 from offload_rllib.algorithms.fused import HAS_CHOICE, FusedSteps, LossSettings
@@ -353,6 +355,29 @@ def test_a_loss_of_ones_own_is_used(name: str) -> None:
     learn(learner, 0)
     assert not learner._fused
     assert torch.equal(weights(learner), before), "the gradient of this loss is zero"
+
+
+def test_wrappers_are_told_apart() -> None:
+    """Ray wraps the methods of a learner in a process of its own; whoever wraps the loss has a loss of their own."""
+    learner = make_learner("PPO", "fused", NETWORKS[0])
+    original = type(learner)
+
+    class Own(original):
+        @functools.wraps(original.compute_loss_for_module)
+        def compute_loss_for_module(self, **arguments: Any) -> Any:
+            return super().compute_loss_for_module(**arguments)
+
+    class Actor(original):
+        """What Ray makes of the class."""
+
+    class OwnActor(Own):
+        """What Ray makes of the other."""
+
+    for actor in (Actor, OwnActor):
+        _inject_tracing_into_class(actor)
+    for kind, is_fused in ((original, True), (Actor, True), (Own, False), (OwnActor, False)):
+        learner.__class__ = kind
+        assert (learner._fused_steps(SHARED) is not None) == is_fused, kind
 
 
 def test_a_step_of_ones_own_is_used() -> None:

@@ -99,6 +99,7 @@ class OnPolicyLearner(DirectLearner):
     entropy_coeff_schedulers_per_module: dict[str, Scheduler]
     # The `compute_loss_for_module` whose gradient steps `fused` has written out, with `clip_of`; None: there is none.
     fused_loss: Callable[..., Tensor] | None = None
+    fused_descend = DirectLearner.descend
 
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
@@ -314,8 +315,11 @@ class OnPolicyLearner(DirectLearner):
         if self.config.learner_config_dict[GRADIENTS] != FUSED:
             return None
         # A loss or a step that a subclass or a caller has put in its place is autograd's.
-        has_own_loss = getattr(self.compute_loss_for_module, "__func__", None) is not type(self).fused_loss
-        if has_own_loss or getattr(self.descend, "__func__", None) is not DirectLearner.descend:
+        present = self.compute_loss_for_module, self.descend
+        written_out = type(self).fused_loss, type(self).fused_descend
+        if not all(
+            _is_same(getattr(one, "__func__", None), other) for one, other in zip(present, written_out, strict=True)
+        ):
             return None
         optimizer = self.get_optimizer(module_id)
         network = CoveredNetwork.of(self.network(module_id), optimizer)
@@ -366,6 +370,13 @@ class OnPolicyLearner(DirectLearner):
     def clip_of(self, config: Any) -> float | None:
         """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
         return None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two functions are the same, under equally many wrappers: Ray wraps all methods of an actor."""
+    while hasattr(one, "__wrapped__") and hasattr(other, "__wrapped__"):
+        one, other = one.__wrapped__, other.__wrapped__
+    return one is other
 
 
 def take(rows: Rows, order: Tensor) -> Rows:
