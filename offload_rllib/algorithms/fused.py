@@ -34,8 +34,8 @@ from offload_rllib.algorithms.fused_network import CoveredNetwork, Part
 from offload_rllib.algorithms.fused_perceptron import Layer
 
 HAS_CHOICE = "has_choice"
-# Sizes of minibatches whose buffers are kept.
-KEPT_SIZES = 4
+# Sizes of minibatches whose buffers are kept: in an update there are two at most, one row apart.
+KEPT_SIZES = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
