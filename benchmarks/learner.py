@@ -19,7 +19,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 import offload_rllib
-from offload_rllib.algorithms.on_policy import HAS_CHOICE, take
+from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.policies.sharing import SHARED
@@ -66,8 +66,7 @@ def one_pass(learner: Any, rows: dict[str, Any], minibatch: int) -> float:
     config = learner.config.get_config_for_module(SHARED)
     order = torch.from_numpy(np.random.default_rng(1).permutation(ROWS))
     start = time.process_time()
-    for first in range(0, ROWS, minibatch):
-        learner._gradient_step(SHARED, config, take(rows, order[first : first + minibatch]))  # noqa: SLF001 - measured
+    learner.learn_from(SHARED, config, rows, order.split(minibatch))
     seconds = time.process_time() - start
     learner.log_noted(SHARED)
     return seconds / ROWS * 1e6

@@ -289,11 +289,18 @@ def test_a_runner_that_is_killed_is_restarted_and_counters_stay_exact() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("sharing", ["shared", "per_device"])
-@pytest.mark.parametrize("critic", ["local", "central"])
-def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str) -> None:
+@pytest.mark.parametrize(
+    ("sharing", "critic", "learner"),
+    [
+        ("shared", "local", "torch"),
+        ("per_device", "local", "fused"),
+        ("shared", "central", "torch"),
+        ("per_device", "central", "torch"),
+    ],
+)
+def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str, learner: str) -> None:
     content = policy(learners=2).model_dump(mode="json", by_alias=True) | {"sharing": sharing}
-    content["algorithm"] |= {"critic": critic}
+    content["algorithm"] |= {"critic": critic, "learner": learner}
     two, environment = load_policy_config(content), load_environment(small_environment())
     algorithm = algorithm_config(environment, two, cpus=2).build_algo()
     try:
@@ -302,6 +309,8 @@ def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str) ->
         assert result["learners"]["__all_modules__"]["num_env_steps_trained_lifetime"] == 320
         learners: Any = algorithm.learner_group
         states = [answer.get() for answer in learners.foreach_learner(lambda learner: learner.get_state())]
+        written_out = [answer.get() for answer in learners.foreach_learner(lambda learner: bool(learner._fused))]
+        assert written_out == [learner == "fused"] * 2
         first, second = (state["rl_module"] for state in states)
         for module_id, module in first.items():
             for key, value in module.items():

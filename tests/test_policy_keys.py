@@ -124,7 +124,7 @@ ACTOR_CRITIC = [
 ]
 ON_POLICY = [
     *ACTOR_CRITIC,
-    Key("learner", "fused", learner_setting("gradients")),
+    Key("learner", "torch", learner_setting("gradients")),
     Key("critic", "central", module_key("critic")),
     Key("credit", "decisions", lambda built: built.rllib.env_config["credit"], beside={"algorithm.gamma": 0.0}),
     Key("minibatch_steps", 48, setting("minibatch_size")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -95,38 +96,37 @@ class DirectLearner(TorchLearner):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, _largest_norm(config))
-        self._step(module_id, loss, norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, largest_norm(config))
+        noted = self._noted[module_id][-1]
+        self.check_finite(module_id, loss.detach(), norm, lambda: noted)
+        noted[GRADIENT_NORM] = norm
+        optimizer.step()
 
-    def descend_along(self, module_id: str, config: Any, loss: Tensor, gradient: Tensor) -> None:
-        """Take one gradient step along a gradient that is ready.
+    def check_finite(
+        self, module_id: str, loss: Tensor | float, norm: Tensor | float, figures: Callable[[], dict[str, Tensor]]
+    ) -> None:
+        """Refuse to move the weights along a gradient that is not finite.
 
         Args:
             module_id: the policy.
-            config: its own, with `grad_clip`.
-            loss: whose figures have been noted.
-            gradient: one vector, of which the parameters' gradients are parts.
+            loss: of a minibatch.
+            norm: of its gradient.
+            figures: of the minibatch, for the message.
 
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
-        if self.config.num_learners > 1:  # autograd's gradients are averaged by torch itself
+        if not math.isfinite(norm + loss):
+            text = ", ".join(f"{key} {value.item():g}" for key, value in figures().items())
+            raise DivergedError(
+                f"policy '{module_id}': a loss or its gradient is not finite (loss {float(loss):g}; {text})"
+            )
+
+    def average_gradient(self, gradient: Tensor) -> None:
+        """Average over all learners a gradient that is not autograd's; those are averaged by torch itself."""
+        if self.config.num_learners > 1:
             torch.distributed.all_reduce(gradient)
             gradient /= self.config.num_learners
-        norm = torch.linalg.vector_norm(gradient)
-        # As torch.nn.utils.clip_grad_norm_ has it.
-        gradient *= (_largest_norm(config) / (norm + 1e-6)).clamp(max=1.0)
-        self._step(module_id, loss, norm)
-
-    def _step(self, module_id: str, loss: Tensor, norm: Tensor) -> None:
-        """Move the weights, if loss and gradient are finite."""
-        if not torch.isfinite(norm + loss.detach()):
-            figures = ", ".join(f"{key} {value.item():g}" for key, value in self._noted[module_id][-1].items())
-            raise DivergedError(
-                f"policy '{module_id}': a loss or its gradient is not finite (loss {loss.item():g}; {figures})"
-            )
-        self._noted[module_id][-1][GRADIENT_NORM] = norm
-        self.get_optimizer(module_id).step()
 
     def log_noted(self, module_id: str) -> None:
         """Log the means of what was noted since the last call."""
@@ -137,6 +137,6 @@ class DirectLearner(TorchLearner):
             self.metrics.log_dict(dict(zip(names, means.tolist(), strict=True)), key=module_id, window=1)
 
 
-def _largest_norm(config: Any) -> float:
+def largest_norm(config: Any) -> float:
     """Return the largest norm of a gradient, infinite if it is not limited."""
     return float("inf") if config.grad_clip is None else config.grad_clip

@@ -1,214 +1,215 @@
-"""Gradients of PPO and A2C written out for perceptrons: several times faster than autograd on small networks.
+"""Gradient steps of PPO and A2C written out for small networks: several times faster than autograd.
 
 With two hidden layers of 64 units, most of a gradient step of autograd is not spent on matrix products but around them.
-Here an actor and a critic are run forward and backward with buffers that are kept, and the loss of all rows, with its
-derivatives by the logits, comes from one kernel. Weights, optimizer and checkpoints are those of the torch learner,
-and so are loss and gradients, except for rounding (by test).
+Here nothing else but a handful of kernels is left around them. During an update the weights, their gradient and Adam's
+moments are four vectors, so that clipping and Adam are one pass over each. Between updates they are where they always
+are, in the module and its optimizer: checkpoints are those of the torch learner, and so are losses, gradients and
+weights, except for rounding (by test).
 """
 
 from __future__ import annotations
 
-import itertools
-from typing import Any, cast
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from torch import Tensor, nn
+from torch import Tensor
 
-from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.policies.network import Actor, Critic
-from offload_rllib.policies.perceptron import plain_layers
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.algorithms.fused_kernels import (
+    BLOCK,
+    ENTROPY,
+    FIGURES,
+    SURROGATE,
+    VALUE_LOSS,
+    adam_step,
+    norm_of,
+    policy_loss,
+    value_loss,
+)
+from offload_rllib.algorithms.fused_network import CoveredNetwork, Part
+from offload_rllib.algorithms.fused_perceptron import Layer
 
 HAS_CHOICE = "has_choice"
-
-# Places in the array of figures that a kernel of losses returns.
-SURROGATE, ENTROPY, DIVERGENCE, CLIPPED, CHOICES = range(5)
-FIGURES = 5
-
-
-@kernel
-def _log_softmax(logits, mask, out):
-    """Write the log probabilities of the valid actions; return the entropy."""
-    largest = np.float64(-np.inf)
-    for action in range(len(logits)):
-        if mask[action] != 0 and logits[action] > largest:
-            largest = np.float64(logits[action])
-    total = 0.0
-    for action in range(len(logits)):
-        if mask[action] != 0:
-            total += np.exp(logits[action] - largest)
-    shift = largest + np.log(total)
-    entropy = 0.0
-    for action in range(len(logits)):
-        if mask[action] != 0:
-            out[action] = logits[action] - shift
-            entropy -= np.exp(out[action]) * out[action]
-    return entropy
+# Sizes of minibatches whose buffers are kept: in an update there are two at most, one row apart.
+KEPT_SIZES = 2
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@kernel
-def _policy_loss(
-    logits, masks, actions, sampled, advantages, has_choice, clip, entropy_coeff, is_clipped, derivatives, figures
-):
-    """Write the derivatives [B, R] of the policy's loss by the logits [B, R], and its figures.
+@dataclass(frozen=True)
+class LossSettings:
+    """What the loss of PPO or A2C depends on."""
 
-    `sampled` [B] holds the log probabilities of the actions when they were taken. With `is_clipped` the gain is PPO's
-    surrogate (Schulman et al., arXiv 1707.06347, eq. 7), otherwise A log pi.
-    """
-    rows, choices = len(actions), 0
-    for row in range(rows):
-        choices += has_choice[row]
-    figures[:] = 0.0
-    figures[CHOICES] = choices
-    weight = 1.0 / max(choices, 1)
-    for row in range(rows):
-        derivative = derivatives[row]
-        if not has_choice[row]:
-            derivative[:] = 0.0
-            continue
-        # The derivatives' own place holds the log probabilities first.
-        entropy = _log_softmax(logits[row], masks[row], derivative)
-        # In double precision: numba's `float` leaves single precision alone, and gains that are equal would differ.
-        advantage, taken = np.float64(advantages[row]), np.float64(derivative[actions[row]])
-        log_ratio = taken - sampled[row]
-        ratio = np.exp(log_ratio)
-        if is_clipped:
-            gain = advantage * ratio
-            limited = advantage * min(max(ratio, 1.0 - clip), 1.0 + clip)
-            slope = gain if gain <= limited else 0.0
-            gain = min(gain, limited)
-        else:
-            gain, slope = advantage * taken, advantage
-        for action in range(derivative.shape[0]):
-            if masks[row, action] == 0:
-                derivative[action] = 0.0
-                continue
-            logp = np.float64(derivative[action])
-            probability = np.exp(logp)
-            by_taken = (1.0 if action == actions[row] else 0.0) - probability
-            by_entropy = -probability * (logp + entropy)
-            derivative[action] = -weight * (slope * by_taken + entropy_coeff * by_entropy)
-        figures[SURROGATE] += weight * gain
-        figures[ENTROPY] += weight * entropy
-        figures[DIVERGENCE] += weight * ((ratio - 1.0) - log_ratio)
-        figures[CLIPPED] += weight * (abs(ratio - 1.0) > clip)
+    clip: float | None
+    """Of PPO's surrogate; without it the gain is A log pi."""
+    entropy_coeff: float
+    value_coeff: float
+    """Weight of the critic's mean squared error."""
+
+    def loss_of(self, figures: np.ndarray) -> float:
+        """Return the whole loss, given its figures."""
+        by_critic = self.value_coeff * figures[VALUE_LOSS]
+        return float(by_critic - figures[SURROGATE] - self.entropy_coeff * figures[ENTROPY])
 
 
-class _Layers:
-    """A perceptron's forward and backward pass with buffers of its own."""
+class _Passes:
+    """Forward and backward passes of actor and critic over the same rows."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
-        """Take linear layers, with an activation behind all but the last."""
-        self.linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        self.is_tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
-        self._buffers: list[tuple[Tensor, Tensor]] = []
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs [B, O] for inputs [B, I]; they are overwritten by the next call."""
-        rows = len(inputs)
-        if not self._buffers or len(self._buffers[0][0]) < rows:
-            sizes = [layer.out_features for layer in self.linear]
-            self._buffers = [(torch.empty(rows, size), torch.empty(rows, size)) for size in sizes]
+    def __init__(self, parts: tuple[Part, Part], layers: tuple[list[Layer], list[Layer]], inputs: Tensor) -> None:
         self.inputs = inputs
-        self.outputs = [output[:rows] for output, _ in self._buffers]
-        for layer, output in zip(self.linear, self.outputs, strict=True):
-            torch.addmm(layer.bias, inputs, layer.weight.t(), out=output)
-            if layer is not self.linear[-1]:
-                output.tanh_() if self.is_tanh else output.relu_()
-            inputs = output
-        return inputs
-
-    def backward(self, derivative: Tensor) -> None:
-        """Write the gradients of weights and offsets, given the loss's derivative [B, O] by the last outputs."""
-        rows = len(derivative)
-        for index in reversed(range(len(self.linear))):
-            layer = self.linear[index]
-            seen = self.outputs[index - 1] if index else self.inputs
-            torch.mm(derivative.t(), seen, out=cast("Tensor", layer.weight.grad))
-            torch.sum(derivative, 0, out=cast("Tensor", layer.bias.grad))
-            if not index:
-                return
-            earlier = self._buffers[index - 1][1][:rows]
-            torch.mm(derivative, layer.weight, out=earlier)
-            if self.is_tanh:
-                torch.ops.aten.tanh_backward.grad_input(earlier, seen, grad_input=earlier)
-            else:
-                torch.ops.aten.threshold_backward.grad_input(earlier, seen, 0, grad_input=earlier)
-            derivative = earlier
+        self.actor, self.critic = (part.passes(own, inputs) for part, own in zip(parts, layers, strict=True))
 
 
-def covered_layers(module: Any) -> tuple[list[nn.Module], list[nn.Module]] | None:
-    """Return the layers of actor and critic, if their gradients are written out here; otherwise None.
+class FusedSteps:
+    """Gradient steps of an actor and a critic.
 
-    They are if both are perceptrons on the CPU, and the critic is local.
+    `take_over` comes before the first step of an update, `hand_back` after the last.
     """
-    if type(module) is not MaskedActorCritic or type(module.actor) is not Actor or type(module.critic) is not Critic:
-        return None
-    scores, features = module.actor.scores, module.critic.features
-    if type(scores) is not nn.Sequential or type(features) is not nn.Sequential:
-        return None
-    actor, critic = plain_layers(scores), plain_layers([*features, module.critic.value])
-    return None if actor is None or critic is None else (actor, critic)
 
-
-class FusedGradients:
-    """The loss of an actor and a critic, and its gradient, for one minibatch after another."""
-
-    def __init__(self, module: Any, layers: tuple[list[nn.Module], list[nn.Module]]) -> None:
-        """Make room for gradients: parts of one vector, of which `gradient` is the whole.
+    def __init__(self, network: CoveredNetwork, optimizer: Any) -> None:
+        """Make room.
 
         Args:
-            module: RLlib's, whose parameters get them.
-            layers: its `covered_layers`.
+            network: whose weights are learned.
+            optimizer: its Adam.
         """
-        self.actor, self.critic = map(_Layers, layers)
-        parameters = list(module.parameters())
-        self.gradient = torch.zeros(sum(parameter.numel() for parameter in parameters))
-        edges = itertools.accumulate((parameter.numel() for parameter in parameters), initial=0)
-        self._parts = [
-            (parameter, self.gradient[first:last].view_as(parameter))
-            for parameter, (first, last) in zip(parameters, itertools.pairwise(edges), strict=True)
-        ]
+        self.network, self.optimizer = network, optimizer
+        size = sum(parameter.numel() for parameter in network.parameters())
+        weights, self.gradient, *moments = (torch.zeros(size) for _ in range(4))
+        self._vectors = [vector.numpy() for vector in (weights, self.gradient, *moments)]
+        self._weights, self.gradients, *self._moments = map(self._places, (weights, self.gradient, *moments))
+        places = zip(self._weights, self.gradients, strict=True)
+        none = torch.empty(0), torch.empty(0)
+        layers: list[Layer] = []
+        for layer in network.actor.layers + network.critic.layers:
+            by_weight, by_offset = next(places), none if layer.bias is None else next(places)
+            layers.append(Layer(*by_weight, *(place.numpy() for place in by_offset)))
+        actors = len(network.actor.layers)
+        self._layers = layers[:actors], layers[actors:]
+        self._passes: dict[int, _Passes] = {}
+        self._loss_room = np.empty((2 * network.actions + 5, BLOCK))
+        self._taken = 0
+
+    def _places(self, vector: Tensor) -> list[Tensor]:
+        """Return the parts of a vector, in the shapes of the parameters.
+
+        Weights of hidden layers stand the other way round: rows of as many numbers as there are hidden units suit the
+        matrix products.
+        """
+        places: list[Tensor] = []
+        first = 0
+        for part in (self.network.actor, self.network.critic):
+            for layer in part.layers:
+                rows, columns = layer.weight.shape
+                weights = vector[first : first + rows * columns]
+                is_last = layer is part.layers[-1]
+                places.append(weights.view(rows, columns) if is_last else weights.view(columns, rows).t())
+                first += rows * columns
+                if layer.bias is not None:
+                    places.append(vector[first : first + rows])
+                    first += rows
+        return places
 
     @torch.no_grad()
-    def compute(
-        self, minibatch: dict[str, Any], *, clip: float | None, entropy_coeff: float, value_coeff: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Write the gradient of a minibatch's loss.
+    def take_over(self) -> None:
+        """Read weights and moments from the module and its optimizer."""
+        parameters, state = self.network.parameters(), self.optimizer.state
+        _copy(parameters, self._weights)
+        is_new = not all(parameter in state for parameter in parameters)
+        self._taken = 0 if is_new else int(state[parameters[0]]["step"])
+        for name, places in zip(MOMENTS, self._moments, strict=True):
+            if is_new:
+                for place in places:
+                    place.zero_()
+            else:
+                _copy([state[parameter][name] for parameter in parameters], places)
+
+    @torch.no_grad()
+    def hand_back(self) -> None:
+        """Write weights and moments to where `take_over` has them from."""
+        parameters, state = self.network.parameters(), self.optimizer.state
+        _copy(self._weights, parameters)
+        for parameter in parameters:
+            if parameter not in state:
+                state[parameter] = {"step": torch.tensor(0.0)} | {name: torch.zeros_like(parameter) for name in MOMENTS}
+            state[parameter]["step"].fill_(self._taken)
+        for name, places in zip(MOMENTS, self._moments, strict=True):
+            _copy(places, [state[parameter][name] for parameter in parameters])
+
+    def compute(self, rows: dict[str, Any], order: Tensor, settings: LossSettings) -> np.ndarray:
+        """Write the gradient of the loss into `gradient`; return its figures [FIGURES], all but the norm.
 
         Args:
-            minibatch: the columns of `OnPolicyLearner.rows_of` for B rows.
-            clip: of PPO's surrogate; without it the gain is A log pi.
-            entropy_coeff: weight of the entropy.
-            value_coeff: weight of the critic's mean squared error.
-
-        Returns:
-            Figures of the policy [FIGURES], means over the rows with a choice; the values [B]; their errors [B].
+            rows: the columns of `OnPolicyLearner.rows_of`.
+            order: [B] the places in them of a minibatch.
+            settings: of the loss.
         """
-        for parameter, part in self._parts:
-            parameter.grad = part
-        seen = minibatch[Columns.OBS]
-        logits = self.actor.forward(seen["observations"])
-        derivatives = torch.empty_like(logits)
-        figures = np.empty(FIGURES, np.float32)
-        _policy_loss(
-            logits.numpy(),
+        seen = rows[Columns.OBS]
+        figures = np.empty(FIGURES)
+        places = order.numpy()
+        passes = self._passes_over(len(order), seen["observations"].shape[1])
+        torch.index_select(seen["observations"], 0, order, out=passes.inputs)
+        passes.actor.forward()
+        policy_loss(
+            places,
+            passes.actor.outputs,
+            passes.actor.offsets,
             seen["action_mask"].numpy(),
-            minibatch[Columns.ACTIONS].numpy(),
-            minibatch[Columns.ACTION_LOGP].numpy(),
-            minibatch[Postprocessing.ADVANTAGES].numpy(),
-            minibatch[HAS_CHOICE].numpy(),
-            0.0 if clip is None else clip,
-            entropy_coeff,
-            clip is not None,
-            derivatives.numpy(),
+            rows[Columns.ACTIONS].numpy(),
+            rows[Columns.ACTION_LOGP].numpy(),
+            rows[Postprocessing.ADVANTAGES].numpy(),
+            rows[HAS_CHOICE].numpy(),
+            settings.clip or 0.0,
+            settings.entropy_coeff,
+            settings.clip is not None,
+            self._loss_room,
+            passes.actor.by_offsets,
             figures,
         )
-        self.actor.backward(derivatives)
-        values = self.critic.forward(seen["observations"]).squeeze(-1)
-        errors = values - minibatch[Postprocessing.VALUE_TARGETS]
-        self.critic.backward((errors * (2 * value_coeff / len(errors))).unsqueeze(-1))
-        return torch.from_numpy(figures), values, errors
+        passes.actor.backward()
+        passes.critic.forward()
+        value_loss(
+            places,
+            passes.critic.outputs,
+            passes.critic.offsets,
+            rows[Postprocessing.VALUE_TARGETS].numpy(),
+            settings.value_coeff,
+            passes.critic.by_offsets,
+            figures,
+        )
+        passes.critic.backward()
+        return figures
+
+    def _passes_over(self, rows: int, features: int) -> _Passes:
+        if rows not in self._passes:
+            if len(self._passes) == KEPT_SIZES:
+                self._passes.clear()
+            parts = self.network.actor, self.network.critic
+            self._passes[rows] = _Passes(parts, self._layers, torch.empty(rows, features))
+        return self._passes[rows]
+
+    def norm(self) -> float:
+        """Return the norm of `gradient`."""
+        return norm_of(self._vectors[1])
+
+    def step(self, norm: float, largest_norm: float) -> None:
+        """Move the weights along `gradient`, whose norm is given, scaled down as `clip_grad_norm_` does."""
+        (group,) = self.optimizer.param_groups
+        beta1, beta2 = map(float, group["betas"])
+        self._taken += 1
+        scale = min(largest_norm / (norm + 1e-6), 1.0)
+        step_size = float(group["lr"]) / (1 - beta1**self._taken)
+        correction = math.sqrt(1 - beta2**self._taken)
+        numbers = (scale, step_size, 1 - beta1, 1 - beta2, correction, float(group["eps"]))
+        adam_step(*self._vectors, *map(np.float32, numbers))
+
+
+def _copy(sources: list[Any], targets: list[Any]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        if target.dim() == 2 and not target.is_contiguous():
+            target.t().copy_(source.t())  # several times faster
+        else:
+            target.copy_(source)

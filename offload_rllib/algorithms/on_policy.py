@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,21 +28,21 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
 )
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
-from offload_rllib.algorithms.direct_learner import DirectLearner
-from offload_rllib.algorithms.fused import (
+from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, DirectLearner, largest_norm
+from offload_rllib.algorithms.fused import HAS_CHOICE, FusedSteps, LossSettings
+from offload_rllib.algorithms.fused_kernels import (
     CHOICES,
     CLIPPED,
     DIVERGENCE,
     ENTROPY,
-    HAS_CHOICE,
+    EXPLAINED,
     SURROGATE,
-    FusedGradients,
-    covered_layers,
+    VALUE_LOSS,
 )
+from offload_rllib.algorithms.fused_network import CoveredNetwork
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.agent_steps import AgentSteps
@@ -97,8 +97,9 @@ class OnPolicyLearner(DirectLearner):
     """
 
     entropy_coeff_schedulers_per_module: dict[str, Scheduler]
-    # The `compute_loss_for_module` whose gradients `fused` has written out, with `clip_of`; None: there is none.
+    # The `compute_loss_for_module` whose gradient steps `fused` has written out, with `clip_of`; None: there is none.
     fused_loss: Callable[..., Tensor] | None = None
+    fused_descend = DirectLearner.descend
 
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
@@ -108,7 +109,7 @@ class OnPolicyLearner(DirectLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
-        self._fused: dict[str, FusedGradients | None] = {}
+        self._fused: dict[str, FusedSteps] = {}
 
     def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
         """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
@@ -258,16 +259,7 @@ class OnPolicyLearner(DirectLearner):
         step = min(minibatch_size or size, size)
         # What does not fill a minibatch is spread over the others.
         edges = np.linspace(0, size, max(size // step, 1) + 1).astype(int)
-        for epoch in range(num_epochs):
-            if epoch:
-                order = torch.from_numpy(self._rng.permutation(len(rows[HAS_CHOICE]))).to(self._device)
-            else:
-                order = torch.arange(len(rows[HAS_CHOICE]), device=self._device)
-            for first, last in itertools.pairwise(edges):
-                minibatch = take(rows, order[first:last])
-                if joint is not None:
-                    minibatch[EVERYONE] = joint[minibatch[MOMENT]]
-                self._gradient_step(module_id, config, minibatch)
+        self.learn_from(module_id, config, rows, self._orders(len(rows[HAS_CHOICE]), edges, num_epochs), joint)
         self.log_noted(module_id)
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
@@ -285,47 +277,106 @@ class OnPolicyLearner(DirectLearner):
         torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
         return int(smallest)
 
-    def _gradient_step(self, module_id: str, config: Any, minibatch: Rows) -> None:
-        fused = self._fused_gradients(module_id)
+    def _orders(self, rows: int, edges: np.ndarray, num_epochs: int) -> Iterator[Tensor]:
+        """Yield the places of each minibatch's rows: in the first pass as they are, in each other in a new order."""
+        for epoch in range(num_epochs):
+            order = torch.from_numpy(self._rng.permutation(rows)) if epoch else torch.arange(rows)
+            for first, last in itertools.pairwise(edges):
+                yield order[first:last].to(self._device)
+
+    def learn_from(
+        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], joint: Tensor | None = None
+    ) -> None:
+        """Take one gradient step after the other.
+
+        Args:
+            module_id: the policy.
+            config: its own.
+            rows: columns as `rows_of` returns them.
+            orders: the places in them of each minibatch.
+            joint: observations of all agents that `MOMENT` of the rows points into, for a central critic.
+        """
+        fused = self._fused_steps(module_id)
         if fused is not None:
-            self._fused_gradient_step(module_id, config, minibatch, fused)
+            self._learn_fused(module_id, config, rows, orders, fused)
             return
-        outputs = self.module[module_id].forward_train(minibatch)
-        loss: Any = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
-        self.descend(module_id, config, loss)
+        for order in orders:
+            minibatch = take(rows, order)
+            if joint is not None:
+                minibatch[EVERYONE] = joint[minibatch[MOMENT]]
+            outputs = self.module[module_id].forward_train(minibatch)
+            loss: Any = self.compute_loss_for_module(
+                module_id=module_id, config=config, batch=minibatch, fwd_out=outputs
+            )
+            self.descend(module_id, config, loss)
 
-    def _fused_gradients(self, module_id: str) -> FusedGradients | None:
-        """Return the gradients of a policy that are written out; None: autograd gives them."""
-        if module_id not in self._fused:
-            module = self.network(module_id)
-            is_wanted = self.config.learner_config_dict[GRADIENTS] == FUSED
-            # A loss that a subclass or a caller has put in its place is autograd's.
-            is_own = getattr(self.compute_loss_for_module, "__func__", None) is type(self).fused_loss
-            layers = covered_layers(module) if is_wanted and is_own else None
-            self._fused[module_id] = None if layers is None else FusedGradients(module, layers)
-        return self._fused[module_id]
+    def _fused_steps(self, module_id: str) -> FusedSteps | None:
+        """Return the gradient steps of a policy that are written out; None: autograd takes them."""
+        if self.config.learner_config_dict[GRADIENTS] != FUSED:
+            return None
+        # A loss or a step that a subclass or a caller has put in its place is autograd's.
+        present = self.compute_loss_for_module, self.descend
+        written_out = type(self).fused_loss, type(self).fused_descend
+        if not all(
+            _is_same(getattr(one, "__func__", None), other) for one, other in zip(present, written_out, strict=True)
+        ):
+            return None
+        optimizer = self.get_optimizer(module_id)
+        network = CoveredNetwork.of(self.network(module_id), optimizer)
+        if network is None:
+            return None
+        steps = self._fused.get(module_id)
+        if steps is None or steps.network != network or steps.optimizer is not optimizer:
+            steps = self._fused[module_id] = FusedSteps(network, optimizer)
+        return steps
 
-    def _fused_gradient_step(self, module_id: str, config: Any, minibatch: Rows, fused: FusedGradients) -> None:
-        entropy_coeff = float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value())
-        of_policy, values, errors = fused.compute(
-            minibatch, clip=self.clip_of(config), entropy_coeff=entropy_coeff, value_coeff=config.vf_loss_coeff
+    def _learn_fused(
+        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], steps: FusedSteps
+    ) -> None:
+        settings = LossSettings(
+            clip=self.clip_of(config),
+            entropy_coeff=float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value()),
+            value_coeff=config.vf_loss_coeff,
         )
+        found: list[np.ndarray] = []
+        steps.take_over()
+        try:
+            for order in orders:
+                figures = steps.compute(rows, order, settings)
+                self.average_gradient(steps.gradient)
+                norm, loss = steps.norm(), settings.loss_of(figures)
+                figures[CHOICES] /= len(order)
+                found.append(np.append(figures, norm))
+                self.check_finite(module_id, loss, norm, lambda found=found: self._figures_of(config, found[-1]))
+                steps.step(norm, largest_norm(config))
+        finally:
+            steps.hand_back()
+        self.note(module_id, self._figures_of(config, np.mean(found, 0)))
+
+    def _figures_of(self, config: Any, found: np.ndarray) -> dict[str, Tensor]:
+        """Return what the kernels have found, with the norm behind it, under the torch learner's names."""
         figures = {
-            POLICY_LOSS_KEY: -of_policy[SURROGATE],
-            VF_LOSS_KEY: errors.square().mean(),
-            EXPLAINED_VARIANCE: explained_variance(minibatch[Postprocessing.VALUE_TARGETS], values),
-            ENTROPY_KEY: of_policy[ENTROPY],
-            "choices_share": of_policy[CHOICES] / len(values),
+            POLICY_LOSS_KEY: -found[SURROGATE],
+            VF_LOSS_KEY: found[VALUE_LOSS],
+            EXPLAINED_VARIANCE: found[EXPLAINED],
+            ENTROPY_KEY: found[ENTROPY],
+            "choices_share": found[CHOICES],
+            GRADIENT_NORM: found[-1],
         }
         if self.clip_of(config) is not None:
-            figures |= {LEARNER_RESULTS_KL_KEY: of_policy[DIVERGENCE], "clip_fraction": of_policy[CLIPPED]}
-        self.note(module_id, figures)
-        loss = figures[POLICY_LOSS_KEY] + config.vf_loss_coeff * figures[VF_LOSS_KEY]
-        self.descend_along(module_id, config, loss - entropy_coeff * figures[ENTROPY_KEY], fused.gradient)
+            figures |= {LEARNER_RESULTS_KL_KEY: found[DIVERGENCE], "clip_fraction": found[CLIPPED]}
+        return {name: torch.tensor(value) for name, value in figures.items()}
 
     def clip_of(self, config: Any) -> float | None:
         """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
         return None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two functions are the same, under equally many wrappers: Ray wraps all methods of an actor."""
+    while hasattr(one, "__wrapped__") and hasattr(other, "__wrapped__"):
+        one, other = one.__wrapped__, other.__wrapped__
+    return one is other
 
 
 def take(rows: Rows, order: Tensor) -> Rows:

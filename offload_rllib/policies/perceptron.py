@@ -61,3 +61,13 @@ def plain_layers(network: Iterable[nn.Module]) -> list[nn.Module] | None:
     weights = [weight for layer in layers for weight in layer.parameters()]
     plain = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
     return layers if alternate and plain else None
+
+
+def is_hooked(network: nn.Module) -> bool:
+    """Return whether anything hangs on the passes through a network or on its weights, which only torch's calls run."""
+    # Torch has no public question for hooks.
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, kind) for part in network.modules() for kind in kinds) or any(
+        weight._backward_hooks or weight._post_accumulate_grad_hooks  # noqa: SLF001
+        for weight in network.parameters()
+    )

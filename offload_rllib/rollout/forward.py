@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.network import Actor
-from offload_rllib.policies.perceptron import plain_layers
+from offload_rllib.policies.perceptron import is_hooked, plain_layers
 
 FORWARDS = ("forward_exploration", "forward_inference", "_forward_exploration", "_forward_inference", "_forward")
 # In place.
@@ -100,7 +100,5 @@ def _layers(module: Any) -> list[nn.Module] | None:
     if not isinstance(module, MaskedActorCritic) or type(module.actor) is not Actor:
         return None
     changed = any(getattr(type(module), name) is not getattr(MaskedActorCritic, name) for name in FORWARDS)
-    # Torch has no public question for hooks, which only its own calls run.
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())  # noqa: SLF001
     scores = module.actor.scores
-    return None if changed or hooked or type(scores) is not nn.Sequential else plain_layers(scores)
+    return None if changed or is_hooked(module) or type(scores) is not nn.Sequential else plain_layers(scores)
