@@ -221,7 +221,7 @@ def test_invalid_input_is_one_message_and_no_page(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="no such folder"):
         write_replay(tmp_path / "none" / "r.html", ["local"], at_once())
     monkeypatch.setattr(writing, "MOST_NODES", 3)
-    with pytest.raises(ConfigError, match="4 nodes, and a page shows at most 3 that can be told apart"):
+    with pytest.raises(ConfigError, match="4 nodes, and a page shows at most 3 that can be distinguished"):
         write_replay(page, ["local"], at_once())
     assert not page.exists()
 

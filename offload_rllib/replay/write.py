@@ -80,7 +80,7 @@ def write_replay(
     count = len(scenario.network.nodes)
     if count > MOST_NODES:
         raise ConfigError(
-            f"topology: {count:,} nodes, and a page shows at most {MOST_NODES:,} that can be told apart; replay a "
+            f"topology: {count:,} nodes, and a page shows at most {MOST_NODES:,} that can be distinguished; replay a "
             "smaller network of the same kind, and use `evaluate` or `compare` for the figures of this one"
         )
     shown = progress.track(contenders, description="playing") if progress else contenders
