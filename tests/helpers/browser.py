@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -15,7 +15,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 HOW = "apt-get install chromium chromium-driver; pip install selenium"
 
 
-def unavailable(why: str) -> None:
+def unavailable(why: str) -> NoReturn:
     """Skip the test, and say what would let it run; where the tests are the last word (CI), fail."""
     message = f"{why}; a browser test needs: {HOW}"
     if os.environ.get("CI"):
