@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLIENTS := $(VENV)/.clients
+DOCS := $(VENV)/.docs
 
-.PHONY: train test test-slow mutants lint format clean
+.PHONY: train docs test test-slow mutants lint format clean
 
 train: $(STAMP)
 	$(BIN)/offload-rllib train ether_12 ppo
@@ -21,6 +22,10 @@ test-slow: $(STAMP) $(CLIENTS)
 # Puts one-line faults into a copy of the tree; says which of them the fast tests do not notice.
 mutants: $(STAMP)
 	$(BIN)/python scripts/mutants.py
+
+# The site in site/: no dead link, no page outside its menu.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,5 +50,10 @@ $(CLIENTS): clients.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r clients.txt
 	@touch $(CLIENTS)
 
+# Only the site needs it.
+$(DOCS): pyproject.toml constraints.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(DOCS)
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .mutants
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .mutants

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         parallel_env,
         register,
         vector_env,
+        write_replay,
     )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "parallel_env",
     "register",
     "vector_env",
+    "write_replay",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offload_rllib.checking.results import CheckReport
     from offload_rllib.config import PolicyConfig
     from offload_rllib.policies.policy import Policy
+    from offload_rllib.replay.write import Replay
 
     Config = TypeVar("Config", bound=AlgorithmConfig)
 
@@ -32,6 +33,7 @@ __all__ = [
     "parallel_env",
     "register",
     "vector_env",
+    "write_replay",
 ]
 
 
@@ -103,3 +105,33 @@ def load_policy(policy: str | Path, *, trust: bool = False) -> Policy:
     from offload_rllib.runs.lookup import load_policy as look_up
 
     return look_up(policy, trust=trust)
+
+
+def write_replay(
+    path: str | Path,
+    policies: Sequence[str | Path],
+    env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+    *,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    episode: int = 0,
+    until_s: float | None = None,
+    force: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> Replay:
+    """Write an episode as a page that moves; arguments and errors as `replay.write.write_replay`."""
+    from offload_rllib.replay.write import write_replay as write
+
+    return write(
+        path,
+        policies,
+        env,
+        overrides=overrides,
+        seed=seed,
+        episode=episode,
+        until_s=until_s,
+        force=force,
+        trust=trust,
+        progress=progress,
+    )

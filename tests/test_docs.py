@@ -18,6 +18,7 @@ from offload_rllib.config import EnvironmentConfig, PolicyConfig, load_environme
 from offload_rllib.config.yaml_text import parse
 from offload_rllib.envs.observation import HERE_FEATURES, ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
+from offload_rllib.evaluation.metrics import METRICS
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
@@ -68,6 +69,18 @@ def test_the_index_leads_to_every_page() -> None:
     index = CHECKOUT / "docs" / "index.md"
     linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)", index.read_text())}
     assert {page for page in PAGES if page.is_relative_to(index.parent)} - {index} <= linked
+
+
+def test_the_page_of_metrics_has_each_with_its_title() -> None:
+    text = (CHECKOUT / "docs" / "metrics.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE)
+    assert len(listed) == len(METRICS)
+    assert dict(listed) == {name: metric.label for name, metric in METRICS.items()}
+
+
+def test_the_page_of_python_has_every_public_name() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (CHECKOUT / "docs" / "python.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(set(offload_rllib.__all__) - {"__version__"})
 
 
 def test_the_glossary_has_each_term_once() -> None:

@@ -27,7 +27,7 @@ FLOORS = (
     ("runs", "cluster"),
     ("training", "evaluation"),
     ("reporting", "bench", "checking"),
-    ("compare", "sweep"),
+    ("compare", "sweep", "replay"),
     ("commands", "api", "cli", "__main__"),
 )
 BESIDE = {

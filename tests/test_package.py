@@ -24,6 +24,8 @@ def test_the_wheel_works_outside_a_checkout(tmp_path: Path) -> None:
     for kind in ("envs", "policies", "tune_configs"):
         shipped = sorted(path.name for path in (unpacked / "offload_rllib" / "presets" / kind).iterdir())
         assert shipped == sorted(path.name for path in (CHECKOUT / kind).iterdir())
+    page = Path("offload_rllib/replay/page")
+    assert sorted(path.name for path in (unpacked / page).iterdir()) == ["replay.css", "replay.html", "replay.js"]
     assert not list(unpacked.rglob("tests"))
     program = "import offload_rllib, sys; print(offload_rllib.__file__); from offload_rllib.cli import main; main()"
     result = subprocess.run(

@@ -252,7 +252,8 @@ def check(
     for contender in contenders:
         contender.begin(env, seed)
     env.reset(held_out_keys(seed, 1))
-    env.step(np.zeros(env.masks.shape[:-1], np.int32))
+    if not env.truncated[0]:  # an episode without a decision has ended already
+        env.step(np.zeros(env.masks.shape[:-1], np.int32))
     return tuple(env.episode_metrics(0))
 
 

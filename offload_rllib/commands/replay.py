@@ -1,0 +1,53 @@
+"""The verb `replay`: an episode as a page that moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from offload_rllib.commands.environment_options import SetOption, TrustOption
+from offload_rllib.commands.terminal import console, say
+
+
+def replay(
+    policies: Annotated[
+        list[str],
+        typer.Argument(metavar="POLICY [POLICY]", help="One or two, as `evaluate` takes them."),
+    ],
+    env: Annotated[str, typer.Option("--env", metavar="ENV", help="A preset's name or a path to a YAML file.")],
+    set_: SetOption = None,
+    trust: TrustOption = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the held-out episodes.")] = 0,
+    episode: Annotated[int, typer.Option(min=0, help="Which of the held-out episodes, from 0.")] = 0,
+    until: Annotated[
+        float | None, typer.Option(help="Show the episode up to this time, in seconds; by default to its end.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("replay.html"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Show one held-out episode as a page: tasks on links, queues, drops, and the running score of each policy."""
+    from offload_rllib.evaluation.interval_text import number
+    from offload_rllib.evaluation.metrics import SCORE
+    from offload_rllib.replay.write import write_replay
+
+    with Progress(console=console, transient=True) as progress:
+        written = write_replay(
+            out,
+            policies,
+            env,
+            overrides=set_ or (),
+            seed=seed,
+            episode=episode,
+            until_s=until,
+            force=force,
+            trust=trust,
+            progress=progress,
+        )
+    for policy, figures in written.figures.items():
+        say(f"{policy}: mean score {number(figures[SCORE])} s in the whole episode")
+    for note in written.notes:
+        say(f"note: {note}")
+    say(f"page: {written.path} ({written.size_bytes / 1e6:.2f} MB); open it in a browser")

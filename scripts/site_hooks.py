@@ -1,0 +1,135 @@
+"""What the site needs beyond the pages in docs/: pages from the top of the checkout, files that pages link, formulas.
+
+MkDocs calls these functions while it builds (`hooks` in mkdocs.yml). The pages stay as GitHub shows them: links lead to
+files of the checkout, and formulas stand between dollar signs.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml import converter  # pyright: ignore[reportMissingImports] - only `make docs` installs it
+from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports] - the same
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DOCS = CHECKOUT / "docs"
+# Pages at the top of the checkout, and their names on the site.
+TOP = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+API = "python.md"
+# Where the arguments of the public names are described that only pass them on.
+WHERE = {
+    "configure": "algorithms.stock.configure",
+    "check": "checking.check.check",
+    "write_replay": "replay.write.write_replay",
+}
+LINK = re.compile(r"(\]\()([^)#\s:]*)((?:#[^)\s]+)?\))")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages at the top of the checkout, and every file that a page links."""
+    for name, page in TOP.items():
+        files.append(
+            File.generated(config, page, content=relinked((CHECKOUT / name).read_text(), CHECKOUT / name, page))
+        )
+    pages = [*(CHECKOUT / name for name in TOP), *DOCS.rglob("*.md")]
+    linked = {target for page in pages for target in targets(page) if not inside(target)}
+    for target in sorted(linked):
+        path = target.relative_to(CHECKOUT)
+        if target.is_file() and str(path) not in TOP:
+            files.append(File.generated(config, site_path(path), content=target.read_text()))
+    return files
+
+
+def targets(page: Path) -> list[Path]:
+    """Return the files and folders of the checkout that a page links."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = [(page.parent / target).resolve() for _, target, _ in LINK.findall(text) if target]
+    return [path for path in found if path.exists()]
+
+
+def inside(path: Path) -> bool:
+    """Return whether a file is in docs/, which MkDocs reads by itself."""
+    return path.is_relative_to(DOCS)
+
+
+def site_path(path: Path) -> str:
+    """Return where a file of the checkout is on the site: as text, which browsers show."""
+    return f"files/{path}.txt"
+
+
+def relinked(text: str, source: Path, page: str) -> str:
+    """Return a page whose links lead to where the site has the files; links to folders become text.
+
+    Args:
+        text: of the page.
+        source: where the checkout has the page.
+        page: where the site has it.
+    """
+    here = os.path.dirname(page)  # noqa: PTH120 - it need not exist
+
+    def lead(found: re.Match[str]) -> str:
+        target = (source.parent / found[2]).resolve()
+        if not found[2] or not target.exists():
+            return found[0]
+        if inside(target):
+            goal = str(target.relative_to(DOCS))
+        else:
+            path = target.relative_to(CHECKOUT)
+            goal = TOP.get(str(path)) or site_path(path)
+        return f"{found[1]}{os.path.relpath(goal, here or '.')}{found[3]}"
+
+    folders = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)\)")
+
+    def without_folder(found: re.Match[str]) -> str:
+        return found[1] if (source.parent / found[2]).resolve().is_dir() else found[0]
+
+    return LINK.sub(lead, folders.sub(without_folder, text))
+
+
+def widely_indented(text: str) -> str:
+    """Return Markdown with what belongs to a list item four characters in, as Python-Markdown wants it, and not two.
+
+    An item of several paragraphs gets an empty line behind it as well.
+    """
+    lines: list[str] = []
+    in_code, in_item, parts = False, False, False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            in_code = not in_code
+        elif not in_code and line and not line.startswith(" "):
+            if parts and lines[-1] and line.startswith("- "):
+                lines.append("")
+            in_item, parts = line.startswith("- "), False
+        within = in_item and not in_code and line.startswith("  ")
+        parts |= within and not lines[-1]
+        lines.append(f"  {line}" if within else line)
+    return "\n".join(lines)
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001 - MkDocs' signature
+    """Let links lead to where the site has files; add the docstrings of the public names to their page."""
+    path = page.file.src_uri
+    markdown = widely_indented(markdown)
+    if path in TOP.values():
+        return markdown
+    markdown = relinked(markdown, DOCS / path, path)
+    if path == API:
+        names = re.findall(r"^\| `(\w+)` \|", markdown, re.MULTILINE)
+        markdown += "".join(f"\n\n::: offload_rllib.{WHERE.get(name, f'api.{name}')}\n" for name in names)
+    return markdown
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001 - MkDocs' signature
+    """Replace formulas by MathML, which browsers draw without a script."""
+
+    def formula(found: re.Match[str]) -> str:
+        block = found[1] == "div"
+        text = html.unescape(found[2].strip())[2:-2]
+        drawn = converter.convert(text, display="block" if block else "inline")
+        return f'<div class="formula">{drawn}</div>' if block else drawn
+
+    return re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', formula, content, flags=re.DOTALL)
