@@ -76,6 +76,7 @@ ENV_STEPS = {
     "two_nodes": {"PPO": 96_000, "A2C": 192_000, "DDQN": 96_000},
     "three_nodes": {"PPO": 384_000, "A2C": 1_920_000, "DDQN": 1_200_000},
 }
+INTERVAL_S = {"two_nodes": 0.05, "three_nodes": 0.1}
 # Action values are learned in units of the reward: at scale 1 DDQN stays at "always here" in two_nodes, at 0.03 and 0.1
 # it finds the optimum (seeds 1 to 3 and 1 to 2); advantages are standardised anyway.
 DDQN_SCALE = 0.03
@@ -146,7 +147,8 @@ def test_learned_policies_come_close_to_the_optimum(
     policy = load_policy_config(
         {
             "sharing": sharing,
-            "algorithm": {"name": algorithm} | ALGORITHMS[algorithm] | more,
+            # gamma and lambda apply once per interval.
+            "algorithm": {"name": algorithm, "discount_s": INTERVAL_S[network]} | ALGORITHMS[algorithm] | more,
             "training": {"runners": 0, "envs_per_runner": 16, "env_steps": env_steps, "seed": 1},
         }
     )

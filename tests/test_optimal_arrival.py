@@ -160,7 +160,8 @@ def test_where_one_decision_is_best_everybody_finds_it(algorithm: str, sharing: 
     environment = scaled(TWO, DDQN_SCALE["two"]) if algorithm == "DDQN" else TWO
     greedy, *sampled = trained(environment, algorithm, sharing, ENV_STEPS["two"][algorithm], [1], tmp_path)
     assert greedy <= 1.01 * best
-    if algorithm != "DDQN":
+    # How many gradient steps APPO takes meanwhile depends on the machine, and with them what is left of exploration.
+    if algorithm in {"PPO", "A2C"}:
         assert sampled[0] <= 1.05 * best
 
 
