@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray import cloudpickle
@@ -31,6 +33,7 @@ def _work_until_let_go(part: int, folder: Path) -> int:
     if part < 0:
         _wait_for(lambda: any(folder.glob("begun-*")))
         raise ValueError(f"part {part}")
+    (folder / "process").write_text(str(os.getpid()))
     (folder / f"begun-{part}").touch()
     _wait_for((folder / "let-go").exists)
     (folder / f"ended-{part}").touch()
@@ -64,13 +67,13 @@ def test_no_parts_are_no_work() -> None:
 
 
 def test_what_runs_beside_a_failure_is_ended(tmp_path: Path) -> None:
-    """The other part goes on until it is let go; nobody lets it go before the failure."""
+    """The other part works until it is let go; nobody lets it go before its process has ended."""
     with (
         pytest.raises(ValueError, match="part -1"),
         in_parallel(lambda part: until_let_go.remote(part, tmp_path), [7, -1, 8], 2) as ended,
     ):
         list(ended)
-    (tmp_path / "let-go").touch()
-    time.sleep(2)  # by then the other would have ended
+    process = int((tmp_path / "process").read_text())
+    _wait_for(lambda: not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE, 60)
     assert not (tmp_path / "begun-8").exists()
     assert not list(tmp_path.glob("ended-*"))

@@ -1,6 +1,6 @@
 """Kernels of the fused learner: what is between the matrix products of a gradient step.
 
-All take and write single precision. They are in one file because a kernel of this folder is compiled anew only if its
+All take and write single precision. They are in one file because a kernel of this folder is compiled again only if its
 own file has changed (see `simulator.jit`).
 """
 
