@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from offload_rllib.simulator.jit import called_kernel, kernel
+from offload_rllib.simulator.jit import OPTIONS
+from offload_rllib.simulator.kernel_compiler import Kernel
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel anew in every process: one from the disk cache has compiled nothing that could be looked at."""
+    return Kernel(function, OPTIONS, cache_folder=None)
+
+
+def called_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that is called, not inlined, anew in every process."""
+    return Kernel(function, OPTIONS | {"forceinline": False}, cache_folder=None)
 
 
 @kernel
