@@ -39,7 +39,7 @@ def bytes_per_choice(env: str, form: str, choices: int) -> float:
     while found < choices:
         samples = runner.sample(num_timesteps=steps, explore=True)
         size += sum(len(pickle.dumps(sample, protocol=pickle.HIGHEST_PROTOCOL)) for sample in samples)
-        found += sum(int(sample.choices().sum()) for sample in samples)
+        found += sum(int(sample.choices.sum()) for sample in samples)
     print(f"{form}: {found:,} choices in {size / 1e6:.1f} MB, {size / found:,.0f} bytes per choice")
     return size / found
 

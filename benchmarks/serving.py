@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from offload_rllib.api import vector_env
+from offload_rllib import vector_env
 from offload_rllib.cluster.connection import connect
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.policy import Network

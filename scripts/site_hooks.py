@@ -15,17 +15,13 @@ from typing import Any
 from latex2mathml import converter  # pyright: ignore[reportMissingImports] - only `make docs` installs it
 from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports] - the same
 
+from offload_rllib import MODULES
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
 # Pages at the top of the checkout, and their names on the site.
 TOP = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 API = "python.md"
-# Where the arguments of the public names are described that only pass them on.
-WHERE = {
-    "configure": "algorithms.stock.configure",
-    "check": "checking.check.check",
-    "write_replay": "replay.write.write_replay",
-}
 LINK = re.compile(r"(\]\()([^)#\s:]*)((?:#[^)\s]+)?\))")
 
 
@@ -119,7 +115,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
     markdown = relinked(markdown, DOCS / path, path)
     if path == API:
         names = re.findall(r"^\| `(\w+)` \|", markdown, re.MULTILINE)
-        markdown += "".join(f"\n\n::: offload_rllib.{WHERE.get(name, f'api.{name}')}\n" for name in names)
+        markdown += "".join(f"\n\n::: offload_rllib.{MODULES[name]}.{name}\n" for name in names)
     return markdown
 
 

@@ -286,7 +286,7 @@ def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
             assert len(here) == len(tasks)
             np.testing.assert_allclose(part.rewards[here], -scale * cost_s[tasks], rtol=1e-5)
             late = log["created_s"][tasks] > 35
-            assert (part.choices()[here] == ~late).all()
+            assert (part.choices[here] == ~late).all()
 
 
 def test_figures_of_episodes_are_reported_as_means_however_seldom_they_are_logged() -> None:

@@ -18,7 +18,7 @@ def unusual(draw: st.DrawFn) -> dict:
     """Draw links that are not plain, failures, and an account of energy, each or none."""
     parts: dict = {}
     if draw(st.booleans()):
-        latency = {"lognormal": {"shape": 0.6, "loc": 0.01, "scale": draw(st.sampled_from([0.03, 1.0]))}}
+        latency = {"lognormal": {"mean": draw(st.sampled_from([0.05, 1.2])), "cv": 0.6, "least": 0.01}}
         parts["link_overrides"] = [
             {"between": pair, "contention": "fifo", "rate_bps": draw(st.sampled_from([1e5, 1e6]))}
             | {"latency_s": latency, "jitter_s": {"uniform": [0, 0.2]}, "loss_probability": 0.2}

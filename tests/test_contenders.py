@@ -13,7 +13,7 @@ import pytest
 from helpers.environments import make_env, small_environment
 from helpers.policies import PPO, kept
 
-from offload_rllib.api import load_policy
+from offload_rllib import load_policy
 from offload_rllib.compare import run as compare_run
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.envs.vector import held_out_keys

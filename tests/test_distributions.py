@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.distributions import lognormal
 from helpers.environments import make_env, small_environment
 from scipy import stats
 
@@ -16,13 +17,13 @@ from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.workload.distributions import draw, episode_parameters, survival
 from offload_rllib.simulator.streams import fill_quantiles
 
-SIGMA = np.sqrt(np.log(1 + 2.5**2))
 CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "exponential": ({"exponential": 3.0}, stats.expon(scale=3)),
     "uniform": ({"uniform": [1.0, 5.0]}, stats.uniform(1, 4)),
-    "lognormal": (
-        {"lognormal": {"mean": 4.0, "cv": 2.5}},
-        stats.lognorm(SIGMA, scale=4 * np.exp(-(SIGMA**2) / 2)),
+    "lognormal": ({"lognormal": {"mean": 4.0, "cv": 2.5}}, stats.lognorm(*lognormal(4.0, 2.5))),
+    "lognormal above 3": (
+        {"lognormal": {"mean": 4.0, "cv": 2.5, "least": 3.0}},
+        stats.lognorm(*lognormal(4.0, 2.5, 3.0)),
     ),
     "pareto": ({"pareto": {"low": 2.0, "high": 5000.0, "shape": 1.2}}, stats.truncpareto(1.2, 2500, scale=2)),
     "light pareto": ({"pareto": {"low": 2.0, "high": 3.0, "shape": 1.0}}, stats.truncpareto(1.0, 1.5, scale=2)),
@@ -70,6 +71,7 @@ def test_an_empirical_distribution_has_its_shares() -> None:
         {"exponential": {"per_episode": [1.0, 3.0]}},
         {"uniform": [{"per_episode": [0, 1]}, {"per_episode": [1, 4]}]},
         {"lognormal": {"mean": {"per_episode": [1.0, 3.0]}, "cv": {"per_episode": [0.1, 1]}}},
+        {"lognormal": {"mean": {"per_episode": [1.0, 3.0]}, "least": {"per_episode": [0.2, 0.9]}}},
         {"pareto": {"low": 1.0, "high": {"per_episode": [10, 90]}, "shape": {"per_episode": [0.5, 2]}}},
     ],
     ids=str,
@@ -143,7 +145,8 @@ def test_ranges_are_drawn_once_per_episode() -> None:
     ("given", "message"),
     [
         ({"lognormal": {"mean": 1.0, "cv": 0}}, r"instructions.lognormal.cv: .*greater than 0 .*0"),
-        ({"lognormal": {"mean": 1.0, "sigma": 1}}, r"lognormal.sigma: unknown key. Accepted: cv, mean"),
+        ({"lognormal": {"mean": 1.0, "sigma": 1}}, r"lognormal.sigma: unknown key. Accepted: cv, least, mean"),
+        ({"lognormal": {"mean": 1.0, "least": 1.0}}, r"instructions.lognormal: .*needs least < mean"),
         ({"pareto": {"low": 2.0, "high": 1.0, "shape": 1}}, r"pareto needs low < high"),
         ({"choice": {"values": []}}, r"choice.values: .*at least 1"),
         ({"choice": {"values": [1], "weights": [1, 2]}}, r"as many weights as values: 1, not 2"),

@@ -179,13 +179,13 @@ def single_node(up: Any, down: Any) -> VectorEnv:
     ("up", "down"),
     [
         ({"exponential": 80.0}, {"exponential": 20.0}),
-        ({"uniform": [20.0, 140.0]}, {"lognormal": {"shape": 0.5, "scale": 20.0}}),
+        ({"uniform": [20.0, 140.0]}, {"lognormal": {"mean": 24.0, "cv": 0.5}}),
         (80.0, 20.0),
     ],
 )
 def test_availability_is_mtbf_over_mtbf_and_mttr(up: Any, down: Any) -> None:
     env = single_node(up, down)
-    mttr_s = 20.0 * np.exp(0.5**2 / 2) if isinstance(down, dict) and "lognormal" in down else 20.0
+    mttr_s = 24.0 if isinstance(down, dict) and "lognormal" in down else 20.0
     theory = 80.0 / (80.0 + mttr_s)
     values = np.array([env.episode_metrics(e)["availability"] for e in range(REPLICATIONS)])
     if isinstance(up, float):

@@ -28,7 +28,7 @@ FLOORS = (
     ("training", "evaluation"),
     ("reporting", "bench", "checking"),
     ("compare", "sweep", "replay"),
-    ("commands", "api", "cli", "__main__"),
+    ("commands", "cli", "__main__"),
 )
 BESIDE = {
     "rollout": {"policies"},

@@ -88,13 +88,13 @@ def test_noise_over_the_message_is_the_published_formula() -> None:
     [
         ({"exponential": 0.3}, stats.expon(scale=0.3)),
         ({"uniform": [0.1, 0.5]}, stats.uniform(0.1, 0.4)),
-        # Ether's wireless LAN: shape, loc and scale in ms.
-        ({"lognormal": {"shape": 0.635, "loc": 1.18e-3, "scale": 3.27e-3}}, stats.lognorm(0.635, 1.18e-3, 3.27e-3)),
+        # Ether's wireless LAN, and its shape, loc and scale.
+        ({"lognormal": {"mean": 5.18e-3, "cv": 0.544, "least": 1.18e-3}}, stats.lognorm(0.635, 1.18e-3, 3.27e-3)),
     ],
 )
 @pytest.mark.parametrize("key", ["latency_s", "jitter_s"])
 def test_latencies_and_jitters_have_their_distribution(key: str, latency: dict[str, Any], distribution: Any) -> None:
-    assert Duration.model_validate(latency).mean == pytest.approx(distribution.mean())
+    assert Duration.model_validate(latency).mean == pytest.approx(distribution.mean(), rel=1e-3)
     environment = pair(**{key: latency}) | {"horizon_s": 4000.0}
     log = finished(play(environment))
     there_s, back_s = log["transfer_s"] - 0.5, log["return_s"] - 0.1
@@ -107,7 +107,7 @@ def test_latencies_and_jitters_have_their_distribution(key: str, latency: dict[s
 def test_draws_of_links_do_not_depend_on_the_batch() -> None:
     environment = small_environment()
     environment["links"] |= {
-        "latency_s": {"lognormal": {"shape": 0.6, "scale": 0.1}},
+        "latency_s": {"lognormal": {"mean": 0.12, "cv": 0.66}},
         "loss_probability": 0.1,
         "contention": "fifo",
     }
@@ -258,7 +258,9 @@ def test_overrides_reach_the_links_that_they_name() -> None:
     [
         ("links.contention=lifo", r"links.contention: .*'none' or 'fifo'.*lifo"),
         ("links.loss_probability=1", r"links.loss_probability: .*less than 1 .*1"),
-        ("links.latency_s={lognormal: {shape: 1}}", r"latency_s.lognormal.scale: missing"),
+        ("links.latency_s={lognormal: {cv: 1}}", r"latency_s.lognormal.mean: missing"),
+        ("links.latency_s={lognormal: {mean: 1, least: 2}}", r"latency_s.lognormal: .*needs least < mean"),
+        ("links.latency_s={lognormal: {mean: {per_episode: [1, 2]}}}", r"latency_s: .*durations have no per_episode"),
         ("links.latency_s={uniform: [2, 1]}", r"latency_s: uniform needs low <= high"),
         ("links.latency_s={mean: 1}", r"latency_s.mean: unknown key.*Accepted: constant, exponential"),
         ("links.latency_s=-1", r"latency_s.*greater than or equal to 0"),

@@ -115,7 +115,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "links": {
             "kind": "fixed",
             "rate_bps": 1e6,
-            "latency_s": {"lognormal": {"shape": 0.6, "loc": 0.01, "scale": 0.05}},
+            "latency_s": {"lognormal": {"mean": 0.07, "cv": 0.56, "least": 0.01}},
             "jitter_s": {"uniform": [0, 0.02]},
             "loss_probability": 0.05,
             "contention": "fifo",

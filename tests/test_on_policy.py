@@ -181,10 +181,10 @@ def test_rows_hold_the_advantages_targets_and_joint_states_of_their_steps(
         assert orders[0] != orders[1], "minibatches are drawn anew for every pass"
         assert orders[1] != orders[2]
         choices = {
-            (i, t, e, a) for i, fragment in enumerate(fragments) for t, e, a in np.argwhere(fragment.choices()).tolist()
+            (i, t, e, a) for i, fragment in enumerate(fragments) for t, e, a in np.argwhere(fragment.choices).tolist()
         }
         assert choices <= set(orders[0])
-        idle = sum(round(0.5 * int(fragment.choices().sum())) for fragment in fragments)
+        idle = sum(round(0.5 * int(fragment.choices.sum())) for fragment in fragments)
         assert len(orders[0]) == len(choices) + idle
         of_choices = np.array([wanted[place][0] for place in choices])
         for batch in batches:

@@ -61,7 +61,7 @@ def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool) 
 def delay(rng: Random) -> dict[str, Any]:
     """Draw a delay of any kind."""
     mean = rng.uniform(0.01, 1.0)
-    lognormal = {"shape": rng.uniform(0.0, 1.0), "loc": rng.choice([0.0, mean / 2]), "scale": mean / 2}
+    lognormal = {"mean": mean, "cv": rng.uniform(0.1, 1.0), "least": rng.choice([0.0, mean / 2])}
     return rng.choice(
         [{"constant": mean}, {"exponential": mean}, {"uniform": (0.0, 2 * mean)}, {"lognormal": lognormal}]
     )

@@ -59,7 +59,7 @@ def test_both_runners_give_the_same_trajectories(sharing: str) -> None:
             np.testing.assert_array_equal(ours.final_masks, theirs.final_masks)
             assert ours.truncated[-1, 0]
             compared += 1
-            choices += int(ours.choices().sum())
+            choices += int(ours.choices.sum())
             taken |= set(ours.actions.ravel().tolist())
     assert compared == 3 * len(batched.env.batch.agents)
     assert choices > 100
@@ -171,7 +171,7 @@ def test_probabilities_of_both_runners_are_the_same() -> None:
     expected = np.zeros((2, width))
     for which, fragments in enumerate((ours, theirs)):
         for fragment in fragments:
-            chosen = fragment.choices()
+            chosen = fragment.choices
             seen = torch.from_numpy(fragment.observations[:-1][chosen])
             masks = torch.from_numpy(fragment.masks[:-1][chosen])
             logits = batched.module["shared"].actor(seen, masks)
@@ -192,7 +192,7 @@ def test_random_actions_are_valid_and_even() -> None:
     runner = make_runner(runner_config(envs=16))
     fragment = runner.sample(num_timesteps=16 * 200, random_actions=True)[0]
     assert np.take_along_axis(fragment.masks[:-1], fragment.actions[..., None], -1).all()
-    counts = np.bincount(fragment.actions[fragment.choices()], minlength=3)
+    counts = np.bincount(fragment.actions[fragment.choices], minlength=3)
     assert stats.chisquare(counts).pvalue > 1e-3
 
 

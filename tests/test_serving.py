@@ -23,7 +23,7 @@ import uvicorn
 from helpers.environments import make_env, small_environment, typed_environment, with_choices
 from helpers.policies import kept
 
-from offload_rllib.api import load_policy
+from offload_rllib import load_policy
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders

@@ -71,5 +71,5 @@ def test_the_site_is_built_and_asks_no_other_for_anything(tmp_path: Path) -> Non
         assert not re.search(r'<img(?![^>]*\balt="[^"]+")', text), name
         assert len(text.encode()) < 500_000, name
     assert "<math" in built["bound.html"]
-    for name in ("api.vector_env", "replay.write.write_replay"):
+    for name in ("envs.vector.vector_env", "replay.write.write_replay"):
         assert f'id="offload_rllib.{name}"' in built["python.html"]

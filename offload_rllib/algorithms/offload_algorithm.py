@@ -174,7 +174,8 @@ class OffloadAlgorithm(Algorithm):
         }
         assignment: Any = assignment_of(self.config.policy_mapping_fn, module_ids)
         config, context = first.model_config, self.config.env_config
-        description = PolicyDescription(
+        description = PolicyDescription.of(
+            assignment,
             algorithm=type(self).__name__,
             observation_size=first.observation_space["observations"].shape[0],
             actions=int(first.action_space.n),
@@ -183,10 +184,6 @@ class OffloadAlgorithm(Algorithm):
             environment=context.get(FINGERPRINT, ""),
             decides=load_environment(context.get("env", self.config.env), context.get("overrides", ())).decisions.when,
             env_steps=self.env_steps,
-            sharing=assignment.kind,
-            serves=assignment.serves,
-            agents=assignment.agents,
-            policy_of=assignment.policy_of,
             **self.kept_as(config),
         )
         return description, weights

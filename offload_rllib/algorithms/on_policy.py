@@ -154,7 +154,7 @@ class OnPolicyLearner(DirectLearner):
             advantages = generalised_advantages(
                 steps, values, gamma=config.gamma, lambda_=config.lambda_, discount_s=config.discount_s
             )
-            choices = steps.choices()
+            choices = steps.choices
             rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
             piece = {
                 "observations": steps.observations[rows],
@@ -266,7 +266,7 @@ class OnPolicyLearner(DirectLearner):
 
     def _count_rows(self, steps: AgentSteps) -> int:
         """Return how many rows of a sample are learned from."""
-        chosen = int(steps.choices().sum())
+        chosen = int(steps.choices.sum())
         return chosen + _idle_rows(chosen, len(steps) - chosen, self.config.learner_config_dict[IDLE_PER_CHOICE])
 
     def _common_size(self, size: int) -> int:

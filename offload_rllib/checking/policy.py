@@ -79,7 +79,8 @@ def untrained(config: PolicyConfig, environment: EnvironmentConfig, seed: int) -
     env = begin(environment, held_out_keys(seed, 1))
     assignment, algorithm = assign_in(config.sharing, env.scenario), config.algorithm
     values = {"output": "values", "dueling": algorithm.dueling} if isinstance(algorithm, DDQN) else {}
-    description = PolicyDescription(
+    description = PolicyDescription.of(
+        assignment,
         algorithm=algorithm.name,
         observation_size=env.observation_size,
         actions=env.num_actions,
@@ -87,10 +88,6 @@ def untrained(config: PolicyConfig, environment: EnvironmentConfig, seed: int) -
         rows=env.layout.blocks,
         environment="",
         env_steps=0,
-        sharing=config.sharing.kind,
-        serves=dict(assignment.serves),
-        agents=assignment.agents,
-        policy_of=assignment.policy_of,
         **values,
     )
     torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from offload_rllib.commands.cluster_options import (
     named_below,
     on_cluster,
 )
-from offload_rllib.commands.environment_options import TrustOption
+from offload_rllib.commands.environment_options import MetricOption, TrustOption
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
@@ -58,9 +58,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trained policy.")] = 5,
     episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same for all policies.")] = 20,
     held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes.")] = 0,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="Metrics of the tables and figures; repeat.")
-    ] = None,
+    metric: MetricOption = None,
     reference: Annotated[
         str | None, typer.Option(metavar="POLICY", help="The policy that others are compared with; default: the first.")
     ] = None,

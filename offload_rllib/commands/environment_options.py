@@ -42,3 +42,12 @@ EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="Held-out
 HeldOutSeedOption = Annotated[
     int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes; training never uses them.")
 ]
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="A metric of the tables and figures (docs/metrics.md), or a function package.module:function of an "
+        "episode's figures; repeat.",
+    ),
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from offload_rllib.commands.environment_options import (
     EnvArgument,
     EpisodesOption,
     HeldOutSeedOption,
+    MetricOption,
     SetOption,
     TrustOption,
 )
@@ -42,6 +43,7 @@ def evaluate(
     held_out_seed: HeldOutSeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
     by_type: Annotated[bool, typer.Option("--by-type", help="Also print a table for each type of task.")] = False,
+    metric: MetricOption = None,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
     from offload_rllib.runs.folder import refuse_existing, write_results
@@ -54,7 +56,7 @@ def evaluate(
         folder, paths = write_results(out, EVALUATIONS, stem, write)
         return {kind: folder / path.name for kind, path in paths.items()}
 
-    play(environment, policies, episodes, held_out_seed, keep, label=stem, by_type=by_type)
+    play(environment, policies, episodes, held_out_seed, keep, label=stem, by_type=by_type, metrics=metric or ())
 
 
 def play(
@@ -67,6 +69,7 @@ def play(
     label: str,
     title: str | None = None,
     by_type: bool = False,
+    metrics: Sequence[str] = (),
     scenario: BuiltScenario | None = None,
 ) -> None:
     """Let policies play held-out episodes, write the results to a folder, and print them.
@@ -80,14 +83,18 @@ def play(
         label: what the results call the environment.
         title: of the figure; None: the label.
         by_type: whether to print a table for each type of task, too.
+        metrics: print a table of these, too: names, or functions of an episode's figures.
         scenario: of the environment, if it is built already.
     """
     from offload_rllib.evaluation.evaluate import Player
     from offload_rllib.evaluation.evaluate import evaluate as evaluate_all
+    from offload_rllib.evaluation.metrics import chosen
+    from offload_rllib.evaluation.own_metrics import load_own_metrics
     from offload_rllib.evaluation.players import make_contenders
     from offload_rllib.reporting.report import tables, write_report
 
     contenders = make_contenders(names)
+    load_own_metrics(metrics)  # a mistake is reported before anything is played
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate_all(
             environment,
@@ -97,7 +104,8 @@ def play(
             progress=progress,
             label=label,
             player=Player(scenario),
-        )
+        ).with_own_metrics(metrics)
+    chosen(metrics, evaluation.metrics)
     reference = contenders[0].name
     made_tasks = evaluation.of(reference, "tasks_created")
     empty = int((made_tasks == 0).sum())
@@ -111,7 +119,7 @@ def play(
     # Files first: a closed pipe ends the printing, and must not cost the results.
     about = one_line(f"{title or label}: {environment.description} ({episodes} held-out episodes)")
     paths = keep(lambda folder: write_report(evaluation, reference, folder, about))
-    for table in tables(evaluation, reference, by_type=by_type):
+    for table in tables(evaluation, reference, by_type=by_type, metrics=metrics):
         console.print(table)
     for kind, path in paths.items():
         say(f"{kind}: {path}")

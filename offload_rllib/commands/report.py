@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from offload_rllib.commands.environment_options import MetricOption
 from offload_rllib.commands.terminal import say
 
 
 def report(
     comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="Folder of a finished comparison.")],
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="Metrics of the tables and figures; repeat.")
-    ] = None,
+    metric: MetricOption = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(

@@ -21,6 +21,7 @@ from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.envs.vector import batch_of
 from offload_rllib.evaluation.evaluate import Place, check
 from offload_rllib.evaluation.metrics import chosen
+from offload_rllib.evaluation.own_metrics import load_own_metrics
 from offload_rllib.evaluation.players import Contender, trained_contenders
 from offload_rllib.evaluation.results import SAMPLED
 from offload_rllib.policies.heuristic import is_heuristic
@@ -71,8 +72,8 @@ class ComparisonPlan(Schema):
     """Held-out episodes, the same for all policies."""
     held_out_seed: Natural = 0
     """Of the held-out episodes."""
-    metrics: tuple[str, ...] = ()
-    """What tables and figures show; empty: the usual ones."""
+    metrics: Annotated[tuple[str, ...], NAMES_CODE] = ()
+    """What tables and figures show: names, and functions of an episode's figures; empty: the usual ones."""
     reference: str
     """The policy that others are compared with."""
     task_log: bool = False
@@ -368,7 +369,7 @@ def check_plan(plan: ComparisonPlan) -> None:
         reported |= set(check(place, contenders, episodes=plan.episodes, seed=plan.held_out_seed))
         names |= {contender.name for contender in contenders}
     names |= _check_trainings(plan)
-    chosen(plan.metrics, reported)
+    chosen(plan.metrics, reported | load_own_metrics(plan.metrics).keys())
     reference = reference_of(plan)
     if reference not in names:
         raise ConfigError(f"--reference '{plan.reference}': no policy here.{nearest(plan.reference, names)}")

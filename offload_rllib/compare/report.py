@@ -68,14 +68,15 @@ def draw_again(
     Args:
         folder: of the comparison.
         out: where to, which may be the comparison's own folder.
-        metrics: what to show; empty: as the comparison was made.
+        metrics: what to show, names or functions of an episode's figures; empty: as the comparison was made.
         policies: policies to show; empty: all.
         reference: the policy that others are compared with, by its name in tables; None: as the comparison was made.
 
     Raises:
         ConfigError: it is not finished, or has no such metric or policy.
     """
-    comparison, plan = load_comparison(folder.path), load_plan(folder.path / PLAN)
+    comparison = load_comparison(folder.path).with_own_metrics(metrics)
+    plan = load_plan(folder.path / PLAN, trust=True)  # nothing that it names is run
     reference = reference or reference_of(plan)
     if policies:
         comparison = comparison.only([*dict.fromkeys([*policies, reference])])

@@ -172,7 +172,7 @@ def _run(folder: ComparisonFolder, plan: ComparisonPlan, console: Console, worke
     except BaseException:
         folder.record(state="failed")
         raise
-    result = assemble(cells, played)
+    result = assemble(cells, played).with_own_metrics(plan.metrics)
     state = folder.entries()
     kept = ("version", "packages", "python", "platform", "command", "simulator")
     result.record.update({key: state[key] for key in kept})

@@ -130,12 +130,20 @@ def ends(value: float | PerEpisode) -> tuple[float, float]:
 
 
 class Lognormal(Schema):
-    """Lognormal: the exponential of a normally distributed number."""
+    """Lognormal above a least value: the least value, and the exponential of a normally distributed number."""
 
     mean: PositiveOrRange
     """Mean."""
     cv: PositiveOrRange = 1.0
     """Coefficient of variation: standard deviation over mean."""
+    least: NonNegativeOrRange = 0.0
+    """The least value, below the mean."""
+
+    @model_validator(mode="after")
+    def _above_least(self) -> Lognormal:
+        if not ends(self.least)[1] < ends(self.mean)[0]:
+            raise ValueError("lognormal needs least < mean, also where they are drawn per episode")
+        return self
 
 
 class Pareto(Schema):
@@ -183,7 +191,7 @@ class Distribution(Schema):
     uniform: tuple[NonNegativeOrRange, NonNegativeOrRange] | None = None
     """Uniform from low to high."""
     lognormal: Lognormal | None = None
-    """Lognormal with this mean and coefficient of variation."""
+    """Lognormal with this mean, coefficient of variation and least value."""
     pareto: Pareto | None = None
     """Bounded Pareto: heavy tail between two bounds."""
     choice: Choice | None = None
@@ -209,7 +217,7 @@ class Distribution(Schema):
     def parameters(self) -> tuple[float | PerEpisode, ...]:
         """The parameters in the order of their keys; none of a `choice`."""
         if self.lognormal is not None:
-            return self.lognormal.mean, self.lognormal.cv
+            return self.lognormal.mean, self.lognormal.cv, self.lognormal.least
         if self.pareto is not None:
             return self.pareto.low, self.pareto.high, self.pareto.shape
         if self.uniform is not None:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from offload_rllib.config.base import NonNegative, Positive, Schema
-
-
-class ShiftedLognormal(Schema):
-    """loc + scale x exp(shape x Z) with Z standard normal: the parameters of `scipy.stats.lognorm`, and of Ether."""
-
-    shape: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, strict=True)]
-    """Standard deviation of the logarithm."""
-    loc: NonNegative = 0.0
-    """The least value, in the unit of the key that holds the duration."""
-    scale: Positive
-    """Median above `loc`, in the same unit."""
+from offload_rllib.config.base import Lognormal, NonNegative, PerEpisode, Positive, Schema, ends
 
 
 class Duration(Schema):
@@ -30,8 +18,8 @@ class Duration(Schema):
     """Exponential with this mean."""
     uniform: tuple[NonNegative, NonNegative] | None = None
     """Uniform from low to high."""
-    lognormal: ShiftedLognormal | None = None
-    """Lognormal above a least value."""
+    lognormal: Lognormal | None = None
+    """Lognormal with this mean, coefficient of variation and least value; none of them `per_episode`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,13 +33,27 @@ class Duration(Schema):
             raise ValueError(f"give a number, or exactly one of: {', '.join(keys)}")
         if self.uniform is not None and self.uniform[0] > self.uniform[1]:
             raise ValueError("uniform needs low <= high")
+        if self.lognormal is not None and any(isinstance(value, PerEpisode) for _, value in self.lognormal):
+            raise ValueError("lognormal needs numbers here: durations have no per_episode")
         return self
+
+    @property
+    def lognormal_numbers(self) -> tuple[float, float, float]:
+        """Mean, coefficient of variation and least value of a `lognormal`.
+
+        Raises:
+            TypeError: the duration is none.
+        """
+        if self.lognormal is None:
+            raise TypeError("not a lognormal duration")
+        mean, cv, least = (ends(value)[0] for value in (self.lognormal.mean, self.lognormal.cv, self.lognormal.least))
+        return mean, cv, least
 
     @property
     def mean(self) -> float:
         """The mean in seconds."""
         if self.lognormal is not None:
-            return self.lognormal.loc + self.lognormal.scale * math.exp(self.lognormal.shape**2 / 2)
+            return self.lognormal_numbers[0]
         if self.uniform is not None:
             return (self.uniform[0] + self.uniform[1]) / 2
         return self.constant if self.constant is not None else float(self.exponential or 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from offload_rllib.config import ConfigError
+from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.metrics import OF_TYPE
 
@@ -100,18 +101,23 @@ def metric_of(name: str) -> Metric:
     return METRICS.get(name) or Metric(name, name)
 
 
+def metric_name(text: str) -> str:
+    """Return the name of a metric; that of a function ``package.module:function`` is the function's."""
+    return text.partition(":")[2] if is_function_path(text) else text
+
+
 def types_of(reported: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the types of tasks of which figures are reported; none where all are of one type."""
     return tuple(dict.fromkeys(kind for name in reported if (kind := name.partition(OF_TYPE)[2])))
 
 
 def chosen(names: Iterable[str], reported: Iterable[str]) -> tuple[str, ...]:
-    """Return the metrics to show: those named, or the usual ones that are reported.
+    """Return the names of the metrics to show: those named, or the usual ones that are reported.
 
     Raises:
         ConfigError: a metric does not exist, or the environments do not report it.
     """
-    names, reported = tuple(dict.fromkeys(names)), set(reported)
+    names, reported = tuple(dict.fromkeys(map(metric_name, names))), set(reported)
     for name in names:
         if name in reported:
             continue

@@ -16,6 +16,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.loading import nearest
 from offload_rllib.evaluation.metrics import SCORE, chosen, metric_of
+from offload_rllib.evaluation.own_metrics import load_own_metrics
 from offload_rllib.evaluation.statistics import (
     Interval,
     holm,
@@ -69,6 +70,20 @@ class Comparison:
     responses: dict[tuple[Point, str], np.ndarray] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     environments: dict[Point, EnvironmentConfig] = field(default_factory=dict)
+
+    def with_own_metrics(self, names: Iterable[str]) -> Comparison:
+        """Return it with the metrics of the user among `names`, computed from the figures of each episode.
+
+        Raises:
+            ConfigError: a function cannot be loaded, raises, or returns no number; or its name is taken.
+        """
+        functions = load_own_metrics(names)
+        taken = functions.keys() & {*ABOUT, *self.sweep}
+        if taken:
+            raise ConfigError(f"--metric: '{min(taken)}' is a column already; rename the function")
+        rows = self.episodes.to_dict("records")
+        columns = {name: [function(row) for row in rows] for name, function in functions.items()}
+        return replace(self, episodes=self.episodes.assign(**columns))
 
     @property
     def keys(self) -> list[str]:

@@ -83,6 +83,17 @@ class PolicyDescription(Schema):
     policy_of: tuple[PolicyName, ...]
     """The policy of each agent."""
 
+    @classmethod
+    def of(cls, assignment: Assignment, **described: Any) -> PolicyDescription:
+        """Return the description of policies with this assignment to agents; `described` are the other fields."""
+        who = {
+            "sharing": assignment.kind,
+            "serves": dict(assignment.serves),
+            "agents": assignment.agents,
+            "policy_of": assignment.policy_of,
+        }
+        return cls.model_validate(who | described)
+
     @property
     def assignment(self) -> Assignment:
         """The assignment of policies in training."""

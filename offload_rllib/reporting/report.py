@@ -11,7 +11,7 @@ from rich.table import Table
 
 from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.interval_text import difference_text, number, with_half_width
-from offload_rllib.evaluation.metrics import COLUMNS, METRICS, TYPE_COLUMNS, types_of
+from offload_rllib.evaluation.metrics import COLUMNS, METRICS, TYPE_COLUMNS, chosen, metric_of, types_of
 from offload_rllib.evaluation.results import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.evaluation.statistics import certain
 from offload_rllib.reporting.tensorboard import write_events
@@ -21,11 +21,13 @@ UNSURE = "[ ]: 95 % interval; ( ): no certain difference, adjusted for the numbe
 COMPARED = ("score_mean_s", "dropped_share")
 
 
-def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> list[Table]:
+def tables(
+    evaluation: Comparison, reference: str, *, by_type: bool = False, metrics: Sequence[str] = ()
+) -> list[Table]:
     """Return a table of means with 95 % intervals, and one of paired differences from a reference policy.
 
     Both fit a terminal of 80 columns. A difference in parentheses is not certain, adjusted for all of the table. With
-    `by_type` there is one more table for each type of task, if there are several.
+    `by_type` there is one more table for each type of task, if there are several; with `metrics` one of these.
     """
     episodes = evaluation.episode_count
     means = Table(
@@ -58,7 +60,19 @@ def tables(evaluation: Comparison, reference: str, *, by_type: bool = False) -> 
         if policy != reference:
             paired.add_row(policy, *(texts[policy, metric] for metric in COMPARED))
     each = [_of_one_type(evaluation, name, reference) for name in types_of(evaluation.metrics)] if by_type else []
+    each += [_of_metrics(evaluation, chosen(metrics, evaluation.metrics), order, reference)] if metrics else []
     return [means, paired, *each] if len(evaluation.policies) > 1 else [means, *each]
+
+
+def _of_metrics(evaluation: Comparison, metrics: Sequence[str], policies: Sequence[str], reference: str) -> Table:
+    table = Table(title="metrics", caption="±: 95 % interval of the mean")
+    table.add_column("policy", overflow="fold")
+    for name in metrics:
+        table.add_column(metric_of(name).label, justify="right")
+    for policy in policies:
+        cells = [with_half_width(evaluation.mean(policy, name), metric_of(name).factor) for name in metrics]
+        table.add_row(policy, *cells, style="bold" if policy == reference else "")
+    return table
 
 
 def _of_one_type(evaluation: Comparison, name: str, reference: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -75,8 +76,9 @@ class AgentSteps:
         """N."""
         return len(self.actions)
 
+    @cached_property
     def choices(self) -> Array:
-        """Return [N] bool: which rows had more than one valid action."""
+        """[N] bool: which rows had more than one valid action."""
         return self.masks.sum(-1, dtype=np.int32) > 1
 
     def discounts(self, gamma: float, discount_s: float) -> Array:

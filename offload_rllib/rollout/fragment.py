@@ -56,8 +56,9 @@ class Fragment:
         """T x E x A."""
         return self.actions.size
 
+    @property
     def choices(self) -> Array:
-        """Return [T, E, A] bool: which steps had more than one valid action."""
+        """[T, E, A] bool: which steps had more than one valid action."""
         return self.masks[:-1].sum(-1, dtype=np.int32) > 1
 
     def split(self, parts: int, part: int) -> list[Fragment]:

@@ -30,7 +30,19 @@ def trained_policy_folder(path: Path) -> Path:
 
 
 def load_policy(policy: str | Path, *, trust: bool = False) -> Policy:
-    """Return the policy that a text or a path names; arguments and errors as `offload_rllib.load_policy`."""
+    """Return a policy as a callable ``(observations, masks, deterministic=...) -> actions``, without ray.
+
+    ``load_policy(...).on(env)`` fits it to the agents of a `VectorEnv`, which need not be those of training.
+
+    Args:
+        policy: folder of a run or of a checkpoint; the address of a service, ``http://HOST:PORT``; or a heuristic:
+            its name, or a function ``package.module:function``.
+        trust: run the Python code that a saved policy names (`network.module`).
+
+    Raises:
+        ConfigError: there is no such heuristic, or no policy in the folder.
+        ServiceError: no service answers at the address.
+    """
     if isinstance(policy, str):
         if is_heuristic(policy, "policy"):
             return HeuristicPolicy(policy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from offload_rllib.config.duration import Duration
@@ -9,9 +11,15 @@ from offload_rllib.simulator.streams import CONSTANT, EXPONENTIAL, LOGNORMAL, UN
 
 
 def write_duration(record: np.void, duration: Duration) -> None:
-    """Write a configured duration into a DURATION record."""
+    """Write a configured duration into a DURATION record.
+
+    Of a lognormal one with mean m, standard deviation d and least value l, the part above l has ln of variance
+    s^2 = ln(1 + (d / (m - l))^2) and median (m - l) exp(-s^2 / 2).
+    """
     if duration.lognormal is not None:
-        values = LOGNORMAL, duration.lognormal.shape, duration.lognormal.loc, duration.lognormal.scale
+        mean, cv, least = duration.lognormal_numbers
+        variance = math.log1p((cv * mean / (mean - least)) ** 2)
+        values = LOGNORMAL, math.sqrt(variance), least, (mean - least) * math.exp(-variance / 2)
     elif duration.exponential is not None:
         values = EXPONENTIAL, duration.exponential, 0.0, 0.0
     elif duration.uniform is not None:

@@ -132,8 +132,10 @@ def normal_quantile(u):
 def _quantile(kind, a, b, c, u):
     """Return a quantile of the distributions that take longer to compute."""
     if kind == LOGNORMAL:
-        variance = math.log1p(b * b)
-        return a * math.exp(math.sqrt(variance) * normal_quantile(max(u, 2.0**-54)) - 0.5 * variance)
+        above = a - c
+        cv = b * (a / above)
+        variance = math.log1p(cv * cv)
+        return c + above * math.exp(math.sqrt(variance) * normal_quantile(max(u, 2.0**-54)) - 0.5 * variance)
     # PARETO. The distribution function is (1 - (a/x)^c) / (1 - (a/b)^c).
     return a * (1.0 + u * math.expm1(c * math.log(a / b))) ** (-1.0 / c)
 
@@ -143,8 +145,8 @@ def quantile(distribution, choices, u):
     """Return the quantile `u` of a distribution.
 
     Args:
-        distribution: a DISTRIBUTION record. LOGNORMAL: mean a, coefficient of variation b. PARETO: from a to b with
-            tail index c. CHOICE: rows a to b - 1 of `choices`. The others as in `sample`.
+        distribution: a DISTRIBUTION record. LOGNORMAL: mean a, coefficient of variation b, least value c. PARETO:
+            from a to b with tail index c. CHOICE: rows a to b - 1 of `choices`. The others as in `sample`.
         choices: [C, 2] values and cumulative shares.
         u: in [0, 1).
     """

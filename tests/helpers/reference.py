@@ -27,6 +27,7 @@ from scipy import stats
 from simpy.core import SimTime
 from simpy.events import NORMAL, EventPriority
 
+from helpers.distributions import lognormal
 from helpers.reference_arrivals import Recorded, arrival_times, per_episode, recorded_rows
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.cloud import Cloud
@@ -380,8 +381,7 @@ class _Reference:
         if distribution.uniform is not None:
             return given[0] + (given[1] - given[0]) * u
         if distribution.lognormal is not None:
-            sigma = math.sqrt(math.log(1 + given[1] ** 2))
-            return float(stats.lognorm.ppf(u, sigma, scale=given[0] * math.exp(-(sigma**2) / 2)))
+            return float(stats.lognorm.ppf(u, *lognormal(*given)))
         if distribution.pareto is not None:
             low, high, shape = given
             return float(stats.truncpareto.ppf(u, shape, high / low, scale=low))
@@ -396,7 +396,8 @@ class _Reference:
         if duration.lognormal is not None:
             angle = 2 * math.pi * self._uniform(stream, purpose + 1, index)
             normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(angle)
-            return duration.lognormal.loc + duration.lognormal.scale * math.exp(duration.lognormal.shape * normal)
+            shape, loc, scale = lognormal(*duration.lognormal_numbers)
+            return loc + scale * math.exp(shape * normal)
         if duration.exponential is not None:
             return -duration.exponential * math.log(1 - u)
         if duration.uniform is not None:

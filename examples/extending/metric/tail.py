@@ -1,9 +1,6 @@
 """A metric: how much longer the slowest tasks take than the middle one.
 
-Training logs it as `offload/tail_ratio`. The same function takes the rows of an evaluation:
-
-    rows = evaluate(environment, contenders).episodes.to_dict("records")
-    ratios = [tail_ratio(row) for row in rows]
+Training logs it as `offload/tail_ratio`. Evaluations and comparisons compute it with `--metric tail:tail_ratio`.
 """
 
 from __future__ import annotations

@@ -53,9 +53,10 @@ class Distributions:
                 record["a"], record["b"] = self._rows, self._rows + len(values)
             self._rows += len(values)
             return low, high
+        # Of a lognormal the second parameter, of a Pareto distribution the third, is a shape and has no unit.
+        without_unit = 1 if distribution.lognormal is not None else 2
         for i, (name, value) in enumerate(zip(PARAMETERS, distribution.parameters, strict=False)):
-            # Of a lognormal the second parameter, of a Pareto distribution the third, is a shape and has no unit.
-            scaled = factor if i == 0 or (i == 1 and distribution.lognormal is None) else 1.0
+            scaled = 1.0 if i == without_unit else factor
             low[name], high[name] = (end * scaled for end in ends(value))
         return low, high
 
@@ -101,8 +102,9 @@ def survival(distribution: Distribution, x: np.ndarray, rng: np.random.Generator
         width = np.where(b > a, b - a, 1.0)
         return np.where(b > a, np.clip((b - x) / width, 0.0, 1.0), (a >= x).astype(float))
     if distribution.lognormal is not None:
-        variance = np.log1p(b * b)
-        log_ratio = np.log(np.maximum(x, np.finfo(float).tiny) / a)
+        above = a - c  # c is the least value
+        variance = np.log1p((b * (a / above)) ** 2)
+        log_ratio = np.log(np.maximum(x - c, np.finfo(float).tiny) / above)
         return special.ndtr(-(log_ratio + 0.5 * variance) / np.sqrt(variance))
     if distribution.pareto is not None:
         inside = np.clip(x, a, b)
