@@ -31,7 +31,7 @@ EVERYTHING: dict[str, Any] = {
     "links": {
         "kind": "fixed",
         "rate_bps": 1e7,
-        "latency_s": {"lognormal": {"shape": 0.635, "loc": 1.18e-3, "scale": 3.27e-3}},
+        "latency_s": {"lognormal": {"mean": 5.18e-3, "cv": 0.544, "least": 1.18e-3}},
         "jitter_s": {"uniform": [0, 0.002]},
         "loss_probability": 0.01,
         "contention": "fifo",
