@@ -113,9 +113,8 @@ def main() -> None:
             )
     middle = {name: statistics.median(values) for name, values in needed.items()}
     for name, value in middle.items():
-        print(
-            f"{arguments.policy}, {name}: {value:.1f} CPU-s to {score:g} s, {value / middle['clock']:.2f} of the clock's"
-        )
+        share = value / middle["clock"]
+        print(f"{arguments.policy}, {name}: {value:.1f} CPU-s to {score:g} s, {share:.2f} of the clock's")
     ray.shutdown()
 
 
