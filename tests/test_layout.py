@@ -28,11 +28,12 @@ FLOORS = (
     ("training", "evaluation"),
     ("reporting", "bench", "checking"),
     ("compare", "sweep", "replay"),
-    ("commands", "cli", "__main__"),
+    ("starter", "commands", "cli", "__main__"),
 )
 BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
+    "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }
