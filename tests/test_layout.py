@@ -27,7 +27,7 @@ FLOORS = (
     ("runs", "cluster"),
     ("training", "evaluation"),
     ("reporting", "bench", "checking"),
-    ("compare", "sweep", "replay"),
+    ("compare", "sweep", "replay", "watching"),
     ("starter", "commands", "cli", "__main__"),
 )
 BESIDE = {
