@@ -18,6 +18,7 @@ from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
 from offload_rllib.commands.home import ensure_home
+from offload_rllib.commands.init import init
 from offload_rllib.commands.replay import replay
 from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
@@ -26,6 +27,7 @@ from offload_rllib.commands.terminal import console, say
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
+from offload_rllib.commands.watch import watch
 from offload_rllib.config import ConfigError, load_environment, load_policy_config, presets
 from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import DESCRIPTIONS
@@ -48,7 +50,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (train, status, evaluate, compare, report, replay, tune, bound, check, serve):
+for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 

@@ -22,10 +22,10 @@ from offload_rllib.cli import app
 from offload_rllib.cluster import connection
 from offload_rllib.cluster.connection import Cluster, ClusterError, Node, RayOptions
 from offload_rllib.cluster.placement import TRAINER_CPUS, cpus_per_runner, places
-from offload_rllib.commands.status import read_status
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.policies.manifest import is_whole, write_manifest
+from offload_rllib.runs.status import read_status
 from offload_rllib.training.rllib_config import algorithm_config
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import offload_rllib
 from offload_rllib.cli import app
-from offload_rllib.config import EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
-from offload_rllib.config.yaml_text import parse
 from offload_rllib.envs.observation import HERE_FEATURES, ROW_FEATURES, SELF_FEATURES, TASK_FEATURES
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.evaluation.metrics import METRICS
@@ -148,32 +144,3 @@ def test_the_specification_of_observations_lists_every_number_in_order() -> None
     names += [f"row_0.{name}" for name in HERE_FEATURES]
     expected = [*enumerate(names), *enumerate(ROW_FEATURES)]
     assert [(int(index), name) for index, name in listed] == expected
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with changes; a part that is one of several kinds replaces the whole part."""
-    result = dict(base)
-    for key, value in changes.items():
-        old = result.get(key)
-        parts = isinstance(value, dict) and "kind" not in value and key not in ("load", "sharing")
-        result[key] = merged(old, value) if parts and isinstance(old, dict) else value
-    return result
-
-
-def yaml_examples() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield page and content of every YAML example of the pages."""
-    for page in PAGES:
-        for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
-            yield f"{page.stem}-{number}", parse(block)
-
-
-@pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in yaml_examples()])
-def test_examples_in_yaml_are_accepted(content: dict[str, Any]) -> None:
-    environment = load_environment("ether_12").model_dump(by_alias=True, exclude_none=True)
-    policy = load_policy_config("ppo").model_dump(by_alias=True, exclude_none=True)
-    if set(content) <= set(EnvironmentConfig.model_fields):
-        load_environment(merged(environment, content))
-    elif set(content) <= set(PolicyConfig.model_fields):
-        load_policy_config(merged(policy, content))
-    else:
-        assert set(content) <= {"devices", "load", "jobs"}, "neither of an environment nor of a policy"

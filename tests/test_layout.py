@@ -27,12 +27,13 @@ FLOORS = (
     ("runs", "cluster"),
     ("training", "evaluation"),
     ("reporting", "bench", "checking"),
-    ("compare", "sweep", "replay"),
-    ("commands", "cli", "__main__"),
+    ("compare", "sweep", "replay", "watching"),
+    ("starter", "commands", "cli", "__main__"),
 )
 BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
+    "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.cli import app
-from offload_rllib.commands.status import read_status, status
+from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.files import written_at_once
@@ -27,6 +27,7 @@ from offload_rllib.envs import rllib
 from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.reporting.topology import draw
 from offload_rllib.runs.folder import write_results
+from offload_rllib.runs.status import read_status
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
 from offload_rllib.training.model_card import write_model_card

@@ -14,13 +14,13 @@ from helpers.environments import make_env, small_environment
 from helpers.policies import kept
 from safetensors.torch import load_file, save_file
 
-from offload_rllib.commands.status import read_status
 from offload_rllib.compare.run import ComparisonFolder
 from offload_rllib.config import ConfigError, load_policy_config
 from offload_rllib.config.files import read_bytes
 from offload_rllib.evaluation.results import load_comparison
 from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import load_saved_policy, packed
+from offload_rllib.runs.status import read_status
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.sweep.folder import SweepFolder
 

@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import socket
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from rich.live import Live
 from rich.table import Table
 
 from offload_rllib.commands.terminal import console
-from offload_rllib.config import ConfigError
-from offload_rllib.config.files import read_json
+from offload_rllib.runs.status import ENDED, read_status
 
-# A run without a status for so many of its iterations, and at least so long, is reported as silent.
-SILENT_ITERATIONS = 5
-SILENT_S = 120.0
 REFRESH_S = 2.0
-WORKING = ("well", "works")
-ENDED = ("finished", "interrupted", "failed")
-
-
-class Saved(BaseModel):
-    """The last checkpoint."""
-
-    env_steps: int
-    time: str
-
-
-class NoCheckpoint(BaseModel, extra="forbid"):
-    """Nothing is saved yet."""
-
-
-class ReportedStatus(BaseModel):
-    """The part of `status.json` that is shown."""
-
-    time: AwareDatetime
-    host: str
-    pid: Annotated[int, Field(gt=0, le=2**31 - 1)]
-    iteration: int
-    iteration_seconds: float
-    env_steps: int
-    env_steps_wanted: int
-    env_steps_per_second: float | None
-    figures: dict[str, float | None]
-    runners: dict[str, int]
-    notices: list[str]
-    checkpoint: Saved | NoCheckpoint
 
 
 def status(
@@ -76,63 +37,6 @@ def status(
             time.sleep(REFRESH_S)
             present = read_status(run)
             live.update(_table(run, present), refresh=True)
-
-
-def read_status(run: Path) -> dict[str, Any]:
-    """Return the state of a run: its record's state, its latest status, and ``health`` in words.
-
-    Raises:
-        ConfigError: the folder is not a run, or its record cannot be read.
-    """
-    record = run / "run.json"
-    if not record.is_file():
-        raise ConfigError(f"{run}: not a run folder: run.json is missing")
-    entries = read_json(record, "the record of a run")
-    if "state" not in entries:
-        raise ConfigError(f"{record}: not the record of a run: it has no state")
-    state = str(entries["state"])
-    path = run / "status.json"
-    if not path.exists():
-        return {"state": state, "health": _health(run, state, {})}
-    reported = read_json(path, "the status of a run")
-    try:
-        ReportedStatus.model_validate(reported)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: not the status of a run: {key}: {first['msg']}") from error
-    return reported | {"state": state, "health": _health(run, state, reported)}
-
-
-def _health(run: Path, state: str, reported: dict[str, Any]) -> str:
-    go_on = f"continue: {shlex.join(['offload-rllib', 'train', '--resume', str(run)])}"
-    if state in ENDED:
-        return state if state == "finished" else f"{state}; {go_on}"
-    if not reported:
-        return "no result yet"
-    return _health_of_process(reported, go_on)
-
-
-def _health_of_process(reported: dict[str, Any], go_on: str) -> str:
-    if reported["host"] == socket.gethostname() and not _lives(int(reported["pid"])):
-        return f"its process is gone; {go_on}"
-    age_s = (datetime.now(UTC) - datetime.fromisoformat(reported["time"])).total_seconds()
-    if age_s > max(SILENT_S, SILENT_ITERATIONS * reported["iteration_seconds"]):
-        return f"silent for {age_s:.0f} s (process {reported['pid']} on {reported['host']})"
-    runners = reported.get("runners", {})
-    if runners.get("healthy", 0) < runners.get("all", 0):
-        return f"works with {runners['healthy']} of {runners['all']} runners"
-    return "well"
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _table(run: Path, present: dict[str, Any]) -> Table:

@@ -29,12 +29,12 @@ from offload_rllib.commands.environment_options import (
     TrustOption,
 )
 from offload_rllib.commands.evaluate import play
-from offload_rllib.commands.status import WORKING, read_status
 from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.loading import find, preset_folder
 from offload_rllib.config.names import plain_name
 from offload_rllib.config.trust import functions_of
+from offload_rllib.runs.status import WORKING, read_status
 from offload_rllib.simulator.heuristics import BASELINES
 
 if TYPE_CHECKING:

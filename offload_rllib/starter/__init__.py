@@ -1,0 +1,1 @@
+"""A starter project: files that a user copies and changes."""
