@@ -1,4 +1,4 @@
-"""`offload-rllib status`: the progress of a run, from the files that it writes."""
+"""`offload-rllib status`: the progress of a run, or of all runs of a comparison, from the files that they write."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from rich.table import Table
 from offload_rllib.commands.terminal import console
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json
+from offload_rllib.runs.folder import is_comparison
+from offload_rllib.runs.lock import is_held
 
 # A run without a status for so many of its iterations, and at least so long, is reported as silent.
 SILENT_ITERATIONS = 5
 SILENT_S = 120.0
 REFRESH_S = 2.0
 WORKING = ("well", "works")
+SCORE = "score_mean_s"
 ENDED = ("finished", "interrupted", "failed")
 
 
@@ -57,25 +60,72 @@ class ReportedStatus(BaseModel):
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, here or on shared storage.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="A run, or the runs of `train --seeds` or `compare`, here or on shared storage."
+        ),
+    ],
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, until the run ends.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show a run's progress, speed, latest figures, workers and health, during the run and afterwards."""
-    present = read_status(run)
+    read, shown = (read_runs, _table_of_runs) if is_comparison(run) else (read_status, _table)
+    present = read(run)
     if as_json:
         typer.echo(json.dumps(present, indent=1))
         return
     if not watch:
-        console.print(_table(run, present))
+        console.print(shown(run, present))
         return
-    with Live(_table(run, present), console=console, auto_refresh=False) as live:
+    with Live(shown(run, present), console=console, auto_refresh=False) as live:
         while present["state"] not in ENDED:
             time.sleep(REFRESH_S)
-            present = read_status(run)
-            live.update(_table(run, present), refresh=True)
+            present = read(run)
+            live.update(shown(run, present), refresh=True)
+
+
+def read_runs(folder: Path) -> dict[str, Any]:
+    """Return the state of a comparison, its ``health`` in words, and in ``runs`` the status of every run by name.
+
+    Raises:
+        ConfigError: a record cannot be read.
+    """
+    record = folder / "state.json"
+    entries = read_json(record, "the record of a comparison")
+    if "state" not in entries:
+        raise ConfigError(f"{record}: not the record of a comparison: it has no state")
+    state = str(entries["state"])
+    runs = {path.parent.name: read_status(path.parent) for path in sorted(folder.glob("runs/*/run.json"))}
+    return {"state": state, "health": _health_of_comparison(folder, state, runs), "runs": runs}
+
+
+def _health_of_comparison(folder: Path, state: str, runs: dict[str, dict[str, Any]]) -> str:
+    go_on = f"continue: {shlex.join(['offload-rllib', 'compare', '--resume', str(folder)])}"
+    if state in ENDED:
+        return state if state == "finished" else f"{state}; {go_on}"
+    if not is_held(folder):
+        return f"its process is gone; {go_on}"
+    finished = sum(run["state"] == "finished" for run in runs.values())
+    return f"{finished} of {len(runs)} trainings are finished" if finished < len(runs) else "plays held-out episodes"
+
+
+def _table_of_runs(folder: Path, present: dict[str, Any]) -> Table:
+    table = Table(title=str(folder), title_justify="left", caption=present["health"], caption_justify="left")
+    table.add_column("run", overflow="fold")
+    for name in ("env steps", "of", "per second", "latest score, s"):
+        table.add_column(name, justify="right")
+    table.add_column("health", overflow="fold")
+    for name, run in present["runs"].items():
+        figures = run.get("env_steps"), run.get("env_steps_wanted"), run.get("env_steps_per_second")
+        score = run.get("figures", {}).get(SCORE)
+        numbers = ["" if figure is None else f"{figure:,.0f}" for figure in figures]
+        # The command that resumes is that of the whole.
+        health = "waits" if run["state"] == "created" else run["health"].partition("; ")[0]
+        table.add_row(name, *numbers, "" if score is None else f"{score:.4g}", health)
+    return table
 
 
 def read_status(run: Path) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import NAMES_CODE, CodePath, Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
+from offload_rllib.config.seeds import Seed
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*$")]
 # Beyond both, building a network takes too long.
 MOST_LAYERS, MOST_UNITS = 64, 2**16
 Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class Network(Schema):
