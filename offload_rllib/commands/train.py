@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ def train(
     ] = None,
     set_: SetOption = None,
     set_policy: SetPolicyOption = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Start with the weights of a run, a checkpoint or a policy."),
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +97,8 @@ def train(
 
     takes_all = runners == ALL
     changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
+    if from_ is not None:
+        changes.append(f"training.start_from={json.dumps(str(from_.absolute()))}")
     asked = Asked(env, policy, set_ or [], changes, name, storage, episodes, held_out_seed, trust)
     if seeds is not None or (resume is not None and is_comparison(Path(resume))):
         for option, is_given in {

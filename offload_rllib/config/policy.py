@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
@@ -127,6 +128,9 @@ class Training(Schema):
     """Attempts to get samples from any runner at all, each as long as `sample_timeout_s`, before training fails."""
     seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
+    start_from: Annotated[str, Field(min_length=1), AfterValidator(os.path.abspath)] | None = None
+    """Folder of a run, a checkpoint or a saved policy whose weights training starts with; null: random weights
+    (`docs/warm_start.md`)."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that receive the results in addition to TensorBoard; each needs the extra of its name
     (`docs/tensorboard.md`)."""

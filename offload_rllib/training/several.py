@@ -20,6 +20,7 @@ from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
 from offload_rllib.training.interruption import stopped_by
 from offload_rllib.training.train import TrainingError, train
+from offload_rllib.training.warm_start import keep_source
 
 # A file in the folder of a run that asks its training to end.
 STOP = "stop"
@@ -55,6 +56,8 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
     """
     if not runs:
         return True
+    for run in runs:
+        keep_source(run)  # all from the same weights, though the source may change meanwhile
     places = min(len(runs), at_once([run.policy_config for run in runs], found_or_local()))
     if places > 1:
         return _side_by_side(runs, places, console)
