@@ -16,7 +16,7 @@ from helpers.environments import make_env, small_environment
 from rich.console import Console
 
 from offload_rllib.commands.evaluate import play
-from offload_rllib.commands.train import _new_run
+from offload_rllib.commands.train import Asked, _new_run
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import held_out_keys, vector_env
 from offload_rllib.reporting.topology import print_numbers
@@ -116,7 +116,8 @@ def test_train_says_so_before_it_begins(
     monkeypatch.setattr(training_module, "check", lambda config, _: built(config))
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(small_environment(decisions={"interval_s": 4})))
-    _new_run(str(path), "ppo", None, [], str(tmp_path / "run"), None, take_all=False, trust=False)
+    asked = Asked(str(path), "ppo", [], [], str(tmp_path / "run"), None, episodes=2, held_out_seed=0, trust=False)
+    _new_run(asked, take_all=False)
     assert "note: decisions cannot keep up: 4.8 tasks reach 'a'" in " ".join(capsys.readouterr().out.split())
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,9 @@ from safetensors.torch import load_file
 
 from offload_rllib.cluster.connection import Cluster, Node
 from offload_rllib.config import load_environment
+from offload_rllib.policies.saved import load_description
 from offload_rllib.runs.training_run import RunFolder
-from offload_rllib.training.several import at_once, train_all
+from offload_rllib.training.several import STOP, at_once, train_all
 
 
 def cluster(*cpus: float, gpus: float = 0.0) -> Cluster:
@@ -60,3 +65,25 @@ def test_side_by_side_is_as_one_after_another(tmp_path: Path) -> None:
         assert one.state == other.state == "finished"
         kept, expected = (load_file(run.path / "policy" / "shared.safetensors") for run in (one, other))
         assert all((kept[key] == expected[key]).all() for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_ctrl_c_loses_nothing_of_trainings_side_by_side(tmp_path: Path) -> None:
+    environment = load_environment(small_environment())
+    # Nothing is saved by itself, and nothing ends by itself.
+    configs = [policy_config(runners=0, env_steps=10**8, checkpoint_every=10**6, seed=seed) for seed in (0, 1)]
+    runs = [RunFolder.create(str(tmp_path / f"seed_{i}"), environment, config, "") for i, config in enumerate(configs)]
+
+    def press() -> None:
+        while not all((run.path / "status.json").exists() for run in runs):
+            time.sleep(0.1)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    assert not train_all(runs, Console(quiet=True))
+    for run in runs:
+        assert run.state == "interrupted"
+        assert not (run.path / STOP).exists()
+        reported = json.loads((run.path / "status.json").read_text())["env_steps"]
+        assert 0 < load_description(run.policy_folder()).env_steps == run.entries()["env_steps"] == reported

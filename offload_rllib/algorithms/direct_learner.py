@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
+
+from offload_rllib.simulator.types import Array
 
 GRADIENT_NORM = "gradient_norm"
 TORCH_THREADS = "torch_threads"
@@ -53,6 +56,19 @@ class DirectLearner(TorchLearner):
     def network(self, module_id: str) -> Any:
         """Return the module of a policy, one of `policies.module`; RLlib declares it as any module."""
         return self.module[module_id].unwrapped()  # pyright: ignore[reportOptionalSubscript] - there once built
+
+    def start_with(self, modules: Mapping[str, Mapping[str, Array]]) -> None:
+        """Put weights into modules before the first update, and into their target networks.
+
+        Args:
+            modules: by policy, weights by name; those that are not given stay.
+        """
+        for module_id, weights in modules.items():
+            module = self.network(module_id)
+            module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
+            if isinstance(module, TargetNetworkAPI):
+                for network, target in module.get_target_network_pairs():
+                    target.load_state_dict(network.state_dict())
 
     def schedules(self) -> Iterable[Scheduler]:
         """Return what follows a schedule beside learning rates."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config import load_environment
@@ -28,6 +30,7 @@ from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.saved import POLICY_FOLDER, PolicyDescription, save_policies
 from offload_rllib.policies.sharing import assignment_of
+from offload_rllib.policies.warm_start import CRITIC, save_critics
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import as_samples
 from offload_rllib.rollout.fragment import Fragment
@@ -67,6 +70,11 @@ class OffloadAlgorithm(Algorithm):
         )
         self._counters_of_ray: RunCounters | None = None
         super().setup(config)
+        start = config.starting_weights
+        if start is not None:
+            for result in self.learner_group.foreach_learner(partial(DirectLearner.start_with, modules=start.modules)):
+                result.get()
+            self.sync_weights()  # they were made with other weights
 
     def step(self) -> dict[str, Any]:
         """Run one iteration; the result says how the runners are, and in `notices` what happened to them."""
@@ -188,8 +196,23 @@ class OffloadAlgorithm(Algorithm):
         )
         return description, weights
 
+    def kept_critics(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the weights of every policy's critic, which a training may start from; none without critics."""
+        prefix = f"{CRITIC}."
+        critics = {
+            name: {
+                key.removeprefix(prefix): torch.as_tensor(value)
+                for key, value in weights.items()
+                if key.startswith(prefix)
+            }
+            for name, weights in self.learner_group.get_weights().items()
+        }
+        return {name: weights for name, weights in critics.items() if weights}
+
     def save_checkpoint(self, checkpoint_dir: str) -> Any:
-        """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`)."""
+        """Save RLlib's checkpoint, and beside it the policy (see `policies.saved`) with its critic."""
         saved = super().save_checkpoint(checkpoint_dir)
-        save_policies(Path(checkpoint_dir) / POLICY_FOLDER, *self.kept_policy())
+        folder = Path(checkpoint_dir) / POLICY_FOLDER
+        save_critics(folder, self.kept_critics())
+        save_policies(folder, *self.kept_policy())
         return saved

@@ -21,6 +21,7 @@ from offload_rllib.config.policy import Training
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import MaskedActorCritic
+from offload_rllib.policies.warm_start import WarmStart
 from offload_rllib.rollout.callbacks import OffloadCallback
 from offload_rllib.rollout.hindsight import require_hindsight
 from offload_rllib.rollout.runner import DECISIONS, BatchedEnvRunner
@@ -41,6 +42,8 @@ class OffloadConfig(AlgorithmConfig):
     """The schema of `algorithm` in a policy file."""
     rllib_names: ClassVar[Mapping[str, str]] = {}
     """RLlib's names of keys that it calls differently, for the exceptions of single policies."""
+    starting_weights: WarmStart | None = None
+    """What training starts with in place of random weights."""
 
     def __init__(self, algo_class: Any = None) -> None:
         """Set the defaults that differ from RLlib's."""

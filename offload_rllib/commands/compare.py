@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,10 +19,13 @@ from offload_rllib.commands.cluster_options import (
 from offload_rllib.commands.environment_options import MetricOption, TrustOption
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
+from offload_rllib.config.seeds import parse_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from offload_rllib.compare.plan import ComparisonPlan
+    from offload_rllib.compare.run import ComparisonFolder
     from offload_rllib.evaluation.results import Comparison
 
 # More points are printed as one table.
@@ -55,7 +58,9 @@ def compare(
     train_at_every_point: Annotated[
         bool, typer.Option("--train-at-every-point", help="Train at every swept value, not at the value of the file.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trained policy.")] = 5,
+    seeds: Annotated[
+        str, typer.Option(metavar="SEEDS", help="Training seeds of each trained policy: 5, 0:5 or 0,3,7.")
+    ] = "5",
     episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes, the same for all policies.")] = 20,
     held_out_seed: Annotated[int, typer.Option("--held-out-seed", min=0, help="Seed of the held-out episodes.")] = 0,
     metric: MetricOption = None,
@@ -83,53 +88,99 @@ def compare(
     ship_code: ShipCodeOption = False,
 ) -> None:
     """Compare policies on common random numbers: tables, figures and a report with everything to repeat it."""
-    from offload_rllib.compare.plan import check_plan, is_plan, load_plan, plan_of, reference_of
-    from offload_rllib.compare.report import finish_comparison
-    from offload_rllib.compare.run import ComparisonFolder, default_name, run_comparison
+    from offload_rllib.compare.plan import is_plan, load_plan, plan_of
     from offload_rllib.training.train import quieten
 
     quieten()
+    options = ClusterChoice(address, storage, ship_code=ship_code)
     if resume is not None:
         if policies or env or sweep or train_env or name or metric or reference or set_ or set_policy:
             raise ConfigError("--resume takes everything from the comparison's folder; give no other arguments")
-        folder = ComparisonFolder.open(resume, trust=trust)
-        if folder.state == "finished":
-            raise ConfigError(f"{folder.path}: this comparison is finished; there is nothing to resume")
-        plan = folder.plan
+        resume_comparison(resume, options, workers=workers, trust=trust)
+        return
+    if policies and len(policies) == 1 and is_plan(policies[0]):
+        if env or sweep or train_env or metric or reference or set_ or set_policy:
+            raise ConfigError(f"{policies[0]} states everything; give only --name and --workers with it")
+        plan = load_plan(policies[0], trust=trust)
     else:
-        if policies and len(policies) == 1 and is_plan(policies[0]):
-            if env or sweep or train_env or metric or reference or set_ or set_policy:
-                raise ConfigError(f"{policies[0]} states everything; give only --name and --workers with it")
-            plan = load_plan(policies[0], trust=trust)
-        else:
-            if not policies or not env:
-                raise ConfigError(
-                    "compare needs POLICY... and --env ENV, e.g.: "
-                    "offload-rllib compare local shortest_finish --env ether_12 --sweep rho=0.3:1.2:0.1"
-                )
-            plan = plan_of(
-                policies,
-                _separated(env),
-                training_environments=_separated(train_env),
-                sweep=sweep or (),
-                overrides=set_ or (),
-                policy_overrides=set_policy or (),
-                reference=reference,
-                trust=trust,
-                train_at_every_point=train_at_every_point,
-                training_seeds=seeds,
-                episodes=episodes,
-                held_out_seed=held_out_seed,
-                metrics=tuple(metric or ()),
-                task_log=task_log,
+        if not policies or not env:
+            raise ConfigError(
+                "compare needs POLICY... and --env ENV, e.g.: "
+                "offload-rllib compare local shortest_finish --env ether_12 --sweep rho=0.3:1.2:0.1"
             )
-        with console.status("checking the comparison (a new installation compiles the simulator, for about a minute)"):
-            check_plan(plan)
-        folder = ComparisonFolder.create(
-            named_below(storage, name, default_name(plan)), plan, shlex.join(["offload-rllib", *sys.argv[1:]])
+        plan = plan_of(
+            policies,
+            _separated(env),
+            training_environments=_separated(train_env),
+            sweep=sweep or (),
+            overrides=set_ or (),
+            policy_overrides=set_policy or (),
+            reference=reference,
+            trust=trust,
+            train_at_every_point=train_at_every_point,
+            training_seeds=parse_seeds(seeds),
+            episodes=episodes,
+            held_out_seed=held_out_seed,
+            metrics=tuple(metric or ()),
+            task_log=task_log,
         )
+    begin_comparison(plan, name, options, workers=workers)
+
+
+@dataclass(frozen=True)
+class ClusterChoice:
+    """The options of a comparison that say where it runs."""
+
+    address: str | None
+    storage: str | None
+    ship_code: bool
+
+
+def begin_comparison(
+    plan: ComparisonPlan, name: str | None, where: ClusterChoice, *, stem: str | None = None, workers: int | None = None
+) -> None:
+    """Check a plan, run it in a new folder, and print the results.
+
+    Args:
+        plan: what is to be done.
+        name: of the folder, or a path; None: the next free number behind `stem`.
+        where: it runs.
+        stem: None: after environments and policies.
+        workers: as for `run_comparison`.
+    """
+    from offload_rllib.compare.plan import check_plan
+    from offload_rllib.compare.run import ComparisonFolder, default_name
+
+    with console.status("checking the comparison (a new installation compiles the simulator, for about a minute)"):
+        check_plan(plan)
+    stem = stem or default_name(plan)
+    command = shlex.join(["offload-rllib", *sys.argv[1:]])
+    folder = ComparisonFolder.create(named_below(where.storage, name, stem), plan, command, stem)
+    with folder.removed_if_not_begun():
+        _carry_out(folder, plan, where, workers)
+
+
+def resume_comparison(path: str, where: ClusterChoice, *, workers: int | None = None, trust: bool = False) -> None:
+    """Run the rest of a comparison, and print the results.
+
+    Raises:
+        ConfigError: it is finished.
+    """
+    from offload_rllib.compare.run import ComparisonFolder
+
+    folder = ComparisonFolder.open(path, trust=trust)
+    if folder.state == "finished":
+        raise ConfigError(f"{folder.path}: this comparison is finished; there is nothing to resume")
+    _carry_out(folder, folder.plan, where, workers)
+
+
+def _carry_out(folder: ComparisonFolder, plan: ComparisonPlan, where: ClusterChoice, workers: int | None) -> None:
+    from offload_rllib.compare.plan import reference_of
+    from offload_rllib.compare.report import finish_comparison
+    from offload_rllib.compare.run import run_comparison
+
     say(f"comparison folder: {folder.path}")
-    with nullcontext() if resume else folder.removed_if_not_begun(), on_cluster(address, storage, ship_code=ship_code):
+    with on_cluster(where.address, where.storage, ship_code=where.ship_code):
         comparison = run_comparison(folder, console, workers=workers)
     if comparison is None:
         say(f"interrupted; what was done is saved. Continue with: {folder.resume_command}")

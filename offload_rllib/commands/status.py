@@ -1,4 +1,4 @@
-"""`offload-rllib status`: the progress of a run, from the files that it writes."""
+"""`offload-rllib status`: the progress of a run, or of all runs of a comparison, from the files that they write."""
 
 from __future__ import annotations
 
@@ -12,31 +12,55 @@ from rich.live import Live
 from rich.table import Table
 
 from offload_rllib.commands.terminal import console
-from offload_rllib.runs.status import ENDED, read_status
+from offload_rllib.runs.folder import is_comparison
+from offload_rllib.runs.status import ENDED, read_runs, read_status
 
 REFRESH_S = 2.0
+SCORE = "score_mean_s"
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, here or on shared storage.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="A run, or the runs of `train --seeds` or `compare`, here or on shared storage."
+        ),
+    ],
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, until the run ends.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show a run's progress, speed, latest figures, workers and health, during the run and afterwards."""
-    present = read_status(run)
+    read, shown = (read_runs, _table_of_runs) if is_comparison(run) else (read_status, _table)
+    present = read(run)
     if as_json:
         typer.echo(json.dumps(present, indent=1))
         return
     if not watch:
-        console.print(_table(run, present))
+        console.print(shown(run, present))
         return
-    with Live(_table(run, present), console=console, auto_refresh=False) as live:
+    with Live(shown(run, present), console=console, auto_refresh=False) as live:
         while present["state"] not in ENDED:
             time.sleep(REFRESH_S)
-            present = read_status(run)
-            live.update(_table(run, present), refresh=True)
+            present = read(run)
+            live.update(shown(run, present), refresh=True)
+
+
+def _table_of_runs(folder: Path, present: dict[str, Any]) -> Table:
+    table = Table(title=str(folder), title_justify="left", caption=present["health"], caption_justify="left")
+    table.add_column("run", overflow="fold")
+    for name in ("env steps", "of", "per second", "latest score, s"):
+        table.add_column(name, justify="right")
+    table.add_column("health", overflow="fold")
+    for name, run in present["runs"].items():
+        figures = run.get("env_steps"), run.get("env_steps_wanted"), run.get("env_steps_per_second")
+        score = run.get("figures", {}).get(SCORE)
+        numbers = ["" if figure is None else f"{figure:,.0f}" for figure in figures]
+        # The command that resumes is that of the whole.
+        health = "waits" if run["state"] == "created" else run["health"].partition("; ")[0]
+        table.add_row(name, *numbers, "" if score is None else f"{score:.4g}", health)
+    return table
 
 
 def _table(run: Path, present: dict[str, Any]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,7 @@ from offload_rllib.commands.cluster_options import (
     StorageOption,
     training_overrides,
 )
+from offload_rllib.commands.compare import ClusterChoice, begin_comparison, resume_comparison
 from offload_rllib.commands.environment_options import (
     EpisodesOption,
     HeldOutSeedOption,
@@ -33,7 +36,9 @@ from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
 from offload_rllib.config.loading import find, preset_folder
 from offload_rllib.config.names import plain_name
+from offload_rllib.config.seeds import parse_seeds
 from offload_rllib.config.trust import functions_of
+from offload_rllib.runs.folder import is_comparison
 from offload_rllib.runs.status import WORKING, read_status
 from offload_rllib.simulator.heuristics import BASELINES
 
@@ -53,9 +58,21 @@ def train(
     ] = None,
     set_: SetOption = None,
     set_policy: SetPolicyOption = None,
-    name: Annotated[str | None, typer.Option(help="The run's folder under runs/; must not exist.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Start with the weights of a run, a checkpoint or a policy."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS", help="Train once for each training seed, 0:5 or 0,3,7, and compare: see `compare`."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder under runs/, or with --seeds under comparisons/; must not exist.")
+    ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Continue an interrupted run, by its folder.")
+        str | None, typer.Option(metavar="FOLDER", help="Continue what was interrupted: a run, or a run of --seeds.")
     ] = None,
     trust: TrustOption = False,
     or_resume: Annotated[
@@ -76,33 +93,110 @@ def train(
     dashboard: DashboardOption = False,
 ) -> None:
     """Train a policy, then compare it with the heuristics on held-out episodes."""
-    from offload_rllib.cluster.connection import RayOptions, connect, use
+    from offload_rllib.cluster.connection import RayOptions
+
+    takes_all = runners == ALL
+    changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
+    if from_ is not None:
+        changes.append(f"training.start_from={json.dumps(str(from_.absolute()))}")
+    asked = Asked(env, policy, set_ or [], changes, name, storage, episodes, held_out_seed, trust)
+    if seeds is not None or (resume is not None and is_comparison(Path(resume))):
+        for option, is_given in {
+            "--or-resume": or_resume,
+            "--dashboard": dashboard,
+            "--runners all": takes_all,
+        }.items():
+            if is_given:
+                raise ConfigError(f"{option}: not with --seeds; accepted: a run with one training seed")
+        _train_seeds(asked, seeds, resume, ClusterChoice(address, storage, ship_code=ship_code))
+        return
+    options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
+    if options.is_client:
+        _train_from_outside(options, asked, resume, or_resume=or_resume, takes_all=takes_all)
+        return
+    _train_one(options, asked, resume, or_resume=or_resume, takes_all=takes_all)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be trained, as a person asked for it."""
+
+    env: str | None
+    policy: str | None
+    set_: list[str]
+    changes: list[str]
+    """Of the policy."""
+    name: str | None
+    storage: str | None
+    episodes: int
+    held_out_seed: int
+    trust: bool
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Environment and policy.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        if self.env is None or self.policy is None:
+            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+        return self.env, self.policy
+
+    def refuse_with_resume(self, *others: object) -> None:
+        """Reject what a folder that is resumed states itself."""
+        if any((self.env, self.policy, self.set_, self.changes, self.name, self.storage, *others)):
+            raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
+
+
+def _train_seeds(asked: Asked, seeds: str | None, resume: str | None, where: ClusterChoice) -> None:
+    """Make, or resume, the comparison of a policy that is trained with every seed, and the usual rules."""
+    from offload_rllib.compare.plan import plan_of
+    from offload_rllib.training.train import quieten
+
+    quieten()
+    if resume is not None:
+        asked.refuse_with_resume(seeds)
+        resume_comparison(resume, where, trust=asked.trust)
+        return
+    env, policy = asked.names
+    if any(change.startswith("training.seed=") for change in asked.changes):
+        raise ConfigError("--set-policy training.seed: --seeds gives the training seeds; accepted: one of the two")
+    load_policy_config(policy, asked.changes, trust=asked.trust)  # the name of a rule would be taken otherwise
+    plan = plan_of(
+        [policy, *BASELINES],
+        [env],
+        overrides=asked.set_,
+        policy_overrides=asked.changes,
+        trust=asked.trust,
+        training_seeds=parse_seeds(seeds or ""),
+        episodes=asked.episodes,
+        held_out_seed=asked.held_out_seed,
+    )
+    begin_comparison(plan, asked.name, where, stem=f"{plain_name(Path(env).stem)}-{plan.reference}-seeds")
+
+
+def _train_one(options: RayOptions, asked: Asked, resume: str | None, *, or_resume: bool, takes_all: bool) -> None:
+    from offload_rllib.cluster.connection import connect, use
     from offload_rllib.training.train import quieten
     from offload_rllib.training.train import train as train_run
 
-    options = RayOptions(address, ship_code=ship_code, dashboard=dashboard)
-    changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
-    if options.is_client:
-        numbers = ["--episodes", str(episodes), "--held-out-seed", str(held_out_seed)]
-        flags = [flag for flag, is_set in (("--or-resume", or_resume), ("--trust", trust)) if is_set]
-        given = {"--name": name, "--resume": resume, "--runners": ALL if runners == ALL else None}
-        texts = [part for key, value in given.items() if value is not None for part in (key, value)]
-        if resume is not None and not Path(resume).is_absolute():
-            raise ConfigError(f"--resume '{resume}': from outside a cluster the whole path on its nodes is needed")
-        _train_from_outside(options, env, policy, set_, changes, storage, [*numbers, *flags, *texts], trust=trust)
-        return
-    if or_resume and (resume or not name):
+    trust = asked.trust
+    if or_resume and (resume or not asked.name):
         raise ConfigError("--or-resume needs --name, and no --resume")
-    if resume is not None and (env or policy or set_ or name or storage or changes or runners):
-        raise ConfigError("--resume takes environment and policy from the run; give no other arguments")
-    if or_resume and env is not None and not trust:  # code that the command itself names is trusted
-        trust = bool(functions_of(load_environment(env, set_ or ())))
-    begun = _to_resume(resume, trust=trust) if resume else _begun(name, storage, trust=trust) if or_resume else None
+    if resume is not None:
+        asked.refuse_with_resume(takes_all)
+    if or_resume and asked.env is not None and not trust:  # code that the command itself names is trusted
+        trust = bool(functions_of(load_environment(asked.env, asked.set_)))
+    begun = None
+    if resume is not None:
+        begun = _to_resume(resume, trust=trust)
+    elif or_resume:
+        begun = _begun(asked.name, asked.storage, trust=trust)
     if begun is not None and begun.state == "finished":
         say(f"{begun.path}: this run is finished")
         return
-    if begun is None and (env is None or policy is None):
-        raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
+    policy = "" if begun else asked.names[1]
     quieten()
     use(options)
     with ExitStack() as connection:
@@ -112,9 +206,8 @@ def train(
             nodes = len(cluster.nodes)
             say(f"cluster: {nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs")
         # A run that is resumed keeps the runners that it began with.
-        take_all = begun is None and (runners == ALL or (nodes > 1 and not _chooses_runners(policy or "", changes)))
-        new = (set_, changes, name, storage)
-        run, built = (begun, None) if begun else _new_run(env or "", policy or "", *new, take_all=take_all, trust=trust)
+        take_all = begun is None and (takes_all or (nodes > 1 and not _chooses_runners(policy, asked.changes)))
+        run, built = (begun, None) if begun else _new_run(asked, take_all=take_all)
         say(f"run folder: {run.path}")
         say_logs(run.path)
         with nullcontext() if begun else run.removed_if_not_begun():
@@ -122,7 +215,7 @@ def train(
     if not finished:
         say(f"interrupted; what was done is saved. Continue with: {run.resume_command}")
         raise typer.Exit(130)
-    _compare_with_heuristics(run, episodes, held_out_seed, built.scenario if built else None)
+    _compare_with_heuristics(run, asked.episodes, asked.held_out_seed, built.scenario if built else None)
 
 
 def _chooses_runners(policy: str, changes: list[str]) -> bool:
@@ -134,23 +227,14 @@ def _chooses_runners(policy: str, changes: list[str]) -> bool:
     return own and "runners" in load_policy_config(path, trust=True).training.model_fields_set
 
 
-def _new_run(
-    env: str,
-    policy: str,
-    set_: list[str] | None,
-    changes: list[str],
-    name: str | None,
-    storage: str | None,
-    *,
-    take_all: bool,
-    trust: bool,
-) -> tuple[RunFolder, NativeEnv]:
+def _new_run(asked: Asked, *, take_all: bool) -> tuple[RunFolder, NativeEnv]:
     """Return the folder of a new run, after all that can be wrong with it was looked for, and its environment."""
     from offload_rllib.runs.training_run import RunFolder
     from offload_rllib.training.train import check, with_all_runners
 
-    environment = load_environment(env, set_ or (), trust=trust)
-    configured = load_policy_config(policy, changes, trust=trust)
+    env, policy = asked.names
+    environment = load_environment(env, asked.set_, trust=asked.trust)
+    configured = load_policy_config(policy, asked.changes, trust=asked.trust)
     if take_all:
         configured = with_all_runners(configured)
         say(f"runners: {configured.training.runners}, as many as there is room for")
@@ -159,7 +243,8 @@ def _new_run(
         say(f"note: {note}")
     stem = Path(env).stem
     default_name = f"{stem}-{Path(policy).stem}"
-    return RunFolder.create(name, environment, configured, default_name, storage, environment_name=stem), built
+    folder = RunFolder.create(asked.name, environment, configured, default_name, asked.storage, environment_name=stem)
+    return folder, built
 
 
 def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int, scenario: BuiltScenario | None) -> None:
@@ -182,15 +267,7 @@ def _compare_with_heuristics(run: RunFolder, episodes: int, held_out_seed: int, 
 
 
 def _train_from_outside(
-    options: RayOptions,
-    env: str | None,
-    policy: str | None,
-    set_: list[str] | None,
-    set_policy: list[str],
-    storage: str | None,
-    others: list[str],
-    *,
-    trust: bool,
+    options: RayOptions, asked: Asked, resume: str | None, *, or_resume: bool, takes_all: bool
 ) -> None:
     """Let a process in the cluster train; environment and policy are resolved here and sent along."""
     import yaml
@@ -198,24 +275,29 @@ def _train_from_outside(
     from offload_rllib.cluster.remote_driver import run_there
     from offload_rllib.runs.training_run import is_uri
 
-    files, arguments = {}, list(others)
-    if "--resume" not in others:
-        if env is None or policy is None:
-            raise ConfigError("train needs ENV and POLICY, e.g.: offload-rllib train ether_12 ppo")
-        if storage is None or is_uri(storage) or not Path(storage).is_absolute():
+    if resume is not None and not Path(resume).is_absolute():
+        raise ConfigError(f"--resume '{resume}': from outside a cluster the whole path on its nodes is needed")
+    given = {"--name": asked.name, "--resume": resume, "--runners": ALL if takes_all else None}
+    flags = [flag for flag, is_set in (("--or-resume", or_resume), ("--trust", asked.trust)) if is_set]
+    arguments = ["--episodes", str(asked.episodes), "--held-out-seed", str(asked.held_out_seed), *flags]
+    arguments += [part for key, value in given.items() if value is not None for part in (key, value)]
+    files = {}
+    if resume is None:
+        env, policy = asked.names
+        if asked.storage is None or is_uri(asked.storage) or not Path(asked.storage).is_absolute():
             raise ConfigError(
                 "--storage: from outside a cluster the whole path of a folder is needed that all its nodes see"
             )
-        environment = load_environment(env, set_ or (), trust=trust)
-        configured = load_policy_config(policy, set_policy, trust=trust)
+        environment = load_environment(env, asked.set_, trust=asked.trust)
+        configured = load_policy_config(policy, asked.changes, trust=asked.trust)
         names = f"{Path(env).stem}.yaml", f"{Path(policy).stem}.yaml"
         if names[0] == names[1]:
             names = names[0], f"policy-{names[1]}"
         contents = environment.model_dump(mode="json"), configured.model_dump(mode="json", by_alias=True)
         del contents[1]["training"]["runners"]  # there, it would count as chosen
         files = {file: yaml.safe_dump(content, sort_keys=False) for file, content in zip(names, contents, strict=True)}
-        arguments = [*names, *arguments, "--storage", storage]
-        if _chooses_runners(policy, set_policy):
+        arguments = [*names, *arguments, "--storage", asked.storage]
+        if _chooses_runners(policy, asked.changes):
             arguments += ["--runners", str(configured.training.runners)]
     code = run_there(options, files, ["train", *arguments], lambda text: console.out(text, end="", highlight=False))
     if code:

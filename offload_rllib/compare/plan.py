@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig, load_environment, load_policy_config
-from offload_rllib.config.base import NAMES_CODE, Count, Natural, Schema
+from offload_rllib.config.base import NAMES_CODE, Natural, Schema
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, override_value, presets, read_yaml
 from offload_rllib.config.names import plain_name
+from offload_rllib.config.seeds import Seeds
 from offload_rllib.config.trust import refuse_code
 from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.envs.vector import batch_of
@@ -66,8 +67,8 @@ class ComparisonPlan(Schema):
     """Folders of runs that are one policy with several training seeds, by name."""
     train_at_every_point: bool = False
     """Whether policies are trained at every swept value; otherwise at the value of the environment's file."""
-    training_seeds: Count = 5
-    """How many runs of each trained policy: seeds 0, 1, ..."""
+    training_seeds: Seeds = tuple(range(5))
+    """Of the runs of each trained policy; a number n stands for 0 to n - 1."""
     episodes: Annotated[int, Field(ge=2, strict=True)] = 20
     """Held-out episodes, the same for all policies."""
     held_out_seed: Natural = 0
@@ -184,10 +185,10 @@ def plan_of(
             names.append(called)
             continue
         kept, config = _policy(name, policy_overrides)
+        if kept in names:
+            raise ConfigError(f"two policies are called '{kept}': give their files different names")
         names.append(kept)
         if config is not None:
-            if kept in trained:
-                raise ConfigError(f"two policies are called '{kept}': give their files different names")
             trained[kept] = config
     if not (trained or runs or any(Path(name).is_dir() for name in names)):
         for option, given in (
@@ -312,7 +313,7 @@ def trainings_of(plan: ComparisonPlan) -> list[Training]:
         Training(name, seed, place, _seeded(config, seed))
         for place in places
         for name, config in plan.trained.items()
-        for seed in range(plan.training_seeds)
+        for seed in plan.training_seeds
     ]
 
 
@@ -386,7 +387,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
         return names
     met = [(place, batch_of(build_scenario(place.config), 1)) for place in places_of(plan)]
     for training in trainings_of(plan):
-        if training.seed > 0:
+        if training.seed != plan.training_seeds[0]:
             continue
         called = trained_name(plan, training.name, training.place.environment)
         names |= {called, f"{called}{SAMPLED}"}

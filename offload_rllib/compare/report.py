@@ -152,7 +152,7 @@ def _page(
     record = comparison.record
     yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
     yield f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-    seeds = f", {plan.training_seeds} training seeds" if plan.trained else ""
+    seeds = f", {len(plan.training_seeds)} training seeds" if plan.trained else ""
     yield (
         f"<p>{plan.episodes} held-out episodes (seed {plan.held_out_seed}), the same for all policies{seeds}. "
         "± and [ ]: 95 % intervals; ( ): no certain difference, adjusted for the number in the table (Holm). "

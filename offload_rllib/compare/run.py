@@ -37,7 +37,7 @@ from offload_rllib.evaluation.evaluate import Cell, Played, Player, assemble, ce
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.policies.saved import packed, version_of
-from offload_rllib.runs.folder import RecordedFolder
+from offload_rllib.runs.folder import COMPARISON_PLAN, RecordedFolder
 from offload_rllib.runs.lock import locked
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
@@ -46,7 +46,7 @@ from offload_rllib.simulator.metrics import BIN_MIDDLES
 from offload_rllib.training.several import train_all
 from offload_rllib.training.train import available_cpus, quieten
 
-PLAN = "compare.yaml"
+PLAN = COMPARISON_PLAN
 COMPARISONS = Path("comparisons")
 RUNS, CELLS = "runs", "cells"
 TASKS = "tasks.parquet"
@@ -69,18 +69,19 @@ class ComparisonFolder(RecordedFolder):
     CONTENT = (PLAN,)
 
     @staticmethod
-    def create(name: str | None, plan: ComparisonPlan, command: str) -> ComparisonFolder:
+    def create(name: str | None, plan: ComparisonPlan, command: str, stem: str | None = None) -> ComparisonFolder:
         """Make the folder of a new comparison.
 
         Args:
-            name: of the folder, or a path; None takes `default_name` with the next free number.
+            name: of the folder, or a path; None takes `stem` with the next free number.
             plan: what is to be done.
             command: that repeats it.
+            stem: None takes `default_name`.
 
         Raises:
             ConfigError: the folder exists, or cannot be made.
         """
-        folder = ComparisonFolder(ComparisonFolder.new_path(name, default_name(plan)), trust=True)
+        folder = ComparisonFolder(ComparisonFolder.new_path(name, stem or default_name(plan)), trust=True)
         fingerprints = {place.label: place.fingerprint for place in places_of(plan)}
         content = {PLAN: plan.model_dump(mode="json", by_alias=True)}
         about = {"command": command, "environments": fingerprints, "functions": functions_of(plan)}

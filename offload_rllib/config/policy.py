@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import NAMES_CODE, CodePath, Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
+from offload_rllib.config.seeds import Seed
 
 # A policy's name is the name of its files and of RLlib's module.
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9_-]*$")]
 # Beyond both, building a network takes too long.
 MOST_LAYERS, MOST_UNITS = 64, 2**16
 Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class Network(Schema):
@@ -127,6 +128,9 @@ class Training(Schema):
     """Attempts to get samples from any runner at all, each as long as `sample_timeout_s`, before training fails."""
     seed: Seed = 0
     """Of the networks, of sampling and of the training episodes."""
+    start_from: Annotated[str, Field(min_length=1), AfterValidator(os.path.abspath)] | None = None
+    """Folder of a run, a checkpoint or a saved policy whose weights training starts with; null: random weights
+    (`docs/warm_start.md`)."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that receive the results in addition to TensorBoard; each needs the extra of its name
     (`docs/tensorboard.md`)."""

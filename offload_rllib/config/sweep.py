@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from offload_rllib.config.base import NAMES_CODE, ConfigName, Count, Finite, Natural, Positive, Schema, bare_word_is
-from offload_rllib.config.policy import Seed
+from offload_rllib.config.seeds import Seed
 
 ENVIRONMENT, POLICY = "environment", "policy"
 # Keys of a policy that a sweep sets itself, and what to use instead.

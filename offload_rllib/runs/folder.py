@@ -25,12 +25,19 @@ from offload_rllib.config.files import read_json, umask, written_at_once
 from offload_rllib.version import __version__
 
 Results = TypeVar("Results")
+# The file that distinguishes the folder of a comparison.
+COMPARISON_PLAN = "compare.yaml"
 _PACKAGES = ("numpy", "numba", "ray", "torch", "gymnasium", "pettingzoo")
 
 
 def next_free(folder: Path, stem: str) -> Path:
     """Return the first of `stem-1`, `stem-2`, ... that does not exist in a folder."""
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}").exists())
+
+
+def is_comparison(folder: Path) -> bool:
+    """Return whether a folder is that of a comparison."""
+    return (folder / COMPARISON_PLAN).is_file()
 
 
 def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Path], Results]) -> tuple[Path, Results]:

@@ -63,6 +63,17 @@ def locked(folder: Path, tell: Callable[[str], Any]) -> Iterator[None]:
                     path.unlink()
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process that lives, here or on another machine, works in a folder."""
+    path = folder / LOCK
+    try:
+        with path.open(encoding="utf-8") as file:
+            holder = _read(file)
+        return holder is not None and _works(holder, _silence_s(path))
+    except OSError:  # there is no lock, or the folder cannot be written
+        return False
+
+
 def _ourselves() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json
+from offload_rllib.runs.lock import is_held
 from offload_rllib.runs.training_run import RECORD, STATUS
 
 # A run without a status for so many of its iterations, and at least so long, is reported as silent.
@@ -106,3 +107,28 @@ def lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def read_runs(folder: Path) -> dict[str, Any]:
+    """Return the state of a comparison, its ``health`` in words, and in ``runs`` the status of every run by name.
+
+    Raises:
+        ConfigError: a record cannot be read.
+    """
+    record = folder / "state.json"
+    entries = read_json(record, "the record of a comparison")
+    if "state" not in entries:
+        raise ConfigError(f"{record}: not the record of a comparison: it has no state")
+    state = str(entries["state"])
+    runs = {path.parent.name: read_status(path.parent) for path in sorted(folder.glob("runs/*/run.json"))}
+    return {"state": state, "health": _health_of_comparison(folder, state, runs), "runs": runs}
+
+
+def _health_of_comparison(folder: Path, state: str, runs: dict[str, dict[str, Any]]) -> str:
+    go_on = f"continue: {shlex.join(['offload-rllib', 'compare', '--resume', str(folder)])}"
+    if state in ENDED:
+        return state if state == "finished" else f"{state}; {go_on}"
+    if not is_held(folder):
+        return f"its process is gone; {go_on}"
+    finished = sum(run["state"] == "finished" for run in runs.values())
+    return f"{finished} of {len(runs)} trainings are finished" if finished < len(runs) else "plays held-out episodes"

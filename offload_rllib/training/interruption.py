@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -30,6 +31,7 @@ from offload_rllib.training.tensorboard_logger import TensorBoardLogger
 
 # Tune's own way to end an experiment and keep its state; it listens to this signal as soon as it runs.
 END_OF_EXPERIMENT = signal.SIGUSR1
+LOOK_FOR_FILE_S = 0.3
 _asked, _ended = threading.Event(), threading.Event()
 
 
@@ -81,6 +83,28 @@ def interruptible(console: Console) -> Iterator[None]:
             del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
         else:
             os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = tune_listens
+
+
+@contextmanager
+def stopped_by(file: Path) -> Iterator[None]:
+    """Let a file end the experiment of this process after its trials are saved, from the moment it exists.
+
+    For processes that get no signals: tasks of Ray.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_FOR_FILE_S):
+            if file.exists():
+                _asked.set()  # again and again: an experiment begins with nothing asked
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 def loggers(tensorboard: TensorBoardLogger | None = None) -> list[Callback]:

@@ -65,6 +65,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
         ("fingerprint of the environment", f"`{policy.environment}`"),
         ("environment steps", f"{policy.env_steps:,}"),
         ("seed", str(config.training.seed)),
+        ("started from", _source(record.get("started_from"))),
         ("wall-clock time", f"{record['seconds']:,.0f} s" if "seconds" in record else ""),
         ("begun", record.get("created", "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.get("packages", {}).items())),
@@ -112,6 +113,17 @@ def _network(policy: PolicyDescription) -> str:
     hidden = " x ".join(map(str, policy.network.hidden)) or "no"
     dueling = ", dueling" if policy.dueling else ""
     return f"{policy.network.kind}, {hidden} hidden units, {policy.network.activation}{dueling}"
+
+
+def _source(started_from: dict[str, Any] | None) -> str:
+    """Return where the first weights came from; nothing if they were random."""
+    if started_from is None:
+        return ""
+    critic = f"; critic: {started_from['critic']}" if "critic" in started_from else ""
+    return (
+        f"`{plain_name(started_from['folder'])}`, version `{started_from['version']}`: {started_from['algorithm']}, "
+        f"{started_from['env_steps']:,} environment steps on `{started_from['environment']}`{critic}"
+    )
 
 
 def _sharing(policy: PolicyDescription) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -25,6 +26,7 @@ from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.runner import CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
+from offload_rllib.training.warm_start import source_folder, starting_weights
 
 PROBE_S = 0.5
 # Hyperparameters that move from `KEY` to `final_KEY`.
@@ -110,6 +112,7 @@ def algorithm_config(
     nodes: Sequence[float] = (),
     trainer_node: str | None = None,
     env: NativeEnv | None = None,
+    start: Path | None = None,
 ) -> AlgorithmConfig:
     """Return RLlib's configuration of a run.
 
@@ -120,9 +123,11 @@ def algorithm_config(
         nodes: the same by node; one node if empty.
         trainer_node: Ray's resource that only the node has on which the trainer must be, e.g. ``node:10.0.0.1``.
         env: what `built` returned for `environment`; None: it is built here.
+        start: folder with the policies whose weights it starts with; None: as `training.start_from` says.
 
     Raises:
-        ConfigError: environment and policy do not fit together, or not on so many CPUs.
+        ConfigError: environment and policy do not fit together, or not on so many CPUs, or what it starts from does
+            not fit.
     """
     env = env or built(environment)
     _check_fit(environment, policy, env.layout)
@@ -180,7 +185,12 @@ def algorithm_config(
     )
     if policy.network.module is not None:
         module_class = load_class(policy.network.module, "network.module", module_class)
-    config.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
+    module = RLModuleSpec(module_class=module_class, model_config=model)
+    config.rl_module(rl_module_spec=module)
+    if start is None and training.start_from is not None:
+        start = source_folder(training.start_from)
+    if start is not None:
+        config.starting_weights = starting_weights(start, policy, env, assignment, module)
     config.callbacks(
         _callbacks(training.callbacks), on_episode_end=EpisodeMetrics(training.metrics) if training.metrics else None
     )

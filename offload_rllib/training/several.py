@@ -18,10 +18,12 @@ from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.envs.vector import compile_kernels
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.scenario import build_scenario
+from offload_rllib.training.interruption import stopped_by
 from offload_rllib.training.train import TrainingError, train
+from offload_rllib.training.warm_start import keep_source
 
-# How long trainings may take to end after a request to stop.
-ENDED_WITHIN_S = 120.0
+# A file in the folder of a run that asks its training to end.
+STOP = "stop"
 
 
 def needed_cpus(policy: PolicyConfig, cluster: Cluster) -> float:
@@ -47,14 +49,15 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
         console: where is said what is done.
 
     Returns:
-        Whether all are finished; False after an interruption. One after another, a training then saves all that it has
-        done; in parallel, they continue from their last checkpoints.
+        Whether all are finished; False after an interruption, with all that was reported saved.
 
     Raises:
-        TrainingError: one of them failed; those in parallel with it are stopped.
+        TrainingError: one of them failed; those in parallel with it are ended, and save what they reported.
     """
     if not runs:
         return True
+    for run in runs:
+        keep_source(run)  # all from the same weights, though the source may change meanwhile
     places = min(len(runs), at_once([run.policy_config for run in runs], found_or_local()))
     if places > 1:
         return _side_by_side(runs, places, console)
@@ -68,7 +71,8 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
 @ray.remote(num_cpus=0, max_retries=0)
 def _train(path: str, trust: bool) -> bool:
     run = RunFolder.open(path, trust=trust)
-    return train(run, Console(quiet=True), resume=bool(run.checkpoints()))
+    with stopped_by(run.path / STOP):
+        return train(run, Console(quiet=True), resume=bool(run.checkpoints()))
 
 
 def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> bool:
@@ -77,6 +81,8 @@ def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> b
             build_scenario(runs[0].environment)
         )  # once, before every training would compile them for itself
     waiting, working, finished = list(runs), {}, 0
+    for run in runs:
+        (run.path / STOP).unlink(missing_ok=True)  # of a driver that was killed
     with _sigterm_as_ctrl_c():
         try:
             while waiting or working:
@@ -91,7 +97,7 @@ def _side_by_side(runs: Sequence[RunFolder], places: int, console: Console) -> b
                 finished += 1
                 console.print(f"trained {run.name}: {finished} of {len(runs)} are finished", highlight=False)
         except KeyboardInterrupt:
-            console.print("stopping; each training continues from its last checkpoint")
+            console.print("stopping when everything is saved; Ctrl-C again stops at once")
             return False
         finally:
             _stop(working)
@@ -109,17 +115,18 @@ def _result(task: Any) -> bool:
 
 
 def _stop(working: dict[Any, RunFolder]) -> None:
-    """Tell trainings to end, as a second Ctrl-C does: checkpoints are kept; those that take too long are killed."""
-    tasks = list(working)
-    try:
-        for task in tasks:
-            ray.cancel(task)
-        _, late = ray.wait(tasks, num_returns=len(tasks), timeout=ENDED_WITHIN_S) if tasks else ([], [])
-    except KeyboardInterrupt:
-        late = tasks
-    for task in late:
-        ray.cancel(task, force=True)
+    """Let trainings save what they reported and end; after Ctrl-C they are killed, and keep their last checkpoints."""
     for run in working.values():
+        (run.path / STOP).touch()
+    ending = list(working)
+    try:
+        while ending:
+            _, ending = ray.wait(ending, num_returns=1)
+    except KeyboardInterrupt:
+        for task in ending:
+            ray.cancel(task, force=True)
+    for run in working.values():
+        (run.path / STOP).unlink(missing_ok=True)
         if run.state == "training":
             run.record(state="interrupted")
 

@@ -31,6 +31,7 @@ from offload_rllib.training.recovery import collect_staged, mend
 from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
+from offload_rllib.training.warm_start import keep_source
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 TRIAL = "trial"
@@ -188,7 +189,10 @@ def _tuner(
         nodes=cluster.cpus_by_node,
         trainer_node=cluster.trainer_node(shared_storage=storage is not None),
         env=env,
+        start=keep_source(run),
     )
+    if config.starting_weights is not None:
+        run.record(started_from=config.starting_weights.about | {"folder": policy.training.start_from})
     config.env_config[RUN_NAME] = run.name
     if resume:
         if not is_uri(run.experiment):

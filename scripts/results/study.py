@@ -100,7 +100,7 @@ class Study:
             training_environments=environments if self.elsewhere else {},
             policies=(*trained, *fitting_rules(environment), *self.tuned),
             trained=trained,
-            training_seeds=self.seeds,
+            training_seeds=tuple(range(self.seeds)),
             episodes=self.episodes,
             metrics=METRICS,
             reference=self.reference,
@@ -177,8 +177,8 @@ def _section(study: Study, kept: ComparisonFolder, images: Path) -> list[str]:
     own = "".join(f", {policy}{_listed(changes)}" for policy, changes in study.own_changes.items())
     about = (
         f"`{study.environment}`{_listed(study.overrides)}; policies as in `policies/`{_listed(study.changes)}{own}; "
-        f"{', '.join(f'{count:,}' for count in sorted(steps))} decisions per run, {plan.training_seeds} training "
-        f"seed{'s' if plan.training_seeds > 1 else ''}, {plan.episodes} held-out episodes. Training took "
+        f"{', '.join(f'{count:,}' for count in sorted(steps))} decisions per run, {len(plan.training_seeds)} training "
+        f"seed{'s' if len(plan.training_seeds) > 1 else ''}, {plan.episodes} held-out episodes. Training took "
         f"{seconds / 60:.0f} minutes in all."
     )
     lines = [
