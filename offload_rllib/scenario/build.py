@@ -349,7 +349,7 @@ def build_scenario(
         or np.isfinite(node["capacity_bits"]).any()
     )
     arrays = Scenario(
-        variant=variant(full=unusual, ticks=config.tick_s is not None, nodes=len(network.nodes)),
+        variant=variant(full=bool(unusual), ticks=config.tick_s is not None, nodes=len(network.nodes)),
         settings=_settings(config, network, arriving, load),
         node=node,
         link=link,

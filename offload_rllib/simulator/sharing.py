@@ -4,7 +4,7 @@ With c cores of speed s each of n tasks in service is processed at the rate s if
 uses one core at most (L. Kleinrock, "Time-shared systems: a theoretical treatment", Journal of the ACM 14, 1967). All
 tasks of a node advance alike, so one number stands for them: `work_each`, the instructions that a task has had that was
 in service all the time since the node was last idle. A task that enters when it is v, with work w, leaves when it is
-v + w (`TASK.work_end`), whoever comes and goes meanwhile. The tasks are a pairing heap by that number.
+v + w (`TASK.work_end`), whatever other tasks come and go meanwhile. The tasks are a pairing heap by that number.
 
 The end of a service moves whenever another task comes or goes, so it is no event of the heap of events, from which
 nothing can be withdrawn. Each node has one next end, and a tournament among the nodes knows the first of them: a

@@ -5,9 +5,8 @@ takes no time; one that is aborted in service takes time until its deadline. Wha
 it stays right while tasks are served and expire, because it has foreseen that. It changes only when a task joins:
 first come, first served, the newcomer is placed behind the others in constant time (logarithmic in the servers). Where
 the order is another, or a task has left the queue to be sent on, the node is marked, and walked again when its waits
-are read. Where tasks share the cores, a server is free when one more task would have a whole core; that is played
-through (see `sharing`), except with one core of which nothing is given up: its work is then done as soon as in any
-other order.
+are read. Where tasks share the cores, a server is free when one more task would have a whole core. That is played
+through (see `sharing`). With one core and nothing given up it is not: the work is done as soon as in any other order.
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
 with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
@@ -80,7 +79,7 @@ def _place(settings, here, server, row, free_s, task, now_s):
 def begin_service(scenario, environment, n, task, now_s):
     """Note that a task is in service at node `n` from now on."""
     if not has_extensions(scenario):
-        return  # no one will place the others again
+        return  # no one will walk
     here = scenario.node[n]
     environment.node[n].busy_until_s = _place(
         scenario.settings[0], here, environment.server, SERVING, now_s, task, now_s
