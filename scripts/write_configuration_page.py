@@ -55,9 +55,12 @@ Rules across keys:
 - `workload.jobs` is left out where `workload.arrivals.columns.work` names a column, and required otherwise.
 - `workload.arrivals.kind: job_times` needs `workload.jobs.kind: alibaba`.
 - `queue: edf` and `cloud.queue: edf` need deadlines.
+- `tasks_per_core` needs `service: shared`. Without it no task waits there: `queue` is `fifo`, and `decisions.offer` is
+  `arrival`. The same holds for `cloud`.
 - `score.drop_s` must be given where tasks can be dropped that could otherwise finish late. These are tasks without a
-  deadline, or any with `deadlines.expiry` `queued` or `never`. They can be dropped where a node has a `queue_capacity`,
-  links a `loss_probability`, nodes `failures`, or `expiry` is `queued`. The value is at least `horizon_s`.
+  deadline, or any with `deadlines.expiry` `queued` or `never`. They can be dropped where a node has a `queue_capacity`
+  or `queue_capacity_bits`, links a `loss_probability`, nodes `failures`, or `expiry` is `queued`. The value is at least
+  `horizon_s`.
 - `score.weights` names types of `workload.jobs`, or of the column `workload.arrivals.columns.type`.
 - `deadlines.grace_s` above 0 needs `deadlines.expiry: queued`, and that needs deadlines.
 - `reward.name: peersimgym` needs `decisions.tasks_per_decision: 1`, and so do training and `decisions.offer: newest`.
@@ -105,6 +108,7 @@ UNITS = {
     "max_hops": "hops",
     "vms": "machines",
     "tasks_per_decision": "tasks",
+    "tasks_per_core": "tasks",
     "hidden": "units",
     "env_steps": "environment steps",
     "batch_env_steps": "environment steps",

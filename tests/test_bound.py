@@ -22,7 +22,7 @@ from offload_rllib.runs.folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
-RULES = [name for name in HEURISTICS if name != "always_cloud"]
+RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded")]
 SCORE = "score_mean_s"
 
 
@@ -128,6 +128,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "drops cost more than a deadline": {"score": {"drop_s": 30}},
     "the newest task on offer": {"decisions": {"when": "interval", "offer": "newest"}},
     "parallel service": {"service": "parallel"},
+    "shared cores": {"service": "shared"},
     "warm-up and drain": {"warmup_s": 5, "drain_s": 12},
     "contention, jitter and loss": {
         "links": {"kind": "fixed", "rate_bps": 1e6, "latency_s": 0.05, "contention": "fifo", "loss_probability": 0.05}

@@ -47,7 +47,7 @@ def environments(draw: st.DrawFn) -> dict:
             "access": draw(st.sampled_from(["all", {"nodes": ["a", "b"]}])),
             "link": {"rate_bps": 1e6, "latency_s": 0.1},
         }
-    environment["service"] = draw(st.sampled_from(["pooled", "parallel"]))
+    environment["service"] = draw(st.sampled_from(["pooled", "parallel", "shared"]))
     environment["workload"]["load"] = {"tasks_per_second_per_client": draw(st.floats(0.1, 4))}
     environment["links"]["latency_s"] = draw(st.sampled_from([0.0, 0.01, 0.7]))
     environment["decisions"] = {
@@ -62,9 +62,12 @@ def environments(draw: st.DrawFn) -> dict:
     if draw(st.sampled_from([False, False, True])):
         environment |= {"tick_s": 0.25, "service": "pooled"}
         environment["information"]["interval_s"] = 0.25
+    if environment["service"] == "shared":
+        environment["tasks_per_core"] = 2
     for node in environment["topology"]["nodes"]:
         node["cores"] = draw(st.integers(1, 3))
         node["queue_capacity"] = draw(st.sampled_from([None, 1, 3]))
+        node["queue_capacity_bits"] = draw(st.sampled_from([None, 3e5, 6e5]))
     return environment
 
 
@@ -93,8 +96,14 @@ def test_tasks_are_conserved_after_every_step(environment: dict, seed: int) -> N
             newest = env.scenario.config.decisions.offer == "newest"
             assert (undecided["stage"] == (WAITING if newest else HELD)).all()
             assert (nodes["tasks"] <= env.scenario.arrays.node["capacity"]).all()
-            assert (nodes["busy"] <= env.scenario.arrays.node["servers"]).all()
+            assert (nodes["busy"] <= env.scenario.arrays.node["concurrency"]).all()
             assert not nodes["tasks"][nodes["down"] == 1].any()
+            there = np.isin(tasks["stage"], [HELD, WAITING, SERVED])
+            bits = np.bincount(tasks["node"][there], tasks["bits_in"][there], len(nodes))
+            capacity_bits = env.scenario.arrays.node["capacity_bits"]
+            assert (bits <= capacity_bits * (1 + 1e-9)).all()
+            if np.isfinite(capacity_bits).any():
+                assert nodes["bits"] == pytest.approx(bits, rel=1e-9, abs=1e-3)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -304,6 +304,49 @@ def test_an_open_jackson_network() -> None:
     check(both / samples - ((busy / samples - alone) / alone).sum(axis=1) * product, product)
 
 
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_with_shared_cores_the_mean_response_depends_on_the_mean_work_alone(when: str) -> None:
+    """M/G/1 with processor sharing: E[T] = E[S] / (1 - rho) whatever the law of S, and E[T | S = x] = x / (1 - rho).
+
+    L. Kleinrock, "Time-shared systems: a theoretical treatment", Journal of the ACM 14, 1967; M. Sakata, S. Noguchi,
+    J. Oizumi, "An analysis of the M/G/1 queue under round-robin scheduling", Operations Research 19, 1971.
+    """
+    rho = 0.5
+    env = single_queue("shared", 1, rho, {"exponential": 1.0}, horizon_s=100_000, when=when)
+    check(figures(env, "response_mean_s"), 1 / (1 - rho))
+    # Ten short tasks to a long one, with the same mean: first come, first served they would wait for each other.
+    types = [{"weight": 10, "instructions": 0.55}, {"weight": 1, "instructions": {"uniform": [4.5, 6.5]}}]
+    jobs = {"kind": "mix", "types": types}
+    load = {"tasks_per_second_per_client": rho}
+    env = single_queue("shared", 1, rho, 1.0, horizon_s=100_000, when=when, workload={"jobs": jobs, "load": load})
+    check(figures(env, "response_mean_s"), 1 / (1 - rho))
+    check(figures(env, "response_mean_s_of_type_0"), 0.55 / (1 - rho))
+    check(figures(env, "response_mean_s_of_type_1"), 5.5 / (1 - rho), width=0.02)
+
+
+def test_with_shared_cores_there_are_as_many_tasks_as_first_come_first_served() -> None:
+    """With exponential work the number of tasks is a birth-death process that does not know who is served.
+
+    So means are those of M/M/c; of two tasks served at once on one core the others wait as in a queue; and of those
+    that leave at rate theta each the loss is that of Palm.
+    """
+    rho, cores = 0.6, 3
+    offered = rho * cores
+    terms = [offered**n / math.factorial(n) for n in range(cores)]
+    all_busy = offered**cores / math.factorial(cores) / (1 - rho)
+    probability_of_sharing = all_busy / (sum(terms) + all_busy)
+    env = single_queue("shared", cores, offered, {"exponential": 1.0}, horizon_s=50_000)
+    check(figures(env, "response_mean_s"), 1 + probability_of_sharing / (cores - offered))
+    rho = 0.5
+    env = single_queue("shared", 1, rho, {"exponential": 1.0}, horizon_s=100_000, tasks_per_core=2)
+    check(figures(env, "response_mean_s"), 1 / (1 - rho))
+    check(figures(env, "waiting_mean_s"), rho**2 / (1 - rho), width=0.02)
+    rate, theta = 0.9, 0.2
+    env = single_queue("shared", 1, rate, {"exponential": 1.0}, horizon_s=50_000, deadline_s={"exponential": 1 / theta})
+    weights = np.concatenate([[1.0], np.cumprod(rate / (1.0 + theta * np.arange(1, 200)))])
+    check(figures(env, "dropped_expired_share"), 1 - (1 - weights[0] / weights.sum()) / rate)
+
+
 def link_queue(sent_probability: float, bits: dict | float) -> VectorEnv:
     """Return replications of a link with contention to which a task is given at each decision with a probability.
 

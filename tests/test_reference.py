@@ -177,7 +177,7 @@ def cases(draw: st.DrawFn) -> Case:
             "access": rng.choice(["all", {"nodes": ["node_0"]}]),
             "link": {"rate_bps": 512.0, "latency_s": interval_s * rng.choice([0.0, 0.25, 1.0])},
         }
-    return Case(
+    case = Case(
         environment={
             "horizon_s": interval_s * steps,
             "topology": {
@@ -212,6 +212,22 @@ def cases(draw: st.DrawFn) -> Case:
         seed=rng.getrandbits(32),
         stay_probability=rng.choice([0.0, 0.3, 0.6]),
     )
+    for node in nodes if rng.random() < 0.3 else ():
+        node["queue_capacity_bits"] = interval_s * rng.choice([256.0, 512.0])
+    # Shares of cores are no multiples of anything.
+    if not exact and tick_s is None and rng.random() < 0.5:
+        share_cores(rng, case.environment)
+    return case
+
+
+def share_cores(rng: Random, environment: dict[str, Any]) -> None:
+    """Let the nodes of an environment, or its cloud too, share their cores."""
+    tasks_per_core = rng.choice([None, 2, 3])
+    environment |= {"service": "shared", "tasks_per_core": tasks_per_core}
+    if tasks_per_core is None:
+        environment |= {"queue": "fifo", "decisions": environment["decisions"] | {"offer": "arrival"}}
+    if environment["cloud"] is not None and rng.random() < 0.7:
+        environment["cloud"] |= {"service": "shared", "tasks_per_core": rng.choice([1, 2])}
 
 
 @pytest.mark.parametrize("when", ["interval", "arrival"])
@@ -246,6 +262,8 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
         config = env.scenario.config
         waited = int((log["waiting_s"] > 0).sum())
         features[config.queue, config.decisions.offer == "newest"] += waited
+        if config.service == "shared":
+            features["shared", config.tasks_per_core is None] += len(finished)
         features["ticks", config.tick_s is not None] += len(finished)
         features["cloud", True] += int((log["node"] == len(case.environment["topology"]["nodes"])).sum())
         seen.update(log["outcome"].tolist())
@@ -258,6 +276,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
     offers = (False,) if at_once else (False, True)
     waited_in = [features[queue, newest] for queue in ("fifo", "lifo", "edf", "sjf") for newest in offers]
     assert min(*waited_in, features["cloud", True]) >= 100, features
+    assert min(features["shared", True], features["shared", False]) >= 100, features
     assert at_once or features["ticks", True] >= 100, features
 
 

@@ -117,6 +117,9 @@ def last_ends(env: VectorEnv, n: int, since_s: float) -> list[float]:
         ("sjf", "parallel", "arrival"),
         ("lifo", "pooled", "newest"),
         ("fifo", "parallel", "newest"),
+        ("fifo", "shared", "arrival"),
+        ("edf", "shared, two per core", "arrival"),
+        ("sjf", "shared, two per core", "newest"),
     ],
 )
 def test_a_node_is_free_when_it_has_told_so(queue: str, service: str, offer: str, expiry: str) -> None:
@@ -124,6 +127,8 @@ def test_a_node_is_free_when_it_has_told_so(queue: str, service: str, offer: str
     tasks = 1 if offer == "newest" else 8
     decisions = {"offer": offer, "tasks_per_decision": tasks, "max_hops": 1}
     changes = {"queue": queue, "service": service, "deadlines": EXPIRIES[expiry], "decisions": decisions}
+    if service == "shared, two per core":
+        changes |= {"service": "shared", "tasks_per_core": 2}
     env = make_env(crowded(horizon_s=240, **changes), log=True)
     rng = np.random.default_rng(1)
     compared = held = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -44,6 +44,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
     by_type: Annotated[bool, typer.Option("--by-type", help="Also print a table for each type of task.")] = False,
     metric: MetricOption = None,
+    task_log: Annotated[
+        bool, typer.Option("--task-log", help="Write every task, one CSV file per policy and episode.")
+    ] = False,
 ) -> None:
     """Compare policies on common random numbers; the first one is the reference of the differences."""
     from offload_rllib.runs.folder import refuse_existing, write_results
@@ -56,7 +59,17 @@ def evaluate(
         folder, paths = write_results(out, EVALUATIONS, stem, write)
         return {kind: folder / path.name for kind, path in paths.items()}
 
-    play(environment, policies, episodes, held_out_seed, keep, label=stem, by_type=by_type, metrics=metric or ())
+    play(
+        environment,
+        policies,
+        episodes,
+        held_out_seed,
+        keep,
+        label=stem,
+        by_type=by_type,
+        metrics=metric or (),
+        task_log=task_log,
+    )
 
 
 def play(
@@ -70,6 +83,7 @@ def play(
     title: str | None = None,
     by_type: bool = False,
     metrics: Sequence[str] = (),
+    task_log: bool = False,
     scenario: BuiltScenario | None = None,
 ) -> None:
     """Let policies play held-out episodes, write the results to a folder, and print them.
@@ -84,6 +98,7 @@ def play(
         title: of the figure; None: the label.
         by_type: whether to print a table for each type of task, too.
         metrics: print a table of these, too: names, or functions of an episode's figures.
+        task_log: whether to write every task to files in the folder `tasks`.
         scenario: of the environment, if it is built already.
     """
     from offload_rllib.evaluation.evaluate import Player
@@ -91,10 +106,12 @@ def play(
     from offload_rllib.evaluation.metrics import chosen
     from offload_rllib.evaluation.own_metrics import load_own_metrics
     from offload_rllib.evaluation.players import make_contenders
+    from offload_rllib.evaluation.task_log import write_exchange
     from offload_rllib.reporting.report import tables, write_report
 
     contenders = make_contenders(names)
     load_own_metrics(metrics)  # a mistake is reported before anything is played
+    logs: list[Any] | None = [] if task_log else None
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate_all(
             environment,
@@ -104,6 +121,7 @@ def play(
             progress=progress,
             label=label,
             player=Player(scenario),
+            logs=logs,
         ).with_own_metrics(metrics)
     chosen(metrics, evaluation.metrics)
     reference = contenders[0].name
@@ -118,7 +136,15 @@ def play(
         say(f"note: no task came in {empty} of the {made_tasks.size} episodes; their means do not count")
     # Files first: a closed pipe ends the printing, and must not cost the results.
     about = one_line(f"{title or label}: {environment.description} ({episodes} held-out episodes)")
-    paths = keep(lambda folder: write_report(evaluation, reference, folder, about))
+
+    def write(folder: Path) -> dict[str, Path]:
+        paths = write_report(evaluation, reference, folder, about)
+        if logs is not None:
+            paths["tasks"] = folder / "tasks"
+            write_exchange(logs, paths["tasks"])
+        return paths
+
+    paths = keep(write)
     for table in tables(evaluation, reference, by_type=by_type, metrics=metrics):
         console.print(table)
     for kind, path in paths.items():

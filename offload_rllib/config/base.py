@@ -67,6 +67,10 @@ def is_function_path(text: str) -> bool:
     return re.fullmatch(FUNCTION_PATH, text) is not None
 
 
+# Marks a key that is younger than its file format: it counts in the fingerprint where it is not its default.
+ADDED = "added"
+
+
 class Schema(BaseModel):
     """Base of every part of a configuration: immutable, unknown keys rejected."""
 

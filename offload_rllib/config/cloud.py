@@ -6,7 +6,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Finite, NonNegative, Positive, Schema
+from offload_rllib.config.base import ADDED, Finite, NonNegative, Positive, Schema
+
+TasksPerCore = Annotated[int, Field(strict=True, ge=1, le=1_000_000), ADDED]
+
+
+def check_sharing(service: str, tasks_per_core: int | None, queue: str) -> None:
+    """Check what is said of shared cores and of the queue behind them.
+
+    Raises:
+        ValueError: it does not fit together; the message says what is accepted.
+    """
+    if service != "shared":
+        if tasks_per_core is not None:
+            raise ValueError(f"tasks_per_core: {tasks_per_core} needs service: shared (given: {service})")
+    elif tasks_per_core is None and queue != "fifo":
+        raise ValueError(
+            f"queue: {queue} orders waiting tasks, and with service: shared none waits; accepted: queue: fifo, or "
+            "tasks_per_core"
+        )
 
 
 class CloudAccess(Schema):
@@ -42,14 +60,19 @@ class CloudLink(Schema):
 
 
 class Cloud(Schema):
-    """A node with many virtual machines, one task each, and an unbounded queue; it never creates or decides tasks."""
+    """A node with many virtual machines and an unbounded queue; it never creates or decides tasks."""
 
     vms: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-    """Tasks served at once."""
+    """Number of virtual machines; with `service: parallel` the tasks served at once."""
     instructions_per_second: Positive
     """Speed of one virtual machine."""
     queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
     """Order in which waiting tasks are served, as for other nodes."""
+    service: Annotated[Literal["parallel", "shared"], ADDED] = "parallel"
+    """parallel: one task on each machine; shared: all tasks at once, with equal shares of the machines, each at most
+    one."""
+    tasks_per_core: TasksPerCore | None = None
+    """With `service: shared`, so many tasks per machine are served at once, and the others wait; null: all of them."""
     access: CloudAccess = CloudAccess()
     """Which nodes have a link to the cloud."""
     link: CloudLink | None = None
@@ -61,4 +84,5 @@ class Cloud(Schema):
     def _reachable(self) -> Cloud:
         if self.link is None and self.position_m is None:
             raise ValueError("give link (rate and latency), or position_m (the links then follow from the distance)")
+        check_sharing(self.service, self.tasks_per_core, self.queue)
         return self

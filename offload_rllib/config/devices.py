@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from offload_rllib.config.base import Capacity, Flag, Name, Positive, Schema
+from offload_rllib.config.base import ADDED, Capacity, Flag, Name, Positive, Schema
 
 # Below 1, so that every node has some speed left.
 Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
@@ -21,6 +21,9 @@ class Hardware(Schema):
     """Number of cores."""
     queue_capacity: Capacity | None = None
     """Tasks held, waiting and served together; null: unbounded."""
+    queue_capacity_bits: Annotated[Positive, ADDED] | None = None
+    """Inputs of the tasks held, waiting and served together: a memory. A task that does not fit is dropped. Null:
+    unbounded."""
     client: Flag = False
     """Whether a client here creates tasks."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from offload_rllib.config.base import Count, NonNegative, Positive, Schema
-from offload_rllib.config.cloud import Cloud
+from offload_rllib.config.cloud import Cloud, TasksPerCore, check_sharing
 from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
 from offload_rllib.config.energy import Energy
 from offload_rllib.config.failures import Failures
@@ -41,8 +41,11 @@ class EnvironmentConfig(Schema):
     """Rate, latency, loss and contention of the links."""
     link_overrides: tuple[LinkOverride, ...] = ()
     """Exceptions on some of them."""
-    service: Literal["pooled", "parallel"] = "pooled"
-    """pooled: all cores of a node on one task at a time; parallel: one task per core."""
+    service: Literal["pooled", "parallel", "shared"] = "pooled"
+    """pooled: all cores of a node on one task at a time; parallel: one task per core; shared: all tasks at once, with
+    equal shares of the cores, each at most one core (processor sharing)."""
+    tasks_per_core: TasksPerCore | None = None
+    """With `service: shared`, a node serves so many tasks per core at once, and the others wait; null: all of them."""
     queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
     """Order in which a node serves its waiting tasks: first in first out, last in first out, earliest deadline first,
     shortest job first. Tasks in service are not interrupted."""
@@ -82,6 +85,12 @@ class EnvironmentConfig(Schema):
         if self.decisions.when == "interval":
             self._steps_fit()
         self._ticks_fit()
+        check_sharing(self.service, self.tasks_per_core, self.queue)
+        if self.service == "shared" and self.tasks_per_core is None and self.decisions.offer == "newest":
+            raise ValueError(
+                "decisions.offer: newest offers waiting tasks, and with service: shared no task waits; accepted: "
+                "decisions.offer: arrival, or tasks_per_core"
+            )
         if self.warmup_s + self.drain_s >= self.horizon_s:
             raise ValueError(
                 f"warmup_s + drain_s ({self.warmup_s + self.drain_s:g}) must be less than horizon_s "

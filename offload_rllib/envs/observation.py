@@ -168,7 +168,7 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
             row[4] = left_s - expected.finish_s
         else:
             row[1:5] = 0.0
-        row[5] = fill(own.tasks, here.capacity)
+        row[5] = fill(own.tasks, here.room)
         row[6] = here.speed
         if failures:
             row[7] = own.alive
@@ -197,7 +197,7 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
                 row[6] = left_s - expected.finish_s
             else:
                 row[2:7] = 0.0
-            row[7] = fill(there.tasks + there.sent_tasks, at.capacity)
+            row[7] = fill(there.tasks + there.sent_tasks, at.room)
             row[8] = there.age_s
             row[9] = there.sent_tasks
             row[10] = at.speed

@@ -295,6 +295,7 @@ def evaluate(
     progress: Progress | None = None,
     label: str = "environment",
     player: Player | None = None,
+    logs: list[Any] | None = None,
 ) -> Comparison:
     """Let every policy play the same held-out episodes of one environment, in this process.
 
@@ -306,12 +307,16 @@ def evaluate(
         progress: where to show it.
         label: what the environment is called in the results.
         player: who plays, and may have built the environment before.
+        logs: gets a table of the tasks (`task_table`) of each batch of episodes; None: no task is logged.
 
     Raises:
         ConfigError: too few episodes, equal names, or a policy that does not fit the environment.
     """
     place, player = Place(label, config), player or Player()
     check(place, contenders, episodes=episodes, seed=seed, player=player)
-    cells = cells_of(place, contenders, episodes=episodes, seed=seed)
+    cells = cells_of(place, contenders, episodes=episodes, seed=seed, log=logs is not None)
     shown = progress.track(cells, description="evaluating") if progress else cells
-    return assemble(cells, [player.play(cell) for cell in shown])
+    played = [player.play(cell) for cell in shown]
+    if logs is not None:
+        logs += [each.tasks for each in played]
+    return assemble(cells, played)

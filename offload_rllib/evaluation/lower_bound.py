@@ -185,9 +185,11 @@ def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry
         slot = np.arange(int(ready_s // slot_s), max(int(np.ceil(end_s / slot_s)), int(ready_s // slot_s) + 1))
         fits = np.minimum((slot + 1) * slot_s, end_s + 1e-9) - np.maximum(slot * slot_s, ready_s)
         slot, fits = slot[fits >= 0], fits[fits >= 0]
-        # Mid-slots overstate the mean time of a contiguous service by at most this, reached in its last slot.
+        # Mid-slots overstate the mean time of a contiguous service by at most this, reached in its last slot; where
+        # tasks share the cores, what is done of one in a slot may all be done at its beginning.
         part = min(slot_s / 2, service_s)
-        excess_s = part * (slot_s - part) / (2 * service_s) if service_s > 0 else slot_s / 2
+        contiguous = service_s > 0 and scenario.node[n]["concurrency"] == scenario.node[n]["servers"]
+        excess_s = part * (slot_s - part) / (2 * service_s) if contiguous else slot_s / 2
         rest_s = service_s / 2 + back_s - tasks["created_s"][j]
         most = np.minimum(fits / service_s, 1.0) if service_s > 0 else np.ones(len(slot))
         cost_s = (slot + 0.5) * slot_s - excess_s + rest_s

@@ -127,7 +127,7 @@ def tune_rule(
     names = [named(rule, value) for value in tried]
     scenario = build_scenario(config)
     for name in names:
-        check_rule(name, "values", scenario.network)
+        check_rule(name, "values", scenario.config)
     keys = np.array([training_key(seed, 0, 0, episode) for episode in range(episodes)], np.uint64)
     figures = np.zeros((len(names), episodes))
     task = progress.add_task("tuning", total=figures.size) if progress else None

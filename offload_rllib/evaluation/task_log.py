@@ -1,14 +1,18 @@
-"""The outcome of every task of an evaluation, as a table for Parquet."""
+"""The outcome of every task of an evaluation: a table for Parquet, and files to exchange with other simulators."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
+from offload_rllib.config.names import plain_name
 from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.evaluation.results import EPISODE, POLICY
 from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 OUTCOMES = {
@@ -20,6 +24,20 @@ OUTCOMES = {
     NODE_FAILED: "node_failed",
 }
 NODES = ("origin", "node")
+# Columns of a file of exchange, with those of `task_table` that they are made of; see `docs/workloads.md`.
+EXCHANGED = {
+    "task": "task",
+    "time_s": "created_s",
+    "origin": "origin",
+    "destination": "node",
+    "type": "type",
+    "work": "work",
+    "bits_in": "bits_in",
+    "bits_out": "bits_out",
+    "deadline_s": "deadline_s",
+    "response_s": "response_s",
+    "outcome": "outcome",
+}
 
 
 def task_table(env: NativeEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
@@ -56,6 +74,29 @@ def task_table(env: NativeEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
         table["response_s"] = pa.array(np.where(finished, log["ended_s"] - created, 0.0), mask=~finished)
         parts.append(pa.table(table))
     return pa.concat_tables(parts).unify_dictionaries()
+
+
+def write_exchange(tables: Sequence[pa.Table], folder: Path) -> None:
+    """Write one CSV file per policy and episode, one row per task, that a recording can be read from.
+
+    Numbers have all their digits. A deadline is relative to the creation, and empty where there is none; so is the
+    response of a task that did not finish.
+
+    Args:
+        tables: from `task_table`.
+        folder: is made.
+    """
+    folder.mkdir()
+    for table in tables:
+        tasks = table.to_pandas()
+        tasks["deadline_s"] = (tasks["deadline_s"] - tasks["created_s"]).where(np.isfinite(tasks["deadline_s"]))
+        for (policy, episode), of_one in tasks.groupby([POLICY, EPISODE], observed=True):
+            columns = {name: of_one[source] for name, source in EXCHANGED.items()}
+            pd.DataFrame(columns).to_csv(folder / f"{_file_name(str(policy))}-{episode}.csv", index=False)
+
+
+def _file_name(policy: str) -> str:
+    return "".join("_" if c in ":/\\ " else c for c in plain_name(policy))
 
 
 def _scalar(value: Any) -> pa.Scalar:

@@ -51,7 +51,7 @@ class HeuristicPolicy:
             ConfigError: the rule makes no sense in the environment.
         """
         if not is_function_path(self.name):
-            check_rule(self.name, "policies", env.scenario.network)
+            check_rule(self.name, "policies", env.scenario.config)
         return HeuristicPolicy(self.name, env)
 
     def __call__(

@@ -71,7 +71,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ConfigError: says which key, and what is accepted.
     """
     config, node = scenario.config, scenario.arrays.node
-    bounded = bool((node["capacity"] != UNBOUNDED).any())
+    bounded = bool((node["capacity"] != UNBOUNDED).any() or np.isfinite(node["capacity_bits"]).any())
     links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
     lossy = any(link is not None and link.loss_probability for link in links)
     contended = any(link is not None and link.contention == "fifo" for link in links)

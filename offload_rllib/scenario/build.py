@@ -10,19 +10,20 @@ import numpy as np
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
+from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
-from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.score import check_drop_penalty
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.arriving import BuiltWorkload, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.scenario.workload.rates import clock_of
 from offload_rllib.simulator.heap import MAX_NODES
-from offload_rllib.simulator.heuristics import ALWAYS_CLOUD, HEURISTICS, is_rule, parse_rule
+from offload_rllib.simulator.heuristics import ALWAYS_CLOUD, AS_RECORDED, HEURISTICS, is_rule, parse_rule
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
     EDF,
@@ -82,7 +83,9 @@ class BuiltScenario:
     """Notes on the data, e.g. rows that were left out."""
 
 
-def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def _nodes(
+    config: EnvironmentConfig, network: Network, link: np.ndarray, rates: np.ndarray, mean_bits_in: float
+) -> np.ndarray:
     node = np.zeros(len(network.nodes), NODE)
     first = np.searchsorted(link["source"], np.arange(len(network.nodes) + 1))
     for i, described in enumerate(network.nodes):
@@ -90,9 +93,15 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["name_hash"] = stable_hash(described.name)
         node[i]["core_speed"] = described.speed if pooled else described.core_speed
         node[i]["servers"] = 1 if pooled else described.cores
+        node[i]["concurrency"] = _concurrency(config, described, 1 if pooled else described.cores)
         node[i]["speed"] = described.speed
         node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
+        bits = described.queue_capacity_bits
+        node[i]["capacity_bits"] = np.inf if bits is None else bits
+        node[i]["room"] = np.inf if described.queue_capacity is None else described.queue_capacity
+        if bits is not None and mean_bits_in > 0:
+            node[i]["room"] = min(node[i]["room"], bits / mean_bits_in)
         node[i]["queue"] = QUEUE[config.cloud.queue if config.cloud and described.cloud else config.queue]
         node[i]["cloud"] = described.cloud
         node[i]["works_in_ticks"] = config.tick_s is not None and not described.cloud
@@ -102,6 +111,14 @@ def _nodes(config: EnvironmentConfig, network: Network, link: np.ndarray, rates:
         node[i]["degree"] = first[i + 1] - first[i]
     node["first_server"] = np.cumsum(node["servers"]) - node["servers"]
     return node
+
+
+def _concurrency(config: EnvironmentConfig, described: Node, servers: int) -> int:
+    """Return the number of tasks that a node serves at once."""
+    given = config.cloud if config.cloud is not None and described.cloud else config
+    if given.service != "shared":
+        return servers
+    return UNBOUNDED if given.tasks_per_core is None else min(given.tasks_per_core * servers, UNBOUNDED)
 
 
 def _deciding_nodes(
@@ -152,15 +169,15 @@ def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[
     else:
         return deciding, []
     if is_rule(chosen.others):
-        check_rule(chosen.others, "agents.others", network)
+        check_rule(chosen.others, "agents.others", config)
     return agents, [i for i in deciding if i not in set(agents)]
 
 
-def check_rule(text: str, where: str, network: Network | None = None) -> None:
-    """Check the name and the parameter of a heuristic, and that it makes sense in a network.
+def check_rule(text: str, where: str, config: EnvironmentConfig | None = None) -> None:
+    """Check the name and the parameter of a heuristic, and that it makes sense in an environment.
 
     Raises:
-        ConfigError: there is no such rule, it takes no such parameter, or the network lacks the cloud that it needs.
+        ConfigError: there is no such rule, it takes no such parameter, or the environment lacks what it needs.
     """
     try:
         code, _ = parse_rule(text)
@@ -171,13 +188,26 @@ def check_rule(text: str, where: str, network: Network | None = None) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if code == ALWAYS_CLOUD and network is not None and not any(node.cloud for node in network.nodes):
-        raise ConfigError(f"{where}: '{text}' needs a cloud, and this environment has none (key cloud)")
+    lacking = _lacking(code, config) if config is not None else ""
+    if lacking:
+        raise ConfigError(f"{where}: '{text}' needs {lacking}")
+
+
+def _lacking(code: int, config: EnvironmentConfig) -> str:
+    """Return what a rule needs and an environment has not; empty if it has all."""
+    arrivals = config.workload.arrivals
+    if code == ALWAYS_CLOUD and config.cloud is None:
+        return "a cloud, and this environment has none (key cloud)"
+    if code == AS_RECORDED and not (isinstance(arrivals, Replay) and arrivals.columns.destination):
+        return (
+            "recorded destinations, and this environment has none (workload.arrivals.kind: replay, columns.destination)"
+        )
+    return ""
 
 
 def fitting_rules(config: EnvironmentConfig) -> tuple[str, ...]:
     """Return the names of the heuristics that make sense in an environment: all that `check_rule` accepts there."""
-    return tuple(name for name, rule in HEURISTICS.items() if config.cloud is not None or rule.code != ALWAYS_CLOUD)
+    return tuple(name for name, rule in HEURISTICS.items() if not _lacking(rule.code, config))
 
 
 def _settings(config: EnvironmentConfig, network: Network, arriving: BuiltWorkload, load: OfferedLoad) -> np.ndarray:
@@ -295,13 +325,16 @@ def build_scenario(
     deciding = _deciding_nodes(config, network, np.flatnonzero(arriving.entries.share), link, offered)
     if not deciding:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
+    if arriving.recording is not None:
+        arriving.recording.check_destinations(network, link[offered & np.isin(link["source"], deciding)])
     agents, others = _split_deciders(config, network, deciding)
     used = _used_links(config, link, offered, agents, others)
     rate = like.load.rate_per_client if like is not None else None
     load = offered_load(config, network, link, used, arriving.demand, arriving.entries, rate)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
-    node = _nodes(config, network, link, load.rate_per_client * arriving.entries.client_rate)
+    rates = load.rate_per_client * arriving.entries.client_rate
+    node = _nodes(config, network, link, rates, float(arriving.demand.mean[1]))
     deciding = agents + others
     node["agent"][deciding] = np.arange(len(deciding))
     limit = config.decisions.max_destinations
@@ -312,9 +345,11 @@ def build_scenario(
         or config.decisions.offer != "arrival"
         or not link["plain"].all()
         or not (node["queue"] == FIFO).all()
+        or (node["concurrency"] > node["servers"]).any()
+        or np.isfinite(node["capacity_bits"]).any()
     )
     arrays = Scenario(
-        variant=variant(full=unusual, ticks=config.tick_s is not None, nodes=len(network.nodes)),
+        variant=variant(full=bool(unusual), ticks=config.tick_s is not None, nodes=len(network.nodes)),
         settings=_settings(config, network, arriving, load),
         node=node,
         link=link,

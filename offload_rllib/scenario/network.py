@@ -26,6 +26,8 @@ class Node:
     queue_capacity: int | None
     """Tasks held, waiting and served together; None: unbounded."""
     client: bool
+    queue_capacity_bits: float | None = None
+    """Inputs of these tasks together; None: unbounded."""
     cloud: bool = False
     """Serves each task on one core, never decides, never fails, and is not counted in the offered load."""
 
@@ -36,11 +38,12 @@ class Node:
 
     def check(self, where: str) -> None:
         """Raise ConfigError if the node is invalid."""
-        capacity = self.queue_capacity
+        capacity, bits = self.queue_capacity, self.queue_capacity_bits
         for what, value, fits, accepted in (
             ("core_speed", self.core_speed, SMALLEST <= self.core_speed <= LARGEST, f"{SMALLEST:g} to {LARGEST:g}"),
             ("cores", self.cores, self.cores == int(self.cores) >= 1, "a whole number from 1 up"),
             ("queue_capacity", capacity, capacity is None or capacity == int(capacity) >= 1, "None, or from 1 up"),
+            ("queue_capacity_bits", bits, bits is None or SMALLEST <= bits <= LARGEST, f"None, or up to {LARGEST:g}"),
             ("position_m", self.position_m, all(abs(x) <= LARGEST for x in self.position_m), f"up to {LARGEST:g}"),
         ):
             if not fits:

@@ -66,6 +66,8 @@ def _cause_of_drops(config: EnvironmentConfig, network: Network) -> str:
     bounded = [node.name for node in network.nodes if node.queue_capacity is not None]
     if bounded:
         return f"node '{bounded[0]}' has a queue_capacity"
+    if any(node.queue_capacity_bits is not None for node in network.nodes):
+        return "a node has queue_capacity_bits"
     given = (config.links, *(override.medium or override for override in config.link_overrides), *config.link_overrides)
     if any(link.loss_probability for link in given):
         return "links have a loss_probability"

@@ -75,6 +75,7 @@ def env_slice(state, e):
     return State(
         state.episode[e : e + 1],
         state.node[e],
+        state.sharing[e],
         state.usage[e],
         state.client[e],
         state.distribution[min(e, state.distribution.shape[0] - 1)],

@@ -14,7 +14,8 @@ def node_energy(scenario: Scenario, state: State, e: int) -> dict[str, np.ndarra
     """
     node, usage, power = state.node[e], state.usage[e], scenario.power
     now_s = float(state.episode[e]["now_s"])
-    busy_s = node["busy_seconds"] + node["busy"] * now_s * (scenario.node["works_in_ticks"] == 0)
+    busy = np.minimum(node["busy"], scenario.node["servers"])  # where cores are shared, more tasks than cores
+    busy_s = node["busy_seconds"] + busy * now_s * (scenario.node["works_in_ticks"] == 0)
     down_s = usage["down_seconds"] + node["down"] * now_s
     return {
         "idle": power["idle_w"] * (now_s - down_s),

@@ -43,6 +43,7 @@ SIZE_INTERVAL = 11
 THRESHOLD = 12
 SHORTEST_FINISH_ORACLE = 13
 ALWAYS_CLOUD = 14
+AS_RECORDED = 15
 
 # Sub-streams of a node's stream for heuristics; ties are drawn from the stream itself.
 _NOISE = 1
@@ -85,6 +86,7 @@ HEURISTICS = {
     ),
     "always_server": Rule(ALWAYS_SERVER, "the fastest node in reach"),
     "always_cloud": Rule(ALWAYS_CLOUD, "the cloud, or a node linked to it; otherwise keep"),
+    "recorded": Rule(AS_RECORDED, "to the node that the recording names (columns.destination); otherwise keep"),
     "shortest_finish_oracle": Rule(SHORTEST_FINISH_ORACLE, "as shortest_finish, from the true state of the neighbours"),
 }
 
@@ -157,10 +159,22 @@ def _with_planned(there, planned, action):
 
 
 @kernel
-def _picked(scenario, environment, rule, parameter, agent, turn, rng_key, planned, now_s):
+def _action_to(scenario, agent, n):
+    """Return the action that sends a task to node `n`; 0 if it is no destination of the agent."""
+    for action in range(1, scenario.destination.shape[1]):
+        link_index = scenario.destination[agent, action]
+        if link_index != NONE and scenario.link[link_index].destination == n:
+            return action
+    return 0
+
+
+@kernel
+def _picked(scenario, environment, rule, parameter, agent, slot, turn, rng_key, planned, now_s):
     """Return the action of a rule that does not weigh all actions; NONE of one that does."""
     if rule == LOCAL:
         return 0
+    if rule == AS_RECORDED:
+        return _action_to(scenario, agent, environment.task[slot].destination)
     if rule == KEEP_FIRST:
         own = _known(scenario, environment, agent, 0, planned, now_s)
         mean_service_s = scenario.settings[0].mean_service_s
@@ -229,7 +243,7 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
     if rule == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
     if rule == LEAST_FILL:
-        return fill(there.tasks + there.sent_tasks, scenario.node[there.node].capacity)
+        return fill(there.tasks + there.sent_tasks, scenario.node[there.node].room)
     if rule == POWER_OF_TWO:
         return (
             float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, rng_key) else np.inf
@@ -269,7 +283,7 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
     node = environment.node[scenario.agent_node[agent]]
     turn = node.choices + k  # choices that the node has had before this one
     rng_key = stream(node.key, streams.HEURISTIC)
-    picked = _picked(scenario, environment, rule, parameter, agent, turn, rng_key, planned, now_s)
+    picked = _picked(scenario, environment, rule, parameter, agent, slot, turn, rng_key, planned, now_s)
     if picked != NONE:
         return picked
     index = turn * scenario.destination.shape[1]

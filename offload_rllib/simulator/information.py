@@ -7,6 +7,7 @@ another node, unless the scenario's information is `fresh` (broadcast interval 0
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.events.broadcasts import turn_heard
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
+from offload_rllib.simulator.sharing import shares_cores
 from offload_rllib.simulator.ticks import tick_of, work_moment
-from offload_rllib.simulator.types import NONE, OFFER_NEWEST, UNBOUNDED
+from offload_rllib.simulator.types import NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 from offload_rllib.simulator.waits import advertised_free_at, wait_of, wait_of_offered
 
@@ -39,7 +41,7 @@ class Estimate(NamedTuple):
     """What the deciding node expects for the task on offer at one destination. Seconds from now."""
 
     transfer_s: float  # until the task is there
-    wait_s: float  # until a server is free for it there, counted from now
+    wait_s: float  # until a server is free for it there, counted from now; where cores are shared, a whole core
     service_s: float
     return_s: float  # of the result, to the task's origin
     finish_s: float  # until the result is at the origin
@@ -148,11 +150,11 @@ def true_state(scenario, environment, agent, action, now_s):
 
 
 @kernel
-def fill(tasks, capacity):
-    """Return the filled share of a queue; of an unbounded one, tasks / (tasks + 4)."""
-    if capacity == UNBOUNDED:
+def fill(tasks, room):
+    """Return the filled share of a queue with room for so many tasks; of an unbounded one, tasks / (tasks + 4)."""
+    if room == np.inf:
         return tasks / (tasks + 4.0)
-    return min(tasks / capacity, 1.0)
+    return min(tasks / room, 1.0)
 
 
 @kernel
@@ -164,10 +166,30 @@ def expected_wait(scenario, known_state):
 
 
 @kernel
+def _delay_by_sharing(scenario, known_state, wait_s, service_s, transfer_s):
+    """Return the seconds by which others are expected to delay a task at a node whose cores are shared.
+
+    A task much longer than the others is delayed until it has a core to itself, `wait_s`; a short one by what the
+    number of tasks makes of its service, if none of them leaves. Between the two the delay is that of tasks whose
+    remaining work is exponential. Where a node bounds how many it serves at once, the rest of the wait is a queue's.
+    """
+    there = scenario.node[known_state.node]
+    tasks = np.int64(known_state.tasks + known_state.sent_tasks) + 1
+    served = min(tasks, np.int64(there.concurrency))
+    left_s = max(wait_s - transfer_s, 0.0)
+    if left_s <= 0.0 or served <= there.servers:
+        return left_s
+    shared_s = wait_s * (served - there.servers) / (tasks - there.servers)
+    alone_s = service_s * (served - there.servers) / there.servers
+    return left_s - min(shared_s, left_s) * math.exp(-alone_s / shared_s)
+
+
+@kernel
 def estimate(scenario, environment, agent, action, known_state, slot):
     """Return what to expect if the task in `slot`, on offer to `agent`, takes an action.
 
-    The wait shrinks while the task travels: finish = max(transfer, wait) + service + return.
+    The wait shrinks while the task travels: finish = max(transfer, wait) + service + return. Where cores are shared it
+    is transfer + delay + service + return (`_delay_by_sharing`).
     """
     task = environment.task[slot]
     wait_s = expected_wait(scenario, known_state)
@@ -183,7 +205,10 @@ def estimate(scenario, environment, agent, action, known_state, slot):
         return_latency_s += back.latency_s
         return_seconds_per_bit += back.seconds_per_bit
     return_s = return_latency_s + task.bits_out * return_seconds_per_bit
-    return Estimate(transfer_s, wait_s, service_s, return_s, max(transfer_s, wait_s) + service_s + return_s)
+    until_service_s = max(transfer_s, wait_s)
+    if shares_cores(scenario, known_state.node):
+        until_service_s = transfer_s + _delay_by_sharing(scenario, known_state, wait_s, service_s, transfer_s)
+    return Estimate(transfer_s, wait_s, service_s, return_s, until_service_s + service_s + return_s)
 
 
 @kernel

@@ -1,15 +1,10 @@
 """The waiting tasks of a node, in the order in which its servers take them: first in first out, and other disciplines.
 
-FIFO and LIFO are doubly linked lists. EDF and SJF are pairing heaps (M. L. Fredman, R. Sedgewick, D. D. Sleator,
-R. E. Tarjan, "The pairing heap: a new form of self-adjusting heap", Algorithmica 1, 1986). Their links are fields of
-the tasks' own records, so that they need no arrays of their own. A task enters in constant time and leaves, from any
-position, in amortised O(log n). Whatever the discipline, `queue_head` is the next task to be served.
+FIFO and LIFO are doubly linked lists, whose links are fields of the tasks' own records. EDF and SJF are pairing heaps
+(see `pairing_heap`). Whatever the discipline, `queue_head` is the next task to be served.
 
 Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
 `docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in the node's wait (see `waits`).
-
-In a heap `child` is a task's first child, `next` its right sibling, `previous` its left sibling, or its parent if it
-is a first child.
 """
 
 from __future__ import annotations
@@ -17,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.simulator.jit import called_kernel, kernel
+from offload_rllib.simulator.pairing_heap import enter_heap, goes_before, leave_heap
 from offload_rllib.simulator.tasks import withdraw
-from offload_rllib.simulator.types import EDF, FIFO, LIFO, NONE
+from offload_rllib.simulator.types import FIFO, LIFO, NONE
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
@@ -120,64 +116,13 @@ def leave_queue(scenario, environment, n, slot, now_s):
     task.waiting_s += now_s - task.since_s
 
 
-@kernel
-def goes_before(task, discipline, a, b):
-    """Return whether task `a` is served before `b`: by deadline or work, equals in order of creation."""
-    first = task[a].deadline_s if discipline == EDF else task[a].work
-    second = task[b].deadline_s if discipline == EDF else task[b].work
-    return first < second or (first == second and task[a].number < task[b].number)
-
-
-@kernel
-def _meld(task, discipline, a, b):
-    """Make one heap of two, given by their roots, and return its root; its own siblings are left as they were."""
-    if goes_before(task, discipline, b, a):
-        root, loser = b, a
-    else:
-        root, loser = a, b
-    first = task[root].child
-    task[loser].next = first
-    task[loser].previous = root
-    if first != NONE:
-        task[first].previous = loser
-    task[root].child = loser
-    return root
-
-
-@kernel
-def _meld_siblings(task, discipline, first):
-    """Make one heap of a list of siblings in two passes, pairs from the left, then all from the right."""
-    pairs = NONE
-    while first != NONE:
-        root = first
-        second = task[first].next
-        if second == NONE:
-            first = NONE
-        else:
-            first = task[second].next
-            root = _meld(task, discipline, root, second)
-        task[root].next = pairs
-        pairs = root
-    if pairs == NONE:
-        return NONE
-    root = pairs
-    rest = task[pairs].next
-    while rest != NONE:
-        following = task[rest].next
-        root = _meld(task, discipline, root, rest)
-        rest = following
-    task[root].next = NONE
-    task[root].previous = NONE
-    return root
-
-
 # These two are called, not inlined: they would bloat every place where a task waits, FIFO's too.
 @called_kernel
 def _enter_queue(task, node, discipline, slot):
     """Let a task wait where the discipline is not FIFO."""
     head = node.queue_head
-    task[slot].previous = NONE
     if discipline == LIFO:
+        task[slot].previous = NONE
         task[slot].next = head
         if head == NONE:
             node.queue_tail = slot
@@ -185,39 +130,25 @@ def _enter_queue(task, node, discipline, slot):
             task[head].previous = slot
         node.queue_head = slot
         return
-    task[slot].child = NONE
-    task[slot].next = NONE
-    node.queue_head = slot if head == NONE else _meld(task, discipline, head, slot)
+    node.queue_head = enter_heap(task, discipline, head, slot)
 
 
 @called_kernel
 def _leave_queue(task, node, discipline, slot):
     """Take a task out of a queue of any discipline."""
+    if discipline > LIFO:
+        node.queue_head = leave_heap(task, discipline, node.queue_head, slot)
+        return
     before = task[slot].previous
     after = task[slot].next
-    if discipline <= LIFO:
-        if before == NONE:
-            node.queue_head = after
-        else:
-            task[before].next = after
-        if after == NONE:
-            node.queue_tail = before
-        else:
-            task[after].previous = before
-        return
-    root = node.queue_head
-    below = _meld_siblings(task, discipline, task[slot].child)
-    if slot == root:
-        node.queue_head = below
-        return
-    if task[before].child == slot:
-        task[before].child = after
+    if before == NONE:
+        node.queue_head = after
     else:
         task[before].next = after
-    if after != NONE:
+    if after == NONE:
+        node.queue_tail = before
+    else:
         task[after].previous = before
-    if below != NONE:
-        node.queue_head = _meld(task, discipline, root, below)
 
 
 @called_kernel
@@ -268,3 +199,53 @@ def first_overdue(task, node, grace_s, until_s):
         node.overdue_s = min(node.overdue_s, expires_s)
         slot = _following(task, slot)
     return NONE
+
+
+@kernel
+def _append_list(task, slot, order, count):
+    """Write the tasks of a list into `order` from place `count` on and return the place behind them."""
+    while slot != NONE:
+        order[count] = slot
+        count += 1
+        slot = task[slot].next
+    return count
+
+
+@called_kernel
+def in_order_of_service(task, discipline, head, received, order):
+    """Write the waiting tasks into `order` [tasks] and return their number.
+
+    Those from `received` on, if it is not NONE, will join the queue one after the other.
+    """
+    count = 0
+    if discipline == FIFO:
+        count = _append_list(task, head, order, count)
+        return _append_list(task, received, order, count)
+    count = _append_list(task, received, order, count)
+    if discipline == LIFO:
+        for place in range(count // 2):
+            order[place], order[count - 1 - place] = order[count - 1 - place], order[place]
+        return _append_list(task, head, order, count)
+    place = count
+    if head != NONE:
+        order[count] = head
+        count += 1
+    while place < count:
+        slot = task[order[place]].child
+        while slot != NONE:
+            order[count] = slot
+            count += 1
+            slot = task[slot].next
+        place += 1
+    # Shell's sort: in place, and a heap read level by level is nearly in order.
+    gap = count // 2
+    while gap > 0:
+        for i in range(gap, count):
+            slot = order[i]
+            place = i
+            while place >= gap and goes_before(task, discipline, slot, order[place - gap]):
+                order[place] = order[place - gap]
+                place -= gap
+            order[place] = slot
+        gap //= 2
+    return count

@@ -15,12 +15,14 @@ from offload_rllib.simulator.events.loop import UNFINISHED, run_until
 from offload_rllib.simulator.events.tick_work import schedule_work
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.sharing import begin_sharing
 from offload_rllib.simulator.streams import node_key, stream, uniform
 from offload_rllib.simulator.types import (
     ARRIVAL,
     BROADCAST,
     BROADCAST_LINK,
     CLIENT_STATE,
+    CORE_SHARING,
     EPISODE,
     EVENT,
     FREE,
@@ -85,9 +87,11 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     kept = remembered_broadcasts(scenario)
     hops = int(scenario.settings[0]["max_hops"])
     varying = bool(scenario.arrivals[0]["parameters_vary"])
+    sharing = bool((scenario.node["concurrency"] > scenario.node["servers"]).any())
     return State(
         episode=np.zeros(num_envs, EPISODE),
         node=np.zeros((num_envs, nodes), NODE_STATE),
+        sharing=np.zeros((num_envs, nodes if sharing else 0), CORE_SHARING),
         usage=np.zeros((num_envs, nodes), USAGE),
         client=np.zeros((num_envs, nodes), CLIENT_STATE),
         distribution=np.repeat(scenario.distribution[None], num_envs if varying else 1, axis=0),
@@ -198,6 +202,7 @@ def clear(state: State, environments: np.ndarray) -> None:
     for array in (
         state.episode,
         state.node,
+        state.sharing,
         state.usage,
         state.client,
         state.server,
@@ -286,6 +291,8 @@ def start(scenarios, state, environments, keys):
                 uniform(stream(node.key, streams.BROADCAST_PHASE), 0) * scenario.settings[0].broadcast_interval_s
             )
             schedule_broadcasts(scenario, environment, n)
+        if has_extensions(scenario):
+            begin_sharing(environment)
         begin_episode(scenario, environment)
         for n in range(environment.node.shape[0]):
             node = environment.node[n]

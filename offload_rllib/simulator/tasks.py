@@ -27,6 +27,7 @@ from offload_rllib.simulator.types import (
     TRANSFERRED,
     UNFINISHED_SCORES,
 )
+from offload_rllib.simulator.variants import has_extensions
 
 _MANTISSA_SHIFT = np.int64(52 - HISTOGRAM_BITS)
 _BEFORE_FIRST = (np.float64(HISTOGRAM_LOWEST).view(np.int64) >> _MANTISSA_SHIFT) - np.int64(1)
@@ -43,14 +44,17 @@ def histogram_bin(seconds):
 
 
 @kernel
-def change_tasks(node, capacity, now_s, by):
-    """Add `by` to a node's number of tasks and bring its time integrals up to date."""
+def change_tasks(scenario, environment, n, now_s, by, bits):
+    """Add `by` to the number of tasks at node `n`, and `bits` to their inputs; bring time integrals up to date."""
+    node = environment.node[n]
     elapsed = now_s - node.changed_s
     node.task_seconds += node.tasks * elapsed
-    if node.tasks >= capacity:
+    if node.tasks >= scenario.node[n].capacity:
         node.full_seconds += elapsed
     node.changed_s = now_s
     node.tasks += by
+    if has_extensions(scenario):
+        node.bits = node.bits + bits if node.tasks > 0 else 0.0
 
 
 @kernel

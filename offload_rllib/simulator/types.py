@@ -19,24 +19,10 @@ Array = npt.NDArray
 
 # Kinds of events. At equal times they run in this order (then by node, then by task): what leaves goes before what
 # arrives, so that a place freed at t can be taken at t. Broadcasts (which are no events) see the outcome.
-RESULT = 0
-SERVICE_END = 1
-LOSS = 2
-EXPIRE = 3
-FAILURE = 4
-REPAIR = 5
-TRANSFER = 6
-ARRIVAL = 7
-TICK = 8
-OVERDUE = 9
+RESULT, SERVICE_END, LOSS, EXPIRE, FAILURE, REPAIR, TRANSFER, ARRIVAL, TICK, OVERDUE = range(10)
 
 # Where a task is.
-FREE = 0
-HELD = 1
-WAITING = 2
-SERVED = 3
-TRANSFERRED = 4
-RETURNING = 5
+FREE, HELD, WAITING, SERVED, TRANSFERRED, RETURNING = range(6)
 SENT_BACK = 6  # on its way to the node that had sent it to one that is down
 
 # How a task ended. The four causes of a drop are consecutive.
@@ -49,23 +35,18 @@ NODE_FAILED = 5
 CAUSES = ("queue_full", "expired", "lost", "node_failed")
 
 # What a deadline does.
-EXPIRY_NEVER = 0
-EXPIRY_QUEUED = 1
-EXPIRY_ABORT = 2
+EXPIRY_NEVER, EXPIRY_QUEUED, EXPIRY_ABORT = range(3)
 
 # What happens to tasks at nodes that are down.
-FAILURES_NONE = 0
-TASKS_LOST = 1
-TASKS_RETURNED = 2
+FAILURES_NONE, TASKS_LOST, TASKS_RETURNED = range(3)
 
 # Accounts of energy: none, in joules, in PeersimGym's unit.
 ENERGY_NONE, ENERGY_POWER, ENERGY_PEERSIMGYM = range(3)
-# The order in which a node serves its waiting tasks.
-FIFO, LIFO, EDF, SJF = range(4)
+# The order in which a node serves its waiting tasks; the last is that in which those leave that share its cores.
+FIFO, LIFO, EDF, SJF, SHARING = range(5)
 
 # Which task an agent decides: the one that entered first, held until then, or the newest that waits.
-OFFER_ARRIVAL = 0
-OFFER_NEWEST = 1
+OFFER_ARRIVAL, OFFER_NEWEST = range(2)
 
 UNBOUNDED = 2**31 - 1
 NONE = -1
@@ -77,8 +58,7 @@ HISTOGRAM_BITS = 7
 HISTOGRAM_LOWEST = 2.0**-40
 HISTOGRAM_OCTAVES = 80
 HISTOGRAM_BINS = (HISTOGRAM_OCTAVES << HISTOGRAM_BITS) + 2
-RESPONSES = 0
-UNFINISHED_SCORES = 1
+RESPONSES, UNFINISHED_SCORES = range(2)
 
 
 def _record(**fields: object) -> np.dtype:
@@ -120,7 +100,10 @@ NODE = _record(
     speed="f8",  # of all servers
     seconds_per_instruction="f8",  # 1 / core_speed
     arrival_rate="f8",  # tasks per second made by the client here, mean over time and episodes; 0 without one
-    servers="i4",  # tasks served at once
+    capacity_bits="f8",  # of the inputs of these tasks
+    room="f8",  # tasks that it has room for: `capacity`, or those of mean size that `capacity_bits` has room for
+    servers="i4",  # each with a core of its own, or with all of them
+    concurrency="i4",  # tasks served at once; more than `servers` where they share the cores
     capacity="i4",  # tasks held, waiting and served together
     queue="i4",  # discipline
     cloud="i4",  # 1 at the cloud
@@ -205,6 +188,7 @@ RECORDED = _record(  # one arrival; sorted by origin, then time
     bits_out="f8",
     deadline_s="f8",  # relative to the arrival; infinite: none
     node="i4",  # that the task enters first
+    destination="i4",  # that is to process it, for the rule `recorded`; or NONE
     type="i4",  # of the task
 )
 RATE_PIECE = _record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
@@ -253,6 +237,7 @@ NODE_STATE = _record(
     advertised_from_s="f8",  # -1: to be computed again
     busy_until_s="f8",  # when the task in service leaves the only server; kept where `waits` may have to walk
     changed_s="f8",  # when `tasks` changed last
+    bits="f8",  # inputs of `tasks`; kept where a capacity in bits may be
     task_seconds="f8",  # integral of `tasks`
     full_seconds="f8",  # time spent at capacity
     **ACCOUNT,  # of this step where decisions are clocked, otherwise from the start of the episode on
@@ -260,7 +245,7 @@ NODE_STATE = _record(
     next_broadcast_s="f8",  # time of the first broadcast that is not saved; see `broadcasts`
     unsaved_turn="i8",  # its number
     failure_s="f8",  # next time the node goes down
-    busy_seconds="f8",  # integral of `busy`, less `busy` x now; in ticks, work done over speed
+    busy_seconds="f8",  # integral of the busy servers, less their number x now; in ticks, work done over speed
     work_left="f8",  # in ticks: instructions left of the task in service
     tick_work="f8",  # instructions that the node may still do in this tick; negative between its moments
     overdue_s="f8",  # in ticks: not later than the first expiry of a task that waits here
@@ -272,7 +257,7 @@ NODE_STATE = _record(
     own_unfinished="i4",  # tasks made here that have not ended, wherever they are
     own_awaited="i4",  # tasks made here whose result the node still waits for; see `tasks.stop_awaiting`
     tasks="i4",  # held, waiting and served
-    busy="i4",
+    busy="i4",  # tasks in service
     down="i4",  # 1 while the node has failed
     stale="i4",  # 1 if `free_s` must be computed again
     held="i4",  # tasks to be decided: held ones, or, with `OFFER_NEWEST`, waiting ones
@@ -283,6 +268,14 @@ NODE_STATE = _record(
     received_head="i4",  # in ticks: tasks that wait to join the queue
     received_tail="i4",
     serving="i4",  # in ticks: the task in service
+)
+
+CORE_SHARING = _record(  # of a node whose cores are shared; see `sharing`
+    work_each="f8",  # instructions that a task has had that was in service since the node was last idle
+    at_s="f8",  # when it had
+    end_s="f8",  # when the next task leaves, if nothing changes until then; infinite without one
+    first="i4",  # that task
+    winner="i4",  # of a match between nodes
 )
 
 USAGE = _record(  # of a node
@@ -327,6 +320,7 @@ TASK = _record(
     bits_out="f8",
     since_s="f8",  # when the present stage began
     service_end_s="f8",
+    work_end="f8",  # `work_each` of the node at which it leaves, where it shares the cores
     holding_s="f8",
     waiting_s="f8",
     service_s="f8",
@@ -334,6 +328,7 @@ TASK = _record(
     return_latency_s="f8",
     return_seconds_per_bit="f8",
     origin="i4",
+    destination="i4",  # as recorded, or NONE
     type="i4",
     node="i4",
     hops="i4",
@@ -432,6 +427,7 @@ class State(NamedTuple):
 
     episode: Array  # [E] EPISODE
     node: Array  # [E, N] NODE_STATE
+    sharing: Array  # [E, N] CORE_SHARING; [E, 0] where no node shares its cores
     usage: Array  # [E, N] USAGE
     client: Array  # [E, N] CLIENT_STATE
     distribution: Array  # [E, Y, 4] DISTRIBUTION of the episode; [1, Y, 4] where episodes do not differ

@@ -5,7 +5,8 @@ takes no time; one that is aborted in service takes time until its deadline. Wha
 it stays right while tasks are served and expire, because it has foreseen that. It changes only when a task joins:
 first come, first served, the newcomer is placed behind the others in constant time (logarithmic in the servers). Where
 the order is another, or a task has left the queue to be sent on, the node is marked, and walked again when its waits
-are read.
+are read. Where tasks share the cores, a server is free when one more task would have a whole core. That is played
+through (see `sharing`). With one core and nothing given up it is not: the work is done as soon as in any other order.
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
 with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
@@ -19,8 +20,9 @@ import math
 import numpy as np
 
 from offload_rllib.simulator.jit import called_kernel, kernel
-from offload_rllib.simulator.queues import goes_before
-from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, EXPIRY_QUEUED, FIFO, LIFO, NONE, OFFER_NEWEST
+from offload_rllib.simulator.queues import in_order_of_service
+from offload_rllib.simulator.sharing import drains_alike, shared_free_at, shares_cores
+from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_QUEUED, FIFO, NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 # First axis of `State.server`: when servers have done what is in service, what waits too, and scratch.
@@ -87,13 +89,14 @@ def begin_service(scenario, environment, n, task, now_s):
 @kernel
 def join(scenario, environment, n, slot, now_s):
     """Note that a task is to be processed by node `n`."""
+    settings = scenario.settings[0]
     here = scenario.node[n]
     node = environment.node[n]
     node.advertised_from_s = -1.0
-    if has_extensions(scenario) and here.queue != FIFO:
+    played = shares_cores(scenario, n) and not drains_alike(settings, here)
+    if has_extensions(scenario) and (here.queue != FIFO or played):
         node.stale = 1
         return
-    settings = scenario.settings[0]
     node.free_s = _place(settings, here, environment.server, QUEUED, node.free_s, environment.task[slot], now_s)
 
 
@@ -115,56 +118,6 @@ def clear(scenario, environment, n):
 def _copy(here, server, source, target):
     for place in range(here.first_server, here.first_server + here.servers):
         server[target, place] = server[source, place]
-
-
-@kernel
-def _append_list(task, slot, order, count):
-    """Write the tasks of a list into `order` from place `count` on and return the place behind them."""
-    while slot != NONE:
-        order[count] = slot
-        count += 1
-        slot = task[slot].next
-    return count
-
-
-@called_kernel
-def _in_order_of_service(task, discipline, head, received, order):
-    """Write the waiting tasks into `order` [tasks] and return their number.
-
-    Those from `received` on, if it is not NONE, will join the queue one after the other.
-    """
-    count = 0
-    if discipline == FIFO:
-        count = _append_list(task, head, order, count)
-        return _append_list(task, received, order, count)
-    count = _append_list(task, received, order, count)
-    if discipline == LIFO:
-        for place in range(count // 2):
-            order[place], order[count - 1 - place] = order[count - 1 - place], order[place]
-        return _append_list(task, head, order, count)
-    place = count
-    if head != NONE:
-        order[count] = head
-        count += 1
-    while place < count:
-        slot = task[order[place]].child
-        while slot != NONE:
-            order[count] = slot
-            count += 1
-            slot = task[slot].next
-        place += 1
-    # Shell's sort: in place, and a heap read level by level is nearly in order.
-    gap = count // 2
-    while gap > 0:
-        for i in range(gap, count):
-            slot = order[i]
-            place = i
-            while place >= gap and goes_before(task, discipline, slot, order[place - gap]):
-                order[place] = order[place - gap]
-                place -= gap
-            order[place] = slot
-        gap //= 2
-    return count
 
 
 @called_kernel
@@ -198,7 +151,7 @@ def _walk(settings, here, node, task, received, server, row, order, now_s, witho
     else:
         _copy(here, server, SERVING, row)
         free_s = server[row, here.first_server]
-    count = _in_order_of_service(task, here.queue, node.queue_head, received, order)
+    count = in_order_of_service(task, here.queue, node.queue_head, received, order)
     for place in range(count):
         slot = order[place]
         if slot != without:
@@ -212,6 +165,9 @@ def _walked(scenario, environment, n, now_s, row, without):
     # Beyond the stack of free slots there is as much room as there are tasks.
     order = environment.free[episode.free_slots :]
     node, task, server = environment.node[n], environment.task, environment.server
+    if shares_cores(scenario, n):
+        settings, here, shared = scenario.settings[0], scenario.node[n], environment.sharing[n]
+        return shared_free_at(settings, here, node, shared, task, order, NONE, now_s, without)
     received = node.received_head if has_ticks(scenario) else np.int32(NONE)
     return _walk(scenario.settings[0], scenario.node[n], node, task, received, server, row, order, now_s, without)
 
@@ -272,8 +228,15 @@ def advertised_free_at(scenario, environment, n, now_s):
     settings = scenario.settings[0]
     here = scenario.node[n]
     node = environment.node[n]
+    if shares_cores(scenario, n) and not drains_alike(settings, here):
+        if now_s != node.advertised_from_s:
+            order = environment.free[environment.episode[0].free_slots :]
+            task, shared = environment.task, environment.sharing[n]
+            node.advertised_from_s = now_s
+            node.advertised_free_s = shared_free_at(settings, here, node, shared, task, order, slot, now_s, NONE)
+        return node.advertised_free_s
     from_s = max(free_s, now_s)
-    if here.servers == 1 and (settings.expiry == EXPIRY_NEVER or not settings.has_deadline):
+    if drains_alike(settings, here):
         return from_s + node.held_work / here.core_speed
     # Where no server is idle, the present time does not matter. Every neighbour asks for the same.
     if from_s != node.advertised_from_s:

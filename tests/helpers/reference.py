@@ -140,11 +140,59 @@ class _Moment(simpy.Timeout):
         super().__init__(clock, delay_s)
 
 
+class _SharedCores:
+    """The cores of one node, shared equally by the tasks in service; each of them uses one core at most."""
+
+    def __init__(self, clock: simpy.Environment, n: int, cores: int, core_speed: float, busy: _Meter) -> None:
+        self.clock, self.n, self.cores, self.core_speed, self.busy = clock, n, cores, core_speed, busy
+        self.work_left: dict[_Task, float] = {}
+        self.changed_s = 0.0
+        self.changes = 0
+
+    def serve(self, task: _Task) -> Life:
+        """Process a task; whoever interrupts it takes it off the cores."""
+        task.served = self.clock.event()
+        self._advance()
+        self.work_left[task] = task.work
+        self._share_anew()
+        try:
+            yield task.served
+        finally:
+            self._advance()
+            del self.work_left[task]
+            self._share_anew()
+
+    def _speed_of_each(self) -> float:
+        return self.core_speed * min(1.0, self.cores / len(self.work_left))
+
+    def _advance(self) -> None:
+        for task in self.work_left:
+            self.work_left[task] -= self._speed_of_each() * (self.clock.now - self.changed_s)
+        self.changed_s = self.clock.now
+
+    def _share_anew(self) -> None:
+        self.changes += 1
+        self.busy.change(min(len(self.work_left), self.cores) - self.busy.level)
+        if self.work_left:
+            self.clock.process(self._end_next(self.changes))
+
+    def _end_next(self, changes: int) -> Life:
+        if changes != self.changes:
+            return
+        task = min(self.work_left, key=lambda task: (self.work_left[task], task.number))
+        left_s = max(self.work_left[task], 0.0) / self._speed_of_each()
+        yield _Moment(self.clock, left_s, SERVICE_END, self.n, task.number)
+        if changes == self.changes:  # nobody has come or gone
+            task.served.succeed()
+
+
 @dataclass(eq=False)
 class _Node:
     described: ManualNode
     core_speed: float
     servers: int
+    at_once: int | None  # tasks in service at once; None: all of them
+    cores: _SharedCores | None  # where they are shared
     discipline: str
     neighbours: list[int]  # where the agent can send tasks, in the order of its actions
     decides: bool
@@ -306,15 +354,24 @@ class _Reference:
         assert isinstance(self.config.topology, Manual)
         cloud = self.config.cloud if described not in self.config.topology.nodes else None
         pooled = self.config.service == "pooled" and cloud is None
+        core_speed = described.instructions_per_second * (described.cores if pooled else 1)
+        servers = 1 if pooled else described.cores
+        given = cloud or self.config
+        at_once, cores, busy = servers, None, _Meter(self.clock)
+        if given.service == "shared":
+            at_once = None if given.tasks_per_core is None else servers * given.tasks_per_core
+            cores = _SharedCores(self.clock, self.names.index(described.name), servers, core_speed, busy)
         return _Node(
             described=described,
-            core_speed=described.instructions_per_second * (described.cores if pooled else 1),
-            servers=1 if pooled else described.cores,
+            core_speed=core_speed,
+            servers=servers,
+            at_once=at_once,
+            cores=cores,
             discipline=self.config.queue if cloud is None else cloud.queue,
             neighbours=neighbours,
             decides=decides,
             up=_Meter(self.clock, 1),
-            busy=_Meter(self.clock),
+            busy=busy,
             sending=_Meter(self.clock),
             sending_bps=_Meter(self.clock),
             key=np.uint64(streams.node_key(key, np.uint64(streams.stable_hash(described.name)))),
@@ -683,6 +740,9 @@ class _Reference:
         capacity = node.described.queue_capacity
         if capacity is not None and len(node.inside) >= capacity:
             raise _Dropped(QUEUE_FULL)
+        capacity_bits = node.described.queue_capacity_bits
+        if capacity_bits is not None and sum(other.bits_in for other in node.inside) + task.bits_in > capacity_bits:
+            raise _Dropped(QUEUE_FULL)
         to_decide = node.decides and len(task.path) < self.config.decisions.max_hops
         newest = self.config.decisions.offer == "newest"
         deadlines = self.config.deadlines
@@ -723,7 +783,7 @@ class _Reference:
         """Wait for a server and be served; a task that was on offer meanwhile may be sent on: return where to."""
         node = self.nodes[n]
         in_ticks = n in self.in_ticks
-        if node.serving < node.servers and not in_ticks:
+        if (node.at_once is None or node.serving < node.at_once) and not in_ticks:
             node.serving += 1
         else:
             task.decision = self.clock.event()
@@ -751,6 +811,10 @@ class _Reference:
                 node.current = None
             return None
         try:
+            if node.cores is not None:
+                with self._stage(task, "service"):
+                    yield from node.cores.serve(task)
+                return None
             with self._stage(task, "service"), node.busy.raised(1):
                 yield _Moment(self.clock, task.work / node.core_speed, SERVICE_END, n, task.number)
         finally:

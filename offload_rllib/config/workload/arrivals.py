@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from offload_rllib.config.base import (
+    ADDED,
     DataFile,
     Flag,
     NonNegative,
@@ -192,6 +193,9 @@ class Columns(Schema):
     """Seconds from the task's entry to its deadline, empty: none. Null: `workload.deadline_s` holds for all tasks."""
     node: Reference | None = None
     """Name of the node that the task enters first, empty: its origin. Null: always its origin."""
+    destination: Annotated[Reference, ADDED] | None = None
+    """Name of the node that is to process the task, empty: that which it enters first. The heuristic `recorded` sends
+    it there; others do not look at it."""
     type: Reference | None = None
     """Name of the task's type, for `score.weights` and figures per type (where there is a column for the work). Null:
     all are of one type."""

@@ -19,6 +19,7 @@ def node_of(node: ManualNode) -> Node:
         cores=node.cores,
         core_speed=node.instructions_per_second,
         queue_capacity=node.queue_capacity,
+        queue_capacity_bits=node.queue_capacity_bits,
         client=node.client,
     )
 

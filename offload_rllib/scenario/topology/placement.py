@@ -44,6 +44,7 @@ def nodes_of(device: Device, positions: np.ndarray, rng: np.random.Generator) ->
             cores=device.cores,
             core_speed=device.instructions_per_second * factor,
             queue_capacity=device.queue_capacity,
+            queue_capacity_bits=device.queue_capacity_bits,
             client=device.client,
         )
         for number, ((x, y), factor) in enumerate(zip(positions.tolist(), factors.tolist(), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,20 @@ from offload_rllib.config.workload.arrivals import Column, Recorded, Replay
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.text_files import opened, opened_text
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream
-from offload_rllib.simulator.types import RECORDED
+from offload_rllib.simulator.types import NONE, RECORDED
 
 # Speeds that represent all between two ends, where each episode draws its own.
 SPEEDS = 33
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where a file names the nodes that are to process its tasks."""
+
+    path: Path
+    column: str
+    file_row: np.ndarray
+    """[P] numbers of the recording's rows in the file, from 1."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,34 @@ class Recording:
     """Whether the rows state deadlines."""
     types: tuple[str, ...] = ()
     """Names of the types that rows refer to by index; empty: they name none."""
+    destinations: Destinations | None = None
+    """Where rows name the nodes that are to process the tasks."""
+
+    def check_destinations(self, network: Network, links: np.ndarray) -> None:
+        """Check that each task can be sent to its recorded destination from the node that it enters.
+
+        Args:
+            network: whose nodes the rows name.
+            links: [M] LINK, those that nodes may send tasks over.
+
+        Raises:
+            ConfigError: one cannot; the message names file, row and column.
+        """
+        if self.destinations is None:
+            return
+        count = len(network.nodes)
+        there = self.rows["node"].astype(np.int64) * count + self.rows["destination"]
+        kept = np.arange(count) * (count + 1)
+        ways = np.concatenate([links["source"].astype(np.int64) * count + links["destination"], kept])
+        stray = np.flatnonzero(~np.isin(there, ways))
+        if len(stray):
+            at = self.destinations
+            i = stray[np.argmin(at.file_row[stray])]
+            entered, wanted = (network.nodes[self.rows[i][key]].name for key in ("node", "destination"))
+            raise ConfigError(
+                f"{at.path}: row {at.file_row[i]}: column '{at.column}': '{wanted}' is no destination of '{entered}', "
+                "which the task enters. Accepted: that node itself, and neighbours that it may send tasks to"
+            )
 
     def plays(self, config: Recorded, horizon_s: float) -> np.ndarray:
         """Return for each row [P] the probability that an episode plays it.
@@ -80,6 +118,7 @@ def of_jobs(jobs: np.ndarray, arrival_s: np.ndarray, network: Network) -> Record
     rows["work"], rows["bits_in"], rows["bits_out"] = jobs[order].T
     origin = drawn_origins(len(rows), network)
     rows["node"] = origin
+    rows["destination"] = NONE
     return _sorted(rows, origin, has_sizes=True, has_deadlines=False)
 
 
@@ -96,7 +135,7 @@ def read_recording(config: Replay, network: Network) -> Recording:
         "time": columns.time.column,
         **{
             key: column.column if isinstance(column, Column) else column
-            for key in ("origin", "work", "bits_in", "bits_out", "deadline", "node", "type")
+            for key in ("origin", "work", "bits_in", "bits_out", "deadline", "node", "destination", "type")
             if (column := getattr(columns, key)) is not None
         },
     }
@@ -120,23 +159,35 @@ def read_recording(config: Replay, network: Network) -> Recording:
     if columns.deadline is not None:
         rows["deadline_s"] = _numbers(path, table, columns.deadline, empty=np.inf)
     names = [node.name for node in network.nodes]
-    if columns.origin is None:
-        origin = drawn_origins(len(rows), network)
-    else:
-        origin = _indices(path, table, columns.origin, names)
-        strangers = np.flatnonzero(~np.array([node.client for node in network.nodes])[origin])
-        if len(strangers):
-            i = int(strangers[0])
-            raise ConfigError(
-                f"{path}: row {i + 1}: column '{columns.origin}': node '{names[origin[i]]}' has no client. Accepted: "
-                f"{', '.join(node.name for node in network.nodes if node.client)}"
-            )
+    origin = _origins(path, table, columns.origin, network)
     rows["node"] = origin if columns.node is None else _indices(path, table, columns.node, names, empty=origin)
+    rows["destination"] = NONE
+    destinations = None
+    if columns.destination is not None:
+        rows["destination"] = _indices(path, table, columns.destination, names, empty=rows["node"])
+        destinations = Destinations(path, columns.destination, _order(rows, origin) + 1)
     types: tuple[str, ...] = ()
     if columns.type is not None:
         types, rows["type"] = _types(path, table, columns.type)
     has_deadlines = columns.deadline is not None
-    return _sorted(rows, origin, has_sizes=columns.work is not None, has_deadlines=has_deadlines, types=types)
+    recording = _sorted(rows, origin, has_sizes=columns.work is not None, has_deadlines=has_deadlines, types=types)
+    return replace(recording, destinations=destinations)
+
+
+def _origins(path: Path, table: pa.Table, column: str | None, network: Network) -> np.ndarray:
+    """Return the node [P] whose client creates each task."""
+    if column is None:
+        return drawn_origins(table.num_rows, network)
+    names = [node.name for node in network.nodes]
+    origin = _indices(path, table, column, names)
+    strangers = np.flatnonzero(~np.array([node.client for node in network.nodes])[origin])
+    if len(strangers):
+        i = int(strangers[0])
+        raise ConfigError(
+            f"{path}: row {i + 1}: column '{column}': node '{names[origin[i]]}' has no client. Accepted: "
+            f"{', '.join(node.name for node in network.nodes if node.client)}"
+        )
+    return origin
 
 
 def drawn_origins(count: int, network: Network) -> np.ndarray:
@@ -155,10 +206,15 @@ def drawn_origins(count: int, network: Network) -> np.ndarray:
     return origin
 
 
+def _order(rows: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Return the rows [P] by origin, then time; stable: those of one client at one time stay in the file's order."""
+    return np.lexsort((rows["time_s"], origin))
+
+
 def _sorted(
     rows: np.ndarray, origin: np.ndarray, *, has_sizes: bool, has_deadlines: bool, types: tuple[str, ...] = ()
 ) -> Recording:
-    order = np.lexsort((rows["time_s"], origin))  # stable: rows of one client at one time stay in the file's order
+    order = _order(rows, origin)
     return Recording(rows[order], origin[order], float(rows["time_s"].max()), has_sizes, has_deadlines, types)
 
 

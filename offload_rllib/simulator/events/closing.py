@@ -19,4 +19,4 @@ def close_episode(scenario, environment):
             account(scenario, environment, slot, now_s, OPEN)
     for n in range(environment.node.shape[0]):
         save_broadcasts(scenario, environment, n, np.nextafter(now_s, np.inf))  # those at the end itself, too
-        change_tasks(environment.node[n], scenario.node[n].capacity, now_s, 0)
+        change_tasks(scenario, environment, n, now_s, 0, 0.0)

@@ -74,8 +74,10 @@ def create(scenario, environment, n, entered, now_s):
         pop(environment)
     kind = _draw_type(scenario, environment, n, number)
     arrivals = scenario.arrivals[0]
+    task.destination = NONE
     if arrivals.kind == RECORDING:
         recorded = scenario.recording[environment.client[n].first_row + number]
+        task.destination = recorded.destination
         task.work = recorded.work
         task.bits_in = recorded.bits_in
         task.bits_out = recorded.bits_out

@@ -36,7 +36,7 @@ def enter(scenario, environment, n, slot, now_s):
     task.node = n
     if has_extensions(scenario) and node.down:
         return OPEN if send_back(scenario, environment, slot, now_s) else NODE_FAILED
-    if node.tasks >= here.capacity:
+    if node.tasks >= here.capacity or (has_extensions(scenario) and node.bits + task.bits_in > here.capacity_bits):
         return QUEUE_FULL
     to_decide = here.agent != NONE and task.hops < settings.max_hops
     held = to_decide and (not has_extensions(scenario) or settings.offer == OFFER_ARRIVAL)
@@ -48,7 +48,7 @@ def enter(scenario, environment, n, slot, now_s):
         and not (in_ticks and settings.expiry == EXPIRY_QUEUED)
     ):
         return EXPIRED
-    change_tasks(node, here.capacity, now_s, 1)
+    change_tasks(scenario, environment, n, now_s, 1, task.bits_in)
     if held:
         task.stage = HELD
         task.since_s = now_s

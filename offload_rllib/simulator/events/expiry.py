@@ -35,13 +35,13 @@ def expire(scenario, environment, slot, now_s):
     if task.stage == HELD:
         remove_held(environment, node, slot)
         task.holding_s += now_s - task.since_s
-        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+        change_tasks(scenario, environment, n, now_s, -1, -task.bits_in)
     elif task.stage == WAITING:
         if has_ticks(scenario) and settings.expiry == EXPIRY_QUEUED and scenario.node[n].works_in_ticks:
             stop_awaiting(environment.node[task.origin], task)
             return OPEN  # the node gives it up when it has worked
         leave_queue(scenario, environment, n, slot, now_s)
-        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+        change_tasks(scenario, environment, n, now_s, -1, -task.bits_in)
     elif settings.expiry != EXPIRY_ABORT:
         stop_awaiting(environment.node[task.origin], task)
         return OPEN

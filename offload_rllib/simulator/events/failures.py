@@ -10,6 +10,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.durations import draw_duration
+from offload_rllib.simulator.events.service import stop_service
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
@@ -89,7 +90,7 @@ def fail(scenario, environment, n, now_s):
     usage.failures += 1
     if repair_s <= settings.horizon_s:
         push(environment, repair_s, event_key(REPAIR, n, 0), NONE)
-    change_tasks(node, scenario.node[n].capacity, now_s, -node.tasks)
+    change_tasks(scenario, environment, n, now_s, -node.tasks, -node.bits)
     candidate = 0  # the tasks in service are in no list
     while True:
         slot = node.held_head if node.held_head != NONE else node.queue_head
@@ -109,10 +110,7 @@ def fail(scenario, environment, n, now_s):
         elif task.stage == WAITING:
             leave_queue(scenario, environment, n, slot, now_s)
         else:
-            node.busy -= 1
-            if not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
-                node.busy_seconds += now_s
-            task.service_s += stayed_s
+            stop_service(scenario, environment, n, slot, now_s)
         if not send_back(scenario, environment, slot, now_s):
             release(scenario, environment, slot, now_s, NODE_FAILED)
     clear(scenario, environment, n)

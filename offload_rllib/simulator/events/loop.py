@@ -16,9 +16,10 @@ from offload_rllib.simulator.events.failures import fail, repair
 from offload_rllib.simulator.events.service import end_service
 from offload_rllib.simulator.events.tick_work import do_tick
 from offload_rllib.simulator.events.transfers import leave_link, lose, return_result
-from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, pop
+from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
+from offload_rllib.simulator.sharing import first_to_end
 from offload_rllib.simulator.tasks import release
 from offload_rllib.simulator.types import (
     ARRIVAL,
@@ -107,13 +108,23 @@ def run_until(scenario, environment, end_s):
             _foresee_event(environment, 1)
             _foresee_event(environment, 2)
         time_s = heap[0].time_s if episode.heap_size > 0 else np.inf
+        key = heap[0].key
+        slot = heap[0].slot
+        in_heap = True
+        if has_extensions(scenario) and environment.sharing.shape[0] > 0:
+            shared = environment.sharing[first_to_end(environment)]
+            if shared.end_s <= time_s and shared.first != NONE:
+                first_key = event_key(SERVICE_END, first_to_end(environment), environment.task[shared.first].number)
+                if shared.end_s < time_s or first_key < key:
+                    time_s = shared.end_s
+                    key = first_key
+                    slot = shared.first
+                    in_heap = False
         if min(time_s, end_s) > episode.bucket_end_s:
             open_bucket(scenario, environment)
             continue
         if time_s > end_s:
             break
-        key = heap[0].key
-        slot = heap[0].slot
         kind = np.int64(key >> KIND_SHIFT)
         if kind == ARRIVAL and not has_room(environment):
             return UNFINISHED
@@ -130,7 +141,8 @@ def run_until(scenario, environment, end_s):
             n = changed
             enters = True
         else:
-            pop(environment)
+            if in_heap:
+                pop(environment)
             if kind == SERVICE_END:
                 end_service(scenario, environment, slot, time_s)
                 returns = True

@@ -7,6 +7,7 @@ import numpy as np
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import dequeue_first, enqueue
+from offload_rllib.simulator.sharing import can_start, share, shares_cores, stop_sharing
 from offload_rllib.simulator.tasks import change_tasks
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, RETURNING, SERVED, SERVICE_END, WAITING
 from offload_rllib.simulator.variants import has_extensions, has_ticks
@@ -16,14 +17,18 @@ from offload_rllib.simulator.waits import begin_service, join
 @kernel
 def _start_service(scenario, environment, n, slot, now_s):
     settings = scenario.settings[0]
+    here = scenario.node[n]
     node = environment.node[n]
     task = environment.task[slot]
     task.stage = SERVED
     task.since_s = now_s
-    end_s = now_s + task.work / scenario.node[n].core_speed
+    if shares_cores(scenario, n):
+        share(here, node, environment.sharing, environment.task, n, slot, now_s)
+        return
+    end_s = now_s + task.work / here.core_speed
     task.service_end_s = end_s
     node.busy += 1
-    if has_ticks(scenario) and scenario.node[n].works_in_ticks:
+    if has_ticks(scenario) and here.works_in_ticks:
         node.serving = slot
         node.work_left = task.work
         return
@@ -38,16 +43,28 @@ def _start_service(scenario, environment, n, slot, now_s):
 
 
 @kernel
-def leave_service(scenario, environment, n, slot, now_s):
-    """Free the server of a task and let the queue's head take it."""
+def stop_service(scenario, environment, n, slot, now_s):
+    """Take a task out of service at node `n`."""
+    here = scenario.node[n]
     node = environment.node[n]
     task = environment.task[slot]
-    node.busy -= 1
-    in_ticks = has_ticks(scenario) and scenario.node[n].works_in_ticks
-    if has_extensions(scenario) and not in_ticks:
-        node.busy_seconds += now_s
+    if shares_cores(scenario, n):
+        stop_sharing(here, node, environment.sharing, environment.task, n, slot, now_s)
+    else:
+        node.busy -= 1
+        if has_extensions(scenario) and not (has_ticks(scenario) and here.works_in_ticks):
+            node.busy_seconds += now_s
     task.service_s += now_s - task.since_s
-    change_tasks(node, scenario.node[n].capacity, now_s, -1)
+
+
+@kernel
+def leave_service(scenario, environment, n, slot, now_s):
+    """Free the server of a task and let the queue's head take it."""
+    here = scenario.node[n]
+    node = environment.node[n]
+    in_ticks = has_ticks(scenario) and here.works_in_ticks
+    stop_service(scenario, environment, n, slot, now_s)
+    change_tasks(scenario, environment, n, now_s, -1, -environment.task[slot].bits_in)
     if node.queue_head != NONE and not in_ticks:
         serve_next(scenario, environment, n, now_s)
 
@@ -65,10 +82,9 @@ def serve_next(scenario, environment, n, now_s):
 @kernel
 def keep(scenario, environment, n, slot, now_s):
     """Let node `n` process a task: serve it if a server is idle, otherwise queue it."""
-    node = environment.node[n]
     task = environment.task[slot]
     join(scenario, environment, n, slot, now_s)
-    if node.busy < scenario.node[n].servers and not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
+    if can_start(scenario, environment, n) and not (has_ticks(scenario) and scenario.node[n].works_in_ticks):
         _start_service(scenario, environment, n, slot, now_s)
     else:
         task.stage = WAITING
@@ -83,4 +99,6 @@ def end_service(scenario, environment, slot, now_s):
     leave_service(scenario, environment, task.node, slot, now_s)
     task.stage = RETURNING
     task.since_s = now_s
+    if shares_cores(scenario, task.node):
+        task.service_end_s = now_s
     task.hops_left = task.hops

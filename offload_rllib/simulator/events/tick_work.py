@@ -69,7 +69,7 @@ def _expire_overdue(scenario, environment, n, now_s):
             return
         node.overdue_s = until_s  # there may be more
         leave_queue(scenario, environment, n, slot, now_s)
-        change_tasks(node, scenario.node[n].capacity, now_s, -1)
+        change_tasks(scenario, environment, n, now_s, -1, -environment.task[slot].bits_in)
         release(scenario, environment, slot, now_s, EXPIRED)
 
 

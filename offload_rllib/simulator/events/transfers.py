@@ -28,7 +28,7 @@ def send(scenario, environment, n, slot, link_index, now_s):
     task.since_s = now_s
     sent.sent += 1
     sent.sent_work += task.work
-    change_tasks(environment.node[n], scenario.node[n].capacity, now_s, -1)
+    change_tasks(scenario, environment, n, now_s, -1, -task.bits_in)
     arrival_s = now_s + link.latency_s + task.bits_in * link.seconds_per_bit
     kind = TRANSFER
     if has_extensions(scenario) and not link.plain:

@@ -1,0 +1,216 @@
+"""Cores that are shared by the tasks in service: egalitarian processor sharing, exact in time.
+
+With c cores of speed s each of n tasks in service is processed at the rate s if n <= c, and c s / n otherwise: a task
+uses one core at most (L. Kleinrock, "Time-shared systems: a theoretical treatment", Journal of the ACM 14, 1967). All
+tasks of a node advance alike, so one number stands for them: `work_each`, the instructions that a task has had that was
+in service all the time since the node was last idle. A task that enters when it is v, with work w, leaves when it is
+v + w (`TASK.work_end`), whatever other tasks come and go meanwhile. The tasks are a pairing heap by that number.
+
+The end of a service moves whenever another task comes or goes, so it is no event of the heap of events, from which
+nothing can be withdrawn. Each node has one next end, and a tournament among the nodes knows the first of them: a
+change costs O(log tasks) and O(log nodes).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offload_rllib.simulator.jit import called_kernel, kernel
+from offload_rllib.simulator.pairing_heap import enter_heap, leave_heap
+from offload_rllib.simulator.queues import in_order_of_service
+from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, NONE, SHARING
+from offload_rllib.simulator.variants import has_extensions
+
+
+@kernel
+def shares_cores(scenario, n):
+    """Return whether node `n` serves more tasks at once than it has cores."""
+    return has_extensions(scenario) and scenario.node[n].concurrency > scenario.node[n].servers
+
+
+@kernel
+def can_start(scenario, environment, n):
+    """Return whether node `n` serves one more task at once."""
+    return environment.node[n].busy < scenario.node[n].concurrency
+
+
+@kernel
+def _speed_of_each(here, tasks):
+    """Return the instructions per second that each of so many tasks in service gets."""
+    return here.core_speed if tasks <= here.servers else here.speed / tasks
+
+
+@kernel
+def _node_at(sharing, place):
+    """Return the node that has won a place of the tournament: the places from N on are the nodes themselves."""
+    nodes = sharing.shape[0]
+    return np.int64(place - nodes) if place >= nodes else np.int64(sharing[place].winner)
+
+
+@called_kernel
+def _play_again(sharing, n):
+    """Repeat the matches of node `n`, whose next end has changed: the earlier end wins, then the lower index."""
+    place = (n + sharing.shape[0]) >> 1
+    while place > 0:
+        a = _node_at(sharing, 2 * place)
+        b = _node_at(sharing, 2 * place + 1)
+        first, second = sharing[a].end_s, sharing[b].end_s
+        sharing[place].winner = a if first < second or (first == second and a < b) else b
+        place >>= 1
+
+
+@kernel
+def first_to_end(environment):
+    """Return the node with shared cores at which the next service ends; its `end_s` is infinite if none does."""
+    return _node_at(environment.sharing, np.int64(1))
+
+
+@kernel
+def begin_sharing(environment):
+    """Let no task share the cores of any node; at the start of an episode."""
+    sharing = environment.sharing
+    for n in range(sharing.shape[0]):
+        sharing[n].first = NONE
+        sharing[n].end_s = np.inf
+    for n in range(sharing.shape[0]):
+        _play_again(sharing, n)
+
+
+@kernel
+def _foresee_end(here, node, sharing, task, n):
+    """Work out when the next task leaves node `n`, if nothing changes until then."""
+    shared = sharing[n]
+    shared.end_s = np.inf
+    if shared.first != NONE:
+        left = max(task[shared.first].work_end - shared.work_each, 0.0)
+        shared.end_s = shared.at_s + left / _speed_of_each(here, node.busy)
+    _play_again(sharing, n)
+
+
+@kernel
+def _bring_up_to_date(here, node, shared, now_s):
+    if node.busy == 0:
+        shared.work_each = 0.0  # no rounding is carried from one busy period to the next
+    else:
+        shared.work_each += (now_s - shared.at_s) * _speed_of_each(here, node.busy)
+    shared.at_s = now_s
+
+
+@called_kernel
+def share(here, node, sharing, task, n, slot, now_s):
+    """Let a task share the cores of node `n` from now on."""
+    shared = sharing[n]
+    _bring_up_to_date(here, node, shared, now_s)
+    task[slot].work_end = shared.work_each + task[slot].work
+    shared.first = enter_heap(task, SHARING, shared.first, slot)
+    node.busy += 1
+    if node.busy <= here.servers:
+        node.busy_seconds -= now_s
+    _foresee_end(here, node, sharing, task, n)
+
+
+@called_kernel
+def stop_sharing(here, node, sharing, task, n, slot, now_s):
+    """Let a task share the cores of node `n` no more."""
+    shared = sharing[n]
+    _bring_up_to_date(here, node, shared, now_s)
+    if slot == shared.first and now_s == shared.end_s:
+        shared.work_each = task[slot].work_end  # without the rounding of the time of its end
+    shared.first = leave_heap(task, SHARING, shared.first, slot)
+    node.busy -= 1
+    if node.busy < here.servers:
+        node.busy_seconds += now_s
+    _foresee_end(here, node, sharing, task, n)
+
+
+@kernel
+def drains_alike(settings, here):
+    """Return whether a node's wait follows from the sum of its work: one core, and nothing is given up."""
+    return here.servers == 1 and (settings.expiry == EXPIRY_NEVER or not settings.has_deadline)
+
+
+@kernel
+def _first_deadline(task, order, first, end):
+    """Return the place of the earliest deadline in a part of `order` that is not empty."""
+    found = first
+    for place in range(first + 1, end):
+        if task[order[place]].deadline_s < task[order[found]].deadline_s:
+            found = place
+    return found
+
+
+@kernel
+def _move_back(task, order, first, place):
+    """Move the task in a place of `order` towards `first`, behind those that leave no later."""
+    slot = order[place]
+    while place > first and task[order[place - 1]].work_end > task[slot].work_end:
+        order[place] = order[place - 1]
+        place -= 1
+    order[place] = slot
+
+
+@kernel
+def _take_out(order, first, place):
+    """Take the entry in a place of `order` out; those from `first` on move up, and begin at `first` + 1 then."""
+    while place > first:
+        order[place] = order[place - 1]
+        place -= 1
+
+
+@called_kernel
+def shared_free_at(settings, here, node, shared, task, order, held, now_s, without):
+    """Return when a node would have a whole core for one more task, if no other came; the past if it has one now.
+
+    What is to come is played through: tasks leave when they are served, or aborted, and waiting ones take their
+    places. Where nothing is given up this takes O(n log n) for n tasks, and up to n further steps for each deadline.
+
+    Args:
+        settings: one SETTINGS record.
+        here: the node's NODE record.
+        node: its NODE_STATE record.
+        shared: its CORE_SHARING record.
+        task: [T] TASK. Of waiting tasks `work_end` is overwritten.
+        order: [tasks] int32, overwritten.
+        held: the first of the tasks that the node is to keep behind the waiting ones, or NONE.
+        now_s: the present time.
+        without: slot of a waiting task to leave out, or NONE.
+    """
+    end = in_order_of_service(task, SHARING, shared.first, NONE, order)
+    count = end + in_order_of_service(task, here.queue, node.queue_head, NONE, order[end:])
+    while held != NONE:
+        order[count] = held
+        count += 1
+        held = task[held].held_next
+    # Tasks in service are in `order` from `first` to `end`, by the time at which they leave; behind them wait others.
+    first = 0
+    work_each = 0.0
+    if node.busy > 0:
+        work_each = shared.work_each + (now_s - shared.at_s) * _speed_of_each(here, node.busy)
+    while True:
+        while end < count and end - first < here.concurrency:
+            waiting = task[order[end]]
+            gone = settings.expiry != EXPIRY_NEVER and now_s > waiting.deadline_s + settings.expiry_grace_s
+            if gone or order[end] == without:
+                _take_out(order, first, end)
+                first += 1
+            else:
+                waiting.work_end = work_each + waiting.work
+                _move_back(task, order, first, end)
+            end += 1
+        if end - first < here.servers:
+            return now_s
+        speed = _speed_of_each(here, end - first)
+        following_s = now_s + max(task[order[first]].work_end - work_each, 0.0) / speed
+        late = first
+        late_s = np.inf
+        if settings.expiry == EXPIRY_ABORT:
+            late = _first_deadline(task, order, first, end)
+            late_s = max(task[order[late]].deadline_s, now_s)
+        if following_s <= late_s:
+            work_each = task[order[first]].work_end
+            now_s = following_s
+        else:
+            work_each += (late_s - now_s) * speed
+            now_s = late_s
+            _take_out(order, first, late)
+        first += 1
