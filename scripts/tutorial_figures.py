@@ -39,10 +39,11 @@ def load_change(
     policies: list[str],
     episodes: Annotated[int, typer.Option(min=2)] = 100,
     bin_s: Annotated[float, typer.Option(min=1.0)] = 50.0,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
     out: Path = Path("load_change.png"),
 ) -> None:
     """Draw the outcomes of tasks over the time of their creation: how many, score, drops, where long ones go."""
-    batch = vector_env(env, episodes, log=True)
+    batch = vector_env(env, episodes, overrides=set_ or (), log=True)
     settings = batch.scenario.arrays.settings[0]
     edges = np.arange(settings["score_from_s"], settings["score_until_s"] + bin_s / 2, bin_s)
     middles = (edges[1:] + edges[:-1]) / 2
