@@ -70,7 +70,8 @@ class OffloadAlgorithm(Algorithm):
         )
         self._counters_of_ray: RunCounters | None = None
         super().setup(config)
-        start = config.starting_weights
+        settings: Any = config  # of `settings.OffloadConfig` as well
+        start = settings.starting_weights
         if start is not None:
             for result in self.learner_group.foreach_learner(partial(DirectLearner.start_with, modules=start.modules)):
                 result.get()

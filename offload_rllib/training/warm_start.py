@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -69,7 +70,8 @@ def starting_weights(
         model_config=module.model_config,
     )
     with torch.device("meta"):  # sizes alone
-        shapes = {name: tuple(value.shape) for name, value in spec.build().state_dict().items()}
+        built: Any = spec.build()  # a torch module, which RLlib's type does not say
+    shapes = {name: tuple(value.shape) for name, value in built.state_dict().items()}
     algorithm = ALGORITHMS[policy.algorithm.name]
     target = Target(
         output="values" if policy.algorithm.name == "DDQN" else "logits",

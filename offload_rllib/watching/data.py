@@ -123,8 +123,8 @@ class WatchedRun(Watched):
 
 def _interval(line: dict[str, str], prefix: str) -> Interval:
     mean = line["difference"] if prefix else line["mean"]
-    ends = [float(line[f"{prefix}{end}"] or "nan") for end in ("low", "high")]
-    return Interval(float(mean), *ends)
+    low, high = (float(line[f"{prefix}{end}"] or "nan") for end in ("low", "high"))
+    return Interval(float(mean), low, high)
 
 
 def _progress(present: Json) -> Json | None:
