@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,32 @@ def test_a_learner_that_has_failed_is_noticed(monkeypatch: pytest.MonkeyPatch) -
         learner.update(training_data=_data(episodes), timesteps={})
     with pytest.raises(LearnerStoppedError):
         learner.update(training_data=_data(runner.sample()), timesteps={})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_sampling_waits_until_batches_have_been_used_often_enough() -> None:
+    learner, runner = make_learner(appo_config({"uses_per_batch": 3, "least_uses_per_batch": 2.0, "buffer_batches": 4}))
+    samples = [_data(runner.sample()) for _ in range(2)]
+    learner._batches, learner._uses_of_all = 11, 11  # of 11 batches, 6 must have been used twice: 5 may wait
+    adding = threading.Thread(target=lambda: learner.update(training_data=samples[0], timesteps={}))
+    adding.start()
+    adding.join(0.3)
+    assert adding.is_alive()
+    assert learner._batches == 11
+    learner._uses_of_all = 12
+    adding.join(60)
+    assert not adding.is_alive()
+    assert learner._batches == 12
+    learner._uses_of_all = 14
+    learner.update(training_data=samples[1], timesteps={})
+    assert learner._batches == 13
+    assert learner._uses_of_all > 14, "what the learner does is counted"
+    learner.shutdown()
+
+
+def test_sampling_cannot_wait_for_more_uses_than_a_batch_has() -> None:
+    with pytest.raises(ConfigError, match=r"least_uses_per_batch: 3 is more than uses_per_batch \(2\)"):
+        appo_config({"uses_per_batch": 2, "least_uses_per_batch": 3.0})
 
 
 def _data(episodes: list[Any]) -> Any:

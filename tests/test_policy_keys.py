@@ -146,6 +146,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("fragment_steps", 10, setting("rollout_fragment_length")),
         Key("minibatch_steps", 48, setting("minibatch_steps")),
         Key("uses_per_batch", 3, setting("circular_buffer_iterations_per_batch")),
+        Key("least_uses_per_batch", 0.5, setting("least_uses_per_batch")),
         Key("buffer_batches", 7, setting("circular_buffer_num_batches")),
         Key("target_update_every", 9, setting("target_update_every")),
         Key("importance_clip", 1.7, setting("target_worker_clipping")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -49,6 +50,7 @@ from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 
 # How long the trainer waits for samples before it looks after the rest; RLlib's 0 keeps a core busy with asking.
 WAIT_FOR_SAMPLES_S = 0.01
+WAIT_FOR_USES_S = 0.002
 LOOK_AFTER_THREAD_S = 1.0
 UPDATES = "updates"
 USES = "batch_uses"
@@ -66,6 +68,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         super().__init__(algo_class=algo_class or APPO)
         self.env_runner_cls = EpisodesEnvRunner
         self.minibatch_steps: int
+        self.least_uses_per_batch: float
         self.target_update_every: int
         # The learner's thread is in the trainer's process: samples need not travel once more.
         self.num_learners = 0
@@ -88,6 +91,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
             "train_batch_size_per_learner": algorithm.batch_env_steps,
             "circular_buffer_num_batches": algorithm.buffer_batches,
             "circular_buffer_iterations_per_batch": algorithm.uses_per_batch,
+            "least_uses_per_batch": algorithm.least_uses_per_batch,
             "target_update_every": algorithm.target_update_every,
             "target_worker_clipping": algorithm.importance_clip,
             "vtrace_clip_rho_threshold": algorithm.rho_clip,
@@ -104,6 +108,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
         self,
         *,
         minibatch_steps: int = UNSET,
+        least_uses_per_batch: float = UNSET,
         target_update_every: int = UNSET,
         **kwargs: Any,
     ) -> Self:
@@ -111,12 +116,17 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 
         Args:
             minibatch_steps: rows of a module per gradient step, in place of RLlib's `minibatch_size`.
+            least_uses_per_batch: how often batches are learned from on average before sampling goes on.
             target_update_every: gradient steps of a module between two moves of its target network, in place of
                 RLlib's `target_network_update_freq`.
             kwargs: as RLlib's `APPOConfig.training`.
         """
         super().training(**kwargs)
-        for name, value in (("minibatch_steps", minibatch_steps), ("target_update_every", target_update_every)):
+        for name, value in (
+            ("minibatch_steps", minibatch_steps),
+            ("least_uses_per_batch", least_uses_per_batch),
+            ("target_update_every", target_update_every),
+        ):
             if value is not UNSET:
                 setattr(self, name, value)
         return self
@@ -157,6 +167,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         self._failure: Exception | None = None
         self._updates: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
+        self._batches = self._uses_of_all = 0
         self._rng = np.random.default_rng(self.config.seed or 0)
         super().build()
         self._agg_event = _WatchedEvent(self._check_thread)
@@ -175,12 +186,21 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             raise LearnerStoppedError(f"the learner has stopped: {self._failure}") from self._failure
 
     def update(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Put a batch into the buffer, as RLlib's.
+        """Put a batch into the buffer, as RLlib's, as soon as those before it have been used often enough.
+
+        Otherwise a machine that is busy with other work would spend the budget of samples on little learning.
 
         Raises:
             LearnerStoppedError: the learner takes no batch out.
         """
+        config: Any = self.config
+        # One batch more than the buffer holds: the learner can always reach that, for each was used before it went.
+        freely = config.circular_buffer_num_batches + 1
+        while (self._batches - freely) * config.least_uses_per_batch > self._uses_of_all:
+            self._check_thread()
+            time.sleep(WAIT_FOR_USES_S)
         self._check_thread()
+        self._batches += 1
         return super().update(*args, **kwargs)
 
     def remaining_results(self) -> list[dict[str, Any]]:
@@ -204,6 +224,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
                 for module_id, rows in batch.items():
                     if self.should_module_be_updated(module_id):
                         losses[module_id] = self._learn(module_id, rows)
+            self._uses_of_all += 1
         except Exception as failure:
             self._failure = failure
             raise

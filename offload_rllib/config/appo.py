@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from offload_rllib.config.base import AlgorithmSettings, Count, NonNegative, Positive, Share
 
@@ -45,6 +45,9 @@ class APPO(AlgorithmSettings):
     """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
     uses_per_batch: Count = 2
     """How often a batch is learned from, unless the buffer overflows first."""
+    least_uses_per_batch: NonNegative = 1.0
+    """Sampling waits where batches were learned from less often than this on average, those of one full buffer apart;
+    at most `uses_per_batch`, and 0: it never waits."""
     buffer_batches: Count = 4
     """Batches that wait to be learned from, in random order; a new one replaces the oldest."""
     target_update_every: Count = 32
@@ -57,3 +60,12 @@ class APPO(AlgorithmSettings):
     """V-trace: largest importance ratio in the advantages."""
     report_env_steps: Count = 8000
     """Environment steps between two reports, each with a checkpoint when one is due."""
+
+    @model_validator(mode="after")
+    def _uses_fit(self) -> APPO:
+        if self.least_uses_per_batch > self.uses_per_batch:
+            raise ValueError(
+                f"least_uses_per_batch: {self.least_uses_per_batch:g} is more than uses_per_batch "
+                f"({self.uses_per_batch}), so that sampling would wait for ever"
+            )
+        return self
