@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.command_line import parse
+from helpers.command_line import options_of_verbs, parse
 from helpers.pages import CHECKOUT, PAGES, calls, command_lines, example, examples, fenced, indented
 from helpers.policies import kept
 
@@ -195,6 +195,19 @@ def test_lines_for_the_command_line_are_understood(arguments: list[str]) -> None
         load_policy_config("ppo", options["set_policy"])
     if options.get("config") in presets("tune_configs"):
         load_sweep(options["config"], changes)
+
+
+def test_options_that_pages_speak_of_exist() -> None:
+    options = options_of_verbs()
+    seen = 0
+    for page in PAGES:
+        for line in command_lines(page) if page.name != "CHANGELOG.md" else []:
+            verb, *words = line.split() or [""]
+            for word in words if verb in options else []:
+                if word.startswith("--"):
+                    seen += 1
+                    assert word.partition("=")[0] in options[verb], f"{page.name}: {line}"
+    assert seen >= 8
 
 
 def test_lines_for_a_shell_name_what_exists() -> None:

@@ -55,7 +55,7 @@ def test_the_keys_of_a_log_are_those_that_training_writes() -> None:
 
 def test_a_run_is_served_with_progress_curves_health_and_its_evaluation(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
-    evaluation = evaluate(load_environment(at_once()), make_contenders(EVALUATED), episodes=4)
+    evaluation = evaluate(load_environment(at_once()), make_contenders(EVALUATED), episodes=3)
     (run / "evaluation").mkdir()
     write_summary(evaluation, EVALUATED[0], run / "evaluation" / "summary.csv")
     with serving(run) as server:

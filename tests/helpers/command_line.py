@@ -42,6 +42,15 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
         raise
 
 
+def options_of_verbs() -> dict[str, set[str]]:
+    """Return the options of each verb."""
+    verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        name: {option for parameter in verb.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, verb in verbs.items()
+    }
+
+
 def parse(command: list[str]) -> dict[str, Any]:
     """Parse a call of this package's command line without running it; return the verb's options."""
     group = typer.main.get_command(app)

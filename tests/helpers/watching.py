@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-EVALUATED = ["shortest_finish", "least_queue", "local"]  # the first takes the place of a trained policy
+EVALUATED = ["shortest_finish", "local"]  # the first takes the place of a trained policy
 
 
 def log_rows(rows: list[tuple[int, float | None, float]]) -> str:
