@@ -319,8 +319,8 @@ def test_with_shared_cores_the_mean_response_depends_on_the_mean_work_alone(when
     jobs = {"kind": "mix", "types": types}
     load = {"tasks_per_second_per_client": rho}
     env = single_queue("shared", 1, rho, 1.0, horizon_s=100_000, when=when, workload={"jobs": jobs, "load": load})
-    check(figures(env, "response_mean_s"), 1 / (1 - rho))
-    check(figures(env, "response_mean_s_of_type_0"), 0.55 / (1 - rho))
+    check(figures(env, "response_mean_s"), 1 / (1 - rho), width=0.02)
+    check(figures(env, "response_mean_s_of_type_0"), 0.55 / (1 - rho), width=0.02)
     check(figures(env, "response_mean_s_of_type_1"), 5.5 / (1 - rho), width=0.02)
 
 
@@ -340,7 +340,7 @@ def test_with_shared_cores_there_are_as_many_tasks_as_first_come_first_served() 
     rho = 0.5
     env = single_queue("shared", 1, rho, {"exponential": 1.0}, horizon_s=100_000, tasks_per_core=2)
     check(figures(env, "response_mean_s"), 1 / (1 - rho))
-    check(figures(env, "waiting_mean_s"), rho**2 / (1 - rho), width=0.02)
+    check(figures(env, "waiting_mean_s"), rho**2 / (1 - rho), width=0.03)
     rate, theta = 0.9, 0.2
     env = single_queue("shared", 1, rate, {"exponential": 1.0}, horizon_s=50_000, deadline_s={"exponential": 1 / theta})
     weights = np.concatenate([[1.0], np.cumprod(rate / (1.0 + theta * np.arange(1, 200)))])
