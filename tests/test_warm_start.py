@@ -129,7 +129,8 @@ def test_a_checkpoint_gives_its_critic_and_resuming_does_not_start_over(tmp_path
         for learner in (second, again):
             for key, value in learner.learner_group.get_weights()[SHARED].items():
                 np.testing.assert_array_equal(value, trained[key], err_msg=key)
-        second.train()  # a step from there, by its own optimiser
+        result = second.train()  # a step from there, by its own optimiser
+        assert "starting_weights" not in result["config"]
     finally:
         for learner in (first, second, again):
             learner.stop()
@@ -263,8 +264,13 @@ def test_a_run_from_a_run(tmp_path: Path) -> None:
     environment = load_environment(small_environment(decisions=ARRIVAL))
     first = RunFolder.create(str(tmp_path / "first"), environment, policy(), "")
     assert train(first, Console(quiet=True))
-    second = RunFolder.create(str(tmp_path / "second"), environment, policy(start_from=first.path), "")
+    still = policy(start_from=first.path)
+    still = still.model_copy(update={"algorithm": still.algorithm.model_copy(update={"lr": 1e-12})})
+    second = RunFolder.create(str(tmp_path / "second"), environment, still, "")
     assert train(second, Console(quiet=True))
+    ours, theirs = (load_file(run.path / "policy" / f"{SHARED}.safetensors") for run in (second, first))
+    for key, value in theirs.items():
+        np.testing.assert_allclose(ours[key], value, atol=1e-6)
     about = second.entries()["started_from"]
     assert about["folder"] == str(first.path)
     assert about["critic"] == "taken over"

@@ -92,6 +92,12 @@ class OffloadAlgorithm(Algorithm):
         result[NOTICES] = "\n".join(self.sampler.take_notices())
         return result
 
+    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return what every result has, the configuration among it, without the weights that training started with."""
+        filled = super().get_auto_filled_metrics(*args, **kwargs)
+        filled.get("config", {}).pop("starting_weights", None)
+        return filled
+
     def _count(self, result: dict[str, Any]) -> None:
         """Give Ray's metrics, which Prometheus reads from every node, what there is to count."""
         if self._counters_of_ray is None:
