@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from offload_rllib.simulator.compiling.kernel_compiler import Kernel
 from offload_rllib.simulator.jit import OPTIONS
-from offload_rllib.simulator.kernel_compiler import Kernel
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -242,6 +242,7 @@ OF_THE_RUN = {
     "checkpoint_every": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "keep_checkpoints": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "checkpoint_every_s": ("test_watch.py", "test_a_checkpoint_is_asked_for_when_its_time_has_come"),
+    "start_from": ("test_warm_start.py", "test_before_its_first_decision_it_is_the_source"),
     "keep_best": ("test_watch.py", "test_the_policy_of_the_lowest_score_is_kept"),
     "tracking": ("test_sweeps.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
 }

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from offload_rllib.simulator.kernel_compiler import Kernel
+from offload_rllib.simulator.compiling.kernel_compiler import Kernel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

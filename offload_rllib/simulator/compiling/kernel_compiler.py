@@ -22,7 +22,7 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
 from numba.core.typed_passes import NativeLowering
 
-from offload_rllib.simulator.kernel_cache import KernelCache
+from offload_rllib.simulator.compiling.kernel_cache import KernelCache
 
 
 class _PartLibrary(JITCodeLibrary):
