@@ -116,7 +116,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 
         Args:
             minibatch_steps: rows of a module per gradient step, in place of RLlib's `minibatch_size`.
-            least_uses_per_batch: how often batches are learned from on average before sampling goes on.
+            least_uses_per_batch: how often batches are learned from on average before sampling continues.
             target_update_every: gradient steps of a module between two moves of its target network, in place of
                 RLlib's `target_network_update_freq`.
             kwargs: as RLlib's `APPOConfig.training`.

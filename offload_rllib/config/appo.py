@@ -66,6 +66,6 @@ class APPO(AlgorithmSettings):
         if self.least_uses_per_batch > self.uses_per_batch:
             raise ValueError(
                 f"least_uses_per_batch: {self.least_uses_per_batch:g} is more than uses_per_batch "
-                f"({self.uses_per_batch}), so that sampling would wait for ever"
+                f"({self.uses_per_batch}), so that sampling would wait indefinitely"
             )
         return self
