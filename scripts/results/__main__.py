@@ -32,8 +32,7 @@ reference, paired by episode, and in parentheses if they are not certain, adjust
 [What the statistics are](compare.md#the-statistics). Rules stand with the defaults of their parameters, and, where a
 part says so, with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. Tasks are decided
 [when they arrive](decisions.md#when-and-about-what), and budgets are in decisions. Minutes of training are those of a
-machine that was busy with other work. PPO and A2C were trained with `algorithm.learner: torch`, whose weights differ
-from those of the present default by rounding. The page is written by `python -m scripts.results`.
+machine that was busy with other work. The page is written by `python -m scripts.results`.
 """
 
 
