@@ -72,7 +72,11 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
         "summary.csv",
         "timings.csv",
     ]
-    assert sorted(path.name for path in (run / "policy").iterdir()) == ["policy.json", "shared.safetensors"]
+    assert sorted(path.name for path in (run / "policy").iterdir()) == [
+        "policy.json",
+        "shared.critic.safetensors",
+        "shared.safetensors",
+    ]
     card = (run / "MODEL_CARD.md").read_text()
     assert record["environment"] in card
     assert "| ring-quick-1 (sampled) | " in card, "written again after the evaluation"
