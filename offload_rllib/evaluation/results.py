@@ -78,6 +78,8 @@ class Comparison:
             ConfigError: a function cannot be loaded, raises, or returns no number; or its name is taken.
         """
         functions = load_own_metrics(names)
+        if not functions:
+            return self
         taken = functions.keys() & {*ABOUT, *self.sweep}
         if taken:
             raise ConfigError(f"--metric: '{min(taken)}' is a column already; rename the function")
