@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from helpers.environments import small_environment
+from helpers.environments import ARRIVAL, small_environment
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
 
@@ -125,6 +125,13 @@ ACTOR_CRITIC = [
 ON_POLICY = [
     *ACTOR_CRITIC,
     Key("learner", "torch", learner_setting("gradients")),
+    Key(
+        "pull_coeff",
+        0.3,
+        lambda built: (built.learner["pull"], built.learner["pull_env_steps"]),
+        (0.3, ENV_STEPS),
+        {"training.imitate": "local"},
+    ),
     Key("critic", "central", module_key("critic")),
     Key("credit", "decisions", lambda built: built.rllib.env_config["credit"], beside={"algorithm.gamma": 0.0}),
     Key("minibatch_steps", 48, setting("minibatch_size")),
@@ -242,6 +249,7 @@ OF_THE_RUN = {
     "checkpoint_every": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "keep_checkpoints": ("test_policy_keys.py", "test_checkpoints_and_the_end_of_a_run_are_as_configured"),
     "checkpoint_every_s": ("test_watch.py", "test_a_checkpoint_is_asked_for_when_its_time_has_come"),
+    "imitate": ("test_imitation.py", "test_a_run_clones_once"),
     "start_from": ("test_warm_start.py", "test_before_its_first_decision_it_is_the_source"),
     "keep_best": ("test_watch.py", "test_the_policy_of_the_lowest_score_is_kept"),
     "tracking": ("test_sweeps.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
@@ -280,9 +288,11 @@ def build(schema: type[Schema], key: Key) -> Built:
             part = part.setdefault(section, {})
         part[name] = value
     policy = load_policy_config(content)
-    changes = WITHOUT_DEADLINES if key.name == "credit" else {}
+    changes: dict[str, Any] = WITHOUT_DEADLINES if key.name == "credit" else {}
+    if "training.imitate" in key.beside:
+        changes = {"decisions": ARRIVAL}
     environment = small_environment(**changes)
-    if changes:
+    if key.name == "credit":
         for node in environment["topology"]["nodes"]:
             node.pop("queue_capacity", None)
     config = algorithm_config(load_environment(environment), policy, cpus=4)

@@ -108,7 +108,8 @@ class A2CLearner(OnPolicyLearner):
             },
         )
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
-        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
+        pull = self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
+        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy + pull
 
     fused_loss = compute_loss_for_module
 

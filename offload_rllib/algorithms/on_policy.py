@@ -43,6 +43,7 @@ from offload_rllib.algorithms.fused_kernels import (
     VALUE_LOSS,
 )
 from offload_rllib.algorithms.fused_network import CoveredNetwork
+from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.agent_steps import AgentSteps
@@ -51,6 +52,7 @@ from offload_rllib.rollout.episodes import agent_steps_of
 IDLE_PER_CHOICE = "idle_per_choice"
 GRADIENTS, FUSED = "gradients", "fused"
 EXPLAINED_VARIANCE = "vf_explained_var"
+FIRST_DIVERGENCE = "divergence_from_first"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
 CRITIC_ROWS = 4096
@@ -110,6 +112,12 @@ class OnPolicyLearner(DirectLearner):
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
         self._fused: dict[str, FusedSteps] = {}
+        # By policy; none without a pull.
+        self._first_actors: dict[str, torch.nn.Module] = {}
+        start = self.config.starting_weights
+        if self.config.learner_config_dict.get(PULL) and start is not None:
+            for module_id, weights in start.modules.items():
+                self._first_actors[module_id] = first_actor(self.network(module_id).actor, weights)
 
     def values_of(self, module_id: str, steps: AgentSteps) -> np.ndarray:
         """Return the critic's values [N + C] float32 of a policy's steps and closing states."""
@@ -178,7 +186,26 @@ class OnPolicyLearner(DirectLearner):
         columns[Postprocessing.ADVANTAGES] = standardised(columns[Postprocessing.ADVANTAGES], chosen)
         columns[Columns.ACTIONS] = columns[Columns.ACTIONS].long()
         columns[Columns.OBS] = {name: columns.pop(name) for name in ("observations", "action_mask")}
+        if self._pull_weight(module_id):
+            seen = columns[Columns.OBS]
+            with torch.no_grad():
+                first = self._first_actors[module_id](seen["observations"], seen["action_mask"])
+            columns[FIRST_LOGP] = first.log_softmax(-1)
         return columns
+
+    def _pull_weight(self, module_id: str) -> float:
+        """Return the present weight of the pull to the first policy."""
+        if module_id not in self._first_actors:
+            return 0.0
+        return weight_at(self.config.learner_config_dict, self._schedules_at)
+
+    def pull_of(self, module_id: str, batch: Rows, logits: Tensor) -> Tensor | float:
+        """Return the part of the loss that pulls to the first policy, after the other figures have been noted."""
+        if FIRST_LOGP not in batch:
+            return 0.0
+        found = divergence(batch[FIRST_LOGP], logits, batch[HAS_CHOICE])
+        self._noted[module_id][-1][FIRST_DIVERGENCE] = found.detach()
+        return self._pull_weight(module_id) * found
 
     def update(
         self,
@@ -312,7 +339,7 @@ class OnPolicyLearner(DirectLearner):
 
     def _fused_steps(self, module_id: str) -> FusedSteps | None:
         """Return the gradient steps of a policy that are written out; None: autograd takes them."""
-        if self.config.learner_config_dict[GRADIENTS] != FUSED:
+        if self.config.learner_config_dict[GRADIENTS] != FUSED or self._pull_weight(module_id):
             return None
         # A loss or a step that a subclass or a caller has put in its place is autograd's.
         present = self.compute_loss_for_module, self.descend

@@ -66,7 +66,8 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
                 "choices_share": has_choice.float().mean(),
             },
         )
-        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
+        pull = self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
+        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy + pull
 
     fused_loss = compute_loss_for_module
 

@@ -14,6 +14,7 @@ from ray.rllib.utils.from_config import NotProvided
 
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.on_policy import GRADIENTS, IDLE_PER_CHOICE
+from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy
 from offload_rllib.config.errors import ConfigError
@@ -147,7 +148,8 @@ class OnPolicyConfig(OffloadConfig):
 
     def learner_settings(self, algorithm: OnPolicy, training: Training) -> dict[str, Any]:
         """Return what learners and the sampling of the trainer need."""
-        return super().learner_settings(algorithm, training) | {GRADIENTS: algorithm.learner}
+        own = {GRADIENTS: algorithm.learner, PULL: algorithm.pull_coeff, PULL_ENV_STEPS: training.env_steps}
+        return super().learner_settings(algorithm, training) | own
 
     @classmethod
     def model_settings(cls, algorithm: OnPolicy) -> dict[str, Any]:

@@ -62,6 +62,9 @@ def train(
         Path | None,
         typer.Option("--from", metavar="FOLDER", help="Start with the weights of a run, a checkpoint or a policy."),
     ] = None,
+    imitate: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Start from a clone of a heuristic, made before training.")
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +102,8 @@ def train(
     changes = [*(set_policy or ()), *training_overrides(runners, cpus_per_runner, learners, gpus)]
     if from_ is not None:
         changes.append(f"training.start_from={json.dumps(str(from_.absolute()))}")
+    if imitate is not None:
+        changes.append(f"training.imitate.rule={json.dumps(imitate)}")
     asked = Asked(env, policy, set_ or [], changes, name, storage, episodes, held_out_seed, trust)
     if seeds is not None or (resume is not None and is_comparison(Path(resume))):
         for option, is_given in {

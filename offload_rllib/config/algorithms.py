@@ -29,6 +29,9 @@ class OnPolicy(AlgorithmSettings):
     """Weight of the entropy in the loss."""
     final_entropy_coeff: NonNegative | None = None
     """Weight of the entropy at the end of training, reached along a line; null: as at the beginning."""
+    pull_coeff: NonNegative = 0.0
+    """Weight, at the beginning, of the divergence from the policy that training starts with; it falls to 0 along a line
+    until the end. Needs `training.start_from` or `training.imitate` (`docs/warm_start.md`)."""
     vf_loss_coeff: NonNegative = 0.5
     """Weight of the critic's squared error in the loss."""
     batch_env_steps: Count = 4000

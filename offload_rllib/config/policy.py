@@ -11,6 +11,7 @@ from offload_rllib.config.algorithms import A2C, PPO, Algorithm
 from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import NAMES_CODE, CodePath, Count, Natural, NonNegative, Positive, Schema
 from offload_rllib.config.ddqn import DDQN
+from offload_rllib.config.imitation import Imitation
 from offload_rllib.config.seeds import Seed
 
 # A policy's name is the name of its files and of RLlib's module.
@@ -131,6 +132,8 @@ class Training(Schema):
     start_from: Annotated[str, Field(min_length=1), AfterValidator(os.path.abspath)] | None = None
     """Folder of a run, a checkpoint or a saved policy whose weights training starts with; null: random weights
     (`docs/warm_start.md`)."""
+    imitate: Imitation | None = None
+    """Rule whose decisions are cloned before training; null: random weights (`docs/warm_start.md`)."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that receive the results in addition to TensorBoard; each needs the extra of its name
     (`docs/tensorboard.md`)."""
@@ -138,6 +141,12 @@ class Training(Schema):
     """Your own callbacks of RLlib, as package.module:Class, in addition to this package's (`docs/rollout.md`)."""
     metrics: Annotated[dict[PolicyName, CodePath], NAMES_CODE] = Field(default_factory=dict)
     """Your own metrics, by name: functions package.module:function from the figures of an episode to a number."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Training:
+        if self.start_from is not None and self.imitate is not None:
+            raise ValueError(f"start_from ({self.start_from}) and imitate ({self.imitate.rule}): give one of the two")
+        return self
 
 
 class PolicyConfig(Schema):
@@ -164,6 +173,16 @@ class PolicyConfig(Schema):
             for key in overrides.given:
                 if key not in type(self.algorithm).model_fields:
                     raise ValueError(f"policies.{name}.{key}: {self.algorithm.name} has no such key")
+        return self
+
+    @model_validator(mode="after")
+    def _a_pull_has_a_first_policy(self) -> PolicyConfig:
+        pull = getattr(self.algorithm, "pull_coeff", 0.0)
+        if pull and self.training.start_from is None and self.training.imitate is None:
+            raise ValueError(
+                f"algorithm.pull_coeff ({pull:g}) pulls to the policy that training starts with, and this one starts "
+                "with random weights; accepted: 0, or training.start_from or training.imitate beside it"
+            )
         return self
 
     @model_validator(mode="after")

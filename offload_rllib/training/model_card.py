@@ -66,6 +66,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
         ("environment steps", f"{policy.env_steps:,}"),
         ("seed", str(config.training.seed)),
         ("started from", _source(record.get("started_from"))),
+        ("imitated", _imitated(record.get("imitated"))),
         ("wall-clock time", f"{record['seconds']:,.0f} s" if "seconds" in record else ""),
         ("begun", record.get("created", "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.get("packages", {}).items())),
@@ -123,6 +124,16 @@ def _source(started_from: dict[str, Any] | None) -> str:
     return (
         f"`{plain_name(started_from['folder'])}`, version `{started_from['version']}`: {started_from['algorithm']}, "
         f"{started_from['env_steps']:,} environment steps on `{started_from['environment']}`{critic}"
+    )
+
+
+def _imitated(imitated: dict[str, Any] | None) -> str:
+    """Return which rule was cloned, and how well; nothing if none was."""
+    if imitated is None:
+        return ""
+    return (
+        f"`{plain_name(imitated['rule'])}`, {imitated['decisions']:,} decisions; agrees with it in "
+        f"{imitated['agreement']:.1%} of held-out decisions"
     )
 
 

@@ -26,6 +26,7 @@ from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.runner import CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
+from offload_rllib.training.imitation import check_imitation
 from offload_rllib.training.warm_start import source_folder, starting_weights
 
 PROBE_S = 0.5
@@ -123,7 +124,8 @@ def algorithm_config(
         nodes: the same by node; one node if empty.
         trainer_node: Ray's resource that only the node has on which the trainer must be, e.g. ``node:10.0.0.1``.
         env: what `built` returned for `environment`; None: it is built here.
-        start: folder with the policies whose weights it starts with; None: as `training.start_from` says.
+        start: folder with the policies whose weights it starts with; None: as `training.start_from` says. With
+            `training.imitate` they are made before (`warm_start.keep_source`).
 
     Raises:
         ConfigError: environment and policy do not fit together, or not on so many CPUs, or what it starts from does
@@ -187,6 +189,8 @@ def algorithm_config(
         module_class = load_class(policy.network.module, "network.module", module_class)
     module = RLModuleSpec(module_class=module_class, model_config=model)
     config.rl_module(rl_module_spec=module)
+    if training.imitate is not None:
+        check_imitation(policy, env)
     if start is None and training.start_from is not None:
         start = source_folder(training.start_from)
     if start is not None:

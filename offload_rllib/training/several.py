@@ -57,7 +57,8 @@ def train_all(runs: Sequence[RunFolder], console: Console) -> bool:
     if not runs:
         return True
     for run in runs:
-        keep_source(run)  # all from the same weights, though the source may change meanwhile
+        if run.policy_config.training.start_from is not None:
+            keep_source(run)  # all from the same weights, though the source may change meanwhile
     places = min(len(runs), at_once([run.policy_config for run in runs], found_or_local()))
     if places > 1:
         return _side_by_side(runs, places, console)

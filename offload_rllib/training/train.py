@@ -31,7 +31,7 @@ from offload_rllib.training.recovery import collect_staged, mend
 from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
-from offload_rllib.training.warm_start import keep_source
+from offload_rllib.training.warm_start import START, keep_source
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 TRIAL = "trial"
@@ -129,6 +129,7 @@ def train(run: RunFolder, console: Console, *, resume: bool = False, env: Native
 def _train(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Console, *, resume: bool) -> bool:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(env.scenario)  # once, before every runner would compile them for itself
+    _clone(run, env, policy, console)
     with (
         connect() as cluster,
         TrainingProgress(policy.training.env_steps, console) as progress,
@@ -172,6 +173,17 @@ def _train(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Consol
     return True
 
 
+def _clone(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Console) -> None:
+    """Clone the rule that training starts from, unless that was done before an interruption."""
+    wanted = policy.training.imitate
+    if wanted is None or (run.path / START).is_dir():
+        return
+    with console.status(f"cloning {wanted.rule}"):
+        keep_source(run, env)
+    agreement = run.entries()["imitated"]["agreement"]
+    console.print(f"cloned {wanted.rule}: agrees with it in {agreement:.1%} of held-out decisions", highlight=False)
+
+
 def _tuner(
     run: RunFolder,
     env: NativeEnv,
@@ -189,10 +201,11 @@ def _tuner(
         nodes=cluster.cpus_by_node,
         trainer_node=cluster.trainer_node(shared_storage=storage is not None),
         env=env,
-        start=keep_source(run),
+        start=keep_source(run, env),
     )
     if config.starting_weights is not None:
-        run.record(started_from=config.starting_weights.about | {"folder": policy.training.start_from})
+        source = policy.training.start_from or f"{run.path}/{START}"
+        run.record(started_from=config.starting_weights.about | {"folder": source})
     config.env_config[RUN_NAME] = run.name
     if resume:
         if not is_uri(run.experiment):

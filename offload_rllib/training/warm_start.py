@@ -1,4 +1,4 @@
-"""`training.start_from`: the source of a run's first weights, kept in its folder and fitted to what is trained."""
+"""`training.start_from` and `imitate`: a run's first weights, kept in its folder and fitted to what is trained."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from offload_rllib.algorithms.registry import ALGORITHMS
 from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.envs.spaces import action_space, observation_space
-from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.policies.sharing import Assignment
 from offload_rllib.policies.warm_start import Target, WarmStart, source_files, warm_start
 from offload_rllib.runs.lookup import trained_policy_folder
 from offload_rllib.runs.training_run import RunFolder
+from offload_rllib.scenario import build_scenario
+from offload_rllib.training.imitation import imitate
 
 # In the folder of a run: it may be resumed when its source is gone, or was trained on.
 START = "start"
@@ -36,17 +38,26 @@ def source_folder(start_from: str) -> Path:
         ) from error
 
 
-def keep_source(run: RunFolder) -> Path | None:
-    """Put the policies that a run starts from into its folder, unless they are there; return where, or None."""
-    start_from = run.policy_config.training.start_from
-    if start_from is None:
+def keep_source(run: RunFolder, env: NativeEnv | None = None) -> Path | None:
+    """Put the policies that a run starts from into its folder, unless they are there; return where, or None.
+
+    Args:
+        run: the folder.
+        env: its environment, if it is built; a rule is cloned in it.
+    """
+    policy = run.policy_config
+    start_from = policy.training.start_from
+    if start_from is None and policy.training.imitate is None:
         return None
     kept, partial = run.path / START, run.path / f"{START}.partial"
     if not kept.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for name, content in source_files(source_folder(start_from)).items():
-            (partial / name).write_bytes(content)
+        if start_from is None:
+            run.record(imitated=imitate(partial, policy, env or batch_of(build_scenario(run.environment), 1)))
+        else:
+            for name, content in source_files(source_folder(start_from)).items():
+                (partial / name).write_bytes(content)
         partial.replace(kept)
     return kept
 
