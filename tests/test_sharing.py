@@ -71,15 +71,15 @@ def test_every_task_leaves_when_the_definition_says(cores: int, tasks_per_core: 
     assert (log["waiting_s"] > 0).any() == (tasks_per_core is not None)
 
 
-# Of works 1, 2 and 3 that arrive together: on one core, on two, and on two of which each serves one at a time.
+# Of works 1, 2 and 3 that arrive together at 1 s: on one core, on two, and on two of which each serves one at a time.
 @pytest.mark.parametrize(
-    ("cores", "tasks_per_core", "ended_s"), [(1, None, [3, 5, 6]), (2, None, [1.5, 2.5, 3.5]), (2, 1, [1, 2, 4])]
+    ("cores", "tasks_per_core", "ended_s"), [(1, None, [4, 6, 7]), (2, None, [2.5, 3.5, 4.5]), (2, 1, [2, 3, 5])]
 )
 def test_three_tasks_with_pencil_and_paper(
     tmp_path: Path, cores: int, tasks_per_core: int | None, ended_s: list[float]
 ) -> None:
     energy = {"kind": "power", "devices": [{"core_busy_w": 1.0}]}
-    env = replayed(tmp_path, [(0, 1), (0, 2), (0, 3)], cores, tasks_per_core=tasks_per_core, energy=energy)
+    env = replayed(tmp_path, [(1, 1), (1, 2), (1, 3)], cores, tasks_per_core=tasks_per_core, energy=energy)
     env.play("local")
     assert env.task_log(0)["ended_s"] == pytest.approx(ended_s, abs=1e-12)
     # A core that is busy is busy at full speed, whoever shares it: the energy is that of the work.
