@@ -74,7 +74,8 @@ class OffloadTaskClass(TaskClass):
 
     def group_map(self, env: EnvBase) -> dict[str, list[str]]:
         """Return the one group, of all agents."""
-        return env.group_map
+        wrapped: Any = env  # torchrl's wrapper of PettingZoo has it, its base type does not
+        return wrapped.group_map
 
     def observation_spec(self, env: EnvBase) -> Composite:
         """Return what agents observe, without their masks."""
