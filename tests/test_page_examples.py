@@ -191,8 +191,9 @@ def test_lines_for_the_command_line_are_understood(arguments: list[str]) -> None
     for name in environments:
         if name in presets("envs"):
             load_environment(name, changes)
-    if options.get("set_policy"):
-        load_policy_config("ppo", options["set_policy"])
+    cloned = [f"training.imitate={options['imitate']}"] if options.get("imitate") else []
+    if options.get("set_policy") or cloned:
+        load_policy_config("ppo", [*(options.get("set_policy") or ()), *cloned])
     if options.get("config") in presets("tune_configs"):
         load_sweep(options["config"], changes)
 
