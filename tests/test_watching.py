@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -147,6 +148,10 @@ def test_only_the_page_and_its_data_are_served_and_only_read(tmp_path: Path) -> 
         assert server.server_address[0] == HOST == "127.0.0.1"
         assert ask(server, "")[:2] == (200, page().encode())
         assert ask(server, "", method="HEAD")[:2] == (200, b"")
+        host, port = server.server_address[:2]
+        with socket.create_connection((host, port), timeout=10) as raw:  # clients leave what follows the head unread
+            raw.sendall(f"HEAD / HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
+            assert b"".join(iter(lambda: raw.recv(65536), b"")).endswith(b"\r\n\r\n")
         for path in ("run.json", "../run.json", "data.json/..", "%2e%2e/run.json"):
             assert ask(server, path)[0] == 404, path
         for method in ("POST", "PUT", "DELETE"):
