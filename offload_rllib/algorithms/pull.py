@@ -35,8 +35,7 @@ def weight_at(settings: Mapping[str, Any], env_steps: int) -> float:
         settings: `PULL`, the weight at the beginning, and `PULL_ENV_STEPS`, after which it is 0.
         env_steps: sampled so far.
     """
-    first = settings.get(PULL, 0.0)
-    return first * max(1.0 - env_steps / settings[PULL_ENV_STEPS], 0.0) if first else 0.0
+    return settings[PULL] * max(1.0 - env_steps / settings[PULL_ENV_STEPS], 0.0)
 
 
 def divergence(first_logp: Tensor, logits: Tensor, has_choice: Tensor) -> Tensor:

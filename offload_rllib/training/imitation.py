@@ -71,7 +71,7 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     """
     wanted = check_imitation(policy, env)
     assignment = assign_in(policy.sharing, env.scenario)
-    description = _description(policy, env, assignment)
+    description = _description(wanted.rule, policy, env, assignment)
     steps = _played(env, wanted, policy.training.seed)
     generator = torch.Generator().manual_seed(policy.training.seed)
     actors: dict[str, nn.Module] = {}
@@ -89,10 +89,10 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     return {"rule": wanted.rule, "decisions": len(steps), "agreement": round(agreement, 4)}
 
 
-def _description(policy: PolicyConfig, env: NativeEnv, assignment: Assignment) -> PolicyDescription:
+def _description(rule: str, policy: PolicyConfig, env: NativeEnv, assignment: Assignment) -> PolicyDescription:
     return PolicyDescription.of(
         assignment,
-        algorithm=f"imitation of {policy.training.imitate.rule}",  # pyright: ignore[reportOptionalMemberAccess] - checked
+        algorithm=f"imitation of {rule}",
         observation_size=env.observation_size,
         actions=env.num_actions,
         network=policy.network,
