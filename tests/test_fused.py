@@ -16,9 +16,9 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.util.tracing.tracing_helper import _inject_tracing_into_class
 
 from offload_rllib.algorithms.direct_learner import DivergedError
-from offload_rllib.algorithms.fused import HAS_CHOICE, FusedSteps, LossSettings
-from offload_rllib.algorithms.fused_kernels import CHOICES, EXPLAINED, VALUE_LOSS
-from offload_rllib.algorithms.fused_network import CoveredNetwork
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
+from offload_rllib.algorithms.fused.kernels import CHOICES, EXPLAINED, VALUE_LOSS
+from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.policies.sharing import SHARED
@@ -125,7 +125,7 @@ def test_gradients_equal_autograds(name: str, network: dict[str, Any]) -> None:
     assert torch.equal(weights(fused), weights(plain))
     layers = covered(fused)
     assert layers is not None
-    steps = FusedSteps(layers, fused.get_optimizer(SHARED))
+    steps = ActorCriticSteps(layers, fused.get_optimizer(SHARED))
     config = fused.config.get_config_for_module(SHARED)
     cases = [(64, 0.7, 0.3), (33, 1.0, 0.3), (40, 0.1, 0.3), (3, 0.0, 0.3), (2, 1.0, 0.3), (200, 0.9, 0.6)]
     for seed, (size, choices, spread) in enumerate(cases):
@@ -197,7 +197,7 @@ def test_clipping_and_adam_are_torchs(largest_norm: float) -> None:
     fused, plain = (make_learner("PPO", gradients, NETWORKS[0]) for gradients in ("fused", "torch"))
     layers = covered(fused)
     assert layers is not None
-    steps = FusedSteps(layers, fused.get_optimizer(SHARED))
+    steps = ActorCriticSteps(layers, fused.get_optimizer(SHARED))
     optimizer = plain.get_optimizer(SHARED)
     parameters = list(plain.network(SHARED).parameters())
     places = {id(parameter): place for parameter, place in zip(layers.parameters(), steps.gradients, strict=True)}
@@ -377,7 +377,7 @@ def test_wrappers_are_told_apart() -> None:
         _inject_tracing_into_class(actor)
     for kind, is_fused in ((original, True), (Actor, True), (Own, False), (OwnActor, False)):
         learner.__class__ = kind
-        assert (learner._fused_steps(SHARED) is not None) == is_fused, kind
+        assert (learner.fused_steps(SHARED) is not None) == is_fused, kind
 
 
 def test_a_step_of_ones_own_is_used() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from offload_rllib.algorithms.fused_kernels import activate, activate_backward, norm_of
+from offload_rllib.algorithms.fused.kernels import activate, activate_backward, norm_of
 
 
 @pytest.mark.parametrize(("rows", "units"), [(1, 1), (7, 5), (64, 64), (3, 37)])

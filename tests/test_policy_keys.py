@@ -167,6 +167,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("name", "DDQN", lambda built: built.rllib.algo_class.__name__),
         Key("n_step", 3, setting("n_step")),
         Key("dueling", value=False, found=module_key("dueling")),
+        Key("learner", "torch", learner_setting("gradients")),
         Key("batch_transitions", 48, setting("train_batch_size_per_learner")),
         Key("replay_ratio", 2.5, setting("replay_ratio")),
         Key("replay_capacity", 500, setting("replay_capacity")),

@@ -141,10 +141,10 @@ def test_it_is_a_part_of_the_loss_that_falls_along_a_line(name: str, first: Path
 def test_steps_are_written_out_again_when_it_is_over(first: Path) -> None:
     learner = make_learner(first)
     learner.schedules_are_at({NUM_ENV_STEPS_SAMPLED_LIFETIME: ENV_STEPS - 1})
-    assert learner._fused_steps(SHARED) is None
+    assert learner.fused_steps(SHARED) is None
     learner.schedules_are_at({NUM_ENV_STEPS_SAMPLED_LIFETIME: ENV_STEPS})
-    assert learner._fused_steps(SHARED) is not None
-    assert make_learner(first, pull=0.0)._fused_steps(SHARED) is not None
+    assert learner.fused_steps(SHARED) is not None
+    assert make_learner(first, pull=0.0).fused_steps(SHARED) is not None
 
 
 def test_updates_pull_a_policy_back(first: Path) -> None:

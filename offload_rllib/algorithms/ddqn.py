@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from offload_rllib.algorithms.direct_learner import TORCH_THREADS, DirectLearner
+from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, TORCH_THREADS, largest_norm
 from offload_rllib.algorithms.double_q import (
     Schedule,
     double_q_targets,
@@ -32,6 +32,10 @@ from offload_rllib.algorithms.double_q import (
     value_at,
     weighted_huber,
 )
+from offload_rllib.algorithms.fused.action_values import ActionValueSteps
+from offload_rllib.algorithms.fused.kernels import ACTION_VALUE, ERROR_SIZE, HUBER_LOSS
+from offload_rllib.algorithms.fused.learner import GRADIENTS, FusedLearner
+from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.algorithms.settings import OffloadConfig
@@ -136,7 +140,11 @@ class DDQNConfig(OffloadConfig):
 
     def learner_settings(self, algorithm: schema.DDQN, training: Training) -> dict[str, Any]:
         """Return what learners and the sampling of the trainer need."""
-        return {TORCH_THREADS: training.learner_threads, SAMPLE_ATTEMPTS: training.sample_attempts}
+        return {
+            GRADIENTS: algorithm.learner,
+            TORCH_THREADS: training.learner_threads,
+            SAMPLE_ATTEMPTS: training.sample_attempts,
+        }
 
     @classmethod
     def model_settings(cls, algorithm: schema.DDQN) -> dict[str, Any]:
@@ -162,13 +170,15 @@ def _last(schedule: Any) -> float:
     return float(schedule[-1][1] if isinstance(schedule, list | tuple) else schedule)
 
 
-class DDQNLearner(DirectLearner):
+class DDQNLearner(FusedLearner):
     """Learns from samples of replay, one gradient step each, without connectors."""
 
     def build(self) -> None:
         """Make networks, optimisers and target networks."""
         super().build()
         self._updates: dict[str, int] = {}
+        # Of the policies whose weights the steps of the present round hold.
+        self._taken_over: dict[str, ActionValueSteps] = {}
         for module_id in list(self.module.keys()):
             self.network(module_id).make_target_networks()
             self._updates[module_id] = 0
@@ -176,6 +186,17 @@ class DDQNLearner(DirectLearner):
     def trained_modules(self) -> list[str]:
         """Return the names of the modules that are to be trained."""
         return [module_id for module_id in sorted(self.module.keys()) if self.should_module_be_updated(module_id)]
+
+    def make_steps(self, network: CoveredNetwork, optimizer: Any) -> ActionValueSteps:
+        """Make gradient steps of action values; see `FusedLearner`."""
+        return ActionValueSteps(network, optimizer)
+
+    def begin_round(self, module_id: str) -> None:
+        """Let written-out steps take over a policy's weights, if they are covered, until `finish_round`."""
+        steps = self.fused_steps(module_id)
+        if steps is not None:
+            steps.take_over()
+            self._taken_over[module_id] = steps
 
     def learn(self, module_id: str, sample: Sample) -> np.ndarray:
         """Take one gradient step, and move the target network when it is due.
@@ -192,15 +213,39 @@ class DDQNLearner(DirectLearner):
         """
         config = self.config.get_config_for_module(module_id)
         module = self.network(module_id)
-        batch = self._tensors(sample)
-        outputs = module.compute_q_values(batch)
-        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=outputs)
-        self.descend(module_id, config, loss)
+        steps = self._taken_over.get(module_id)
+        errors = (
+            self._learn(module_id, config, sample)
+            if steps is None
+            else self._learn_fused(module_id, config, sample, steps)
+        )
         self._updates[module_id] += 1
         if self._updates[module_id] % config.target_update_every == 0:
+            if steps is not None:
+                steps.hand_back()
             for network, target in module.get_target_network_pairs():
                 move_target(network, target, config.target_tau)
+        return errors
+
+    def _learn(self, module_id: str, config: Any, sample: Sample) -> np.ndarray:
+        batch = self._tensors(sample)
+        outputs = self.network(module_id).compute_q_values(batch)
+        loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=outputs)
+        self.descend(module_id, config, loss)
         return outputs[TD_ERRORS].cpu().numpy()
+
+    def _learn_fused(self, module_id: str, config: Any, sample: Sample, steps: ActionValueSteps) -> np.ndarray:
+        errors, found = steps.compute(sample, config.huber_delta)
+        norm = steps.norm()
+        figures = {
+            self.TOTAL_LOSS_KEY: torch.tensor(found[HUBER_LOSS]),
+            "td_error_mean": torch.tensor(found[ERROR_SIZE]),
+            "q_mean": torch.tensor(found[ACTION_VALUE]),
+        }
+        self.check_finite(module_id, found[HUBER_LOSS], norm, lambda: figures)
+        self.note(module_id, figures | {GRADIENT_NORM: torch.tensor(norm)})
+        steps.step(norm, largest_norm(config))
+        return errors
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -222,6 +267,8 @@ class DDQNLearner(DirectLearner):
         self.note(module_id, {self.TOTAL_LOSS_KEY: loss, "td_error_mean": errors.abs().mean(), "q_mean": values.mean()})
         return loss
 
+    fused_loss = compute_loss_for_module
+
     def _tensors(self, sample: Sample) -> dict[str, Any]:
         rows = sample.transitions
 
@@ -238,13 +285,14 @@ class DDQNLearner(DirectLearner):
         }
 
     def finish_round(self, env_steps: int, transitions: dict[str, int]) -> dict[str, Any]:
-        """Set the learning rate for the next round, and return the metrics of this one.
+        """Give weights back, set the learning rate for the next round, and return the metrics of this one.
 
         Args:
             env_steps: sampled by the run so far.
             transitions: in the replay of each module.
         """
         self._weights_seq_no += 1
+        self._hand_back()
         for module_id, size in transitions.items():
             # The runners' copies of the module follow the same schedule.
             schedule = self.network(module_id).epsilon
@@ -255,6 +303,11 @@ class DDQNLearner(DirectLearner):
             self.log_noted(module_id)
         self.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: env_steps})
         return self.metrics.reduce()
+
+    def _hand_back(self) -> None:
+        while self._taken_over:
+            _, steps = self._taken_over.popitem()
+            steps.hand_back()
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return RLlib's state and the number of updates, which the target networks are moved by."""
@@ -339,6 +392,8 @@ class DDQN(OffloadAlgorithm):
         updates = int(self._updates_due[module_id])
         self._updates_due[module_id] -= updates
         beta = value_at(self.config.priority_beta, self.env_steps)
+        if updates:
+            self._learner(partial(DDQNLearner.begin_round, module_id=module_id))
         for _ in range(updates):
             sample = replay.sample(size, beta=beta)
             errors = self._learner(partial(DDQNLearner.learn, module_id=module_id, sample=sample))

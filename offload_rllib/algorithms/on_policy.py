@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
-from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, DirectLearner, largest_norm
-from offload_rllib.algorithms.fused import HAS_CHOICE, FusedSteps, LossSettings
-from offload_rllib.algorithms.fused_kernels import (
+from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, largest_norm
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
+from offload_rllib.algorithms.fused.kernels import (
     CHOICES,
     CLIPPED,
     DIVERGENCE,
@@ -42,7 +42,8 @@ from offload_rllib.algorithms.fused_kernels import (
     SURROGATE,
     VALUE_LOSS,
 )
-from offload_rllib.algorithms.fused_network import CoveredNetwork
+from offload_rllib.algorithms.fused.learner import FusedLearner
+from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
 from offload_rllib.policies.module import EVERYONE
 from offload_rllib.policies.network import CentralCritic
@@ -50,7 +51,6 @@ from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import agent_steps_of
 
 IDLE_PER_CHOICE = "idle_per_choice"
-GRADIENTS, FUSED = "gradients", "fused"
 EXPLAINED_VARIANCE = "vf_explained_var"
 FIRST_DIVERGENCE = "divergence_from_first"
 
@@ -91,7 +91,7 @@ def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
     return (advantages - mean) / spread.clamp_min(1e-4)
 
 
-class OnPolicyLearner(DirectLearner):
+class OnPolicyLearner(FusedLearner):
     """Learns from agents' steps, whichever runner sampled them, in minibatches of ready tensors.
 
     A subclass gives `compute_loss_for_module`, and reports with `note`. Its weight of the entropy follows
@@ -99,9 +99,6 @@ class OnPolicyLearner(DirectLearner):
     """
 
     entropy_coeff_schedulers_per_module: dict[str, Scheduler]
-    # The `compute_loss_for_module` whose gradient steps `fused` has written out, with `clip_of`; None: there is none.
-    fused_loss: Callable[..., Tensor] | None = None
-    fused_descend = DirectLearner.descend
 
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
@@ -111,7 +108,6 @@ class OnPolicyLearner(DirectLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
-        self._fused: dict[str, FusedSteps] = {}
         # By policy; none without a pull.
         self._first_actors: dict[str, torch.nn.Module] = {}
         start = self.config.starting_weights
@@ -323,7 +319,7 @@ class OnPolicyLearner(DirectLearner):
             orders: the places in them of each minibatch.
             joint: observations of all agents that `MOMENT` of the rows points into, for a central critic.
         """
-        fused = self._fused_steps(module_id)
+        fused = self.fused_steps(module_id)
         if fused is not None:
             self._learn_fused(module_id, config, rows, orders, fused)
             return
@@ -337,28 +333,16 @@ class OnPolicyLearner(DirectLearner):
             )
             self.descend(module_id, config, loss)
 
-    def _fused_steps(self, module_id: str) -> FusedSteps | None:
-        """Return the gradient steps of a policy that are written out; None: autograd takes them."""
-        if self.config.learner_config_dict[GRADIENTS] != FUSED or self._pull_weight(module_id):
-            return None
-        # A loss or a step that a subclass or a caller has put in its place is autograd's.
-        present = self.compute_loss_for_module, self.descend
-        written_out = type(self).fused_loss, type(self).fused_descend
-        if not all(
-            _is_same(getattr(one, "__func__", None), other) for one, other in zip(present, written_out, strict=True)
-        ):
-            return None
-        optimizer = self.get_optimizer(module_id)
-        network = CoveredNetwork.of(self.network(module_id), optimizer)
-        if network is None:
-            return None
-        steps = self._fused.get(module_id)
-        if steps is None or steps.network != network or steps.optimizer is not optimizer:
-            steps = self._fused[module_id] = FusedSteps(network, optimizer)
-        return steps
+    def fused_steps(self, module_id: str) -> Any:
+        """Return the gradient steps that are written out; see `FusedLearner`. The pull is not."""
+        return None if self._pull_weight(module_id) else super().fused_steps(module_id)
+
+    def make_steps(self, network: CoveredNetwork, optimizer: Any) -> ActorCriticSteps:
+        """Make gradient steps of actor and critic; see `FusedLearner`."""
+        return ActorCriticSteps(network, optimizer)
 
     def _learn_fused(
-        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], steps: FusedSteps
+        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], steps: ActorCriticSteps
     ) -> None:
         settings = LossSettings(
             clip=self.clip_of(config),
@@ -397,13 +381,6 @@ class OnPolicyLearner(DirectLearner):
     def clip_of(self, config: Any) -> float | None:
         """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
         return None
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Return whether two functions are the same, under equally many wrappers: Ray wraps all methods of an actor."""
-    while hasattr(one, "__wrapped__") and hasattr(other, "__wrapped__"):
-        one, other = one.__wrapped__, other.__wrapped__
-    return one is other
 
 
 def take(rows: Rows, order: Tensor) -> Rows:

@@ -13,7 +13,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
-from offload_rllib.algorithms.on_policy import GRADIENTS, IDLE_PER_CHOICE
+from offload_rllib.algorithms.fused.learner import GRADIENTS
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy

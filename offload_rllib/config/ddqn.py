@@ -58,6 +58,9 @@ class DDQN(AlgorithmSettings):
     """Probability of a random valid action from epsilon_decay_env_steps on."""
     epsilon_decay_env_steps: Count = 50_000
     """Environment steps in which the probability falls, in a straight line."""
+    learner: Literal["torch", "fused"] = "fused"
+    """How gradient steps are taken. torch: by autograd; fused: written out, several times faster, for the networks of
+    this package on the CPU, otherwise as torch. Both give the same except for rounding."""
     sample_env_steps: Count = 320
     """Environment steps sampled between two rounds of gradient steps."""
     batch_env_steps: Count = 4000

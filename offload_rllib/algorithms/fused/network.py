@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from offload_rllib.algorithms.fused_perceptron import Layer, PerceptronPass
-from offload_rllib.algorithms.fused_pointer import PooledPass, ScoresPass
-from offload_rllib.policies.module import MaskedActorCritic
-from offload_rllib.policies.network import Actor, Critic
+from offload_rllib.algorithms.fused.perceptron import Layer, PerceptronPass
+from offload_rllib.algorithms.fused.pointer import PooledPass, ScoresPass
+from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
+from offload_rllib.policies.network import Actor, Critic, QNetwork
 from offload_rllib.policies.perceptron import is_hooked, plain_layers
 from offload_rllib.policies.pointer import DestinationLayers, DestinationScores, PooledDestinations
 
@@ -23,7 +23,7 @@ ADAMS_OPTIONS = ("weight_decay", "amsgrad", "maximize", "differentiable")
 
 @dataclass(frozen=True)
 class Part:
-    """An actor or a critic."""
+    """Scores of the actions, or the value of the state."""
 
     kind: type[Pass]
     layers: list[nn.Linear]
@@ -40,36 +40,42 @@ class Part:
 
 @dataclass(frozen=True)
 class CoveredNetwork:
-    """An actor and a critic whose gradient steps the fused learner takes."""
+    """A network whose gradient steps the fused learner takes."""
 
-    actor: Part
-    critic: Part
+    parts: tuple[Part, ...]
+    """Actor and critic; or the scores of actions and, if the network is dueling, the value of the state."""
     actions: int
+    target: tuple[Part, ...] = ()
+    """The parts of the target network of action values, which is not learned."""
 
     @classmethod
     def of(cls, module: Any, optimizer: Any) -> CoveredNetwork | None:
-        """Return what there is of a module, or None if it is not covered.
+        """Return what is learned of a module, or None if it is not covered.
 
-        It is if actor and critic are those of `policies.network` on the CPU, the critic a local one; if one plain Adam
+        It is if its networks are those of `policies.network` on the CPU, a critic a local one; if one plain Adam
         learns all their weights, and if nothing is hooked into them.
         """
-        if (
-            type(module) is not MaskedActorCritic
-            or type(module.actor) is not Actor
-            or type(module.critic) is not Critic
-        ):
+        if is_hooked(module):
             return None
         actions = int(module.action_space.n)
-        actor = _part([module.actor.scores], actions)
-        critic = _part([module.critic.features, module.critic.value], actions)
-        if actor is None or critic is None or is_hooked(module):
+        found: list[tuple[Part, ...] | None]
+        if type(module) is MaskedActorCritic and type(module.actor) is Actor and type(module.critic) is Critic:
+            found = [_joined([_scores_of(module.actor, actions), _value_of(module.critic, actions)]), ()]
+            learned: nn.Module = module
+        elif type(module) is MaskedQ:
+            found = [_parts_of_values(network, actions) for network in (module.q, module.target_q)]
+            learned = module.q
+        else:
             return None
-        found = cls(actor, critic, actions)
-        return found if found._is_learned_by(optimizer, module) else None
+        parts, target = found
+        if parts is None or target is None:
+            return None
+        network = cls(parts, actions, target)
+        return network if network._is_learned_by(optimizer, learned) else None
 
     def parameters(self) -> list[Any]:
         """Return weights and offsets of one layer after another."""
-        layers = self.actor.layers + self.critic.layers
+        layers = [layer for part in self.parts for layer in part.layers]
         return [weights for layer in layers for weights in (layer.weight, layer.bias) if weights is not None]
 
     def _is_learned_by(self, optimizer: Any, module: nn.Module) -> bool:
@@ -88,6 +94,29 @@ class CoveredNetwork:
         is_learned = all(parameter.requires_grad for parameter in parameters)
         taken = {float(state[parameter]["step"]) if parameter in state else 0.0 for parameter in parameters}
         return is_plain and is_whole and is_learned and len(taken) == 1
+
+
+def _parts_of_values(network: nn.Module, actions: int) -> tuple[Part, ...] | None:
+    """Return the parts of a network of action values; None if they are not covered."""
+    if type(network) is not QNetwork:
+        return None
+    parts = [_scores_of(network, actions)]
+    if network.value is not None:
+        parts.append(_value_of(network.value, actions) if type(network.value) is Critic else None)
+    return _joined(parts)
+
+
+def _scores_of(network: Actor | QNetwork, actions: int) -> Part | None:
+    return _part([network.scores], actions)
+
+
+def _value_of(critic: Critic, actions: int) -> Part | None:
+    return _part([critic.features, critic.value], actions)
+
+
+def _joined(parts: list[Part | None]) -> tuple[Part, ...] | None:
+    found = tuple(part for part in parts if part is not None)
+    return found if len(found) == len(parts) else None
 
 
 def _part(networks: list[nn.Module], actions: int) -> Part | None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offload_rllib.algorithms.fused_kernels import find_destinations, join_rows, part_rows, pool, pool_backward
-from offload_rllib.algorithms.fused_perceptron import Layer, PerceptronPass
+from offload_rllib.algorithms.fused.kernels import find_destinations, join_rows, part_rows, pool, pool_backward
+from offload_rllib.algorithms.fused.perceptron import Layer, PerceptronPass
 
 
 class _FirstLayer:

@@ -1,4 +1,4 @@
-"""Gradient steps of PPO and A2C written out for small networks: several times faster than autograd.
+"""What all gradient steps that are written out share: where weights and gradient are, clipping, and Adam.
 
 With two hidden layers of 64 units, most of a gradient step of autograd is not spent on matrix products but around them.
 Here nothing else but a handful of kernels is left around them. During an update the weights, their gradient and Adam's
@@ -10,61 +10,21 @@ weights, except for rounding (by test).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.core.columns import Columns
-from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from offload_rllib.algorithms.fused_kernels import (
-    BLOCK,
-    ENTROPY,
-    FIGURES,
-    SURROGATE,
-    VALUE_LOSS,
-    adam_step,
-    norm_of,
-    policy_loss,
-    value_loss,
-)
-from offload_rllib.algorithms.fused_network import CoveredNetwork, Part
-from offload_rllib.algorithms.fused_perceptron import Layer
+from offload_rllib.algorithms.fused.kernels import adam_step, norm_of
+from offload_rllib.algorithms.fused.network import CoveredNetwork
+from offload_rllib.algorithms.fused.perceptron import Layer
 
-HAS_CHOICE = "has_choice"
-# Sizes of minibatches whose buffers are kept: in an update there are two at most, one row apart.
-KEPT_SIZES = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """What the loss of PPO or A2C depends on."""
-
-    clip: float | None
-    """Of PPO's surrogate; without it the gain is A log pi."""
-    entropy_coeff: float
-    value_coeff: float
-    """Weight of the critic's mean squared error."""
-
-    def loss_of(self, figures: np.ndarray) -> float:
-        """Return the whole loss, given its figures."""
-        by_critic = self.value_coeff * figures[VALUE_LOSS]
-        return float(by_critic - figures[SURROGATE] - self.entropy_coeff * figures[ENTROPY])
-
-
-class _Passes:
-    """Forward and backward passes of actor and critic over the same rows."""
-
-    def __init__(self, parts: tuple[Part, Part], layers: tuple[list[Layer], list[Layer]], inputs: Tensor) -> None:
-        self.inputs = inputs
-        self.actor, self.critic = (part.passes(own, inputs) for part, own in zip(parts, layers, strict=True))
-
-
 class FusedSteps:
-    """Gradient steps of an actor and a critic.
+    """Gradient steps of a covered network; a subclass writes the gradient.
 
     `take_over` comes before the first step of an update, `hand_back` after the last.
     """
@@ -83,14 +43,14 @@ class FusedSteps:
         self._weights, self.gradients, *self._moments = map(self._places, (weights, self.gradient, *moments))
         places = zip(self._weights, self.gradients, strict=True)
         none = torch.empty(0), torch.empty(0)
-        layers: list[Layer] = []
-        for layer in network.actor.layers + network.critic.layers:
-            by_weight, by_offset = next(places), none if layer.bias is None else next(places)
-            layers.append(Layer(*by_weight, *(place.numpy() for place in by_offset)))
-        actors = len(network.actor.layers)
-        self._layers = layers[:actors], layers[actors:]
-        self._passes: dict[int, _Passes] = {}
-        self._loss_room = np.empty((2 * network.actions + 5, BLOCK))
+        self.layers: list[list[Layer]] = []
+        """Of each part."""
+        for part in network.parts:
+            layers: list[Layer] = []
+            for layer in part.layers:
+                by_weight, by_offset = next(places), none if layer.bias is None else next(places)
+                layers.append(Layer(*by_weight, *(place.numpy() for place in by_offset)))
+            self.layers.append(layers)
         self._taken = 0
 
     def _places(self, vector: Tensor) -> list[Tensor]:
@@ -101,7 +61,7 @@ class FusedSteps:
         """
         places: list[Tensor] = []
         first = 0
-        for part in (self.network.actor, self.network.critic):
+        for part in self.network.parts:
             for layer in part.layers:
                 rows, columns = layer.weight.shape
                 weights = vector[first : first + rows * columns]
@@ -138,58 +98,6 @@ class FusedSteps:
             state[parameter]["step"].fill_(self._taken)
         for name, places in zip(MOMENTS, self._moments, strict=True):
             _copy(places, [state[parameter][name] for parameter in parameters])
-
-    def compute(self, rows: dict[str, Any], order: Tensor, settings: LossSettings) -> np.ndarray:
-        """Write the gradient of the loss into `gradient`; return its figures [FIGURES], all but the norm.
-
-        Args:
-            rows: the columns of `OnPolicyLearner.rows_of`.
-            order: [B] the places in them of a minibatch.
-            settings: of the loss.
-        """
-        seen = rows[Columns.OBS]
-        figures = np.empty(FIGURES)
-        places = order.numpy()
-        passes = self._passes_over(len(order), seen["observations"].shape[1])
-        torch.index_select(seen["observations"], 0, order, out=passes.inputs)
-        passes.actor.forward()
-        policy_loss(
-            places,
-            passes.actor.outputs,
-            passes.actor.offsets,
-            seen["action_mask"].numpy(),
-            rows[Columns.ACTIONS].numpy(),
-            rows[Columns.ACTION_LOGP].numpy(),
-            rows[Postprocessing.ADVANTAGES].numpy(),
-            rows[HAS_CHOICE].numpy(),
-            settings.clip or 0.0,
-            settings.entropy_coeff,
-            settings.clip is not None,
-            self._loss_room,
-            passes.actor.by_offsets,
-            figures,
-        )
-        passes.actor.backward()
-        passes.critic.forward()
-        value_loss(
-            places,
-            passes.critic.outputs,
-            passes.critic.offsets,
-            rows[Postprocessing.VALUE_TARGETS].numpy(),
-            settings.value_coeff,
-            passes.critic.by_offsets,
-            figures,
-        )
-        passes.critic.backward()
-        return figures
-
-    def _passes_over(self, rows: int, features: int) -> _Passes:
-        if rows not in self._passes:
-            if len(self._passes) == KEPT_SIZES:
-                self._passes.clear()
-            parts = self.network.actor, self.network.critic
-            self._passes[rows] = _Passes(parts, self._layers, torch.empty(rows, features))
-        return self._passes[rows]
 
     def norm(self) -> float:
         """Return the norm of `gradient`."""

@@ -16,6 +16,8 @@ from offload_rllib.simulator.jit import KERNEL_CACHE, OPTIONS, Function, Kernel,
 # Places in the array of figures that the kernel of losses returns.
 SURROGATE, ENTROPY, DIVERGENCE, CLIPPED, CHOICES, VALUE_LOSS, EXPLAINED = range(7)
 FIGURES = 7
+# The same of the loss of action values.
+HUBER_LOSS, ERROR_SIZE, ACTION_VALUE = range(3)
 
 # As RLlib's `explained_variance` has it.
 SMALLEST_VARIANCE = 1e-6
@@ -341,3 +343,80 @@ def value_loss(order, values, offset, targets, coefficient, by_offset, figures):
     explained = 1.0 - unexplained / (variance + SMALLEST_VARIANCE)
     figures[VALUE_LOSS] = squared_errors / rows
     figures[EXPLAINED] = max(explained, -1.0)
+
+
+@kernel
+def _value_of(network, masks, row, action):
+    """Return the value of an action by a network's outputs; see `double_q_loss`."""
+    scores, offsets, values, value_offset = network
+    found = np.float64(scores[row, action] + offsets[action])
+    if not len(values):
+        return found
+    total, valid = 0.0, 0
+    for other in range(masks.shape[1]):
+        if masks[row, other] != 0:
+            total += np.float64(scores[row, other] + offsets[other])
+            valid += 1
+    return found - total / valid + np.float64(values[row, 0] + value_offset[0])
+
+
+@kernel
+def double_q_loss(
+    present,
+    following,
+    target,
+    masks,
+    next_masks,
+    actions,
+    returns,
+    discounts,
+    weights,
+    delta,
+    by_offsets,
+    by_value_offset,
+    errors,
+    figures,
+):
+    """Turn the outputs of a network of action values into the derivatives of double Q-learning's loss by them.
+
+    `present`, `following` and `target` are outputs for B rows: scores [B, R] without their offsets [R], and where the
+    network is dueling values [B, 1] without their offset [1], otherwise both empty. `following` is of the network that
+    is learned, `target` of its target network, both in the next states; what the value of the state is there does not
+    matter to the choice of the first. Formulas as in `algorithms.double_q` and `policies.network.QNetwork`. The
+    derivatives are summed over rows into `by_offsets` [R] and `by_value_offset` [1], and the TD errors [B] written.
+    """
+    scores, _, values, _ = present
+    next_scores, next_offsets, _, _ = following
+    rows, count = scores.shape
+    loss, sizes, action_values = 0.0, 0.0, 0.0
+    by_offsets[:] = ZERO
+    by_value_offset[:] = ZERO
+    for row in range(rows):
+        best, highest = 0, -np.float32(np.inf)
+        for action in range(count):
+            score = next_scores[row, action] + next_offsets[action]
+            if next_masks[row, action] != 0 and score > highest:
+                best, highest = action, score
+        taken = actions[row]
+        value = _value_of(present, masks, row, taken)
+        error = returns[row] + discounts[row] * _value_of(target, next_masks, row, best) - value
+        size = abs(error)
+        inner = min(size, delta)
+        loss += weights[row] * inner * (size - 0.5 * inner)
+        sizes += size
+        action_values += value
+        errors[row] = error
+        slope = -weights[row] * inner * np.sign(error) / rows
+        share = 0.0
+        if len(values):
+            valid = 0
+            for action in range(count):
+                valid += masks[row, action] != 0
+            share = slope / valid
+            values[row, 0] = slope
+            by_value_offset[0] += values[row, 0]
+        for action in range(count):
+            derivative = slope * (action == taken) - share * (masks[row, action] != 0)
+            scores[row, action] = derivative
+            by_offsets[action] += scores[row, action]
+    figures[HUBER_LOSS], figures[ERROR_SIZE], figures[ACTION_VALUE] = loss / rows, sizes / rows, action_values / rows

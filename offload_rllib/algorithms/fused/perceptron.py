@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offload_rllib.algorithms.fused_kernels import activate, activate_backward
+from offload_rllib.algorithms.fused.kernels import activate, activate_backward
 
 Product = tuple[Tensor, Tensor, Tensor]
 """Left, right, and where the result goes."""
