@@ -39,6 +39,7 @@ CLOCKED = {
         "training.envs_per_runner=8",
     ),
     "ddqn": (
+        "algorithm.learner=torch",
         "algorithm.final_lr=null",
         "algorithm.n_step=1",
         "algorithm.epsilon_decay_env_steps=60000",
