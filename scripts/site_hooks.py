@@ -7,6 +7,7 @@ files of the checkout, and formulas stand between dollar signs.
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 from pathlib import Path
@@ -22,29 +23,65 @@ DOCS = CHECKOUT / "docs"
 # Pages at the top of the checkout, and their names on the site.
 TOP = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 API = "python.md"
+# Notebooks, and the pages that show them.
+NOTEBOOKS = {
+    f"examples/notebooks/{path.name}": f"notebooks/{path.stem}.md"
+    for path in sorted((CHECKOUT / "examples" / "notebooks").glob("*.ipynb"))
+}
 LINK = re.compile(r"(\]\()([^)#\s:]*)((?:#[^)\s]+)?\))")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages at the top of the checkout, and every file that a page links."""
+    """Add the pages at the top of the checkout, the notebooks, and every file that a page links."""
     for name, page in TOP.items():
         files.append(
             File.generated(config, page, content=relinked((CHECKOUT / name).read_text(), CHECKOUT / name, page))
         )
-    pages = [*(CHECKOUT / name for name in TOP), *DOCS.rglob("*.md")]
+    for name, page in NOTEBOOKS.items():
+        files.append(
+            File.generated(config, page, content=relinked(notebook_text(CHECKOUT / name), CHECKOUT / name, page))
+        )
+    pages = [*(CHECKOUT / name for name in TOP), *DOCS.rglob("*.md"), *(CHECKOUT / name for name in NOTEBOOKS)]
     linked = {target for page in pages for target in targets(page) if not inside(target)}
     for target in sorted(linked):
         path = target.relative_to(CHECKOUT)
-        if target.is_file() and str(path) not in TOP:
+        if target.is_file() and str(path) not in TOP | NOTEBOOKS:
             files.append(File.generated(config, site_path(path), content=target.read_text()))
     return files
 
 
 def targets(page: Path) -> list[Path]:
     """Return the files and folders of the checkout that a page links."""
-    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = notebook_text(page) if page.suffix == ".ipynb" else page.read_text()
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
     found = [(page.parent / target).resolve() for _, target, _ in LINK.findall(text) if target]
     return [path for path in found if path.exists()]
+
+
+def notebook_text(path: Path) -> str:
+    """Return a notebook as Markdown: its texts, code, and what it printed and drew."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        language = "text" if source.startswith(("!", "%%")) else "python"
+        parts.append(f"```{language}\n{source}\n```")
+        parts += [output_text(output) for output in cell["outputs"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def output_text(output: dict[str, Any]) -> str:
+    """Return an output of a cell as Markdown."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f"![Output of the cell above](data:image/png;base64,{''.join(data['image/png'].split())})"
+    if "text/html" in data:
+        table = re.search(r"<table.*</table>", "".join(data["text/html"]), re.DOTALL)
+        return table[0].replace(' border="1" class="dataframe"', "") if table else ""
+    text = "".join(output.get("text") or data.get("text/plain", ""))
+    return f"```text\n{text.rstrip()}\n```"
 
 
 def inside(path: Path) -> bool:
@@ -75,7 +112,7 @@ def relinked(text: str, source: Path, page: str) -> str:
             goal = str(target.relative_to(DOCS))
         else:
             path = target.relative_to(CHECKOUT)
-            goal = TOP.get(str(path)) or site_path(path)
+            goal = (TOP | NOTEBOOKS).get(str(path)) or site_path(path)
         return f"{found[1]}{os.path.relpath(goal, here or '.')}{found[3]}"
 
     folders = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)\)")
@@ -110,7 +147,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
     """Let links lead to where the site has files; add the docstrings of the public names to their page."""
     path = page.file.src_uri
     markdown = widely_indented(markdown)
-    if path in TOP.values():
+    if path in TOP.values() or path in NOTEBOOKS.values():
         return markdown
     markdown = relinked(markdown, DOCS / path, path)
     if path == API:

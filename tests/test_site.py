@@ -18,6 +18,7 @@ CHECKOUT = Path(__file__).parents[1]
 DOCS = CHECKOUT / "docs"
 # Pages that the site takes from the top of the checkout (`scripts/site_hooks.py`).
 FROM_TOP = {"start.md", "contributing.md", "changelog.md"}
+NOTEBOOKS = {f"notebooks/{path.stem}.md" for path in (CHECKOUT / "examples" / "notebooks").glob("*.ipynb")}
 
 
 class Loader(yaml.SafeLoader):
@@ -41,7 +42,7 @@ def test_every_page_is_in_the_menu_once() -> None:
     listed = list(pages_of(config["nav"]))
     assert len(listed) == len(set(listed))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert set(listed) == pages | FROM_TOP
+    assert set(listed) == pages | FROM_TOP | NOTEBOOKS
     assert config["strict"] is True
 
 
@@ -64,7 +65,7 @@ def test_the_site_is_built_and_asks_no_other_for_anything(tmp_path: Path) -> Non
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
     )
     built = {str(page.relative_to(tmp_path)): page.read_text() for page in tmp_path.rglob("*.html")}
-    assert {f"{page.removesuffix('.md')}.html" for page in FROM_TOP} <= built.keys()
+    assert {f"{page.removesuffix('.md')}.html" for page in FROM_TOP | NOTEBOOKS} <= built.keys()
     for name, text in built.items():
         assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), name
         assert 'class="arithmatex"' not in text, name
