@@ -151,6 +151,20 @@ def test_results_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_gets_no_control_sequences_even_if_colours_are_forced(tmp_path: Path) -> None:
+    """Jupyter sets FORCE_COLOR for what its cells start, and keeps every frame of a progress bar."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "offload_rllib", "show", "manual_5"],
+        cwd=tmp_path,
+        env=os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-color"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "5 nodes" in shown
+    assert "\x1b" not in shown
+
+
 def test_a_terminal_that_knows_only_ascii_gets_question_marks_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small_environment(description="Übung"), allow_unicode=True))
     done = subprocess.run(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
 # The text may come from files of other users: it is not read as markup.
 console = Console(markup=False, emoji=False)
-if not console.is_terminal:
-    console = Console(markup=False, emoji=False, width=100)  # a log file has no width; 80 would fold the tables
+if not sys.stdout.isatty():
+    # A log file has no width; 80 would fold the tables. Jupyter sets FORCE_COLOR, and rich would take that for a
+    # terminal, on which progress bars move.
+    console = Console(markup=False, emoji=False, width=100, force_terminal=False)
 
 
 def say_logs(folder: Path) -> None:
