@@ -75,6 +75,8 @@ STUDIES = (
         "herd_20",
         ("ddqn_herd",),
         question="Agents that choose the best action all choose the same: does it cost them here?",
+        # Trained before its gradient steps were written out.
+        changes=("algorithm.learner=torch",),
         reference="keep_first",
         tuned=TUNED_IN_A_HERD,
     ),
