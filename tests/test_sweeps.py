@@ -50,6 +50,7 @@ from offload_rllib.sweep.run import concurrent_trials, sweep
 from offload_rllib.sweep.search import RestoredASHA, RestoredMedian, param_space, search_algorithm
 from offload_rllib.sweep.study import write_study
 from offload_rllib.sweep.trial import mean_of, trial_resources
+from offload_rllib.training.recovery import recorded_trial, mend_trials, newest_state
 from offload_rllib.training.rllib_config import algorithm_config
 from offload_rllib.training.train import check
 
@@ -219,6 +220,51 @@ def test_a_sweep_is_never_overwritten(grid: tuple[SweepFolder, list[TrialOutcome
         SweepFolder.create(str(folder.path), folder.plan, "")
     answer = CliRunner().invoke(app, ["tune", "--resume", str(folder.path)])
     assert "this sweep is finished; there is nothing to resume" in str(answer.exception)
+
+
+def trials_of(experiment: Path) -> dict[str, Any]:
+    """Return the trials of a sweep as Tune has recorded them, by name."""
+    state = json.loads(newest_state(experiment).read_text())
+    trials = [recorded_trial(record) for record in state["trial_data"]]
+    return {trial.storage.trial_dir_name: trial for trial in trials}
+
+
+def test_unfinished_trials_go_on_from_their_newest_whole_checkpoint(
+    grid: tuple[SweepFolder, list[TrialOutcome], str], tmp_path: Path
+) -> None:
+    """A sweep that was killed: its record is older than its checkpoints, of which one was being removed."""
+    experiment = tmp_path / "tune"
+    shutil.copytree(grid[0].experiment, experiment)
+    good, other = (path.parent for path in sorted(experiment.glob("trial_*/checkpoint_*")))
+    (whole,) = good.glob("checkpoint_*")
+    newest = whole.rename(good / "checkpoint_000007")
+    half = good / "checkpoint_000006"
+    shutil.copytree(newest, half)
+    (half / "trial.json").unlink()
+    (damaged,) = other.glob("checkpoint_*")
+    (damaged / "seed_5" / "policy" / "policy.json").unlink()
+    finished = sorted(set(trials_of(experiment)) - {good.name, other.name})
+
+    mend_trials(experiment)
+    assert half.is_dir(), "finished trials are left alone"
+    path = newest_state(experiment)
+    state = json.loads(path.read_text())
+    for record in state["trial_data"]:
+        trial = json.loads(record[0])
+        if trial["trial_id"] in {one.trial_id for name, one in trials_of(experiment).items() if name not in finished}:
+            trial["status"] = "RUNNING"
+            record[0] = json.dumps(trial)
+    path.write_text(json.dumps(state))
+
+    mend_trials(experiment)
+    trials = trials_of(experiment)
+    result = trials[good.name].latest_checkpoint_result
+    assert Path(result.checkpoint.path) == newest
+    assert result.metrics["training_iteration"] == len((good / "result.json").read_text().splitlines())
+    assert trials[good.name].storage.current_checkpoint_index == 7
+    assert trials[other.name].latest_checkpoint_result is None
+    assert sorted(good.glob("checkpoint_*")) == [newest]
+    assert not list(other.glob("checkpoint_*"))
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -24,6 +24,7 @@ from offload_rllib.sweep.plan import SweepPlan
 from offload_rllib.sweep.search import param_space, scheduler, search_algorithm
 from offload_rllib.sweep.trial import ENV_STEPS, SweepTrial, trial_resources
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
+from offload_rllib.training.recovery import mend_trials
 from offload_rllib.training.trackers import trackers
 from offload_rllib.training.train import TrainingError, available_cpus, quieten
 
@@ -88,6 +89,7 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
         functools.partial(_resources, plan, cpus),
     )
     if resume:
+        mend_trials(folder.experiment)
         if not tune.Tuner.can_restore(folder.experiment):
             raise ConfigError(f"{folder.path}: nothing to resume: the sweep had not started; start it again")
         return tune.Tuner.restore(str(folder.experiment), trainable=trainable, resume_unfinished=True)

@@ -21,6 +21,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.files import read_json
 from offload_rllib.evaluation.evaluate import Player, evaluate
 from offload_rllib.evaluation.players import Contender
+from offload_rllib.policies.manifest import write_manifest
 from offload_rllib.policies.saved import SavedPolicy
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX
 from offload_rllib.sweep.plan import SweepPlan, Token
@@ -173,6 +174,7 @@ class SweepTrial(tune.Trainable):
             folder.mkdir()
             algorithm.save_checkpoint(str(folder))
         (Path(checkpoint_dir) / STATE).write_text(json.dumps(self._cost), encoding="utf-8")
+        write_manifest(Path(checkpoint_dir), self._last_result or {})
 
     def load_checkpoint(self, checkpoint: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as Algorithm
         """Continue from a checkpoint."""

@@ -75,16 +75,9 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
     Returns:
         The checkpoint that the trial continues from; None if Tune's own record stays as it is.
     """
-    from ray.train._internal.session import _TrainingResult  # noqa: PLC0415 - slow to import
-    from ray.tune import Checkpoint  # noqa: PLC0415 - as above
-    from ray.tune.experiment import Trial  # noqa: PLC0415 - as above
-
     trial_folder = experiment / trial_name
     whole = whole_checkpoints(trial_folder)
-    for path in experiment.glob(STATES):
-        if _parsed(path) is None:
-            path.unlink()
-    newest = newest_state(experiment)
+    newest = _remove_cut_off_states(experiment)
     if newest is None and (experiment / FIRST_STATE).is_file():
         newest = experiment / "experiment_state-0000-00-00_00-00-00.json"
         shutil.copyfile(experiment / FIRST_STATE, newest)
@@ -94,20 +87,72 @@ def mend(experiment: Path, trial_name: str) -> Path | None:
         # A run of an earlier version has checkpoints without lists of their files; those are left alone.
         if path not in [kept for kept, _ in whole] and (path / MANIFEST).exists() | (path > whole[0][0]):
             shutil.rmtree(path)
-
     state = read_json(newest, "Tune's record of an experiment")
-    trial_state, metadata = state["trial_data"][0]
-    trial: Any = Trial.from_json_state(trial_state, stub=True)  # its records have no public interface
+    trial = recorded_trial(state["trial_data"][0])
+    state["trial_data"][0] = _continued(trial, whole)
+    _write(newest, state)
+    return whole[-1][0]
+
+
+def mend_trials(experiment: Path) -> None:
+    """Make an experiment of many trials ready to be restored.
+
+    Each unfinished trial continues from its newest whole checkpoint, or begins again if it has none. Removes records,
+    and checkpoints of these trials, that were cut off.
+
+    Args:
+        experiment: Tune's folder.
+    """
+    newest = _remove_cut_off_states(experiment)
+    if newest is None:
+        return
+    state = read_json(newest, "Tune's record of an experiment")
+    for place, record in enumerate(state["trial_data"]):
+        trial = recorded_trial(record)
+        if trial.is_finished():
+            continue
+        folder = experiment / trial.storage.trial_dir_name
+        whole = whole_checkpoints(folder)
+        for path in folder.glob("checkpoint_*"):
+            if path not in [kept for kept, _ in whole]:
+                shutil.rmtree(path)
+        state["trial_data"][place] = _continued(trial, whole)
+    _write(newest, state)
+
+
+def _remove_cut_off_states(experiment: Path) -> Path | None:
+    """Return Tune's newest record of an experiment, after those that cannot be read have been removed."""
+    for path in experiment.glob(STATES):
+        if _parsed(path) is None:
+            path.unlink()
+    return newest_state(experiment)
+
+
+def recorded_trial(record: list[Any]) -> Any:
+    """Return the trial that Tune has recorded; such records have no public interface."""
+    from ray.tune.experiment import Trial  # noqa: PLC0415 - slow to import
+
+    trial_state, metadata = record
+    trial: Any = Trial.from_json_state(trial_state, stub=True)
     trial.restore_run_metadata(metadata)
-    last, _ = whole[-1]
+    return trial
+
+
+def _continued(trial: Any, whole: list[tuple[Path, dict[str, Any]]]) -> list[Any]:
+    """Return Tune's record of a trial that continues from the last of some checkpoints, or begins if there are none."""
+    from ray.train._internal.session import _TrainingResult  # noqa: PLC0415 - slow to import
+    from ray.tune import Checkpoint  # noqa: PLC0415 - as above
+
     manager = trial.run_metadata.checkpoint_manager
     results = [_TrainingResult(Checkpoint.from_directory(str(path)), progress) for path, progress in whole]
     manager._checkpoint_results = results  # noqa: SLF001 - Tune has no other way to say which checkpoints there are
-    manager._latest_checkpoint_result = results[-1]  # noqa: SLF001
-    trial.storage.current_checkpoint_index = int(last.name.rpartition("_")[2])
+    manager._latest_checkpoint_result = results[-1] if results else None  # noqa: SLF001
+    trial.storage.current_checkpoint_index = int(whole[-1][0].name.rpartition("_")[2]) if whole else -1
     trial.stub = False  # read as one that needs no algorithm; it is to be run again
     trial.invalidate_json_state()
-    state["trial_data"][0] = list(trial.get_json_state())
-    with written_at_once(newest) as partial:
+    return list(trial.get_json_state())
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with written_at_once(path) as partial:
         partial.write_text(json.dumps(state), encoding="utf-8")
-    return last
