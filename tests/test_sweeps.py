@@ -50,7 +50,7 @@ from offload_rllib.sweep.run import concurrent_trials, sweep
 from offload_rllib.sweep.search import RestoredASHA, RestoredMedian, param_space, search_algorithm
 from offload_rllib.sweep.study import write_study
 from offload_rllib.sweep.trial import mean_of, trial_resources
-from offload_rllib.training.recovery import recorded_trial, mend_trials, newest_state
+from offload_rllib.training.recovery import mend_trials, newest_state, recorded_trial
 from offload_rllib.training.rllib_config import algorithm_config
 from offload_rllib.training.train import check
 
