@@ -46,7 +46,7 @@ from offload_rllib.sweep.outcomes import (
 from offload_rllib.sweep.plan import SweepPlan, check_plan, option_of, plan_sweep, token_of
 from offload_rllib.sweep.plots import importances
 from offload_rllib.sweep.report import write_sweep_report
-from offload_rllib.sweep.run import concurrent_trials, sweep
+from offload_rllib.sweep.run import NotedLogs, concurrent_trials, sweep
 from offload_rllib.sweep.search import RestoredASHA, RestoredMedian, param_space, search_algorithm
 from offload_rllib.sweep.study import write_study
 from offload_rllib.sweep.trial import mean_of, trial_resources
@@ -265,6 +265,24 @@ def test_unfinished_trials_go_on_from_their_newest_whole_checkpoint(
     assert trials[other.name].latest_checkpoint_result is None
     assert sorted(good.glob("checkpoint_*")) == [newest]
     assert not list(other.glob("checkpoint_*"))
+
+
+def test_rows_that_a_killed_process_had_written_but_not_copied_are_collected(
+    grid: tuple[SweepFolder, list[TrialOutcome], str], tmp_path: Path
+) -> None:
+    assert Path(grid[0].entries()["logs"]).name == "driver_artifacts"
+    shutil.copytree(grid[0].path, tmp_path / "grid")
+    folder = SweepFolder.open(tmp_path / "grid")
+    good, *_ = sorted(folder.experiment.glob("trial_*"))
+    rows = (good / "result.json").read_text()
+    staged = tmp_path / "staged" / good.name
+    staged.mkdir(parents=True)
+    (staged / "result.json").write_text(rows + "{}\n")
+    (staged.parent / "trial_of_no_sweep").mkdir()
+    folder.record(logs=str(staged.parent))
+    NotedLogs(folder).collect()
+    assert (good / "result.json").read_text() == rows + "{}\n"
+    assert not (folder.experiment / "trial_of_no_sweep").exists()
 
 
 @pytest.mark.usefixtures("ray_session")

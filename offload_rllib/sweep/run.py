@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -24,7 +25,8 @@ from offload_rllib.sweep.plan import SweepPlan
 from offload_rllib.sweep.search import param_space, scheduler, search_algorithm
 from offload_rllib.sweep.trial import ENV_STEPS, SweepTrial, trial_resources
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
-from offload_rllib.training.recovery import mend_trials
+from offload_rllib.training.process_callback import PresentCallback
+from offload_rllib.training.recovery import collect_staged, mend_trials
 from offload_rllib.training.trackers import trackers
 from offload_rllib.training.train import TrainingError, available_cpus, quieten
 
@@ -69,8 +71,8 @@ def sweep(folder: SweepFolder, console: Console, *, resume: bool = False) -> tup
 def _sweep(folder: SweepFolder, plan: SweepPlan, console: Console, *, resume: bool) -> tuple[bool, list[TrialOutcome]]:
     with console.status("loading the simulator's kernels (a new installation compiles them, for about a minute)"):
         compile_kernels(build_scenario(plan.environment))  # once, before every trial would compile them for itself
-    with connect(), SweepTable(plan, console) as table, interruptible(console):
-        tuner = _tuner(folder, plan, table, resume=resume)
+    with connect(), SweepTable(plan, console) as table, NotedLogs(folder) as logs, interruptible(console):
+        tuner = _tuner(folder, plan, table, logs, resume=resume)
         folder.record(state="training")
         try:
             tuner.fit()
@@ -82,13 +84,33 @@ def _sweep(folder: SweepFolder, plan: SweepPlan, console: Console, *, resume: bo
     return finished, table.outcomes
 
 
-def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: bool) -> tune.Tuner:
+class NotedLogs(PresentCallback):
+    """Notes where trials write their logs before Tune copies them: after a kill the latest rows are only there."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        """Note it in the record of a sweep."""
+        self._folder = folder
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Note the folder that has one for each trial."""
+        self._folder.record(logs=trial.storage.experiment_driver_staging_path)
+
+    def collect(self) -> None:
+        """Copy what an earlier process had written there."""
+        noted = self._folder.entries().get("logs")
+        for staged in Path(noted).glob("*/") if noted else ():
+            if (self._folder.experiment / staged.name).is_dir():
+                collect_staged(self._folder.experiment, staged.name, staged)
+
+
+def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, logs: NotedLogs, *, resume: bool) -> tune.Tuner:
     cpus = available_cpus()
     trainable = tune.with_resources(
         tune.with_parameters(SweepTrial, plan=plan, cpus=cpus),
         functools.partial(_resources, plan, cpus),
     )
     if resume:
+        logs.collect()
         mend_trials(folder.experiment)
         if not tune.Tuner.can_restore(folder.experiment):
             raise ConfigError(f"{folder.path}: nothing to resume: the sweep had not started; start it again")
@@ -115,6 +137,7 @@ def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, *, resume: b
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=True),
             callbacks=[
                 table,
+                logs,
                 *loggers(HParamsLogger(plan)),
                 *trackers(plan.policy.training.tracking, folder.name),
             ],
