@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/tune_overhead.py [--sweep ppo] [--trials 2] [--env-steps 2200000]
 
-By default two PPO trials side by side, each of more than two minutes of CPU time (of more steps on a faster machine).
+By default two PPO trials side by side, each of more than a minute of CPU time (of more steps on a faster machine).
 Every second the CPU time of each process that descends from the sweep's is read; what a process spent after the last
 reading before it ended is lost, so that sums are up to a second per process too small. What of a trial's process was
 training the trial reports itself (`training_cpu_s` of the leaderboard: from sampling to the update, without validation,
