@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.environments import make_env, small_environment
+from helpers.learners import give_loss_without_gradient
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.util.tracing.tracing_helper import _inject_tracing_into_class
@@ -344,13 +345,7 @@ def test_divergence_is_an_error_and_moves_nothing(gradients: str, where: str) ->
 def test_a_loss_of_ones_own_is_used(name: str) -> None:
     """Whoever overrides `compute_loss_for_module` gets the gradient of that."""
     learner = make_learner(name, "fused", NETWORKS[0])
-    original = type(learner)
-
-    class Own(original):
-        def compute_loss_for_module(self, **arguments: Any) -> Any:
-            return 0.0 * super().compute_loss_for_module(**arguments)
-
-    learner.__class__ = Own
+    give_loss_without_gradient(learner)
     before = weights(learner)
     learn(learner, 0)
     assert not learner._fused

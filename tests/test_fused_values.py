@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.ddqn import make_learner, make_sample, policy_config
 from helpers.environments import small_environment
+from helpers.learners import give_loss_without_gradient
 
 from offload_rllib.algorithms.ddqn import DDQNLearner
 from offload_rllib.algorithms.direct_learner import DivergedError
@@ -146,12 +147,7 @@ def test_a_loss_of_ones_own_and_a_hooked_network_are_left_to_torch() -> None:
     learner = make_learner(NETWORKS[0], learner="fused")
     assert learner.fused_steps(SHARED) is not None
     original = type(learner)
-
-    class Own(original):
-        def compute_loss_for_module(self, **arguments: Any) -> Any:
-            return 0.0 * super().compute_loss_for_module(**arguments)
-
-    learner.__class__ = Own
+    give_loss_without_gradient(learner)
     before = weights(learner)
     learner.begin_round(SHARED)
     learner.learn(SHARED, make_sample(learner))
