@@ -47,12 +47,18 @@ def make_learner(preset: str, gradients: str, network: dict[str, Any]) -> Any:
     return config.build_learner(env=None, spaces=spaces)
 
 
-def draw_rows(learner: Any) -> dict[str, Any]:
-    """Return rows in which half of the actions are valid."""
+def draw_masks(learner: Any, rows: int) -> tuple[np.random.Generator, int, np.ndarray]:
+    """Return a generator, the number of features, and masks: the first two actions are valid, and half of the others."""
     rng = np.random.default_rng(0)
     space = learner.network(SHARED).observation_space
-    masks = (rng.random((ROWS, space["action_mask"].shape[0])) < 0.5).astype(np.int8)
+    masks = (rng.random((rows, space["action_mask"].shape[0])) < 0.5).astype(np.int8)
     masks[:, :2] = 1
+    return rng, space["observations"].shape[0], masks
+
+
+def draw_rows(learner: Any) -> dict[str, Any]:
+    """Return rows in which half of the actions are valid."""
+    rng, features, masks = draw_masks(learner, ROWS)
     columns = {
         Columns.ACTIONS: rng.integers(0, 2, ROWS),
         Columns.ACTION_LOGP: rng.uniform(-2, -0.1, ROWS).astype(np.float32),
@@ -60,7 +66,7 @@ def draw_rows(learner: Any) -> dict[str, Any]:
         Postprocessing.VALUE_TARGETS: rng.normal(0, 1, ROWS).astype(np.float32),
         HAS_CHOICE: np.ones(ROWS, bool),
     }
-    seen = {"observations": rng.normal(0, 1, (ROWS, space["observations"].shape[0])).astype(np.float32)}
+    seen = {"observations": rng.normal(0, 1, (ROWS, features)).astype(np.float32)}
     return {name: torch.from_numpy(column) for name, column in columns.items()} | {
         Columns.OBS: {name: torch.from_numpy(column) for name, column in (seen | {"action_mask": masks}).items()}
     }
@@ -79,11 +85,7 @@ def one_pass(learner: Any, rows: dict[str, Any], minibatch: int) -> float:
 
 def draw_sample(learner: Any) -> Sample:
     """Return transitions in which half of the actions are valid."""
-    rng = np.random.default_rng(0)
-    space = learner.network(SHARED).observation_space
-    features, actions = space["observations"].shape[0], space["action_mask"].shape[0]
-    masks = (rng.random((TRANSITIONS, actions)) < 0.5).astype(np.int8)
-    masks[:, :2] = 1
+    rng, features, masks = draw_masks(learner, TRANSITIONS)
     return Sample(
         Transitions(
             observations=rng.normal(0, 1, (TRANSITIONS, features)).astype(np.float32),
