@@ -48,7 +48,7 @@ def make_learner(preset: str, gradients: str, network: dict[str, Any]) -> Any:
 
 
 def draw_masks(learner: Any, rows: int) -> tuple[np.random.Generator, int, np.ndarray]:
-    """Return a generator, the number of features, and masks: the first two actions are valid, and half of the others."""
+    """Return a generator, the number of features, and masks: two actions are valid, and half of the others."""
     rng = np.random.default_rng(0)
     space = learner.network(SHARED).observation_space
     masks = (rng.random((rows, space["action_mask"].shape[0])) < 0.5).astype(np.int8)
