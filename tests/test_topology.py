@@ -20,7 +20,7 @@ from offload_rllib.envs.vector import held_out_keys, vector_env
 from offload_rllib.reporting import topology as topology_view
 from offload_rllib.reporting.topology import draw, print_numbers
 from offload_rllib.scenario import build_scenario
-from offload_rllib.scenario.topology.ether_scenarios import distance_m
+from offload_rllib.scenario.topology.globe import distance_m
 from offload_rllib.scenario.topology.placement import counts_of_shares
 
 NETWORKS = presets("envs")["ether_12"].parent / "networks"

@@ -27,6 +27,7 @@ from offload_rllib.config.topology.graphs import (
     Tiers,
     WattsStrogatz,
 )
+from offload_rllib.config.topology.wide_area import WideArea
 
 
 class ManualNode(Hardware):
@@ -97,6 +98,7 @@ Topology = Annotated[
     | EtherUrbanSensing
     | EtherIndustrialIoT
     | EtherInterRegion
+    | WideArea
     | EtherJson
     | GraphML
     | EdgeList

@@ -16,6 +16,7 @@ from offload_rllib.config.topology.ether import (
     EtherUrbanSensing,
 )
 from offload_rllib.config.topology.graphs import Drawn, Full, Grid, Ring, Tiers
+from offload_rllib.config.topology.wide_area import WideArea
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.topology import (
     edge_list,
@@ -27,6 +28,7 @@ from offload_rllib.scenario.topology import (
     manual,
     python_function,
     tiers,
+    wide_area,
 )
 from offload_rllib.scenario.topology.size import check_size
 
@@ -39,6 +41,7 @@ DRAWN = {
     EtherIndustrialIoT: ether_scenarios.industrial_iot,
     EtherInterRegion: ether_scenarios.inter_region,
     Tiers: tiers.build,
+    WideArea: wide_area.build,
     PythonTopology: python_function.build,
 }
 
@@ -85,7 +88,7 @@ def most_neighbours(config: Any, network: Network, limit: int | None) -> int:
     """
     nodes = len(network.nodes)
     bounds: dict[type, int] = {Ring: 2, Grid: 4, Full: nodes - 1}
-    if isinstance(config, EtherClusters | EtherUrbanSensing | EtherIndustrialIoT | EtherInterRegion):
+    if isinstance(config, EtherClusters | EtherUrbanSensing | EtherIndustrialIoT | EtherInterRegion | WideArea):
         bound = max(degree for _, degree in network.graph().degree)  # only speeds, places and latencies are drawn
     else:
         bound = bounds.get(type(config))

@@ -28,6 +28,7 @@ from offload_rllib.scenario.topology.ether_devices import (
     MOBILE_UP_BPS,
     ether_node,
 )
+from offload_rllib.scenario.topology.globe import EARTH_RADIUS_M, FIBRE_M_PER_S, distance_m
 
 URBAN_CELL_BPS = 500 * MEGABIT
 INDUSTRIAL_CELL_BPS = 300 * MEGABIT
@@ -36,8 +37,6 @@ URBAN_SIZE_SHAPE, URBAN_SIZE_SHIFT = 0.82, 2.02
 SAME_BOX, SAME_SITE = 2, 4
 CELL_M = 40.0
 RACK_M = 25.0
-EARTH_RADIUS_M = 6.371e6
-FIBRE_M_PER_S = 2.0e8  # two thirds of the speed of light in vacuum
 REGION_M = 6e5  # distance of devices from their region's middle, for the picture
 
 
@@ -149,13 +148,6 @@ def industrial_iot(config: EtherIndustrialIoT, rng: np.random.Generator) -> Netw
             sketch.link(other, gateway, min(BUSINESS_UP_BPS, BUSINESS_DOWN_BPS), latency_s)
         gateways.append(gateway)
     return sketch.network()
-
-
-def distance_m(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Return the distance on the globe of two points (latitude, longitude) in degrees, by the haversine formula."""
-    (lat_a, lon_a), (lat_b, lon_b) = np.radians([a, b])
-    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
-    return float(2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(h)))
 
 
 def inter_region(config: EtherInterRegion, rng: np.random.Generator) -> Network:

@@ -11,6 +11,8 @@ from offload_rllib.config.devices import Device, DeviceClass
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.scenario.network import Network, Node
 
+STATED = ("rate_bps", "latency_s")  # attributes of edges that links state
+
 
 def counts_of_shares(devices: Sequence[DeviceClass], total: int) -> list[int]:
     """Return the number of nodes of each class: shares of `total`, rounded by largest remainders.
@@ -58,7 +60,7 @@ def placed(devices: Sequence[DeviceClass], graph: nx.Graph, positions: np.ndarra
 
     Args:
         devices: the classes.
-        graph: vertices 0 to N - 1.
+        graph: vertices 0 to N - 1; what its edges say as `rate_bps` and `latency_s`, the links state both ways.
         positions: [N, 2] of the vertices.
         rng: draws the places and the speeds.
     """
@@ -72,7 +74,17 @@ def placed(devices: Sequence[DeviceClass], graph: nx.Graph, positions: np.ndarra
         places = vertex_of_node[len(nodes) : len(nodes) + count]
         nodes += nodes_of(device, positions[places], rng)
     node_of_vertex = np.argsort(vertex_of_node)
-    return Network(tuple(nodes), links_of(node_of_vertex[np.array(graph.edges, np.int64).reshape(-1, 2)]))
+    ends = node_of_vertex[np.array(graph.edges, np.int64).reshape(-1, 2)]
+    links = links_of(ends)
+    edge_of_link = dict(zip(map(tuple, np.sort(ends, axis=1).tolist()), graph.edges, strict=True))
+    rates_bps, latencies_s = (_stated(graph, [edge_of_link[link] for link in links], key) for key in STATED)
+    return Network(tuple(nodes), links, rates_bps, latencies_s)
+
+
+def _stated(graph: nx.Graph, edges: Iterable[tuple[int, int]], key: str) -> tuple[tuple[float, float], ...] | None:
+    """Return what each edge says, for both ways; None if edges say nothing."""
+    values = [graph.edges[edge].get(key) for edge in edges]
+    return None if None in values else tuple((value, value) for value in values)
 
 
 def links_of(pairs: np.ndarray | Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
