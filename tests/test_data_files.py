@@ -23,6 +23,7 @@ FOLDER = presets("envs")["edge_list_7"].parent
 NAMED = {
     "edge_list_7": ("topology.nodes_path", "topology.links_path"),
     "graphml_7": ("topology.path",),
+    "backbone_9": ("topology.path",),
     "ether_json_6": ("topology.path",),
     "replay_4": ("workload.arrivals.path",),
 }
