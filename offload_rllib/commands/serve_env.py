@@ -46,7 +46,7 @@ def serve_env(
 
     from offload_rllib.envs.remote.connection import check_token
     from offload_rllib.serving.environments.messages import SessionLimits
-    from offload_rllib.serving.environments.server import serve_on
+    from offload_rllib.serving.environments.server import EnvironmentServer
     from offload_rllib.serving.environments.sessions import Sessions
     from offload_rllib.serving.listener import Listener
 
@@ -66,6 +66,6 @@ def serve_env(
             signal.signal(number, signal.default_int_handler)
         ready = f"listening: {listener.url} (environment {served.name}; description: {listener.url}/openapi.json)"
         try:
-            serve_on(bound, served, token, lambda: say(f"{ready}; Ctrl-C stops it"))
+            EnvironmentServer(served, token, lambda: say(f"{ready}; Ctrl-C stops it")).run([bound])
         except KeyboardInterrupt:
             say("stopped")

@@ -47,6 +47,35 @@ def check_token(token: str) -> None:
         raise ConfigError("token: must be printable ASCII characters without spaces, at least one")
 
 
+class _InOnePiece:
+    """Sends the head of a request together with its body: two packets would wake the service twice."""
+
+    _waiting: list[bytes] | None = None
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = {}, **options: Any) -> None:  # noqa: B006, D102 - `HTTPConnection`'s
+        self._waiting = []
+        try:
+            super().request(method, url, body, headers, **options)  # pyright: ignore[reportAttributeAccessIssue] - the class beside this one
+            whole = b"".join(self._waiting)
+        finally:
+            self._waiting = None
+        self.send(whole)
+
+    def send(self, data: Any) -> None:  # noqa: D102 - `HTTPConnection`'s
+        if self._waiting is None:
+            super().send(data)  # pyright: ignore[reportAttributeAccessIssue] - as above
+        else:
+            self._waiting.append(data)
+
+
+class _HTTPConnection(_InOnePiece, http.client.HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_InOnePiece, http.client.HTTPSConnection):
+    pass
+
+
 class Connection:
     """A connection to a service that is kept open; one request at a time, from one thread."""
 
@@ -73,7 +102,7 @@ class Connection:
         self.url = url.rstrip("/")
         self._parts: SplitResult = parts
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        kind = _HTTPSConnection if parts.scheme == "https" else _HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=timeout_s)
 
     def close(self) -> None:

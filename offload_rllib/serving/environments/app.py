@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -39,6 +40,8 @@ from offload_rllib.version import __version__
 OPEN_PATHS = ("/", "/health", "/openapi.json")
 # Requests that are carried out at the same time; others wait for their turn.
 THREADS = 8
+# A call whose predecessor took less, s, is carried out in the loop, which answers nothing else meanwhile.
+QUICK_S = 0.001
 LONGEST_PAUSE_S = 10.0
 logger = logging.getLogger(__name__)
 
@@ -86,6 +89,11 @@ class EnvironmentService:
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run what takes time beside the loop that answers others."""
         return await to_thread.run_sync(function, *arguments, limiter=self._threads)
+
+    async def _in_loop_or_thread(self, name: str, action: str, function: Callable[[], bytes]) -> bytes:
+        """Run a call of a session: in the loop if its last one was quick, because handing it over would take as long."""
+        quick = self._sessions.seconds_of(name, action) < QUICK_S
+        return function() if quick else await self._in_thread(function)
 
     async def create(self, request: Request) -> Response:
         """Open a session."""
@@ -171,12 +179,14 @@ class EnvironmentService:
 
     async def _call(self, request: Request, wanted: Any, carry_out: Callable[[Held], Answer]) -> Response:
         kind, name = _wanted_kind(request), request.path_params["session"]
-        form = f"{kind} {request.url.path.rpartition('/')[2]}"
+        action = request.url.path.rpartition("/")[2]
+        form = f"{kind} {action}"
 
         def called() -> bytes:
             with self._sessions.used(name) as held:
                 if wanted.call is not None and wanted.call != held.calls + 1:
                     return _repeated(held, wanted.call, form)
+                began = time.perf_counter()
                 try:
                     answer = carry_out(held)
                 except RefusedError:
@@ -192,9 +202,10 @@ class EnvironmentService:
                 held.calls += 1
                 body = wire_body(kind, answer.arrays, {"call": held.calls, **answer.values})
                 held.last = (form, body)
+                held.took_s[action] = time.perf_counter() - began
                 return body
 
-        return Response(await self._in_thread(called), media_type=kind)
+        return Response(await self._in_loop_or_thread(name, action, called), media_type=kind)
 
 
 def _repeated(held: Held, call: int, form: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -44,6 +45,7 @@ class Held:
         last: to the last of them: what was asked for, and its answer.
         used_at: when its last request ended, s of the monotonic clock.
         is_busy: whether a request is being carried out.
+        took_s: how long the last reset and the last step took.
     """
 
     session: Session
@@ -51,6 +53,7 @@ class Held:
     last: tuple[str, bytes] = ("", b"")
     used_at: float = field(default_factory=time.monotonic)
     is_busy: bool = False
+    took_s: dict[str, float] = field(default_factory=dict)
 
 
 class Sessions:
@@ -174,6 +177,11 @@ class Sessions:
             yield held
         finally:
             held.used_at, held.is_busy = time.monotonic(), False
+
+    def seconds_of(self, name: str, action: str) -> float:
+        """Return how long the last such action of a session took; infinity if there was none."""
+        held = self._held.get(name)
+        return math.inf if held is None else held.took_s.get(action, math.inf)
 
     def close(self, name: str) -> None:
         """Close a session, and free its memory as soon as no request uses it.
