@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -258,7 +259,7 @@ class EnvBatch:
         """Memory that one environment needs, by estimate: observations, masks, tasks and the simulator's state."""
         nodes, links = len(self.scenario.arrays.node), len(self.scenario.arrays.link)
         shown = 4 * self._full_layout.size + self.tasks_per_decision * self.num_actions
-        return self._agents_shown * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes
+        return math.ceil(self._agents_shown * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes)
 
     def _refuse_too_large(self) -> None:
         """Raise ConfigError if the environments would not fit into memory."""

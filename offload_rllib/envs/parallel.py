@@ -211,7 +211,9 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
 
     @property
     def deciding_agent(self) -> str | None:
-        """With `decisions.when: arrival`, the agent that decides now; None at the end of the episode."""
+        """The agent that decides now; None at the end of the episode, and with `decisions.when: interval`."""
+        if not isinstance(self._batch, ArrivalEnv):
+            return None
         index = int(self._batch.deciding[0])
         return self.possible_agents[index] if index >= 0 else None
 

@@ -52,7 +52,7 @@ class _InOnePiece:
 
     _waiting: list[bytes] | None = None
 
-    def request(self, method: str, url: str, body: Any = None, headers: Any = {}, **options: Any) -> None:  # noqa: B006, D102 - `HTTPConnection`'s
+    def request(self, method: str, url: str, body: Any = None, headers: Any = {}, **options: Any) -> None:  # noqa: B006 - the signature of `HTTPConnection`
         self._waiting = []
         try:
             super().request(method, url, body, headers, **options)  # pyright: ignore[reportAttributeAccessIssue] - the class beside this one
@@ -61,7 +61,7 @@ class _InOnePiece:
             self._waiting = None
         self.send(whole)
 
-    def send(self, data: Any) -> None:  # noqa: D102 - `HTTPConnection`'s
+    def send(self, data: Any) -> None:
         if self._waiting is None:
             super().send(data)  # pyright: ignore[reportAttributeAccessIssue] - as above
         else:

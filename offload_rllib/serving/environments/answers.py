@@ -81,7 +81,7 @@ class ParallelAnswer(Schema):
     action_masks: Masks
     """[A][R], or [A][k][R]; 1 where an action is valid."""
     deciding: str | None = None
-    """The agent that decides now, where decisions come with arrivals."""
+    """The agent that decides now; null at the end, and where decisions come at intervals, when all decide."""
     rewards: list[Number] | None = None
     """[A], of this step; not after a reset."""
     truncated: bool | None = None

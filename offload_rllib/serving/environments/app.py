@@ -91,7 +91,7 @@ class EnvironmentService:
         return await to_thread.run_sync(function, *arguments, limiter=self._threads)
 
     async def _in_loop_or_thread(self, name: str, action: str, function: Callable[[], bytes]) -> bytes:
-        """Run a call of a session: in the loop if its last one was quick, because handing it over would take as long."""
+        """Run a call of a session: in the loop if its last one was quick, because a hop takes longer."""
         quick = self._sessions.seconds_of(name, action) < QUICK_S
         return function() if quick else await self._in_thread(function)
 

@@ -156,7 +156,11 @@ def _with_places(model: type[Schema], values: Any, arrays: dict[str, Array]) -> 
 
 
 def _misfit(error: ValidationError, model: type[Schema], first: Any) -> RefusedError:
-    path = [str(part) for part in first["loc"] if not str(part).startswith(("list_", "by_agent"))]
+    # Names of the members of unions, which no client wrote.
+    tags = ("list_", "by_agent", "tuple[", "constrained-")
+    path = [str(part) for part in first["loc"] if not str(part).startswith(tags)]
+    if "by_agent" in first["loc"]:
+        path = path[:2]
     shown = repr(first["input"])[:100] if first["type"] != "missing" else None
     if first["type"] == "extra_forbidden":
         accepted = ", ".join(model.model_fields)

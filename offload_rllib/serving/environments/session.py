@@ -213,7 +213,7 @@ class ParallelSession(Session):
     def _shown(self, values: dict[str, Any], arrays: dict[str, Array]) -> Answer:
         seen, masks = self._env.observe_all()
         return Answer(
-            {"deciding": self._env.deciding_agent, **values} if isinstance(self.batch, ArrivalEnv) else values,
+            {"deciding": self._env.deciding_agent, **values},
             {"observations": seen, "action_masks": masks, **arrays},
         )
 
