@@ -28,7 +28,6 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from safetensors.numpy import load, save
 
 import offload_rllib
-from offload_rllib.config import ConfigError
 from offload_rllib.envs.remote.connection import ServiceError
 from offload_rllib.serving.environments.messages import CreateRequest, SessionLimits
 from offload_rllib.serving.environments.sessions import Sessions
@@ -94,7 +93,7 @@ def test_wrong_actions_are_refused_by_key_and_the_session_stays_usable(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "actions"),
+        (b"", "not a message in safetensors"),
         (b"\x00" * 7, "not a message in safetensors"),
         (struct.pack("<Q", 2**63) + b"{}", "not a message in safetensors"),
         (struct.pack("<Q", 4) + b"nope", "not a message in safetensors"),
@@ -255,11 +254,13 @@ def test_memory_of_all_sessions_is_bounded(env: str) -> None:
     sessions.open(CreateRequest())
 
 
-FUNCTIONS = """\
-import networkx as nx
-def ring(seed, path=""):
-    graph = nx.cycle_graph(4)
-    return nx.relabel_nodes(graph, {i: "abcd"[i] for i in graph})
+FUNCTIONS = """
+from offload_rllib.scenario.network import Network, Node
+
+def pair(seed, path=""):
+    nodes = [Node(n, "node", (0.0, 0.0), cores=1, core_speed=1e6, queue_capacity=9, client=True) for n in "ab"]
+    return Network(tuple(nodes), links=((0, 1),), rates_bps=((1e6, 1e6),), latencies_s=((0.1, 0.1),))
+
 def reward(view):
     raise SystemError("was run")
 """
@@ -274,10 +275,7 @@ def reward(view):
         ("topology={kind: python, function: 'os:system'}", r"the function 'os:system' is not accepted"),
         ("topology={kind: graphml, path: /etc/passwd}", r"the file '/etc/passwd' is not accepted"),
         ("topology={kind: graphml, path: /no/such/file}", r"the file '/no/such/file' is not accepted"),
-        (
-            "workload.arrivals={kind: replay, path: replay_4.csv, columns: {time: t, origin: n, work: w, bits_in: i}}",
-            r"the file 'replay_4.csv' is not accepted",
-        ),
+        ("topology={kind: graphml, path: graphml_7.graphml}", r"the file 'graphml_7.graphml' is not accepted"),
     ],
 )
 def test_overrides_of_clients_reach_no_files_and_no_code(
@@ -298,19 +296,19 @@ def test_functions_and_files_of_the_served_environment_stay_as_they_are(
     (tmp_path / "served_code.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = small_environment(decisions=ARRIVAL)
-    environment["topology"] = {
-        "kind": "python",
-        "function": "served_code:ring",
-        "nodes": {"instructions_per_second": 1e6},
-        "clients": {"share": 0.5},
-    }
-    try:
-        sessions = Sessions(written(tmp_path, environment), (), SessionLimits())
-    except ConfigError as error:  # keys of a drawn network changed: mend this test
-        pytest.fail(str(error))
+    environment["topology"] = {"kind": "python", "function": "served_code:pair"}
+    environment["links"] = {"kind": "topology"}
+    sessions = Sessions(written(tmp_path, environment), (), SessionLimits())
     sessions.open(CreateRequest(overrides=("horizon_s=20",)))
     with pytest.raises(RefusedError, match="arguments of a function are not accepted from a client"):
         sessions.open(CreateRequest(overrides=("topology.arguments.path=/etc/passwd",)))
+    recorded = Sessions("replay_4", (), SessionLimits())
+    recorded.open(CreateRequest(overrides=("horizon_s=100",)))
+    # Where the service runs lies a file of the same name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "replay_4.csv").write_text("time,origin\n")
+    with pytest.raises(RefusedError, match=r"the file '/.*replay_4.csv' is not accepted from a client"):
+        recorded.open(CreateRequest(overrides=("workload.arrivals.path=replay_4.csv",)))
 
 
 def test_a_token_is_needed_where_one_is_set(env: str) -> None:
@@ -413,7 +411,11 @@ def test_the_binary_form_is_as_documented_byte_by_byte(url: str) -> None:
     assert (status, answered["content-type"]) == (200, BINARY)
     (length,) = struct.unpack("<Q", answer[:8])
     said = json.loads(answer[8 : 8 + length])
-    assert json.loads(said["__metadata__"]["values"]) == {"call": 2, "deciding": said_deciding(said), "truncated": False}
+    assert json.loads(said["__metadata__"]["values"]) == {
+        "call": 2,
+        "deciding": said_deciding(said),
+        "truncated": False,
+    }
     arrays = load(answer)
     for name, (dtype, size) in {"observations": ("F32", 4), "action_masks": ("I8", 1), "rewards": ("F32", 4)}.items():
         assert said[name]["dtype"] == dtype

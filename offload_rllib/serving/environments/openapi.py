@@ -15,10 +15,7 @@ from offload_rllib.serving.environments.messages import CreateRequest, ResetRequ
 from offload_rllib.serving.environments.sessions import Sessions
 from offload_rllib.version import __version__
 
-BINARY = {
-    "schema": {"type": "string", "format": "binary"},
-    "description": "safetensors: arrays as tensors, plain values as JSON text at __metadata__.values",
-}
+BINARY = {"schema": {"description": "safetensors: arrays as tensors, plain values as JSON text at __metadata__.values"}}
 SESSION = {
     "name": "session",
     "in": "path",
