@@ -1,4 +1,4 @@
-"""An environment behind HTTP is the one in the process: the same seeds give the same bits, in both forms and formats."""
+"""An environment behind HTTP is the one in the process: the same seeds give the same bits."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_addresses_of_other_services_and_impossible_batches_are_named(service: t
     with pytest.raises(ConfigError, match=r"num_envs: 5000 is not accepted; accepted: integers from 1 to 1024"):
         offload_rllib.remote_vector_env(url, 5000)
     with pytest.raises(ConfigError, match="token: must be printable ASCII"):
-        offload_rllib.remote_env(url, token="ü")
+        offload_rllib.remote_env(url, token="ü")  # noqa: S106 - of a test
     batch = offload_rllib.remote_vector_env(url, 2)
     with pytest.raises(ServiceError, match="the first reset must start all environments"):
         batch.reset(environments=np.array([1]))

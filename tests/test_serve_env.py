@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import re
-import signal
 import socket
 import struct
-import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -203,7 +199,8 @@ def test_bodies_that_are_too_long_too_slow_or_of_another_type_are_refused(url: s
     host, _, port = url.partition("://")[2].rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as slow:
         slow.sendall(
-            f"POST {path}/reset HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\nContent-Length: 9\r\n\r\n".encode()
+            f"POST {path}/reset HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n".encode()
+            + b"Content-Length: 9\r\n\r\n"
         )
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
     assert send(url, "POST", f"{path}/reset", b"[" * 20_000)[0] in (400, 422)
@@ -247,7 +244,7 @@ def test_memory_of_all_sessions_is_bounded(env: str) -> None:
     sessions = Sessions(env, (), SessionLimits(memory_bytes=10 * one))
     batch = CreateRequest(interface="vector", num_envs=8)
     sessions.open(batch)
-    with pytest.raises(RefusedError, match="8 environments need about .* MiB") as refused:
+    with pytest.raises(RefusedError, match=r"8 environments need about .* MiB") as refused:
         sessions.open(batch)
     assert refused.value.status == 503
     assert refused.value.details["accepted"] == "at most 2"
@@ -411,11 +408,9 @@ def test_the_binary_form_is_as_documented_byte_by_byte(url: str) -> None:
     assert (status, answered["content-type"]) == (200, BINARY)
     (length,) = struct.unpack("<Q", answer[:8])
     said = json.loads(answer[8 : 8 + length])
-    assert json.loads(said["__metadata__"]["values"]) == {
-        "call": 2,
-        "deciding": said_deciding(said),
-        "truncated": False,
-    }
+    values = json.loads(said["__metadata__"]["values"])
+    assert values.pop("deciding") in ("a", "b", "c", "d")
+    assert values == {"call": 2, "truncated": False}
     arrays = load(answer)
     for name, (dtype, size) in {"observations": ("F32", 4), "action_masks": ("I8", 1), "rewards": ("F32", 4)}.items():
         assert said[name]["dtype"] == dtype
@@ -426,11 +421,6 @@ def test_the_binary_form_is_as_documented_byte_by_byte(url: str) -> None:
     status, text, _ = send(url, "POST", f"{path}/step", {"actions": [0, 1, 2, 0], "call": 3})
     assert (status, text["call"]) == (200, 3), "the forms mix"
     send(url, "DELETE", path)
-
-
-def said_deciding(header: dict[str, Any]) -> str:
-    """Return the deciding agent of a message's header."""
-    return json.loads(header["__metadata__"]["values"])["deciding"]
 
 
 def test_two_clients_at_once_play_as_they_would_alone(url: str, env: str) -> None:
@@ -446,49 +436,3 @@ def test_two_clients_at_once_play_as_they_would_alone(url: str, env: str) -> Non
     with ThreadPoolExecutor(4) as pool:
         remote = list(pool.map(lambda seed: returns(seed, lambda: offload_rllib.remote_env(url)), range(4)))
     assert remote == [returns(seed, lambda: offload_rllib.parallel_env(env)) for seed in range(4)]
-
-
-def start(*arguments: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """Start the command; return it and what it printed until it listens."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "offload_rllib", "serve-env", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("listening: "):
-            break
-    assert lines, process.wait(60)
-    return process, lines
-
-
-def test_the_command_serves_until_it_is_interrupted(env: str) -> None:
-    process, lines = start(env, "--port", "0", "--set", "horizon_s=20", "--sessions", "3", "--timeout", "60")
-    found = re.match(r"listening: (http://127\.0\.0\.1:(\d+)) ", lines[-1])
-    assert found, lines
-    url, port = found.groups()
-    assert send(url, "GET", "/v1/environment")[1]["limits"]["sessions"] == 3
-    here, there = offload_rllib.parallel_env(env, overrides=["horizon_s=20"]), offload_rllib.remote_env(url)
-    here.reset(seed=0)
-    there.reset(seed=0)
-    while here.agents:
-        assert here.step({})[1] == there.step({})[1]
-    taken = subprocess.run(
-        [sys.executable, "-m", "offload_rllib", "serve-env", env, "--port", port],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert taken.returncode == 2
-    assert f"--port {port}: cannot listen there: Address already in use; choose another" in taken.stderr
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, output
-    assert output == "stopped\n"

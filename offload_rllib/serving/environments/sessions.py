@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.config import ConfigError
-from offload_rllib.config.client_overrides import load_for_client
 from offload_rllib.envs.parallel import OffloadParallelEnv
 from offload_rllib.envs.vector import batch_of
 from offload_rllib.scenario import BuiltScenario, build_scenario
@@ -28,6 +27,7 @@ from offload_rllib.serving.environments.messages import (
     StepRequest,
     refused_value,
 )
+from offload_rllib.serving.environments.overrides import load_for_client
 from offload_rllib.serving.environments.session import ParallelSession, Session, VectorSession
 from offload_rllib.serving.http import RefusedError
 
