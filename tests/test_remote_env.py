@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.environments import ARRIVAL, small_environment
-from helpers.services import same, send, served, written
+from helpers.services import BINARY, JSON, same, send, served, written
 from pettingzoo.test import parallel_api_test
 
 import offload_rllib
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.remote.connection import ServiceError
+from offload_rllib.envs.remote.session import figures_of
+from offload_rllib.envs.remote.wire import body_of, contents_of
 
 FORMS: dict[str, dict[str, Any]] = {
     "arrival": small_environment(decisions=ARRIVAL),
@@ -99,6 +101,47 @@ def test_a_seed_of_a_batch_starts_the_series_of_its_environments(service: tuple[
         assert same(np.ascontiguousarray(one.batch.observations[0]), batch.observations[1].copy())
         batch.reset(environments=np.array([1]))
     batch.close()
+
+
+def played(env: Any) -> list[dict[str, float]]:
+    """Return the rewards of an episode in which all tasks stay where they are."""
+    earned = []
+    while env.agents:
+        earned.append(env.step({})[1])
+    return earned
+
+
+def test_a_series_has_the_address_that_the_client_gives(service: tuple[str, str]) -> None:
+    url, env = service
+    here, there = offload_rllib.parallel_env(env), offload_rllib.remote_env(url)
+    address = {"worker": 2, "environment": 3, "first_episode": 4}
+    here.start_series(5, **address)
+    here.reset()
+    there.reset(seed=5, options=address)
+    mine = played(here)
+    assert mine == played(there)
+    there.reset(seed=5)
+    assert mine != played(there)
+    there.close()
+
+
+@pytest.mark.parametrize("kind", [JSON, BINARY])
+def test_numbers_travel_to_the_last_bit_finite_or_not(kind: str) -> None:
+    numbers = [0.0, -0.0, 0.1, 1e-45, 3.4028235e38, np.inf, -np.inf, np.nan]
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": np.array([*numbers, *rng.standard_normal(1000)], np.float32),
+        "time_s": np.array([*numbers, 5e-324, *rng.standard_normal(1000)]),
+        "deciding": np.array([-1, 2**62]),
+        "truncated": np.array([True, False]),
+    }
+    values = {"figures": {"mean": 0.1 + 0.2, "none": float("nan"), "most": float("inf")}, "ü": "\n"}
+    read, plain = contents_of(kind, body_of(kind, arrays, values))
+    if kind == JSON:
+        read = {name: np.asarray(plain.pop(name)).astype(array.dtype) for name, array in arrays.items()}
+    assert same(read, arrays) if kind == JSON else all(same(read[name], array) for name, array in arrays.items())
+    assert same(figures_of(plain["figures"]), values["figures"])
+    assert plain["ü"] == "\n"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from helpers.environments import ARRIVAL, small_environment
 from helpers.services import BINARY, JSON, opened, send, served, written
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from safetensors.numpy import load, save
@@ -436,3 +439,84 @@ def test_two_clients_at_once_play_as_they_would_alone(url: str, env: str) -> Non
     with ThreadPoolExecutor(4) as pool:
         remote = list(pool.map(lambda seed: returns(seed, lambda: offload_rllib.remote_env(url)), range(4)))
     assert remote == [returns(seed, lambda: offload_rllib.parallel_env(env)) for seed in range(4)]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+KEYS = st.sampled_from(["actions", "call", "seed", "keys", "environments", "worker", "interface", "num_envs", "x"])
+BODIES = st.dictionaries(KEYS, JSON_VALUES, max_size=4) | JSON_VALUES
+GOOD = binary({"actions": np.zeros(4, np.int32)}, {"call": 1})
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Return a good request in the binary form with some of its bytes changed, removed or added."""
+    body = bytearray(GOOD)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(body) - 1))
+        body[place : place + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+        if not body:
+            break
+    return bytes(body)
+
+
+@pytest.mark.slow
+def test_no_message_brings_the_service_down(url: str) -> None:
+    path = opened(url)
+    send(url, "POST", f"{path}/reset", {"seed": 0})
+    batch = opened(url, interface="vector", num_envs=2)
+    allowed = {200, 201, 400, 409, 413, 415, 422, 503}
+    targets = ["/v1/sessions", *(f"{one}/{verb}" for one in (path, batch) for verb in ("reset", "step"))]
+
+    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(targets), BODIES)
+    def json_bodies(target: str, body: Any) -> None:
+        status, answer, _ = send(url, "POST", target, json.dumps(body).encode())
+        assert status in allowed, answer
+        if status == 201:
+            send(url, "DELETE", f"/v1/sessions/{answer['session']}")
+
+    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(targets), damaged() | st.binary(max_size=200), st.sampled_from([JSON, BINARY, "text/html"]))
+    def bytes_of_any_kind(target: str, body: bytes, kind: str) -> None:
+        status, answer, _ = send(url, "POST", target, body, {"Content-Type": kind})
+        assert status in allowed, answer
+        if status == 201:
+            send(url, "DELETE", f"/v1/sessions/{answer['session']}")
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.binary(max_size=300))
+    def bytes_that_are_no_http(raw: bytes) -> None:
+        host, _, port = url.partition("://")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(raw + b"\r\n\r\n")
+
+    json_bodies()
+    bytes_of_any_kind()
+    bytes_that_are_no_http()
+    assert send(url, "POST", f"{path}/reset", {"seed": 0})[0] == 200
+    assert send(url, "POST", f"{batch}/reset", {"seed": 0})[0] == 200
+
+
+@pytest.mark.slow
+def test_a_thousand_abandoned_sessions_leave_no_memory_behind(env: str) -> None:
+    process = psutil.Process()
+    with served(env, sessions=1000, timeout_s=600) as (url, sessions):
+
+        def abandon_all() -> int:
+            for _ in range(1000):
+                path = opened(url, interface="vector", num_envs=4)
+                send(url, "POST", f"{path}/reset", {"seed": 0})
+            used = process.memory_info().rss
+            for held in sessions._held.values():
+                held.used_at -= 1000
+            assert sessions.close_abandoned() == 1000
+            gc.collect()
+            return used
+
+        first = abandon_all()
+        for _ in range(2):
+            assert abandon_all() < first * 1.1, "the next thousand takes the memory of the first"
