@@ -203,6 +203,8 @@ def test_errors_are_those_of_the_environment_in_the_process(service: tuple[str, 
     bad = here.batch.num_actions
     with pytest.raises(ValueError, match=rf"actions.{agent}.*{bad} is not accepted; accepted: integers from 0 to"):
         there.step({agent: np.full(size or (), bad)})
+    with pytest.raises(ValueError, match=rf"agent '{agent}': action .*nan.*: must be an integer"):
+        there.step({agent: np.full(size or (), np.nan)})
     if here.deciding_agent is None:  # with arrivals, whoever is asked in this ring may do anything
         actions = {name: np.full(size or (), 1) for name in here.possible_agents}
         assert not np.all(here.batch.masks[..., 1])

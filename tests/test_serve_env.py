@@ -332,7 +332,7 @@ def test_pages_of_other_sites_reach_no_service_on_this_machine(url: str) -> None
     # A browser names the site that a page believes to talk to, and cannot send JSON there unasked.
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost@evil.example"):
         assert send(url, "POST", "/v1/sessions", {}, {"Host": host})[0] == 403
-    for host in ("localhost:80", "127.0.0.1", "[::1]:8500", "[::1]"):
+    for host in ("localhost:80", "127.0.0.1", "127.0.0.2:1", "[::1]:8500", "[::1]"):
         assert send(url, "GET", "/health", None, {"Host": host})[0] == 200
 
 

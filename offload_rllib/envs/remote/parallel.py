@@ -97,7 +97,10 @@ class RemoteParallelEnv(ParallelEnv[str, Observation, Any]):
         agents, tasks = self.possible_agents, self._session.tasks_per_decision
         chosen = np.zeros((len(agents), *((tasks,) * (tasks > 1))), np.int64)
         for i, agent in enumerate(agents):
-            chosen[i] = actions.get(agent, 0)
+            action = np.asarray(actions.get(agent, 0))
+            if action.dtype.kind not in "iub":
+                raise ValueError(f"agent '{agent}': action {actions[agent]!r}: must be an integer")
+            chosen[i] = action
         answer = self._session.call("step", {}, {"actions": chosen})
         truncated = bool(answer["truncated"])
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}

@@ -9,7 +9,6 @@ one after its last, counted from the end of the header. The plain values of a me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +73,6 @@ def contents_of(kind: str, body: bytes) -> tuple[dict[str, Any], Any]:
     if kind == BINARY_TYPE:
         return from_binary(body)
     try:
-        return {}, json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return {}, from_json(body)
+    except ValueError as error:
         raise WireError(f"not JSON: {error}") from error

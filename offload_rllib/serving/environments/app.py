@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -64,8 +66,7 @@ class Guard:
         if self._expected is None:
             # A page of another site whose name was pointed at this machine would send that name.
             host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            if name in ("localhost", "127.0.0.1", "[::1]", "testserver"):
+            if _is_this_machine(host):
                 return None
             accepted = "localhost, 127.0.0.1 or [::1]; listen on another --host for other names"
             return error_answer(403, f"Host: '{host[:100]}'; accepted: {accepted}", field="Host", accepted=accepted)
@@ -75,6 +76,15 @@ class Guard:
         answer = error_answer(401, f"the token is missing or wrong; accepted: {accepted}", field="Authorization")
         answer.headers["WWW-Authenticate"] = "Bearer"
         return answer
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return whether a Host header, with or without a port, is `localhost` or a loopback address."""
+    name = re.sub(r":\d*$", "", host)
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 class EnvironmentService:
