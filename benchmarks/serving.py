@@ -26,7 +26,7 @@ from offload_rllib.config import load_policy_config
 from offload_rllib.config.policy import Network
 from offload_rllib.policies.saved import PolicyDescription, packed, save_policies
 from offload_rllib.policies.sharing import assign_in
-from offload_rllib.serving.deployment import Listener, prepare_serving, served
+from offload_rllib.serving.deployment import PolicyListener, prepare_serving, served
 from offload_rllib.serving.messages import Limits
 from offload_rllib.training.train import quieten
 
@@ -96,7 +96,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         sizes = save_untrained(Path(folder))
-        with connect(), served(packed(Path(folder)), Listener(port=port), Limits()):
+        with connect(), served(packed(Path(folder)), PolicyListener(port=port), Limits()):
             table = [
                 measure(port, rows, clients, sizes, arguments.seconds)
                 for rows in (1, 64)

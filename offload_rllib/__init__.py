@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from offload_rllib.envs.aec import aec_env
     from offload_rllib.envs.central import gym_env
     from offload_rllib.envs.parallel import parallel_env
+    from offload_rllib.envs.remote.parallel import remote_env
+    from offload_rllib.envs.remote.vector import remote_vector_env
     from offload_rllib.envs.vector import held_out_keys, vector_env
     from offload_rllib.replay.write import write_replay
     from offload_rllib.runs.lookup import load_policy
@@ -28,6 +30,8 @@ __all__ = [
     "load_policy",
     "parallel_env",
     "register",
+    "remote_env",
+    "remote_vector_env",
     "vector_env",
     "write_replay",
 ]
@@ -41,6 +45,8 @@ MODULES = {
     "load_policy": "runs.lookup",
     "parallel_env": "envs.parallel",
     "register": "algorithms.registry",
+    "remote_env": "envs.remote.parallel",
+    "remote_vector_env": "envs.remote.vector",
     "vector_env": "envs.vector",
     "write_replay": "replay.write",
 }

@@ -22,6 +22,7 @@ from offload_rllib.commands.init import init
 from offload_rllib.commands.replay import replay
 from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
+from offload_rllib.commands.serve_env import serve_env
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.commands.train import train
@@ -53,6 +54,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
+app.command("serve-env")(serve_env)
 
 
 @app.command()

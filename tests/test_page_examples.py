@@ -22,13 +22,13 @@ from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.sweep.plan import check_plan, plan_sweep
 
 DOCS = CHECKOUT / "docs"
-LANGUAGES = {"python", "yaml", "text", "mermaid"}
+LANGUAGES = {"python", "yaml", "text", "mermaid", "shell", "javascript"}
 # Files that examples read: their first line names them, and another example imports or names them.
 MODULE = re.compile(r"# (\w+)\.py\n")
 # What takes more than a second or two: training, and pages to write.
 SLOW = re.compile(r"build_algo|write_replay|\.check\(|load_comparison|http://")
-# `test_other_libraries.py` runs them, where those libraries are installed.
-ELSEWHERE = re.compile(r"clients-\d+")
+# `test_other_libraries.py` runs them, where those libraries are installed; `test_served_page.py`, beside a service.
+ELSEWHERE = re.compile(r"clients-\d+|serving_environments-\d+")
 RUN = "runs/ether_12-ppo-1"
 COMPARISON = "comparisons/ether_12-ppo-local-1"
 

@@ -25,13 +25,15 @@ from helpers.policies import kept
 
 from offload_rllib import load_policy
 from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.envs.remote.connection import Connection, ServiceError
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
-from offload_rllib.policies.remote import Connection, RemotePolicy, ServiceError
+from offload_rllib.policies.remote import RemotePolicy
 from offload_rllib.policies.saved import SavedPolicy, packed, version_of
-from offload_rllib.serving.app import Places, make_app
-from offload_rllib.serving.deployment import Listener
-from offload_rllib.serving.messages import Limits, RefusedError, Rows, act_together
+from offload_rllib.serving.app import make_app
+from offload_rllib.serving.http import Places, RefusedError
+from offload_rllib.serving.listener import Listener
+from offload_rllib.serving.messages import Limits, Rows, act_together
 from offload_rllib.simulator.types import Array
 
 ROWS = 64

@@ -34,7 +34,7 @@ from offload_rllib.runs.lock import locked
 from offload_rllib.runs.training_run import RECORD
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.workload.alibaba import sample_path
-from offload_rllib.serving.deployment import Listener
+from offload_rllib.serving.listener import Listener
 
 CHECKOUT = Path(__file__).parents[1]
 PAGE = (CHECKOUT / "docs" / "troubleshooting.md").read_text()

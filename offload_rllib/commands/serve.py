@@ -15,7 +15,7 @@ from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
 if TYPE_CHECKING:
-    from offload_rllib.serving.deployment import Listener
+    from offload_rllib.serving.deployment import PolicyListener
     from offload_rllib.serving.messages import Limits
 
 # Of the extra `serve`; what is there without it has ray.serve, but not what that imports.
@@ -51,11 +51,11 @@ def serve(
     files = packed(folder)
 
     from offload_rllib.cluster.connection import connect
-    from offload_rllib.serving.deployment import Listener, prepare_serving
+    from offload_rllib.serving.deployment import PolicyListener, prepare_serving
     from offload_rllib.serving.messages import Limits
     from offload_rllib.training.train import quieten
 
-    listener = Listener(host, port, replicas, queue)
+    listener = PolicyListener(host, port, replicas, queue)
     listener.check_free()
     say(
         f"policy {version_of(files)} from {folder}: {description.algorithm}, {description.sharing}, "
@@ -80,7 +80,7 @@ def serve(
         say("stopped")
 
 
-def _serve_until_interrupted(files: dict[str, bytes], listener: Listener, limits: Limits) -> None:
+def _serve_until_interrupted(files: dict[str, bytes], listener: PolicyListener, limits: Limits) -> None:
     from offload_rllib.serving.deployment import served
 
     status = console.status("starting Ray Serve")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -253,11 +254,16 @@ class EnvBatch:
         self._scales[e] = scaling(drawn.arrays, self.num_actions, self.tasks_per_decision)
         self._state = state.fit(drawn.arrays, self._state)
 
-    def _refuse_too_large(self) -> None:
-        """Raise ConfigError if observations, masks, tasks and the simulator's state would not fit into memory."""
+    @property
+    def bytes_per_environment(self) -> int:
+        """Memory that one environment needs, by estimate: observations, masks, tasks and the simulator's state."""
         nodes, links = len(self.scenario.arrays.node), len(self.scenario.arrays.link)
         shown = 4 * self._full_layout.size + self.tasks_per_decision * self.num_actions
-        per_env = self._agents_shown * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes
+        return math.ceil(self._agents_shown * shown + 2048 * nodes + 256 * links + self.scenario.cost.task_bytes)
+
+    def _refuse_too_large(self) -> None:
+        """Raise ConfigError if the environments would not fit into memory."""
+        per_env, nodes = self.bytes_per_environment, len(self.scenario.arrays.node)
         memory = physical_memory_bytes()
         if self.num_envs * per_env > memory:
             raise ConfigError(
@@ -269,6 +275,18 @@ class EnvBatch:
     def scenario_of(self, e: int) -> BuiltScenario:
         """Return the scenario of environment `e`'s episode: its own with `topology.resample: episode`."""
         return self._scenarios[e if self._redraws else 0]
+
+    def destinations_of(self, e: int, agent: int) -> list[str]:
+        """Return the node that each valid action of an agent leads to in environment `e`'s episode, itself first.
+
+        Args:
+            e: which environment.
+            agent: index of the agent.
+        """
+        scenario = self.scenario_of(e)
+        arrays, nodes = scenario.arrays, scenario.network.nodes
+        links = [link for link in arrays.destination[agent][1:] if link >= 0]
+        return [self.agents[agent], *(nodes[arrays.link[link]["destination"]].name for link in links)]
 
     def waits(self, e: int) -> np.ndarray:
         """Return the seconds [N] that one more task would wait at each node of environment `e`, by its true state."""

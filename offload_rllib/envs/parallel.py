@@ -136,11 +136,7 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
 
     def destinations(self, agent: str) -> list[str]:
         """Return the node that each valid action of an agent leads to in this episode, itself first."""
-        scenario = self._batch.scenario_of(0)
-        arrays = scenario.arrays
-        names = [node.name for node in scenario.network.nodes]
-        row = arrays.destination[self._batch.agents.index(agent)]
-        return [agent] + [names[arrays.link[link]["destination"]] for link in row[1:] if link >= 0]
+        return self._batch.destinations_of(0, self._batch.agents.index(agent))
 
     def start_series(self, seed: int, *, worker: int = 0, environment: int = 0, first_episode: int = 0) -> None:
         """Let the next `reset` begin a series of episodes.
@@ -186,8 +182,8 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
             RuntimeError: the episode has ended, or none has begun.
         """
         agents = self.possible_agents
-        truncated = self._carry_out(actions)
-        rewards = dict(zip(agents, self._rewards().tolist(), strict=True))
+        truncated = self.carry_out(actions)
+        rewards = dict(zip(agents, self.step_rewards().tolist(), strict=True))
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
         if truncated:
             self.agents = []
@@ -201,8 +197,8 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
             infos,
         )
 
-    def _carry_out(self, actions: Mapping[str, Any]) -> bool:
-        """Carry out the agents' actions; return whether the episode has ended."""
+    def carry_out(self, actions: Mapping[str, Any]) -> bool:
+        """Carry out the agents' actions, as `step`, and say no more than whether the episode has ended."""
         batch = self._batch
         if isinstance(batch, ArrivalEnv):
             return self.decide(actions.get(self.possible_agents[batch.deciding[0]], 0))
@@ -215,7 +211,9 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
 
     @property
     def deciding_agent(self) -> str | None:
-        """With `decisions.when: arrival`, the agent that decides now; None at the end of the episode."""
+        """The agent that decides now; None at the end of the episode, and with `decisions.when: interval`."""
+        if not isinstance(self._batch, ArrivalEnv):
+            return None
         index = int(self._batch.deciding[0])
         return self.possible_agents[index] if index >= 0 else None
 
@@ -230,20 +228,23 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
         self._renderer.show()
         return ended
 
-    def _rewards(self) -> np.ndarray:
-        """Return what all agents have earned in the last step [A]."""
+    def step_rewards(self) -> np.ndarray:
+        """Return what all agents have earned in the last step [A] float32; to be asked once after each step."""
         if isinstance(self._batch, ArrivalEnv):
             return self._batch.step_rewards(0, len(self.possible_agents))
         return self._batch.rewards[0]
 
-    def _all_observe(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of what all agents observe: the batch overwrites its arrays, and callers keep observations."""
+    def observe_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what all agents observe, [A, F] float32 and [A, R] or [A, k, R] int8.
+
+        These are copies: the batch overwrites its arrays, and callers keep observations.
+        """
         if isinstance(self._batch, ArrivalEnv):
             return self._batch.observe_all(0)
         return self._batch.observations[0].copy(), self._batch.masks[0].copy()
 
     def _observations(self) -> dict[str, Observation]:
-        seen, masks = self._all_observe()
+        seen, masks = self.observe_all()
         several = self._batch.tasks_per_decision > 1
         return {
             agent: {self.observation_key: seen[i], ACTION_MASK: tuple(masks[i]) if several else masks[i]}
@@ -252,7 +253,7 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
 
     def state(self) -> np.ndarray:
         """Return what all agents observe, in the order of `possible_agents`: [A F] float32."""
-        return self._all_observe()[0].reshape(-1)
+        return self.observe_all()[0].reshape(-1)
 
 
 def parallel_env(

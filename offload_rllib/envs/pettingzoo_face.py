@@ -20,7 +20,8 @@ from offload_rllib.envs.spaces import (
     action_space,
     observation_space,
 )
-from offload_rllib.envs.vector import NativeEnv, vector_env
+from offload_rllib.envs.vector import NativeEnv, batch_of, vector_env
+from offload_rllib.scenario import BuiltScenario
 
 Observation = dict[str, Any]
 
@@ -39,7 +40,7 @@ class PettingZooFace:
 
     def __init__(
         self,
-        env: str | Path | Mapping[str, Any] | EnvironmentConfig,
+        env: str | Path | Mapping[str, Any] | EnvironmentConfig | BuiltScenario,
         *,
         overrides: Iterable[str] = (),
         render_mode: str | None = None,
@@ -48,8 +49,8 @@ class PettingZooFace:
         """Build the environment.
 
         Args:
-            env: a preset's name, a path to a YAML file, a mapping, or a configuration.
-            overrides: ``a.b=value`` texts.
+            env: a preset's name, a path to a YAML file, a mapping, a configuration, or a scenario that is built.
+            overrides: ``a.b=value`` texts; none for a scenario.
             render_mode: `human` (shown in the terminal), `ansi`, `rgb_array` or None.
             trust: run Python code that a file of a run's folder names.
 
@@ -57,7 +58,9 @@ class PettingZooFace:
             ConfigError: the input is invalid, or not an environment of this form.
         """
         super().__init__()
-        self._batch: Any = vector_env(env, 1, overrides=overrides, trust=trust)
+        self._batch: Any = (
+            batch_of(env, 1) if isinstance(env, BuiltScenario) else vector_env(env, 1, overrides=overrides, trust=trust)
+        )
         self._require(self._batch)
         self._series = EpisodeSeries()
         self._renderer = Renderer(self._batch, render_mode)

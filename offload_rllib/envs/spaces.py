@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from gymnasium import spaces
-
-from offload_rllib.envs.batch import EnvBatch
 
 # What others call the numbers of an observation: RLlib's masking modules and ours in the plural, PettingZoo's world
 # (Tianshou, SuperSuit, AgileRL) in the singular.
@@ -21,7 +21,31 @@ ELAPSED_S = "elapsed_s"
 INTERVAL_S = "interval_s"
 
 
-def observation_space(batch: EnvBatch, key: str = OBSERVATIONS) -> spaces.Dict:
+class Sizes(Protocol):
+    """What spaces are made from: an environment of this process, or of a service."""
+
+    @property
+    def observation_bounds(self) -> tuple[float, float]:
+        """Lowest and highest number of an observation."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """F."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """R."""
+        ...
+
+    @property
+    def tasks_per_decision(self) -> int:
+        """K."""
+        ...
+
+
+def observation_space(batch: Sizes, key: str = OBSERVATIONS) -> spaces.Dict:
     """Return `Dict(observations [F] float32, action_mask [R] int8)`; with k > 1 the mask is a tuple of k such.
 
     Args:
@@ -39,7 +63,7 @@ def observation_space(batch: EnvBatch, key: str = OBSERVATIONS) -> spaces.Dict:
     )
 
 
-def action_space(batch: EnvBatch) -> spaces.Discrete | spaces.MultiDiscrete:
+def action_space(batch: Sizes) -> spaces.Discrete | spaces.MultiDiscrete:
     """Return `Discrete(R)`; with k > 1 tasks decided at a time `MultiDiscrete([R] * k)`."""
     tasks = batch.tasks_per_decision
     return spaces.Discrete(batch.num_actions) if tasks == 1 else spaces.MultiDiscrete([batch.num_actions] * tasks)

@@ -10,11 +10,11 @@ from typing import Any
 from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.names import plain_name
+from offload_rllib.envs.remote.connection import is_service
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.results import SAMPLED
 from offload_rllib.policies.heuristic import is_heuristic
 from offload_rllib.policies.policy import Policy
-from offload_rllib.policies.remote import is_service
 from offload_rllib.policies.saved import PolicyDescription, load_description, packed, version_of
 from offload_rllib.runs.lookup import load_policy, trained_policy_folder
 from offload_rllib.runs.training_run import RECORD, RunFolder

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from offload_rllib.config import ConfigError
+from offload_rllib.envs.remote.connection import is_service
 from offload_rllib.policies.heuristic import HeuristicPolicy, is_heuristic
 from offload_rllib.policies.policy import Policy
-from offload_rllib.policies.remote import RemotePolicy, is_service
+from offload_rllib.policies.remote import RemotePolicy
 from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER, load_saved_policy
 from offload_rllib.runs.training_run import RECORD, RunFolder
 

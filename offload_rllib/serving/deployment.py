@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 
-from offload_rllib.config import ConfigError
 from offload_rllib.policies.saved import unpacked, version_of
 from offload_rllib.serving.app import make_app
+from offload_rllib.serving.listener import Listener
 from offload_rllib.serving.messages import Limits, Rows, act_together
 from offload_rllib.simulator.types import Array
 
@@ -33,53 +31,18 @@ MOST_READ = 16_384
 
 
 @dataclass(frozen=True)
-class Listener:
-    """The address of a service, and its size.
+class PolicyListener(Listener):
+    """The address of a service of a policy, and its size.
 
     Attributes:
-        host: address of an interface; loopback unless others are to reach it.
-        port: TCP port.
+        host: see `Listener`.
+        port: see `Listener`.
         replicas: processes that decide.
         queue: requests that wait, of each replica; more are answered 503.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
     replicas: int = 1
     queue: int = 256
-
-    @property
-    def url(self) -> str:
-        """Address for clients on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only programs of this machine reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def check_free(self) -> None:
-        """Find out whether it can listen there.
-
-        Raises:
-            ConfigError: the host is not one of this machine's, or the port is taken.
-        """
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(
-                f"--host {self.host} --port {self.port}: cannot listen there: {reason}; choose another"
-            ) from error
 
 
 @serve.deployment(name="policy", max_ongoing_requests=MOST_READ)
@@ -130,7 +93,7 @@ def prepare_serving() -> None:
 
 
 @contextmanager
-def served(files: Mapping[str, bytes], listener: Listener, limits: Limits) -> Iterator[None]:
+def served(files: Mapping[str, bytes], listener: PolicyListener, limits: Limits) -> Iterator[None]:
     """Serve saved policies while the block runs, on the Ray that this process has.
 
     Args:

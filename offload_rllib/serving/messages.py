@@ -1,4 +1,4 @@
-"""The schema of a service's requests, their limits, and the errors of a request."""
+"""The schema of a service's requests, and their limits."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import FailFast, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from offload_rllib.config.base import Count, Flag, Positive, Schema
 from offload_rllib.config.loading import explain
 from offload_rllib.policies.draws import row_draws
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
+from offload_rllib.serving.http import RefusedError
 from offload_rllib.simulator.types import Array
 
 Item = TypeVar("Item")
 # The check of a list stops at its first wrong entry: a million of them would take seconds to report.
-Quick = Annotated[tuple[Item, ...], FailFast()]
+Quick = Annotated[tuple[Item, ...], Field(fail_fast=True)]
 LARGEST_SEED = 2**64 - 1
 # Draws are made up to the largest row of a request.
 LARGEST_ROW = 2**20 - 1
@@ -62,19 +63,6 @@ class ActRequest(Schema):
         if self.agents and self.policies:
             raise ValueError("give agents or policies, not both")
         return self
-
-
-class RefusedError(ValueError):
-    """A request that is not answered.
-
-    Attributes:
-        status: the HTTP status: 400 no JSON, 408 too slow, 413 too much, 422 not what is accepted, 503 full.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        """Take the status and what is wrong."""
-        super().__init__(reason)
-        self.status = status
 
 
 @dataclass(frozen=True)
