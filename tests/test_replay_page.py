@@ -216,7 +216,7 @@ def test_invalid_input_is_one_message_and_no_page(tmp_path: Path, monkeypatch: p
     ):
         with pytest.raises(ConfigError, match=said):
             write_replay(page, policies, environment, **more)
-    with pytest.raises(ConfigError, match=r"r\.txt: accepted ending: \.html"):
+    with pytest.raises(ConfigError, match=r"r\.txt: accepted endings: \.html, \.gif"):
         write_replay(tmp_path / "r.txt", ["local"], at_once())
     with pytest.raises(ConfigError, match="no such folder"):
         write_replay(tmp_path / "none" / "r.html", ["local"], at_once())
