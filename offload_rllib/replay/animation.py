@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.names import one_line
@@ -24,12 +24,27 @@ FRAMES, FRAME_MS, LAST_MS = 120, 100, 2500
 FEWEST_FRAMES = 20
 # A crossing of a link, or a drop, is shown in so many frames at least.
 SHORTEST_FRAMES = 3
-PANEL, TOP, BOTTOM, MARGIN, FINER = (430, 360), 74, 40, 34, 2  # pixels; drawn finer, then made smaller
-COLOURS = 48
+PANEL, TOP, BOTTOM, MARGIN, FINER = (430, 360), 74, 128, 34, 2  # pixels; drawn finer, then made smaller
+CURVES, GROUND = 76, 40  # height of the running scores, and what is below them
 # Of M. Okabe and K. Ito, "Color universal design", 2008, as on the page.
 INK, SOFT, LINE, BACK = "#1a1a1a", "#595959", "#b5b5b5", "#ffffff"
 TASK, DONE, LEVEL, FULL, NODE = "#0072b2", "#009e73", "#56b4e9", "#d55e00", "#f2f2f2"
+OF_POLICY = (TASK, FULL)
 NAMED_NODES = 16
+MOST_POINTS = 600  # of a curve
+# Rims are drawn softly: each colour is mixed with those behind it, in so many parts.
+SOFTER = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def palette() -> Image.Image:
+    """Return the colours of all frames: one palette for all, so that what is rare has its colour, too."""
+    rgb = np.array([ImageColor.getrgb(colour) for colour in (INK, SOFT, LINE, TASK, DONE, LEVEL, FULL, NODE)])
+    behind = np.array([ImageColor.getrgb(colour) for colour in (BACK, LEVEL)])
+    mixed = SOFTER[:, None, None, None] * rgb + (1 - SOFTER[:, None, None, None]) * behind[:, None]
+    colours = np.unique(np.rint([*behind, *mixed.reshape(-1, 3)]).astype(int), axis=0)
+    image = Image.new("P", (1, 1))
+    image.putpalette(colours.ravel().tolist())
+    return image
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,13 @@ class Film:
         log = recording.log
         self._finished_s = np.sort(log["ended_s"][log["outcome"] == FINISHED])
         self._dropped_s = np.sort(story.drops["time_s"])
+
+    def curve(self, until_s: float) -> tuple[Array, Array]:
+        """Return times, s, and the running mean score at them, up to a time; of many a part."""
+        times, means = self._curve
+        kept = np.unique(np.linspace(0, len(times) - 1, min(len(times), MOST_POINTS)).astype(int))
+        kept = kept[times[kept] <= until_s]
+        return times[kept], means[kept]
 
     def at(self, time_s: float) -> Moment:
         """Return the numbers at a time, s."""
@@ -110,8 +132,8 @@ class Animation:
         times = np.linspace(0.0, self.until_s, count)
         step_s = self.until_s / (count - 1)
         frames = [self.frame(float(time_s), step_s) for time_s in times]
-        palette = frames[count // 2].quantize(COLOURS)
-        small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        colours = palette()
+        small = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
         held = [FRAME_MS] * (count - 1) + [LAST_MS]
         file = io.BytesIO()
         small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=held, loop=0, optimize=True)
@@ -124,6 +146,9 @@ class Animation:
         self._text(draw, (12, 14), self.title, 13, SOFT)
         for i, film in enumerate(self.films):
             self._panel(draw, film, (i * PANEL[0], TOP), time_s, SHORTEST_FRAMES * step_s)
+            sign = [*self._fine((i * PANEL[0] + 12, TOP - 43)), *self._fine((i * PANEL[0] + 24, TOP - 31))]
+            draw.rectangle(sign, fill=OF_POLICY[i])
+        self._scores(draw, time_s)
         self._clock(draw, time_s)
         return picture.resize(self.size, Image.Resampling.LANCZOS)
 
@@ -131,7 +156,7 @@ class Animation:
         self, draw: ImageDraw.ImageDraw, film: Film, corner: tuple[int, int], time_s: float, least_s: float
     ) -> None:
         moment, places = film.at(time_s), self._places + corner
-        self._text(draw, (corner[0] + 12, corner[1] - 36), one_line(film.recording.policy), 16, INK)
+        self._text(draw, (corner[0] + 30, corner[1] - 36), one_line(film.recording.policy), 16, INK)
         score = f"mean score {number(moment.mean_s) or '-'} s"
         numbers = f"{score}   {moment.finished} finished   {moment.dropped} dropped"
         self._text(draw, (corner[0] + 12, corner[1] - 14), numbers, 13, INK)
@@ -168,8 +193,10 @@ class Animation:
         share = min(tasks / capacity, 1.0) if bounded else 0.0
         draw.ellipse(box, fill=FULL if bounded and share >= 1 else NODE)
         if 0 < share < 1:
-            angle = math.degrees(math.acos(1 - 2 * share))
-            draw.chord(box, 90 - angle, 90 + angle, fill=LEVEL)
+            # Below the level: `ImageDraw.chord` of Pillow 13 also fills a bar beside the circle.
+            half = math.acos(1 - 2 * share)
+            rim = np.linspace(math.pi / 2 - half, math.pi / 2 + half, 33)
+            draw.polygon(list(zip(x + r * np.cos(rim), y + r * np.sin(rim), strict=True)), fill=LEVEL)
         draw.ellipse(box, outline=INK, width=FINER * (3 if client else 1))
         if tasks:
             self._text(draw, tuple(place), str(tasks), 13, INK, anchor="mm")
@@ -185,6 +212,30 @@ class Animation:
             size = 5 * FINER
             for way in (-1, 1):
                 draw.line([x - size, y - way * size, x + size, y + way * size], fill=FULL, width=3 * FINER)
+
+    def _scores(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
+        """Draw the running mean scores up to a time, on one scale."""
+        shown = [film.curve(self.until_s) for film in self.films]
+        most = max((float(means.max()) for _, means in shown if len(means)), default=0.0) or 1.0
+        left, right = 12, self.size[0] - 110
+        ground = self.size[1] - GROUND
+        self._text(draw, (left, ground - CURVES - 2), "mean score so far, s", 11, SOFT)
+        draw.line([*self._fine((left, ground)), *self._fine((right, ground))], fill=LINE, width=FINER)
+        ends = []
+        for (times, means), colour in zip(shown, OF_POLICY, strict=False):
+            past = times <= time_s
+            x = left + (right - left) * times[past] / self.until_s
+            y = ground - (CURVES - 12) * means[past] / most
+            points = [self._fine(place) for place in zip(x, y, strict=True)]
+            if len(points) > 1:
+                draw.line(points, fill=colour, width=2 * FINER)
+            ends.append(float(y[-1]) if len(y) else float(ground))
+        for i in range(len(ends)):
+            # Labels stand apart where the curves do not.
+            other = ends[1 - i] if len(ends) > 1 else -math.inf
+            apart = 0.0 if abs(ends[i] - other) >= 14 else (7 if (ends[i], i) > (other, 1 - i) else -7)
+            mean = self.films[i].at(time_s).mean_s
+            self._text(draw, (right + 6, ends[i] + apart), f"{number(mean) or '-'} s", 13, OF_POLICY[i])
 
     def _clock(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
         left, right, y = 12, self.size[0] - 110, self.size[1] - 20
