@@ -231,7 +231,7 @@ class Animation:
                 draw.line(points, fill=colour, width=2 * FINER)
             ends.append(float(y[-1]) if len(y) else float(ground))
         for i in range(len(ends)):
-            # Labels stand apart where the curves do not.
+            # Labels keep a distance where the curves do not.
             other = ends[1 - i] if len(ends) > 1 else -math.inf
             apart = 0.0 if abs(ends[i] - other) >= 14 else (7 if (ends[i], i) > (other, 1 - i) else -7)
             mean = self.films[i].at(time_s).mean_s
