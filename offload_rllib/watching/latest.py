@@ -1,4 +1,4 @@
-"""The replay of a run's latest checkpoint beside the best rule, played when somebody asks for it."""
+"""The replay of a run's latest checkpoint beside the best rule, played when the page asks for it."""
 
 from __future__ import annotations
 
