@@ -141,7 +141,7 @@ class Animation:
 
     def frame(self, time_s: float, step_s: float) -> Image.Image:
         """Return the picture at a time, s, where frames are so many seconds apart."""
-        picture = Image.new("RGB", tuple(FINER * side for side in self.size), BACK)
+        picture = Image.new("RGB", (FINER * self.size[0], FINER * self.size[1]), BACK)
         draw = ImageDraw.Draw(picture)
         self._text(draw, (12, 14), self.title, 13, SOFT)
         for i, film in enumerate(self.films):

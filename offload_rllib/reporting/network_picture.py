@@ -281,7 +281,7 @@ def _write_names(axis: Axes, network: Network, places: Array, radius: Array) -> 
     shown = order if len(names) <= MOST_NAMES else order[:NAMES_OF_LARGE]
     per_pixel = 72 / DPI
     points = axis.transData.transform(places) * per_pixel
-    frame = Bbox(axis.get_window_extent().extents.reshape(2, 2) * per_pixel)
+    frame = Bbox(axis.get_window_extent().get_points() * per_pixel)
     nodes = np.concatenate([points - radius[:, None] - 1, points + radius[:, None] + 1], axis=1)
     names_at = np.zeros((0, 4))
     renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=NAME_POINTS)
@@ -291,13 +291,15 @@ def _write_names(axis: Axes, network: Network, places: Array, radius: Array) -> 
         width = renderer.get_text_width_height_descent(names[i], font, False)[0] * per_pixel  # noqa: FBT003 - its signature
         height = 1.2 * NAME_POINTS
         for distance in NAME_DISTANCES:
-            found = _room_for(points[i], radius[i] + distance, (width, height), frame, np.vstack([nodes, names_at]))
+            found = _room_for(
+                points[i], float(radius[i]) + distance, (width, height), frame, np.vstack([nodes, names_at])
+            )
             if found is not None:
                 box, (dx, dy), align = found
                 line = {"arrowstyle": "-", "color": "0.4", "lw": 0.4, "shrinkA": 0, "shrinkB": float(radius[i])}
                 axis.annotate(
                     names[i],
-                    places[i],
+                    tuple(places[i]),
                     xytext=(dx, dy),
                     textcoords="offset points",
                     ha=align,

@@ -22,8 +22,13 @@ LEAST_CONTRAST, LEAST_CONTRAST_LARGE = 4.5, 3.0
 # Visible texts with too little contrast, each as "ratio: text". Luminance and ratio are those of WCAG 2.2.
 CONTRAST = """
 const [least, leastLarge] = arguments;
+const known = new Map(), grounds = new Map();
 const rgba = (text) => {
-  const canvas = rgba.canvas ||= Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  if (!known.has(text)) known.set(text, painted(text));
+  return known.get(text);
+};
+const painted = (text) => {
+  const canvas = painted.canvas ||= Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
   const ink = canvas.getContext("2d", { willReadFrequently: true });
   ink.clearRect(0, 0, 1, 1); ink.fillStyle = text; ink.fillRect(0, 0, 1, 1);
   const [r, g, b, a] = ink.getImageData(0, 0, 1, 1).data;
@@ -35,9 +40,11 @@ const luminance = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
   return sum + weight * (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
 }, 0);
 const behind = (element) => {
-  const layers = [];
-  for (let at = element; at; at = at.parentElement) layers.push(rgba(getComputedStyle(at).backgroundColor));
-  return layers.reduceRight((back, layer) => over(layer, back), [255, 255, 255, 1]);
+  if (!element) return [255, 255, 255, 1];
+  if (!grounds.has(element)) {
+    grounds.set(element, over(rgba(getComputedStyle(element).backgroundColor), behind(element.parentElement)));
+  }
+  return grounds.get(element);
 };
 const found = [], seen = new Set();
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -62,7 +69,7 @@ return found;
 class Quiet(SimpleHTTPRequestHandler):
     """Serves files and prints nothing."""
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Say nothing."""
 
 
