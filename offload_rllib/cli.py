@@ -100,7 +100,8 @@ def show(
     ] = None,
 ) -> None:
     """Print the numbers of an environment's network and load, and draw its topology."""
-    from offload_rllib.reporting.topology import draw, picture_format, print_numbers
+    from offload_rllib.reporting.network_picture import draw, picture_format
+    from offload_rllib.reporting.topology import print_numbers
     from offload_rllib.scenario import build_scenario
 
     environment = load_environment(env, set_ or (), trust=trust)

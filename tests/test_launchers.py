@@ -86,7 +86,7 @@ def test_kuberay_manifests_have_the_form_of_their_kinds(name: str) -> None:
 
 def test_the_image_installs_the_wheel_with_what_a_node_needs() -> None:
     text = (LAUNCHERS / "kuberay" / "Dockerfile").read_text()
-    assert "[cluster]" in text
+    assert "[alibaba,cluster]" in text, "its warm-up plays jobs of the trace"
     assert "cluster" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for source in ("constraints.txt",):
         assert source in text

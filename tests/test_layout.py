@@ -33,6 +33,7 @@ FLOORS = (
 BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
+    "watching": {"replay"},  # of the latest checkpoint
     "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},

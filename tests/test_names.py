@@ -25,7 +25,7 @@ from offload_rllib.config.loading import presets
 from offload_rllib.config.names import as_markdown, one_line, plain_name
 from offload_rllib.envs import rllib
 from offload_rllib.evaluation.players import make_contenders
-from offload_rllib.reporting.topology import draw
+from offload_rllib.reporting.network_picture import draw
 from offload_rllib.runs.folder import write_results
 from offload_rllib.runs.status import read_status
 from offload_rllib.runs.training_run import RunFolder

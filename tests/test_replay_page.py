@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,9 @@ def test_invalid_input_is_one_message_and_no_page(tmp_path: Path, monkeypatch: p
     page = tmp_path / "r.html"
     other = kept(tmp_path / "other", make_env(at_once(decisions={"when": "arrival", "max_hops": 2})))
     assert other
+    kept(tmp_path / "later", make_env(at_once()))
+    described = json.loads((tmp_path / "later" / "policy.json").read_text())
+    (tmp_path / "later" / "policy.json").write_text(json.dumps(described | {"format": 99}))
     larger = at_once()
     larger["topology"]["nodes"].append({"name": "e", "instructions_per_second": 1e6, "client": True})
     larger["topology"]["links"] += [["e", "a"], ["e", "b"], ["e", "c"], ["e", "d"]]
@@ -208,6 +212,7 @@ def test_invalid_input_is_one_message_and_no_page(tmp_path: Path, monkeypatch: p
         (["runs/none"], at_once(), {}, r"runs/none: no such folder"),
         (["shortest_finsh"], at_once(), {}, r"'shortest_finsh' is neither .*shortest_finish"),
         ([str(tmp_path / "other")], larger, {}, r"actions|observation"),
+        ([str(tmp_path / "later")], at_once(), {}, "a policy of format 99; this version reads format"),
         (["local", "local"], at_once(), {}, "'local' is given twice"),
         (["local", "random", "round_robin"], at_once(), {}, "shows 1 or 2 policies side by side; given: 3"),
         (["local"], at_once(), {"until_s": 0}, r"--until 0: accepted: above 0, up to horizon_s \(40 s\)"),
@@ -216,7 +221,7 @@ def test_invalid_input_is_one_message_and_no_page(tmp_path: Path, monkeypatch: p
     ):
         with pytest.raises(ConfigError, match=said):
             write_replay(page, policies, environment, **more)
-    with pytest.raises(ConfigError, match=r"r\.txt: accepted ending: \.html"):
+    with pytest.raises(ConfigError, match=r"r\.txt: accepted endings: \.html, \.gif"):
         write_replay(tmp_path / "r.txt", ["local"], at_once())
     with pytest.raises(ConfigError, match="no such folder"):
         write_replay(tmp_path / "none" / "r.html", ["local"], at_once())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.built_site import built_site
 
 CHECKOUT = Path(__file__).parents[1]
 DOCS = CHECKOUT / "docs"
@@ -55,15 +52,7 @@ def test_the_workflow_builds_the_site_as_make_does() -> None:
 
 @pytest.mark.slow
 def test_the_site_is_built_and_asks_no_other_for_anything(tmp_path: Path) -> None:
-    if importlib.util.find_spec("mkdocs") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("MkDocs is not installed: pip install -e '.[docs]'")
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
-        cwd=CHECKOUT,
-        check=True,
-        timeout=300,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-    )
+    built_site(tmp_path)
     built = {str(page.relative_to(tmp_path)): page.read_text() for page in tmp_path.rglob("*.html")}
     assert {f"{page.removesuffix('.md')}.html" for page in FROM_TOP | NOTEBOOKS} <= built.keys()
     for name, text in built.items():

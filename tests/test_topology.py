@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -17,8 +16,7 @@ from rich.console import Console
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.envs.vector import held_out_keys, vector_env
-from offload_rllib.reporting import topology as topology_view
-from offload_rllib.reporting.topology import draw, print_numbers
+from offload_rllib.reporting.topology import print_numbers
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.topology.globe import distance_m
 from offload_rllib.scenario.topology.placement import counts_of_shares
@@ -183,20 +181,6 @@ def test_ten_thousand_nodes_are_built_in_little_memory() -> None:
     assert sum(array.nbytes for array in arrays) < 64 * 1024 * 10_000
 
 
-@pytest.mark.parametrize("nodes", [10, 1000])
-def test_networks_are_drawn_with_and_without_positions(tmp_path: Path, nodes: int) -> None:
-    scenario = build_scenario(load_environment(environment(drawn("ring", nodes=nodes))))
-    draw(scenario, tmp_path / "ring.png", "ring")
-    manual = {
-        "kind": "manual",
-        "nodes": [{"name": f"n{i}", "instructions_per_second": 1e6, "client": True} for i in range(min(nodes, 100))],
-        "links": [[f"n{i}", f"n{i // 2}"] for i in range(1, min(nodes, 100))],
-    }
-    draw(build_scenario(load_environment(environment(manual))), tmp_path / "tree.png", "tree")
-    for name in ("ring", "tree"):
-        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-
-
 def test_a_type_with_and_without_bounded_queues_is_shown_as_such() -> None:
     nodes = [{"name": f"n{i}", "type": "edge", "instructions_per_second": 1e6, "client": True} for i in range(3)]
     topology = {"kind": "manual", "nodes": nodes, "links": [["n0", "n1"], ["n1", "n2"]]}
@@ -206,14 +190,3 @@ def test_a_type_with_and_without_bounded_queues_is_shown_as_such() -> None:
         console = Console(record=True, width=140)
         print_numbers(build_scenario(load_environment(environment(topology))), console)
         assert f"│ {shown} │" in re.sub(" +", " ", console.export_text())
-
-
-def test_of_a_very_large_network_a_coherent_part_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = network_of(drawn("barabasi_albert"))
-    assert topology_view.drawn_part(network) is network
-    monkeypatch.setattr(topology_view, "MOST_DRAWN", 7)
-    part = topology_view.drawn_part(network)
-    assert len(part.nodes) == 7
-    assert nx.is_connected(part.graph())
-    named = {(part.nodes[a].name, part.nodes[b].name) for a, b in part.links}
-    assert named <= {(network.nodes[a].name, network.nodes[b].name) for a, b in network.links}

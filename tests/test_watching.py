@@ -9,30 +9,33 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.environments import at_once
+import yaml
+from helpers.environments import at_once, make_env
+from helpers.policies import kept
 from helpers.watching import EVALUATED, finished_run, log_rows, running_sweep
 
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.interval_text import with_half_width
 from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.replay.write import write_replay
 from offload_rllib.reporting.report import write_summary
 from offload_rllib.rollout import callbacks
 from offload_rllib.sweep import trial
-from offload_rllib.watching import logs
+from offload_rllib.watching import latest, logs
 from offload_rllib.watching.folder import watched
 from offload_rllib.watching.server import HOST, Server, page
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    with Server(watched(folder), 0) as server:
+def serving(folder: Path, replay: Callable[[], bytes] | None = None) -> Iterator[Server]:
+    with Server(watched(folder), 0, replay) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -159,6 +162,48 @@ def test_only_the_page_and_its_data_are_served_and_only_read(tmp_path: Path) -> 
         assert ask(server, "data.json", headers={"Host": "other.example"})[0] == 403
         assert ask(server, "data.json", headers={"Host": f"localhost:{server.server_address[1]}"})[0] == 200
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_the_latest_checkpoint_is_replayed_once_beside_the_best_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run(tmp_path, state="training", pid=os.getpid())
+    assert watched(run).data()["replay"] == "", "nothing is saved yet"
+    (run / "environment.yaml").write_text(yaml.safe_dump(at_once()))
+    status = json.loads((run / "status.json").read_text())
+    status["checkpoint"] = {"env_steps": 240, "time": status["time"]}
+    (run / "status.json").write_text(json.dumps(status))
+    assert watched(run).data()["replay"] == "Replay of the latest checkpoint beside shortest_finish"
+    asked = []
+
+    def playing(path: Path, policies: list[Any], *rest: Any) -> Any:
+        asked.append(policies)
+        return write_replay(path, policies, *rest)
+
+    monkeypatch.setattr(latest, "write_replay", playing)
+    with serving(run, latest.LatestReplay(run).page) as server:
+        status, content, headers = ask(server, "replay.html")
+        assert headers["Content-Type"].startswith("text/plain")
+        assert b"this run has no checkpoint yet" in content
+        kept(run / "policy", make_env(at_once()))
+        first = ask(server, "replay.html")
+        assert first[0] == 200
+        assert first[2]["Content-Type"].startswith("text/html")
+        assert first[1].startswith(b"<!doctype html>")
+        assert ask(server, "replay.html")[1] == first[1]
+        assert [[str(name) for name in names] for names in asked] == [[str(run / "policy"), "shortest_finish"]]
+        evaluation = evaluate(load_environment(at_once()), make_contenders(["local", "random"]), episodes=3)
+        (run / "evaluation").mkdir()
+        write_summary(evaluation, "local", run / "evaluation" / "summary.csv")
+        ask(server, "replay.html")
+        assert asked[1][1] == "random", "the rule of the evaluation"
+        before = ask(server, "replay.html")[1]
+        os.utime(run / "policy", (1, 1))
+        kept(run / "policy", make_env(at_once()), draw=3)
+        assert ask(server, "replay.html")[1] != before, "a later checkpoint is played anew"
+        assert len(asked) == 3
+    with serving(run) as server:
+        assert ask(server, "replay.html")[0] == 404
 
 
 def test_names_reach_the_page_as_text(tmp_path: Path) -> None:

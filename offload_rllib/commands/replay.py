@@ -25,14 +25,25 @@ def replay(
     until: Annotated[
         float | None, typer.Option(help="Show the episode up to this time, in seconds; by default to its end.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("replay.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page, .html, or an animation, .gif; by default replay.html, or replay.gif with --gif."),
+    ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="An animation, for where no script runs.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Show one held-out episode as a page: tasks on links, queues, drops, and the running score of each policy."""
+    """Show one held-out episode as a page: tasks on links, queues, drops, and the running score of each policy.
+
+    With --gif as an animation.
+    """
+    from offload_rllib.config import ConfigError
     from offload_rllib.evaluation.interval_text import number
     from offload_rllib.evaluation.metrics import SCORE
     from offload_rllib.replay.write import write_replay
 
+    out = out or Path("replay.gif" if gif else "replay.html")
+    if gif and out.suffix.lower() != ".gif":
+        raise ConfigError(f"--out {out}: accepted ending with --gif: .gif")
     with Progress(console=console, transient=True) as progress:
         written = write_replay(
             out,
@@ -50,4 +61,5 @@ def replay(
         say(f"{policy}: mean score {number(figures[SCORE])} s in the whole episode")
     for note in written.notes:
         say(f"note: {note}")
-    say(f"page: {written.path} ({written.size_bytes / 1e6:.2f} MB); open it in a browser")
+    what, how = ("animation", "") if out.suffix.lower() == ".gif" else ("page", "; open it in a browser")
+    say(f"{what}: {written.path} ({written.size_bytes / 1e6:.2f} MB){how}")

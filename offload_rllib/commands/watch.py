@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import webbrowser
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from offload_rllib.commands.terminal import say
+
+if TYPE_CHECKING:
+    from offload_rllib.watching.latest import LatestReplay
 
 
 def watch(
@@ -21,7 +25,16 @@ def watch(
     from offload_rllib.watching.folder import watched
     from offload_rllib.watching.server import Server
 
-    with Server(watched(run), port) as server:
+    def replay() -> bytes:
+        return latest().page()
+
+    @cache
+    def latest() -> LatestReplay:  # it needs torch, which takes seconds to import: only who asks for it waits
+        from offload_rllib.watching.latest import LatestReplay
+
+        return LatestReplay(run)
+
+    with Server(watched(run), port, replay) as server:
         say(f"watching: {server.url}; Ctrl-C stops it")
         if open_:
             webbrowser.open(server.url)

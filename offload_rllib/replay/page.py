@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.names import one_line
@@ -20,13 +19,12 @@ from offload_rllib.evaluation.metrics import SCORE, chosen, metric_of
 from offload_rllib.replay.record import Recording
 from offload_rllib.replay.scores import running_score
 from offload_rllib.replay.story import Story
-from offload_rllib.reporting.topology import layout
+from offload_rllib.reporting.network_picture import layout, moved_apart
 from offload_rllib.scenario.network import Network
 from offload_rllib.simulator.types import FINISHED, UNBOUNDED, Array
 
 MOST_BYTES = 2_000_000
 MOST_POINTS = 1500  # of a curve: more than a screen has columns
-SPREAD_ROUNDS = 80
 # A page that is too long is shortened to this part of what would fit, and tried again.
 MARGIN = 0.95
 
@@ -247,18 +245,4 @@ def spread(network: Network) -> Array:
     size = np.ptp(positions, axis=0)
     places = (positions - positions.min(axis=0)) / np.where(size > 0, size, 1.0)
     places[:, size == 0] = 0.5
-    # Nodes at one place move apart in different directions.
-    angle = np.arange(count) * math.pi * (3 - math.sqrt(5))
-    places += 1e-4 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    room = 0.75 / math.sqrt(count)
-    for _ in range(SPREAD_ROUNDS):
-        pairs = KDTree(places).query_pairs(room, output_type="ndarray")
-        if not len(pairs):
-            break
-        apart = places[pairs[:, 0]] - places[pairs[:, 1]]
-        distance = np.linalg.norm(apart, axis=1, keepdims=True)
-        push = 0.25 * (room - distance) * apart / distance
-        np.add.at(places, pairs[:, 0], push)
-        np.add.at(places, pairs[:, 1], -push)
-        places = np.clip(places, 0.0, 1.0)
-    return places
+    return moved_apart(places, 0.75 / math.sqrt(count), 0.0, 1.0)

@@ -12,12 +12,14 @@ from rich.progress import Progress
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
 from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.players import Contender, make_contenders
+from offload_rllib.replay.animation import Animation
 from offload_rllib.replay.page import Page
 from offload_rllib.replay.record import record
 from offload_rllib.replay.story import tell
 from offload_rllib.runs.lookup import load_policy
 from offload_rllib.scenario import build_scenario
 
+GIF = ".gif"
 MOST_NODES = 2000
 MOST_POLICIES = 2
 
@@ -49,12 +51,12 @@ def write_replay(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Replay:
-    """Let one policy or two play a held-out episode, and write what happened as a page that moves.
+    """Let one policy or two play a held-out episode, and write what happened as a page that moves, or as an animation.
 
     A trained policy takes its best actions.
 
     Args:
-        path: of the page, `.html`.
+        path: of the page, `.html`; or of an animation, `.gif`, of at most 1 MB.
         policies: one or two, as `evaluate` takes them: heuristics, functions ``package.module:function``, folders of
             runs, checkpoints or policies, addresses of services.
         env: a preset's name, a path to a YAML file, a mapping, or a configuration.
@@ -86,22 +88,24 @@ def write_replay(
     shown = progress.track(contenders, description="playing") if progress else contenders
     recordings = [record(scenario, contender, seed=seed, episode=episode) for contender in shown]
     label = Path(env).stem if isinstance(env, str | Path) else "environment"
-    page = Page(
-        recordings,
-        [tell(recording) for recording in recordings],
-        f"{label}: {' and '.join(recording.policy for recording in recordings)}",
-        f"{config.description or label}. Held-out episode {episode} of seed {seed}; the same arrivals for all.",
-    )
-    text, shown_s, notes = page.fitting(until_s or config.horizon_s)
+    stories = [tell(recording) for recording in recordings]
+    about = f"{config.description or label}. Held-out episode {episode} of seed {seed}; the same arrivals for all."
+    shown_s, notes = until_s or config.horizon_s, []
+    if path.suffix.lower() == GIF:
+        content = Animation(recordings, stories, f"{config.description or label}", shown_s).gif()
+    else:
+        title = f"{label}: {' and '.join(recording.policy for recording in recordings)}"
+        text, shown_s, notes = Page(recordings, stories, title, about).fitting(shown_s)
+        content = text.encode()
     with written_at_once(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
     figures = {recording.policy: recording.figures for recording in recordings}
-    return Replay(path, len(text.encode()), shown_s, tuple(notes), figures)
+    return Replay(path, len(content), shown_s, tuple(notes), figures)
 
 
 def _check_path(path: Path, *, force: bool) -> None:
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {path}: accepted ending: .html")
+    if path.suffix.lower() not in (".html", ".htm", GIF):
+        raise ConfigError(f"--out {path}: accepted endings: .html, .gif")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
     if path.is_dir() or (path.exists() and not force):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,11 +15,10 @@ from matplotlib.figure import Figure
 from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.metrics import SCORE, metric_of
 from offload_rllib.evaluation.results import POLICY, SAMPLED, Comparison, Point
+from offload_rllib.reporting.looks import COLUMN, LABEL_POINTS, PAGE, TITLE_POINTS, label_ends, looks
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 
 FORMATS = ("png", "svg", "pdf")
-STYLES = ("-", "--", ":", "-.")
-MARKERS = "osD^vP*Xh<>"
 FEWEST_FOR_LINES = 3
 # With more policies than this the lines cannot be distinguished: each gets a panel of its own.
 MOST_IN_A_PANEL = 6
@@ -28,6 +26,7 @@ PANEL_COLUMNS = 4
 # Journals reject Type 3 fonts, matplotlib's default in PDF.
 FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
 LEAST_SHOWN = 0.999
+DPI = 300
 
 
 def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> dict[str, Path]:
@@ -38,25 +37,8 @@ def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -
         # Without a date the same results give the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         with written_at_once(paths[kind]) as partial, rc_context(FONTS):  # pyright: ignore[reportArgumentType] - any mapping will do
-            figure.savefig(partial, dpi=150, format=kind, metadata=metadata)
+            figure.savefig(partial, dpi=DPI, format=kind, metadata=metadata)
     return paths
-
-
-def looks(policies: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, line style and marker of each policy; greedy and sampled play of one policy share the colour."""
-    bases = list(dict.fromkeys(policy.removesuffix(SAMPLED) for policy in policies))
-    colours = colormaps["tab10" if len(bases) <= 10 else "tab20"]
-    found = {}
-    for policy in policies:
-        number = bases.index(policy.removesuffix(SAMPLED))
-        sampled = policy.endswith(SAMPLED)
-        style = STYLES[(number // colours.N) % len(STYLES)]
-        found[policy] = {
-            "color": colours(number % colours.N),
-            "linestyle": "--" if sampled and style == "-" else style,
-            "marker": MARKERS[number % len(MARKERS)],
-        }
-    return found
 
 
 def new_figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -67,8 +49,9 @@ def new_figure(width: float, height: float, rows: int, columns: int) -> tuple[Fi
 
 
 def tidy(axis: Axes) -> None:
-    """Give axes a grid, and take away the frame's upper and right side."""
-    axis.grid(alpha=0.3)
+    """Give axes a grid and small letters, and take away the frame's upper and right side."""
+    axis.grid(alpha=0.3, lw=0.5)
+    axis.tick_params(labelsize=LABEL_POINTS)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -102,25 +85,42 @@ def _lines(
     """
     bases = list(dict.fromkeys(map(_base, comparison.policies)))
     if len(bases) <= MOST_IN_A_PANEL:
-        figure, axes = new_figure(1.6 + 4.4 * len(groups), 3.6, 1, len(groups))
-        for axis, group in zip(axes[0], groups, strict=True):
+        columns = min(len(groups), 2)
+        rows = -(-len(groups) // columns)
+        figure, axes = new_figure(COLUMN if columns == 1 else PAGE, 2.4 * rows, rows, columns)
+        for axis in axes.flat[len(groups) :]:
+            axis.set_visible(False)
+        for axis, group in zip(axes.flat, groups, strict=False):
             for policy in comparison.policies:
                 draw(axis, group, policy, True)  # noqa: FBT003 - a callback's argument
-            axis.set_title(group, fontsize=10)
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+            axis.set_title(group, fontsize=TITLE_POINTS)
     else:
         figure, axes = _panel_each(comparison.policies, bases, groups, draw)
     shown = [axis for axis in axes.flat if axis.get_visible()]
     for axis in shown:
         finish(axis)
         tidy(axis)
+        if len(bases) <= MOST_IN_A_PANEL:
+            _label(axis)
     if len(bases) > MOST_IN_A_PANEL:  # panels of different policies are compared with each other
         low, high = min(axis.get_ylim()[0] for axis in shown), max(axis.get_ylim()[1] for axis in shown)
         for axis in shown:
             axis.set_ylim(low, high)
-    figure.supxlabel(labels[0], fontsize=10)
-    figure.supylabel(labels[1], fontsize=10)
+    figure.supxlabel(labels[0], fontsize=TITLE_POINTS)
+    figure.supylabel(labels[1], fontsize=TITLE_POINTS)
     return figure
+
+
+def _label(axis: Axes) -> None:
+    """Write the name of each line at its end."""
+    lines = []
+    for line in axis.lines:
+        x, y = (np.asarray(values, np.float64) for values in line.get_data())
+        name = str(line.get_label())
+        if not name.startswith("_") and np.isfinite(y).any():
+            last = np.flatnonzero(np.isfinite(y))[-1]
+            lines.append((name, float(x[last]), float(y[last]), str(line.get_color())))
+    label_ends(axis, lines)
 
 
 def _panel_each(
@@ -128,7 +128,7 @@ def _panel_each(
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure with a panel for each policy of each group, the others in grey, and its axes."""
     rows = -(-len(bases) // PANEL_COLUMNS)
-    figure, axes = new_figure(11.0, 2.3 * rows * len(groups) + 0.6, rows * len(groups), PANEL_COLUMNS)
+    figure, axes = new_figure(PAGE, 1.55 * rows * len(groups) + 0.5, rows * len(groups), PANEL_COLUMNS)
     for axis in axes.flat:
         axis.set_visible(False)
     for number, group in enumerate(groups):
@@ -136,10 +136,10 @@ def _panel_each(
             axis.set_visible(True)
             for policy in sorted(policies, key=lambda name, base=base: _base(name) == base):
                 draw(axis, group, policy, _base(policy) == base)
-            axis.set_title(f"{group}: {base}" if len(groups) > 1 else base, fontsize=9)
+            axis.set_title(f"{group}: {base}" if len(groups) > 1 else base, fontsize=LABEL_POINTS)
     about = f"{groups[0]}; " if len(groups) == 1 else ""
     dashed = ", dashed: sampled" if len(bases) < len(policies) else ""
-    figure.suptitle(f"{about}grey: the other policies{dashed}", fontsize=9)
+    figure.suptitle(f"{about}grey: the other policies{dashed}", fontsize=TITLE_POINTS)
     return figure, axes
 
 
@@ -155,7 +155,7 @@ def over_sweep(comparison: Comparison, metric: str) -> Figure:
         if not shown:
             axis.plot(x, means, color="0.8", lw=0.8)
             return
-        axis.plot(x, means, label=policy, ms=4, lw=1.5, **look[policy])
+        axis.plot(x, means, label=policy, ms=3, lw=1.2, **look[policy])
         low, high = ([getattr(value, end) * about.factor for value in values] for end in ("low", "high"))
         axis.fill_between(x, low, high, color=look[policy]["color"], alpha=0.15, lw=0)
         for place in places:
@@ -177,7 +177,7 @@ def _seeds(
     if len(means) > 1:
         where = np.full(len(means), at, np.float64)
         x, y = (where, means) if upright else (means, where)
-        axis.plot(x, y, "o", ms=3, mfc="none", mec=looks(comparison.policies)[policy]["color"], mew=0.8)
+        axis.plot(x, y, "o", ms=2.5, mfc="none", mec=looks(comparison.policies)[policy]["color"], mew=0.8)
 
 
 def of_points(comparison: Comparison, metric: str) -> Figure:
@@ -193,9 +193,9 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
         )
 
     order = sorted(comparison.policies, key=mean_score, reverse=True)
-    columns = min(len(points), 4)
+    columns = min(len(points), 3)
     rows = -(-len(points) // columns)
-    figure, axes = new_figure(2.2 + 2.9 * columns, rows * (0.9 + 0.27 * len(order)), rows, columns)
+    figure, axes = new_figure(COLUMN if columns == 1 else PAGE, rows * (0.7 + 0.17 * len(order)), rows, columns)
     for axis in axes.flat[len(points) :]:
         axis.set_visible(False)
     for number, (axis, point) in enumerate(zip(axes.flat, points, strict=False)):
@@ -204,17 +204,15 @@ def of_points(comparison: Comparison, metric: str) -> Figure:
                 continue
             value = comparison.mean(policy, metric, point)
             colour = look[policy]["color"]
-            axis.plot(
-                [value.low * about.factor, value.high * about.factor], [row, row], color=colour, lw=2.5, alpha=0.6
-            )
-            axis.plot(value.mean * about.factor, row, "o", color=colour, ms=5)
+            axis.plot([value.low * about.factor, value.high * about.factor], [row, row], color=colour, lw=2, alpha=0.6)
+            axis.plot(value.mean * about.factor, row, "o", color=colour, ms=4)
             _seeds(axis, comparison, policy, metric, point, row, upright=False)
-        axis.set_yticks(range(len(order)), order if number % columns == 0 else [""] * len(order), fontsize=8)
+        axis.set_yticks(range(len(order)), order if number % columns == 0 else [""] * len(order), fontsize=LABEL_POINTS)
         axis.set_ylim(-0.6, len(order) - 0.4)
         if about.lower_is_better:
             axis.set_xlim(left=0)
-        axis.set_title(comparison.label(point), fontsize=9)
-        axis.set_xlabel(about.label, fontsize=9)
+        axis.set_title(comparison.label(point), fontsize=TITLE_POINTS)
+        axis.set_xlabel(about.label, fontsize=TITLE_POINTS)
         tidy(axis)
     return figure
 
@@ -234,7 +232,7 @@ def of_profiles(comparison: Comparison, reference: str, metric: str = SCORE) -> 
         if not shown:
             axis.plot(part["ratio"], part["share"] * 100, color="0.8", lw=0.8)
             return
-        axis.plot(part["ratio"], part["share"] * 100, label=policy, lw=1.5, **style)
+        axis.plot(part["ratio"], part["share"] * 100, label=policy, lw=1.2, **style)
         axis.fill_between(part["ratio"], part["low"] * 100, part["high"] * 100, color=style["color"], alpha=0.12, lw=0)
 
     x = f"{metric_of(metric).title}, relative to {reference} on the same episode"

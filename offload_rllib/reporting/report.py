@@ -14,6 +14,7 @@ from offload_rllib.evaluation.interval_text import difference_text, number, with
 from offload_rllib.evaluation.metrics import COLUMNS, METRICS, TYPE_COLUMNS, chosen, metric_of, types_of
 from offload_rllib.evaluation.results import FINGERPRINT, POLICY, SAMPLED, Comparison
 from offload_rllib.evaluation.statistics import certain
+from offload_rllib.reporting.looks import looks
 from offload_rllib.reporting.tensorboard import write_events
 from offload_rllib.simulator.metrics import OF_TYPE
 
@@ -106,9 +107,9 @@ def write_summary(evaluation: Comparison, reference: str, path: Path) -> None:
 
 
 def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None:
-    """Draw means with 95 % intervals of the main figures, one row per policy, best on top, as a PNG."""
+    """Draw means with 95 % intervals of the main figures as a PNG: a row per policy, best on top."""
     policies = sorted(evaluation.policies, key=lambda policy: -evaluation.of(policy, "score_mean_s").mean())
-    panels = COLUMNS[:3]
+    panels, look = COLUMNS[:3], looks(evaluation.policies)
     names = ("mean score, s", "95th percentile of the score, s", "dropped tasks, %")
     figure = Figure(figsize=(11, 1.2 + 0.38 * len(policies)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -117,7 +118,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
         factor = panel.factor
         for row, policy in enumerate(policies):
             value = evaluation.mean(policy, panel.name)
-            colour = "tab:orange" if policy in (reference, f"{reference}{SAMPLED}") else "tab:blue"
+            colour = look[policy]["color"]
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
             axis.plot(value.mean * factor, row, "o", color=colour)
             axis.annotate(
@@ -133,6 +134,8 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(policies)), policies)
+    for label, policy in zip(axes[0].get_yticklabels(), policies, strict=True):
+        label.set_fontweight("bold" if policy.removesuffix(SAMPLED) == reference else "normal")
     axes[0].set_ylim(-0.6, len(policies) - 0.2)
     figure.suptitle(title, fontsize=10, parse_math=False)
     with written_at_once(path) as partial:

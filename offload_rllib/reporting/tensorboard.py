@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 
 from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.results import Comparison
-from offload_rllib.reporting.topology import draw
+from offload_rllib.reporting.network_picture import draw
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.metrics import BIN_MIDDLES
 

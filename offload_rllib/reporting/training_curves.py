@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from offload_rllib.evaluation.metrics import SCORE, metric_of
-from offload_rllib.reporting.figures import looks, new_figure, tidy
+from offload_rllib.reporting.figures import new_figure, tidy
+from offload_rllib.reporting.looks import LABEL_POINTS, PAGE, TITLE_POINTS, looks
 from offload_rllib.rollout.callbacks import PREFIX
 from offload_rllib.runs.training_run import TUNE
 from offload_rllib.training.train import TRIAL
@@ -47,7 +48,7 @@ def of_training(runs: Mapping[str, Sequence[Path]], rules: Mapping[str, float]) 
         runs: run folders of each policy, one per training seed.
         rules: what rules score on the held-out episodes, s: horizontal lines to compare with.
     """
-    figure, axes = new_figure(7.5, 4.0, 1, 1)
+    figure, axes = new_figure(PAGE, 3.2, 1, 1)
     axis = axes[0][0]
     for policy, look in looks(list(runs)).items():
         curves = [read_curve(run) for run in runs[policy]]
@@ -59,14 +60,20 @@ def of_training(runs: Mapping[str, Sequence[Path]], rules: Mapping[str, float]) 
     for rule, score in rules.items():
         axis.axhline(score, color="0.4", lw=0.8, linestyle=":")
         axis.annotate(
-            rule, (1, score), xycoords=("axes fraction", "data"), fontsize=7, color="0.3", va="bottom", ha="right"
+            rule,
+            (1, score),
+            xycoords=("axes fraction", "data"),
+            fontsize=LABEL_POINTS,
+            color="0.3",
+            va="bottom",
+            ha="right",
         )
-    axis.set_xlabel("environment steps")
-    axis.set_ylabel(f"{metric_of(SCORE).label}, while it explores")
+    axis.set_xlabel("environment steps", fontsize=TITLE_POINTS)
+    axis.set_ylabel(f"{metric_of(SCORE).label}, while it explores", fontsize=TITLE_POINTS)
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_formatter(lambda steps, _: f"{steps:,.0f}")
     tidy(axis)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=LABEL_POINTS, frameon=False)
     return figure
 
 

@@ -18,6 +18,7 @@ from offload_rllib.evaluation.metrics import METRICS, SCORE, metric_of
 from offload_rllib.evaluation.statistics import Interval
 from offload_rllib.runs.status import read_status
 from offload_rllib.runs.training_run import TUNE
+from offload_rllib.simulator.heuristics import HEURISTICS
 from offload_rllib.watching.logs import FIGURES, Log
 
 TRIAL = "trial"
@@ -25,6 +26,7 @@ SUMMARY = Path("evaluation") / "summary.csv"
 # The curves of a run, by the names of their figures.
 CURVES = (SCORE, "dropped_share")
 SHOWN_METRICS = (SCORE, "score_p95_s", "dropped_share")
+USUAL_RULE = "shortest_finish"
 MOST_RULES = 3  # as lines in the curve of the score
 
 Json = dict[str, Any]
@@ -70,9 +72,10 @@ class WatchedRun(Watched):
         """Return progress, curves, health and the evaluation of the run."""
         present = read_status(self.path)
         self._log.update()
-        evaluation = self._evaluation()
+        evaluation = evaluation_of(self.path)
         rules = [(row["policy"], row[SCORE].mean) for row in evaluation if not row["trained"]]
         best = sorted(rules, key=lambda rule: rule[1])[:MOST_RULES]
+        saved = present.get("checkpoint")
         about = [self.described("environment.yaml"), self.described("policy.yaml")]
         return {
             "kind": "run",
@@ -85,6 +88,7 @@ class WatchedRun(Watched):
             "notices": present.get("notices", []),
             "curves": [self._curve(name, best if name == SCORE else []) for name in CURVES],
             "table": _evaluation_table(evaluation),
+            "replay": f"Replay of the latest checkpoint beside {rules_of(self.path)[0]}" if saved else "",
         }
 
     def _curve(self, name: str, levels: list[tuple[str, float]]) -> Json:
@@ -96,29 +100,35 @@ class WatchedRun(Watched):
             "levels": [{"name": rule, "y": value * metric.factor} for rule, value in levels],
         }
 
-    def _evaluation(self) -> list[Json]:
-        """Return the policies of the run's evaluation with their intervals; empty before there is one."""
-        path = self.path / SUMMARY
-        if not path.is_file():
-            return []
-        rows: dict[str, Json] = {}
-        try:
-            for line in csv.DictReader(io.StringIO(read_text(path))):
-                row = rows.setdefault(
-                    line["policy"], {"policy": line["policy"], "episodes": line["episodes"], "trained": not rows}
-                )
-                row[line["metric"]] = _interval(line, "")
-                if line["metric"] == SCORE and line["difference"]:
-                    row["difference"] = _interval(line, "difference_")
-        except (KeyError, ValueError, TypeError, csv.Error) as error:
-            raise ConfigError(f"{path}: not the summary of an evaluation ({error!r})") from error
-        incomplete = [name for name, row in rows.items() if not set(SHOWN_METRICS) <= set(row)]
-        if incomplete:
-            raise ConfigError(f"{path}: not the summary of an evaluation: '{incomplete[0]}' lacks {SHOWN_METRICS}")
-        reference = next(iter(rows), "")
-        for row in rows.values():  # the same policy, greedy and sampled
-            row["trained"] = row["policy"].partition(" (")[0] == reference
-        return sorted(rows.values(), key=lambda row: row[SCORE].mean)
+
+def evaluation_of(run: Path) -> list[Json]:
+    """Return the policies of the run's evaluation with their intervals; empty before there is one."""
+    path = run / SUMMARY
+    if not path.is_file():
+        return []
+    rows: dict[str, Json] = {}
+    try:
+        for line in csv.DictReader(io.StringIO(read_text(path))):
+            row = rows.setdefault(
+                line["policy"], {"policy": line["policy"], "episodes": line["episodes"], "trained": not rows}
+            )
+            row[line["metric"]] = _interval(line, "")
+            if line["metric"] == SCORE and line["difference"]:
+                row["difference"] = _interval(line, "difference_")
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not the summary of an evaluation ({error!r})") from error
+    incomplete = [name for name, row in rows.items() if not set(SHOWN_METRICS) <= set(row)]
+    if incomplete:
+        raise ConfigError(f"{path}: not the summary of an evaluation: '{incomplete[0]}' lacks {SHOWN_METRICS}")
+    reference = next(iter(rows), "")
+    for row in rows.values():  # the same policy, greedy and sampled
+        row["trained"] = row["policy"].partition(" (")[0] == reference
+    return sorted(rows.values(), key=lambda row: row[SCORE].mean)
+
+
+def rules_of(run: Path) -> list[str]:
+    """Return the rules of a run's evaluation, best first; before there is one, the usual rule."""
+    return [row["policy"] for row in evaluation_of(run) if row["policy"] in HEURISTICS] or [USUAL_RULE]
 
 
 def _interval(line: dict[str, str], prefix: str) -> Interval:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
 
 from offload_rllib.config import ConfigError
+from offload_rllib.config.names import one_line
 from offload_rllib.watching.data import Watched
 
 HOST = "127.0.0.1"
 DATA = "/data.json"
+REPLAY = "/replay.html"
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
@@ -34,17 +37,19 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, watched: Watched, port: int) -> None:
+    def __init__(self, watched: Watched, port: int, replay: Callable[[], bytes] | None = None) -> None:
         """Listen, and answer nothing yet.
 
         Args:
             watched: what is shown.
             port: 0 takes a free one.
+            replay: gives the page of a replay; None: there is none.
 
         Raises:
             ConfigError: the port is taken, or not allowed.
         """
         self._watched, self._lock = watched, threading.Lock()
+        self.replay = replay
         self.page = page().encode()
         try:
             super().__init__((HOST, port), Handler)
@@ -95,6 +100,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send("text/html", self.server.page)
         elif path == DATA:
             self._send("application/json", self.server.data())
+        elif path == REPLAY and self.server.replay is not None:
+            try:
+                self._send("text/html", self.server.replay())
+            except (ConfigError, OSError) as error:
+                self._send("text/plain", f"{one_line(str(error))}\n".encode())
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 

@@ -98,6 +98,8 @@ function show(data) {
   byId("bar").setAttribute("aria-valuenow", share);
   byId("bar").firstElementChild.style.width = `${share}%`;
   byId("progress").textContent = data.progress ? `${share} %: ${data.progress.text}` : "No result yet.";
+  byId("replay").hidden = !data.replay;
+  byId("replay").textContent = data.replay || "";
   const sections = data.curves.map(() => make("section"));
   byId("curves").replaceChildren(...sections);
   sections.forEach((section, i) => plot(section, data.curves[i]));
