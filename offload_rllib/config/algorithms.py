@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from offload_rllib.config.appo import APPO
 from offload_rllib.config.base import AlgorithmSettings, Count, NonNegative, Positive, Share
+from offload_rllib.config.constraints import Constraint
 from offload_rllib.config.ddqn import DDQN
 
 
@@ -47,10 +48,23 @@ class OnPolicy(AlgorithmSettings):
     """steps: learn from the reward of each step; decisions: learn from the cost of each decision for all tasks,
     computed in hindsight at the end of the episode. The latter needs gamma 0, whole episodes per batch, and an
     environment in which the cost is known exactly."""
-
+    constraints: tuple[Constraint, ...] = ()
+    """Bounds that training keeps, each by a multiplier that it learns (`docs/constraints.md`)."""
     learner: Literal["torch", "fused"] = "fused"
     """How gradient steps are taken. torch: by autograd; fused: written out, several times faster, for the networks of
     this package with a local critic on the CPU, otherwise as torch. Both give the same except for rounding."""
+
+    @model_validator(mode="after")
+    def _constraints_differ(self) -> OnPolicy:
+        figures = [constraint.figure for constraint in self.constraints]
+        for figure in figures:
+            if figures.count(figure) > 1:
+                raise ValueError(f"constraints: {figure} is bounded {figures.count(figure)} times; accepted: once")
+        if figures and self.credit == "decisions":
+            raise ValueError(
+                "constraints need credit: steps: in hindsight a decision is paid for delays alone, not for drops"
+            )
+        return self
 
     @model_validator(mode="after")
     def _credit_is_complete(self) -> OnPolicy:

@@ -23,7 +23,7 @@ from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
-from offload_rllib.rollout.runner import CREDIT, STEPS, BatchedEnvRunner
+from offload_rllib.rollout.runner import COSTS, CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
 from offload_rllib.training.imitation import check_imitation
@@ -143,6 +143,7 @@ def algorithm_config(
             "seed": training.seed,
             FINGERPRINT: fingerprint(environment),
             CREDIT: getattr(algorithm, "credit", STEPS),
+            COSTS: [constraint.figure for constraint in getattr(algorithm, "constraints", ())],
         },
         disable_env_checking=True,
     )
