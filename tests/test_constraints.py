@@ -13,7 +13,7 @@ from helpers.environments import ARRIVAL, small_environment
 
 from offload_rllib.algorithms.constraints import CONSTRAINTS, Multiplier, measured, priced
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
-from offload_rllib.config.constraints import CONSTRAINED, Constraint
+from offload_rllib.config.algorithms import CONSTRAINED, Constraint
 from offload_rllib.envs.costs import COUNTED
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import held_out_keys, vector_env
@@ -344,7 +344,7 @@ def test_constraints_that_do_not_fit() -> None:
     twice = {"constraints": [{"figure": "late_share", "at_most": 0.1}] * 2}
     with pytest.raises(ConfigError, match=r"constraints: late_share is bounded 2 times; accepted: once"):
         policy_config("PPO", **twice)
-    with pytest.raises(ConfigError, match=r"constraints need credit: steps"):
+    with pytest.raises(ConfigError, match=r"constraints need credit: steps: hindsight charges"):
         policy_config("PPO", **CONSTRAINED_BY, credit="decisions")
     environment = load_environment(small_environment())
     of_type = {"constraints": [{"figure": "dropped_share_of_urgent", "at_most": 0.1}]}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
-from offload_rllib.config.constraints import Constraint
+from offload_rllib.config.algorithms import Constraint
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.simulator.types import Array
@@ -135,7 +135,7 @@ class ConstrainedAlgorithm(OffloadAlgorithm):
         return super().get_state(*args, **kwargs) | ({CONSTRAINTS: own} if own else {})
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore `get_state`; a multiplier that is not among it begins anew."""
+        """Restore `get_state`; a multiplier that is not in it keeps its initial value."""
         super().set_state(state)
         kept = state.get(CONSTRAINTS, {})
         for multiplier in self.multipliers:

@@ -54,7 +54,7 @@ def cost_table(figures: Sequence[str], types: Sequence[str]) -> tuple[Array, Arr
         Costs [C, Y, OUTCOMES] float64, and [C, Y] float64: 1 where the figure is of tasks of the type.
 
     Raises:
-        ConfigError: a figure is not one of them, or of a type that there is not.
+        ConfigError: a figure is not one of them, or its type of task does not exist.
     """
     cost = np.zeros((len(figures), len(types), OUTCOMES))
     share_of = np.zeros((len(figures), len(types)))
@@ -112,7 +112,7 @@ def settle_costs(scenarios, batch, reward, accounts, deciding, environments, cos
         batch: a `State`.
         reward: [1] REWARD.
         accounts: [E, A, C] float64: of each agent, the costs at its last decision; changed.
-        deciding: [E] int64, agents; NONE: nobody.
+        deciding: [E] int64, the agents; NONE where no agent decides.
         environments: [e] int64, which ones.
         costs: [E, C] float32, overwritten in those.
     """

@@ -263,7 +263,7 @@ def vector_env(
         num_envs: how many episodes run in parallel.
         overrides: ``a.b=value`` texts.
         log: keep the fate of every task.
-        costs: figures whose costs agents are told beside their rewards (`docs/constraints.md`).
+        costs: figures whose costs are given beside the rewards (`docs/constraints.md`).
         trust: run Python code that a file of a run's folder names.
 
     Raises:
