@@ -202,6 +202,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("kind", "pointer", module_key("kind")),
         Key("hidden", [7, 5], module_key("hidden"), (7, 5)),
         Key("activation", "relu", module_key("activation")),
+        Key("heads", 4, module_key("heads")),
     ],
     Sharing: [
         Key("kind", "per_node", lambda built: sorted(built.rllib.policies), ["a", "b", "c", "d"]),
