@@ -53,7 +53,7 @@ class Constraint(Schema):
     """The multiplier before the first batch."""
     proportional: NonNegative = 2000.0
     """Factor on the smoothed excess over the bound."""
-    integral: NonNegative = 1000.0
+    integral: NonNegative = 200.0
     """Factor on the excess of each batch in what it adds to the multiplier for good; below the bound it subtracts."""
     derivative: NonNegative = 0.0
     """Factor on the rise of the smoothed excess since the last batch."""
