@@ -7,6 +7,7 @@ algorithm 2). What is learned from is the reward minus the multipliers times the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,16 +46,16 @@ class Multiplier:
     def measure(self, share: float) -> None:
         """Set the value after a batch.
 
-        The value is the proportional, the integral and the derivative term together, each of them at least what the
-        reference says: the integral and the sum are not below 0, and only a rise of the excess counts. They are not
-        above `largest` either, so that an unreachable bound leaves nothing behind that must be undone.
+        The value is the sum of the proportional, the integral and the derivative term. As in the reference, the integral
+        and the sum are not below 0, and only a rise of the excess counts. They are not above `largest` either, so that
+        an unreachable bound leaves no sum behind that later batches must undo.
 
         Args:
             share: of the tasks that ended in the batch, those that the figure counts.
         """
         rule, before = self.constraint, self.excess
         excess = min(share - rule.at_most, rule.largest_excess)
-        first = self.excess != self.excess
+        first = math.isnan(before)
         self.share = share
         self.excess = excess if first else rule.smoothing * before + (1 - rule.smoothing) * excess
         rise = 0.0 if first else max(self.excess - before, 0.0)
