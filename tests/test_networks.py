@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -125,7 +127,8 @@ def test_the_split_first_layer_is_one_layer_over_self_task_and_row() -> None:
     randomised(actor)
     scores = actor.scores
     assert isinstance(scores, DestinationScores)
-    layers, score = scores.layers, scores.score
+    layers: Any = scores.layers
+    score = scores.score
     for row in range(3):
         start = FIRST_ROW + HERE_SIZE + (row - 1) * ROW_SIZE if row else FIRST_ROW
         own = layers.row.weight if row else layers.here.weight
