@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.environments import ARRIVAL, small_environment
+from ray.tune.logger import TBXLoggerCallback
 
 from offload_rllib.algorithms.constraints import CONSTRAINTS, Multiplier, measured, priced
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
@@ -20,6 +21,7 @@ from offload_rllib.envs.vector import held_out_keys, vector_env
 from offload_rllib.policies.sharing import SHARED
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.tensorboard_logger import TensorBoardLogger
 
 # Crowded: some tasks are refused by full queues, some expire, some finish late or not at all.
 CROWDED: dict[str, Any] = {
@@ -321,6 +323,29 @@ def test_training_measures_prices_reports_and_restores(algorithm: str, when: str
     finally:
         first.stop()
         second.stop()
+
+
+def test_tensorboard_shows_constraints_in_a_group_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, tuple[float, int]] = {}
+    passed_on: list[dict[str, Any]] = []
+
+    class Writer:
+        def add_scalar(self, tag: str, value: float, global_step: int) -> None:
+            written[tag] = (value, global_step)
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(TBXLoggerCallback, "log_trial_result", lambda *arguments: passed_on.append(arguments[-1]))
+    logger = TensorBoardLogger()
+    logger._trial_writer = {"trial": Writer()}
+    multiplier = Multiplier(rule())
+    logger.log_trial_result(1, "trial", {"timesteps_total": 7, CONSTRAINTS: {"late_share": multiplier.report()}})
+    assert written == {"constraints/late_share/multiplier": (3.0, 7), "constraints/late_share/at_most": (0.1, 7)}
+    multiplier.measure(0.3)
+    logger.log_trial_result(2, "trial", {"timesteps_total": 8, CONSTRAINTS: {"late_share": multiplier.report()}})
+    assert written["constraints/late_share/share"] == (0.3, 8)
+    assert all(CONSTRAINTS not in result for result in passed_on)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ class Multiplier:
     def measure(self, share: float) -> None:
         """Set the value after a batch.
 
-        The value is the sum of the proportional, the integral and the derivative term. As in the reference, the integral
-        and the sum are not below 0, and only a rise of the excess counts. They are not above `largest` either, so that
-        an unreachable bound leaves no sum behind that later batches must undo.
+        The value is the sum of the proportional, the integral and the derivative term. As in the reference, the
+        integral and the sum are not below 0, and only a rise of the excess counts. They are not above `largest`
+        either, so that an unreachable bound leaves no sum behind that later batches must undo.
 
         Args:
             share: of the tasks that ended in the batch, those that the figure counts.
