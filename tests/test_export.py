@@ -19,6 +19,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.policy import Network
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.policies.export import export_onnx
+from offload_rllib.policies.network import KINDS, OF_ROWS
 from offload_rllib.policies.saved import SavedPolicy
 
 
@@ -39,7 +40,7 @@ def seen(env: VectorEnv, agents: Any = slice(None)) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("output", ["logits", "values"])
-@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_policy_acts_as_the_policy_for_any_batch(kind: str, output: str, tmp_path: Path) -> None:
     env = with_choices(make_env(small_environment(), 16))
     policy = kept(
@@ -53,7 +54,7 @@ def test_an_exported_policy_acts_as_the_policy_for_any_batch(kind: str, output: 
     observations, masks = seen(env)
     for batch in (1, 3, len(masks)):
         agree(path, policy, "shared", observations[:batch], masks[:batch])
-    if kind == "pointer":
+    if kind in OF_ROWS:
         wider = np.pad(observations, ((0, 0), (0, 24))), np.pad(masks, ((0, 0), (0, 2)))
         wider[0][:, -24:] = np.random.default_rng(0).uniform(-1, 1, (len(masks), 24))
         wider[1][:, -2:] = masks[:, -1:]

@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.policies.module import EVERYONE, MaskedActorCritic, MaskedQ
-from offload_rllib.policies.network import INVALID_LOGIT
+from offload_rllib.policies.network import INVALID_LOGIT, KINDS
 
 SIZE = FIRST_ROW + HERE_SIZE + 3 * ROW_SIZE
 SPACES = {
@@ -44,7 +44,7 @@ def batch() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_exploration_draws_among_valid_actions_and_follows_the_schedule(kind: str, batch: dict[str, Any]) -> None:
     module = q_module(kind, dueling=True, epsilon=[[0, 1.0], [1000, 0.2]])
     masks = batch[Columns.OBS]["action_mask"]

@@ -1,6 +1,8 @@
-"""Networks: masks hold, one pointer fits any degree, permuting destinations permutes scores."""
+"""Networks: masks hold, those of rows fit any degree, permuting destinations permutes scores."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
+from offload_rllib.policies.attention import AttendingLayers
 from offload_rllib.policies.network import (
     INVALID_LOGIT,
     KINDS,
+    OF_ROWS,
+    POINTER,
     Actor,
     CentralCritic,
     Critic,
     QNetwork,
     epsilon_greedy,
 )
-from offload_rllib.policies.pointer import DestinationScores
+from offload_rllib.policies.pointer import FULL_ROWS, DestinationScores
 
 HIDDEN = (16, 8)
 
@@ -77,15 +82,16 @@ def test_dueling_values_have_the_value_as_their_mean_over_valid_actions(kind: st
     assert torch.allclose(mean, network.value(observations), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", OF_ROWS)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_a_pointer_treats_destinations_alike_and_staying_apart(activation: str) -> None:
+def test_destinations_are_treated_alike_and_staying_apart(activation: str, kind: str) -> None:
     observations, masks = observations_and_masks(8, 5)
     order = [0, 3, 1, 4, 2]
     permuted = permute_rows(observations, order)
     size = observation_size(5)
     for scores in (
-        Actor(size, 5, HIDDEN, activation, "pointer"),
-        QNetwork(size, 5, HIDDEN, activation, "pointer", dueling=True),
+        Actor(size, 5, HIDDEN, activation, kind),
+        QNetwork(size, 5, HIDDEN, activation, kind, dueling=True),
     ):
         randomised(scores)
         assert torch.allclose(scores(observations, masks)[:, order], scores(permuted, masks[:, order]), atol=1e-6)
@@ -95,16 +101,19 @@ def test_a_pointer_treats_destinations_alike_and_staying_apart(activation: str) 
         moved, before = scores(swapped, masks)[:4], scores(observations, masks)[:4]
         assert not torch.allclose(moved[:, 0], before[:, 0], atol=1e-3)
         if isinstance(scores, Actor):
-            assert torch.allclose(moved[:, 1:], before[:, 1:], atol=1e-6)
-    critic = randomised(Critic(size, HIDDEN, activation, "pointer"))
+            # A pointer scores each row by itself; with attention the others have seen the change.
+            same = torch.isclose(moved[:, 1:], before[:, 1:], rtol=0, atol=1e-6)
+            assert same.all() if kind == POINTER else not same.any()
+    critic = randomised(Critic(size, HIDDEN, activation, kind))
     assert torch.allclose(critic(observations), critic(permuted), atol=1e-6)
     mlp = randomised(Actor(size, 5, HIDDEN, activation))
     assert not torch.allclose(mlp(observations, masks)[:4, order], mlp(permuted, masks[:, order])[:4], atol=1e-3)
 
 
-def test_a_pointer_fits_any_degree_and_padding_changes_nothing() -> None:
-    actor = randomised(Actor(observation_size(3), 3, HIDDEN, "tanh", "pointer"))
-    critic = randomised(Critic(observation_size(3), HIDDEN, "tanh", "pointer"))
+@pytest.mark.parametrize("kind", OF_ROWS)
+def test_networks_of_rows_fit_any_degree_and_padding_changes_nothing(kind: str) -> None:
+    actor = randomised(Actor(observation_size(3), 3, HIDDEN, "tanh", kind))
+    critic = randomised(Critic(observation_size(3), HIDDEN, "tanh", kind))
     for rows in (2, 3, 17):
         observations, masks = observations_and_masks(4, rows)
         wider, wider_masks = observations_and_masks(4, rows, padding=5)
@@ -118,7 +127,8 @@ def test_the_split_first_layer_is_one_layer_over_self_task_and_row() -> None:
     randomised(actor)
     scores = actor.scores
     assert isinstance(scores, DestinationScores)
-    layers, score = scores.layers, scores.score
+    layers: Any = scores.layers
+    score = scores.score
     for row in range(3):
         start = FIRST_ROW + HERE_SIZE + (row - 1) * ROW_SIZE if row else FIRST_ROW
         own = layers.row.weight if row else layers.here.weight
@@ -127,6 +137,33 @@ def test_the_split_first_layer_is_one_layer_over_self_task_and_row() -> None:
         first = joined @ weight.T + layers.context.bias + (0.0 if row else layers.here.bias)
         expected = score(torch.tanh(first)).squeeze(-1)
         assert torch.allclose(actor(observations, masks)[:2, row], expected[:2], atol=1e-5)
+
+
+def test_attention_is_that_of_torch() -> None:
+    """Against `torch.nn.MultiheadAttention` over the features of a pointer's layers, with padding left out."""
+    observations, _ = observations_and_masks(6, 4, padding=3)
+    layers = AttendingLayers((12, 8), "relu", FULL_ROWS, heads=4)
+    for parameter in layers.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    plain = torch.nn.MultiheadAttention(8, 4, batch_first=True)
+    plain.load_state_dict(
+        {
+            "in_proj_weight": layers.projections.weight,
+            "in_proj_bias": layers.projections.bias,
+            "out_proj.weight": layers.mixed.weight,
+            "out_proj.bias": layers.mixed.bias,
+        }
+    )
+    features = layers.layers(observations)
+    padding = torch.tensor([[False] * 4 + [True] * 3]).expand(len(observations), -1)
+    assert torch.equal(layers.real_rows(observations), ~padding)
+    attended, _ = plain(features, features, features, key_padding_mask=padding)
+    expected = layers.behind(features + attended)
+    found = layers(observations)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, layers.behind(features), atol=1e-2)
+    several = observations.reshape(2, 3, -1)
+    assert torch.allclose(layers(several).reshape(found.shape), found, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,11 +202,12 @@ def test_epsilon_greedy_decides_between_equal_values_by_lot() -> None:
     assert torch.allclose(epsilon_greedy(values, masks, 0.3).exp(), torch.tensor([[0.45, 0.1, 0.0, 0.45]]), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", OF_ROWS)
 @pytest.mark.parametrize("batch", [1, 5, 63, 64])
-def test_pointers_give_destinations_that_look_alike_equal_values(batch: int) -> None:
+def test_destinations_that_look_alike_have_equal_values(batch: int, kind: str) -> None:
     observations, masks = observations_and_masks(batch, 6)
     alike = permute_rows(observations, [0, 1, 1, 1, 1, 1])
-    values = randomised(QNetwork(observation_size(6), 6, HIDDEN, "tanh", "pointer"))(alike, torch.ones_like(masks))
+    values = randomised(QNetwork(observation_size(6), 6, HIDDEN, "tanh", kind))(alike, torch.ones_like(masks))
     assert torch.allclose(values[:, 2:], values[:, 1:2].expand(-1, 4), rtol=0, atol=1e-5)
     ties = (values[:, 2:] == values[:, 1:2]).all(-1)
     assert ties[:-1].all(), "not only close, or they would be no ties; kernels may round the last row otherwise"
@@ -190,6 +228,7 @@ def test_gradients_reach_every_weight_and_are_finite(kind: str) -> None:
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_a_pointer_without_hidden_layers_is_refused() -> None:
+@pytest.mark.parametrize("kind", OF_ROWS)
+def test_networks_of_rows_without_hidden_layers_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="at least one hidden layer"):
-        Actor(observation_size(3), 3, (), "tanh", "pointer")
+        Actor(observation_size(3), 3, (), "tanh", kind)

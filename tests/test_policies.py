@@ -23,6 +23,7 @@ from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
+from offload_rllib.policies.network import KINDS, OF_ROWS
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.policies.sharing import PolicyMapping, assign, assign_in, module_names
 from offload_rllib.scenario import build_scenario
@@ -81,7 +82,12 @@ def test_mappings_that_leave_doubt_are_refused(mapping: dict[str, list[str]], me
         ({"sharing": {"mapping": {"A b": ["x"]}}}, r"sharing.mapping.*pattern.*A b"),
         ({"sharing": {"mapping": {"a": []}}}, r"sharing.mapping.a: .*at least 1"),
         ({"network": {"kind": "pointer", "hidden": []}}, r"network: kind: pointer needs at least one hidden layer"),
-        ({"network": {"kind": "transformer"}}, r"network.kind: .*'mlp' or 'pointer'"),
+        (
+            {"network": {"kind": "attention", "hidden": [8, 6], "heads": 4}},
+            r"network: heads \(4\) must divide the units of the last hidden layer \(6\); accepted: 1, 2, 3, 6",
+        ),
+        ({"network": {"kind": "attention", "heads": 0}}, r"network.heads: .*greater than or equal to 1"),
+        ({"network": {"kind": "transformer"}}, r"network.kind: .*'mlp', 'pointer' or 'attention'"),
         ({"policies": {"shared": {"gamma": 0.9}}}, r"policies.shared.gamma: unknown key"),
         ({"policies": {"shared": {"lr": 0}}}, r"policies.shared.lr: .*greater than 0"),
     ],
@@ -121,7 +127,7 @@ def test_rllibs_mapping_survives_pickling_and_overrides_have_rllibs_names() -> N
 # --- keeping and loading -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "rule", ["shared", "per_device", "per_node", {"mapping": {"x": ["rpi3", "server"], "y": ["nuc"], "z": ["c"]}}]
 )
@@ -163,13 +169,14 @@ def test_an_action_is_drawn_as_often_as_its_probability_says() -> None:
     assert actions[::2].tolist() == [action for action, _ in drawn[::2]]
 
 
-def test_one_pointer_policy_acts_on_networks_of_other_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", OF_ROWS)
+def test_one_policy_of_rows_acts_on_networks_of_other_sizes(kind: Any, tmp_path: Path) -> None:
     short = ["horizon_s=20", "warmup_s=0", "drain_s=0"]
     trained_on, larger = (
         ArrivalEnv(build_scenario(load_environment(name, short)), 2) for name in ("ether_12", "ether_31")
     )
     assert trained_on.num_actions != larger.num_actions
-    policy = kept(tmp_path / "pointer", trained_on, "per_device", network=Network(kind="pointer", hidden=(8,)))
+    policy = kept(tmp_path / "rows", trained_on, "per_device", network=Network(kind=kind, hidden=(8,)))
     larger.reset(held_out_keys(0, 2))
     fitted = policy.on(larger)
     for _ in range(5):

@@ -133,6 +133,15 @@ ON_POLICY = [
         {"training.imitate": "local"},
     ),
     Key("critic", "central", module_key("critic")),
+    Key(
+        "constraints",
+        ({"figure": "late_share", "at_most": 0.25, "largest": 7.0},),
+        lambda built: (
+            [(one["at_most"], one["largest"]) for one in built.learner.get("constraints", [])],
+            built.rllib.env_config.get("costs", []),
+        ),
+        ([(0.25, 7.0)], ["late_share"]),
+    ),
     Key("credit", "decisions", lambda built: built.rllib.env_config["credit"], beside={"algorithm.gamma": 0.0}),
     Key("minibatch_steps", 48, setting("minibatch_size")),
 ]
@@ -193,6 +202,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("kind", "pointer", module_key("kind")),
         Key("hidden", [7, 5], module_key("hidden"), (7, 5)),
         Key("activation", "relu", module_key("activation")),
+        Key("heads", 4, module_key("heads")),
     ],
     Sharing: [
         Key("kind", "per_node", lambda built: sorted(built.rllib.policies), ["a", "b", "c", "d"]),

@@ -13,7 +13,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
+from offload_rllib.algorithms.constraints import ConstrainedAlgorithm
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import UNSET, OnPolicyConfig
 from offload_rllib.config import algorithms as schema
@@ -125,7 +125,7 @@ class A2CLearner(OnPolicyLearner):
         return [ValueFunctionAPI]
 
 
-class A2C(OffloadAlgorithm):
+class A2C(ConstrainedAlgorithm):
     """Samples a batch, takes one pass over it, gives the runners the new weights."""
 
     @classmethod

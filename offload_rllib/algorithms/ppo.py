@@ -18,7 +18,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
+from offload_rllib.algorithms.constraints import ConstrainedAlgorithm
 from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import OnPolicyConfig
 from offload_rllib.config import algorithms as schema
@@ -99,7 +99,7 @@ class OffloadPPOConfig(OnPolicyConfig, PPOConfig):
         return PPOLearner
 
 
-class PPO(OffloadAlgorithm, rllib_ppo.PPO):
+class PPO(ConstrainedAlgorithm, rllib_ppo.PPO):
     """RLlib's PPO on fragments."""
 
     @classmethod

@@ -12,6 +12,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
+from offload_rllib.algorithms.constraints import CONSTRAINTS, REWARD_SCALE
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
@@ -21,6 +22,7 @@ from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import Training
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.costs import cost_table
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.warm_start import WarmStart
@@ -150,6 +152,8 @@ class OnPolicyConfig(OffloadConfig):
     def learner_settings(self, algorithm: OnPolicy, training: Training) -> dict[str, Any]:
         """Return what learners and the sampling of the trainer need."""
         own = {GRADIENTS: algorithm.learner, PULL: algorithm.pull_coeff, PULL_ENV_STEPS: training.env_steps}
+        if algorithm.constraints:
+            own[CONSTRAINTS] = [constraint.model_dump() for constraint in algorithm.constraints]
         return super().learner_settings(algorithm, training) | own
 
     @classmethod
@@ -163,6 +167,14 @@ class OnPolicyConfig(OffloadConfig):
             refuse_stock("critic", "central", training, env)
         if algorithm.credit == DECISIONS:
             _check_hindsight(algorithm, training, env)
+        if algorithm.constraints:
+            cost_table([constraint.figure for constraint in algorithm.constraints], env.scenario.arriving.types)
+            if training.env_runner == "stock":
+                raise ConfigError(
+                    "training.env_runner: stock cannot be used with algorithm.constraints, whose costs RLlib's "
+                    "episodes do not hold; accepted: batched"
+                )
+            self.learner_config_dict[REWARD_SCALE] = env.scenario.config.reward.scale
 
 
 def refuse_stock(key: str, value: str, training: Training, env: NativeEnv) -> None:

@@ -24,21 +24,34 @@ Units = Annotated[int, Field(ge=1, le=MOST_UNITS, strict=True)]
 class Network(Schema):
     """The networks of a policy, all of the same shape; formulas in `docs/policies.md`."""
 
-    kind: Literal["mlp", "pointer"] = "mlp"
+    kind: Literal["mlp", "pointer", "attention"] = "mlp"
     """mlp: a perceptron over the whole observation, for one number of actions; pointer: every destination is scored by
-    the same weights, for any number of them."""
+    the same weights, for any number of them; attention: the same, and every destination sees all others."""
     hidden: Annotated[tuple[Units, ...], Field(max_length=MOST_LAYERS)] = (64, 64)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the layers."""
+    heads: Count = 2
+    """With `kind: attention`: how many weighted means of all destinations each of them sees; a divisor of the last
+    layer's units."""
     module: Annotated[CodePath | None, NAMES_CODE] = None
     """Your own module class, as package.module:Class: a subclass of this package's module for the algorithm
     (`docs/policies.md`)."""
 
     @model_validator(mode="after")
     def _pointer_has_layers(self) -> Network:
-        if self.kind == "pointer" and not self.hidden:
-            raise ValueError("kind: pointer needs at least one hidden layer")
+        if self.kind != "mlp" and not self.hidden:
+            raise ValueError(f"kind: {self.kind} needs at least one hidden layer")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_share_the_units(self) -> Network:
+        if self.kind == "attention" and self.hidden and self.hidden[-1] % self.heads:
+            divisors = [str(n) for n in range(1, self.hidden[-1] + 1) if self.hidden[-1] % n == 0]
+            raise ValueError(
+                f"heads ({self.heads}) must divide the units of the last hidden layer ({self.hidden[-1]}); accepted: "
+                f"{', '.join(divisors)}"
+            )
         return self
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.batch import EnvBatch, observe_one, observe_some
+from offload_rllib.envs.costs import settle_costs, settle_costs_of_all
 from offload_rllib.envs.earnings import AGENT_ACCOUNT
 from offload_rllib.envs.epochs import Pending, Rules, advance_batch, earned_by_all, settle_batch, settle_first
 from offload_rllib.envs.extensions import AgentView, checked
@@ -39,19 +42,20 @@ class ArrivalEnv(EnvBatch):
         observations: [E, F] float32 of the deciding agent, see `OffloadParallelEnv`.
         masks: [E, R] int8; 1 where an action is valid.
         rewards: [E] float32, what the deciding agent has earned since its previous decision, or since the start.
+        costs: [E, C] float32, what the deciding agent has been charged since then, by figure; see `costs`.
         decisions: [E] int64, decisions of the episode so far: the number of the pending one.
         truncated: [E] bool, which episodes have ended; they wait for their reset.
         steps_per_episode: None: episodes differ.
     """
 
-    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
+    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False, costs: Sequence[str] = ()) -> None:
         """Allocate the arrays; call `reset` before the first step. Arguments and errors as `EnvBatch`.
 
         Raises:
             ConfigError: as `EnvBatch`, or a function decides for nodes that are not agents.
         """
         self.deciding = np.full(num_envs, NONE, np.int64)
-        super().__init__(scenario, num_envs, log=log)
+        super().__init__(scenario, num_envs, log=log, costs=costs)
         self._rules = Rules(NONE, 0.0, NONE, 0.0)
         if scenario.others:
             name = scenario.config.agents.others
@@ -69,6 +73,8 @@ class ArrivalEnv(EnvBatch):
         self.time_s = np.zeros(num_envs)
         self.elapsed_s = np.zeros(num_envs)
         self.rewards = np.zeros(num_envs, np.float32)
+        self.costs = np.zeros((num_envs, len(costs)), np.float32)
+        self._cost_accounts = np.zeros((num_envs, agents, len(costs)))
         self.decisions = np.zeros(num_envs, np.int64)
         self._pending = Pending(
             deciding=self.deciding,
@@ -113,6 +119,7 @@ class ArrivalEnv(EnvBatch):
         self._paid[which] = 0.0
         self._accounts[which] = np.zeros((), AGENT_ACCOUNT)
         self._step_accounts[which] = np.zeros((), AGENT_ACCOUNT)
+        self._cost_accounts[which] = 0.0
         self._advance(self._rules, np.zeros(self.num_envs, np.int32), which)
 
     def step(self, actions: np.ndarray) -> bool:
@@ -167,6 +174,8 @@ class ArrivalEnv(EnvBatch):
                 self._grow()
         if self._pays_by_function:
             self._pay_by_function(moved)
+        if self.costs.size:
+            self._charge(which)
         self._show()
         # Those that were not brought further may have ended before.
         ended = bool(ended or (len(which) < self.num_envs and self.truncated.any()))
@@ -182,6 +191,20 @@ class ArrivalEnv(EnvBatch):
         settle_batch(
             self._arrays, self._state, self._reward, self._paid, self._accounts, self.deciding, moved, self.rewards
         )
+
+    def _charge(self, which: Array) -> None:
+        arguments = (
+            self._arrays,
+            self._state,
+            self._reward,
+            self._cost_accounts,
+            self.deciding,
+            which,
+            self.costs,
+        )
+        if "charge" not in self._compiled:
+            self._compiled["charge"] = entry_point(settle_costs, *arguments)
+        self._compiled["charge"](*arguments)
 
     def play(self, name: str) -> None:
         """Play all environments to the ends of their episodes under a heuristic, as `heuristic_actions` names them.
@@ -237,6 +260,16 @@ class ArrivalEnv(EnvBatch):
         self._compiled["earned"](*arguments)
         elapsed_s = float(self._state.episode[e]["now_s"]) - self._accounts[e]["since_s"]
         return observations, masks, rewards, elapsed_s
+
+    def closing_costs(self, e: int) -> Array:
+        """Return what every agent was charged since its last decision, at the end of environment `e`'s episode.
+
+        Returns:
+            [A, C] float32. Asked a second time it is 0.
+        """
+        costs = np.zeros((self.num_envs, *self._cost_accounts.shape[1:]), np.float32)
+        settle_costs_of_all(self._arrays, self._state, self._reward, self._cost_accounts, np.array([e]), costs)
+        return costs[e]
 
     def step_rewards(self, e: int, count: int) -> Array:
         """Return what agents 0 to `count` - 1 of environment `e` have earned since this was asked last [count] float32.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from offload_rllib.config import ConfigError
 from offload_rllib.config.base import is_function_path
+from offload_rllib.envs.costs import cost_table, counted
 from offload_rllib.envs.episode_keys import held_out_keys
 from offload_rllib.envs.extensions import AgentView, checked
 from offload_rllib.envs.layout import ObservationLayout, features_of, layout_of
@@ -61,20 +62,25 @@ class EnvBatch:
         truncated: [E] bool, which episodes have ended.
     """
 
-    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
+    costs: Array
+
+    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False, costs: Sequence[str] = ()) -> None:
         """Allocate the arrays.
 
         Args:
             scenario: from `build_scenario`.
             num_envs: at least 1.
             log: keep the fate of every task (`task_log`).
+            costs: names [C] of the figures whose costs are written as well (`costs.cost_table`).
 
         Raises:
-            ConfigError: `num_envs` is less than 1, or a function that the configuration names cannot be used.
+            ConfigError: `num_envs` is less than 1, a figure has no cost, or a function that the configuration names
+                cannot be used.
         """
         if num_envs < 1:
             raise ConfigError(f"num_envs must be at least 1, is {num_envs}")
-        config, arrays = scenario.config, scenario.arrays
+        table, self._share_of = cost_table(costs, scenario.arriving.types)
+        config, arrays = scenario.config, scenario.arrays._replace(cost=table)
         self.scenario = scenario
         self.agents = scenario.agents
         self.num_envs = num_envs
@@ -287,6 +293,10 @@ class EnvBatch:
         arrays, nodes = scenario.arrays, scenario.network.nodes
         links = [link for link in arrays.destination[agent][1:] if link >= 0]
         return [self.agents[agent], *(nodes[arrays.link[link]["destination"]].name for link in links)]
+
+    def counted(self) -> Array:
+        """Return [E, C, 2] float64: the tasks that each cost's figure counts so far, and those it is a share of."""
+        return counted(self._state, self._share_of)
 
     def waits(self, e: int) -> np.ndarray:
         """Return the seconds [N] that one more task would wait at each node of environment `e`, by its true state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from offload_rllib.config import EnvironmentConfig, load_environment
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.batch import EnvBatch, observe_some
+from offload_rllib.envs.costs import settle_costs_of_all
 from offload_rllib.envs.episode_keys import held_out_keys, training_key
 from offload_rllib.envs.extensions import AgentView, checked
 from offload_rllib.envs.observation import observe, scaling
@@ -97,16 +98,20 @@ class VectorEnv(EnvBatch):
         observations: [E, A, F] float32, see `OffloadParallelEnv`.
         masks: [E, A, R] int8, or [E, A, k, R]; 1 where an action is valid.
         rewards: [E, A] float32 of the last step.
+        costs: [E, A, C] float32 of the last step, by figure; see `costs`.
         truncated: [E] bool, which episodes have ended; those must be reset before the next step.
     """
 
-    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> None:
+    def __init__(self, scenario: BuiltScenario, num_envs: int, *, log: bool = False, costs: Sequence[str] = ()) -> None:
         """Allocate the arrays; call `reset` before the first step. Arguments and errors as `EnvBatch`."""
-        super().__init__(scenario, num_envs, log=log)
+        super().__init__(scenario, num_envs, log=log, costs=costs)
         self.steps_per_episode = state.steps_per_episode(scenario.arrays)
         self._node_rewards = np.zeros((num_envs, len(scenario.network.nodes)))
         self._potential = np.zeros_like(self._node_rewards)
         self.rewards = np.zeros((num_envs, len(self.agents)), np.float32)
+        self.costs = np.zeros((num_envs, len(self.agents), len(costs)), np.float32)
+        self._cost_accounts = np.zeros(self.costs.shape)
+        self._every = np.arange(num_envs)
         self._an_episode_ended = True
 
     def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
@@ -119,6 +124,8 @@ class VectorEnv(EnvBatch):
         which = self._start_episodes(keys, environments)
         self._state = state.run_first_instant(self._arrays, self._state, which)
         self.rewards[which] = 0.0
+        self.costs[which] = 0.0
+        self._cost_accounts[which] = 0.0
         if self._reward[0]["potential"] != NO_POTENTIAL:
             _start_potential(self._arrays, self._state, self._reward, which, self._potential)
         self._an_episode_ended = bool(self.truncated.any())
@@ -174,6 +181,8 @@ class VectorEnv(EnvBatch):
                 self._grow()
         if self._reward[0]["name"] == CUSTOM:
             self._pay_by_function()
+        if self.costs.size:
+            settle_costs_of_all(self._arrays, self._state, self._reward, self._cost_accounts, self._every, self.costs)
         self._show()
         self._an_episode_ended = bool(self.truncated.any())
         return self._an_episode_ended
@@ -232,10 +241,10 @@ class VectorEnv(EnvBatch):
 NativeEnv = VectorEnv | ArrivalEnv
 
 
-def batch_of(scenario: BuiltScenario, num_envs: int, *, log: bool = False) -> Any:
+def batch_of(scenario: BuiltScenario, num_envs: int, *, log: bool = False, costs: Sequence[str] = ()) -> Any:
     """Return the native batched environment of a scenario: of the class that its `decisions.when` asks for."""
     arrival = scenario.config.decisions.when == "arrival"
-    return (ArrivalEnv if arrival else VectorEnv)(scenario, num_envs, log=log)
+    return (ArrivalEnv if arrival else VectorEnv)(scenario, num_envs, log=log, costs=costs)
 
 
 def vector_env(
@@ -244,6 +253,7 @@ def vector_env(
     *,
     overrides: Iterable[str] = (),
     log: bool = False,
+    costs: Sequence[str] = (),
     trust: bool = False,
 ) -> Any:
     """Return the native batched environment: a `VectorEnv`, or an `ArrivalEnv` with `decisions.when: arrival`.
@@ -253,12 +263,13 @@ def vector_env(
         num_envs: how many episodes run in parallel.
         overrides: ``a.b=value`` texts.
         log: keep the fate of every task.
+        costs: figures whose costs are given beside the rewards (`docs/constraints.md`).
         trust: run Python code that a file of a run's folder names.
 
     Raises:
         ConfigError: the input is invalid, or names code that is not trusted.
     """
-    return batch_of(build_scenario(load_environment(env, overrides, trust=trust)), num_envs, log=log)
+    return batch_of(build_scenario(load_environment(env, overrides, trust=trust)), num_envs, log=log, costs=costs)
 
 
 def compile_kernels(scenario: BuiltScenario) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.files import written_at_once
-from offload_rllib.policies.network import POINTER
+from offload_rllib.policies.network import OF_ROWS
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
 
 FORMATS = ("onnx",)
@@ -40,7 +40,7 @@ def export_onnx(policy: SavedPolicy, output: Path) -> dict[str, Path]:
     """Write every policy as an ONNX file and return the files by policy.
 
     A file takes `observations` [B, F] float32 and `action_mask` [B, R] int8 and gives `scores` [B, R] float32 (logits,
-    or action values) and `actions` [B] int64, the best ones, for any B; with a pointer network for any R too. Its
+    or action values) and `actions` [B] int64, the best ones, for any B; with networks of rows for any R too. Its
     metadata hold the policy's name and, as JSON, its description.
 
     Args:
@@ -88,7 +88,7 @@ def _write(description: PolicyDescription, name: str, network: nn.Module, path: 
     masks = torch.ones(2, description.actions, dtype=torch.int8)
     batch = torch.export.Dim("batch", min=1)
     dimensions = {"observations": {0: batch}, "action_mask": {0: batch}}
-    if description.network.kind == POINTER:
+    if description.network.kind in OF_ROWS:
         first, here_size, row_size = description.rows
         destinations = torch.export.Dim("destinations", min=1)
         size = row_size * destinations + (first + here_size)

@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network
-from offload_rllib.policies.network import POINTER, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
+from offload_rllib.policies.network import OF_ROWS, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
 
 LOCAL, CENTRAL = "local", "central"
 EVERYONE = "everyone"
-SHAPE = ("hidden", "activation", "kind")
+SHAPE = ("hidden", "activation", "kind", "heads")
 
 
 class _Masked(TorchRLModule):
     """A module over `Dict(observations, action_mask)`, for the stock runner and every learner.
 
-    All keys of `model_config` have defaults: `hidden`, `activation` and `kind` those of `config.policy.Network`;
-    `rows`, which a pointer reads (see `policies.pointer`), that of a full observation. Other keys are not read: RLlib
-    adds its own.
+    All keys of `model_config` have defaults: `hidden`, `activation`, `kind` and `heads` those of
+    `config.policy.Network`; `rows`, which networks of rows read (see `policies.pointer`), that of a full observation.
+    Other keys are not read: RLlib adds its own.
 
     The batch is only read. RLlib's own masking example takes keys out of it in place, which works for PPO alone.
     """
@@ -59,7 +59,7 @@ class _Masked(TorchRLModule):
         network = validated(Network, {key: given[key] for key in SHAPE if key in given}, "model_config")
         first, here_size, row_size = given.get("rows", FULL_ROWS)
         size, actions = self._sizes()
-        if network.kind == POINTER and size != first + here_size + (actions - 1) * row_size:
+        if network.kind in OF_ROWS and size != first + here_size + (actions - 1) * row_size:
             raise ConfigError(
                 f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers "
                 f"for {actions} actions; accepted: `vector_env(...).layout.blocks` of the environment"
@@ -70,9 +70,9 @@ class _Masked(TorchRLModule):
 class MaskedActorCritic(_Masked, ValueFunctionAPI):
     """Actor and critic.
 
-    `model_config` may hold `hidden`, `activation`, `kind`, `rows`, and `critic`: ``local`` (default) or ``central``
-    (see `config.policy`). With a central critic, which this project's learners feed, a batch that needs values holds
-    `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
+    `model_config` may hold `hidden`, `activation`, `kind`, `heads`, `rows`, and `critic`: ``local`` (default) or
+    ``central`` (see `config.policy`). With a central critic, which this project's learners feed, a batch that needs
+    values holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
     """
 
     def setup(self) -> None:
@@ -94,7 +94,7 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
         Args:
             observation_size: F.
             actions: R.
-            shape: `hidden`, `activation`, `kind` and `rows`, as `network.Actor` takes them.
+            shape: `hidden`, `activation`, `kind`, `heads` and `rows`, as `network.Actor` takes them.
         """
         return Actor(observation_size, actions, **shape)
 

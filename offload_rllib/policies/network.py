@@ -1,8 +1,8 @@
 """The networks of a policy, in plain torch: used by RLlib's modules, and without RLlib by a loaded policy.
 
-The roles are in this module (actor, critics, action values), their parts in `perceptron` and `pointer`. All take
-`kind` (`config.policy.Network`): ``mlp`` or ``pointer``;
-a pointer also takes `rows`, which says where the rows of an observation are.
+The roles are in this module (actor, critics, action values), their parts in `perceptron`, `pointer` and `attention`.
+All take `kind` (`config.policy.Network`): ``mlp``, ``pointer`` or ``attention``; the last two read `rows`, which says
+where the rows of an observation are, and the last one `heads`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from offload_rllib.policies.attention import AttendingLayers
 from offload_rllib.policies.perceptron import hidden_layers, linear, perceptron
-from offload_rllib.policies.pointer import FULL_ROWS, DestinationScores, PooledDestinations, RowLayout
+from offload_rllib.policies.pointer import (
+    FULL_ROWS,
+    DestinationLayers,
+    DestinationScores,
+    PooledDestinations,
+    RowLayout,
+)
 
 # Logit of an action that is not valid. Finite, so that no loss meets inf - inf; far below any logit a network gives,
 # so that such an action is never drawn.
@@ -21,12 +28,24 @@ INVALID_LOGIT = -1e9
 
 MLP = "mlp"
 POINTER = "pointer"
-KINDS = (MLP, POINTER)
+ATTENTION = "attention"
+KINDS = (MLP, POINTER, ATTENTION)
+# Those that read one row per destination, and fit any number of them.
+OF_ROWS = (POINTER, ATTENTION)
+HEADS = 2
+
+
+def _layers(kind: str, rows: RowLayout, heads: int, hidden: Sequence[int], activation: str) -> nn.Module:
+    """Return a network from observations [..., F] to features of every action [..., R, H]."""
+    if kind == ATTENTION:
+        return AttendingLayers(hidden, activation, rows, heads)
+    return DestinationLayers(hidden, activation, rows)
 
 
 def _scores(
     kind: str,
     rows: RowLayout,
+    heads: int,
     observation_size: int,
     actions: int,
     hidden: Sequence[int],
@@ -34,17 +53,17 @@ def _scores(
     output_gain: float,
 ) -> nn.Module:
     """Return a network from observations [..., F] to one number per action [..., R]."""
-    if kind == POINTER:
-        return DestinationScores(hidden, activation, rows, output_gain)
+    if kind in OF_ROWS:
+        return DestinationScores(_layers(kind, rows, heads, hidden, activation), hidden[-1], output_gain)
     return perceptron(observation_size, hidden, actions, activation, output_gain)
 
 
 def _features(
-    kind: str, rows: RowLayout, observation_size: int, hidden: Sequence[int], activation: str
+    kind: str, rows: RowLayout, heads: int, observation_size: int, hidden: Sequence[int], activation: str
 ) -> tuple[nn.Module, int]:
     """Return a network from observations [..., F] to features [..., H], and H."""
-    if kind == POINTER:
-        return PooledDestinations(hidden, activation, rows), hidden[-1]
+    if kind in OF_ROWS:
+        return PooledDestinations(_layers(kind, rows, heads, hidden, activation), hidden[-1], activation), hidden[-1]
     return hidden_layers(observation_size, hidden, activation), hidden[-1] if hidden else observation_size
 
 
@@ -59,10 +78,11 @@ class Actor(nn.Module):
         activation: str,
         kind: str = MLP,
         rows: RowLayout = FULL_ROWS,
+        heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.01)
+        self.scores = _scores(kind, rows, heads, observation_size, actions, hidden, activation, output_gain=0.01)
 
     def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
         """Return logits [..., R] float32, `INVALID_LOGIT` where the mask is 0.
@@ -84,10 +104,11 @@ class Critic(nn.Module):
         activation: str,
         kind: str = MLP,
         rows: RowLayout = FULL_ROWS,
+        heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, rows, observation_size, hidden, activation)
+        self.features, size = _features(kind, rows, heads, observation_size, hidden, activation)
         self.value = linear(size, 1, gain=1.0)
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -109,10 +130,11 @@ class CentralCritic(nn.Module):
         activation: str,
         kind: str = MLP,
         rows: RowLayout = FULL_ROWS,
+        heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, rows, observation_size, hidden, activation)
+        self.features, size = _features(kind, rows, heads, observation_size, hidden, activation)
         self.head = perceptron(2 * size, hidden[-1:], 1, activation, output_gain=1.0)
 
     def forward(self, own: Tensor, everyone: Tensor) -> Tensor:
@@ -151,13 +173,14 @@ class QNetwork(nn.Module):
         activation: str,
         kind: str = MLP,
         rows: RowLayout = FULL_ROWS,
+        heads: int = HEADS,
         *,
         dueling: bool = False,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.scores = _scores(kind, rows, observation_size, actions, hidden, activation, output_gain=0.1)
-        self.value = Critic(observation_size, hidden, activation, kind, rows) if dueling else None
+        self.scores = _scores(kind, rows, heads, observation_size, actions, hidden, activation, output_gain=0.1)
+        self.value = Critic(observation_size, hidden, activation, kind, rows, heads) if dueling else None
 
     def forward(self, observations: Tensor, masks: Tensor) -> Tensor:
         """Return action values [..., R] float32, `INVALID_LOGIT` where the mask is 0.

@@ -8,6 +8,7 @@ al., arXiv 1703.06114). Permuting destinations permutes the scores and leaves th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,15 +70,29 @@ class DestinationLayers(nn.Module):
         start = self.context.in_features + self.here.in_features
         return observations[..., start:].unflatten(-1, (-1, self.row.in_features))
 
+    def real_rows(self, observations: Tensor) -> Tensor:
+        """Return [..., R] bool: which rows are not padding.
+
+        Padding is all zeros. A row of a real destination has a speed at least, and row 0 is always real.
+        """
+        real = (self.destinations_of(observations) != 0).any(-1)
+        return torch.cat([torch.ones_like(real[..., :1]), real], -1)
+
 
 class DestinationScores(nn.Module):
     """One number per action."""
 
-    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout, output_gain: float) -> None:
-        """Make the network; arguments as `DestinationLayers` and `perceptron`."""
+    def __init__(self, layers: nn.Module, units: int, output_gain: float) -> None:
+        """Make the network.
+
+        Args:
+            layers: from observations to features of every action, such as `DestinationLayers`.
+            units: how many features.
+            output_gain: of the last layer.
+        """
         super().__init__()
-        self.layers = DestinationLayers(hidden, activation, rows)
-        self.score = linear(hidden[-1], 1, output_gain)
+        self.layers = layers
+        self.score = linear(units, 1, output_gain)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return scores [..., R] of observations [..., F]."""
@@ -90,17 +105,21 @@ class PooledDestinations(nn.Module):
     Padding is left out. Destinations that are not valid now are not: a node is as busy when no task is on offer.
     """
 
-    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout) -> None:
-        """Make the network; arguments as `DestinationLayers`."""
+    def __init__(self, layers: Any, units: int, activation: str) -> None:
+        """Make the network.
+
+        Args:
+            layers: from observations to features of every action, with `real_rows`, such as `DestinationLayers`.
+            units: how many features.
+            activation: a key of `ACTIVATIONS`.
+        """
         super().__init__()
-        self.layers = DestinationLayers(hidden, activation, rows)
-        self.head = hidden_layers(2 * hidden[-1], hidden[-1:], activation)
+        self.layers = layers
+        self.head = hidden_layers(2 * units, (units,), activation)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return features [..., H] of observations [..., F]."""
-        # Padding is all zeros. A row of a real destination has a speed at least, and row 0 is always real.
-        real = (self.layers.destinations_of(observations) != 0).any(-1, keepdim=True)
-        real = torch.cat([torch.ones_like(real[..., :1, :]), real], -2)
+        real = self.layers.real_rows(observations).unsqueeze(-1)
         features = self.layers(observations)
         mean = (features * real).sum(-2) / real.sum(-2)
         largest = features.masked_fill(~real, -torch.inf).amax(-2)

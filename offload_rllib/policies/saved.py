@@ -24,7 +24,7 @@ from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.config.trust import TRUST, trusts_all
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
-from offload_rllib.policies.network import POINTER, Actor, QNetwork, epsilon_greedy
+from offload_rllib.policies.network import OF_ROWS, Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
 from offload_rllib.policies.sharing import Assignment, device_types
 from offload_rllib.scenario.functions import load_object
@@ -64,7 +64,8 @@ class PolicyDescription(Schema):
     network: Network
     """Of every policy."""
     rows: tuple[RowSize, RowSize, RowSize] = FULL_ROWS
-    """With a pointer network: numbers of an observation before its first row, of row 0, and of each other row."""
+    """With a network of rows (`pointer`, `attention`): numbers of an observation before its first row, of row 0, and of
+    each other row."""
     dueling: Flag = False
     """With `values`: whether the network has a value stream."""
     environment: str
@@ -107,19 +108,22 @@ class PolicyDescription(Schema):
         """
         if self.network.module is not None:
             return self._make_own_network(self.network.module)
-        shape = (self.observation_size, self.actions, self.network.hidden, self.network.activation, self.network.kind)
         if self.output == "values":
-            return QNetwork(*shape, self.rows, dueling=self.dueling)
-        return Actor(*shape, self.rows)
+            return QNetwork(self.observation_size, self.actions, **self._shape, dueling=self.dueling)
+        return Actor(self.observation_size, self.actions, **self._shape)
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {key: getattr(self.network, key) for key in ("hidden", "activation", "kind", "heads")} | {
+            "rows": self.rows
+        }
 
     def _make_own_network(self, path: str) -> nn.Module:
         make = getattr(load_object(path, "network.module"), "make_network", None)
         if make is None:
             raise ConfigError(f"network.module: {path} has no class method make_network")
-        shape = {key: getattr(self.network, key) for key in ("hidden", "activation", "kind")} | {"rows": self.rows}
-        if self.output == "values":
-            shape["dueling"] = self.dueling
-        return make(self.observation_size, self.actions, **shape)
+        dueling = {"dueling": self.dueling} if self.output == "values" else {}
+        return make(self.observation_size, self.actions, **self._shape, **dueling)
 
     def check_fits(self, env: NativeEnv) -> None:
         """Raise ConfigError if an environment's observations, actions or moments of decision do not fit."""
@@ -171,7 +175,7 @@ def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: 
         met: the same of the environment.
     """
     size, actions = met
-    if network.kind == POINTER:
+    if network.kind in OF_ROWS:
         first, here_size, row_size = rows
         if size == first + here_size + (actions - 1) * row_size:
             return ""

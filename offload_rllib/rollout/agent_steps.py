@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -59,6 +59,11 @@ class AgentSteps:
     """[C] bool: whether the episode ended there, by truncation."""
     env_steps: int
     """Steps of the environments in which the rows were sampled."""
+    costs: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[N, C] float32: charged until the successor, for each constraint; C = 0: there are none."""
+    counted: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    """[C, 2] float64: of the tasks that ended in these steps of the environments, whichever agents', how many the
+    figure of each constraint counts, and of how many it is a share."""
     joint: Array | None = None
     """[M, A, F] float32: what all agents of an environment saw at M moments; for central critics."""
     moment: Array | None = None
@@ -108,6 +113,7 @@ class AgentSteps:
             actions=self.actions[here],
             log_probabilities=self.log_probabilities[here],
             rewards=self.rewards[here],
+            costs=self.costs[here] if self.costs.size else self.costs,
             elapsed_s=self.elapsed_s[here],
             following=place[self.following[here]],
             closing_observations=self.closing_observations[closing],

@@ -14,6 +14,7 @@ from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.hindsight import credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
+from offload_rllib.rollout.tally import Tally
 from offload_rllib.simulator.jit import entry_point
 
 
@@ -25,8 +26,14 @@ class ArrivalSampling:
         self._runner, self._batch = runner, batch
         size = batch.num_envs
         self._recorder = Recorder(
-            size, tuple(batch.agents), batch.observation_size, batch.num_actions, joint=runner.has_central_critic
+            size,
+            tuple(batch.agents),
+            batch.observation_size,
+            batch.num_actions,
+            joint=runner.has_central_critic,
+            costs=batch.costs.shape[1],
         )
+        self._tally = Tally(batch)
         self._scores = torch.zeros((size, batch.num_actions))
         self._logits = self._scores.numpy()
         self._every, self._one_end = np.arange(size), np.array([size])
@@ -45,6 +52,7 @@ class ArrivalSampling:
     def restart(self) -> None:
         """Notice that all environments are reset."""
         self._recorder.restart()
+        self._tally.restart()
 
     def sample(self, how: How, *, steps: int, episodes: int) -> tuple[list[AgentSteps], int]:
         """Return so many decisions, or whole episodes, of every environment, and the environment steps they are."""
@@ -65,8 +73,17 @@ class ArrivalSampling:
         whole = self._recorder.take(np.concatenate(lasted) if episodes else None)
         parts = whole.of_policies(runner.owner, runner.agents_of)
         self._agent_steps = {part.module_id: len(part) for part in parts}
+        counted = self._tally.take()
         return [
-            replace(part, source=runner.source, start=start, steps=step, environments=batch.num_envs) for part in parts
+            replace(
+                part,
+                source=runner.source,
+                start=start,
+                steps=step,
+                environments=batch.num_envs,
+                counted=counted,
+            )
+            for part in parts
         ], whole.env_steps
 
     def agent_steps(self, module_id: str, env_steps: int) -> int:
@@ -81,6 +98,7 @@ class ArrivalSampling:
                 places, rows = self._recorder.episode(e, int(batch.decisions[e]))
                 credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows)
         counted = which[left[which] > 0] if left.any() else which
+        self._tally.close(which)
         runner.finish_episodes(counted, self._recorder.returns[counted], batch.decisions[counted])
         left[counted] = np.maximum(left[counted] - 1, 0)
         runner.start_episodes(which)

@@ -12,6 +12,7 @@ from offload_rllib.rollout.acting import choose_categorical, choose_greedy, find
 from offload_rllib.rollout.fragment import Fragment
 from offload_rllib.rollout.hindsight import hindsight_rewards, settled_steps
 from offload_rllib.rollout.sampling import How, SamplingRunner
+from offload_rllib.rollout.tally import Tally
 
 
 class ClockedSampling:
@@ -30,6 +31,7 @@ class ClockedSampling:
         self._scores = torch.zeros((rows, batch.num_actions))
         self.decided = np.zeros(batch.num_envs, np.int64)
         self._returns = np.zeros((batch.num_envs, len(batch.agents)))
+        self._tally = Tally(batch)
         self._kept: tuple[np.ndarray, ...] | None = None
         self._rows = np.zeros(rows, np.int64)
         self._seen = torch.zeros((rows, batch.observation_size))
@@ -42,6 +44,7 @@ class ClockedSampling:
 
     def restart(self) -> None:
         """Notice that all environments are reset."""
+        self._tally.restart()
 
     def sample(self, how: How, *, steps: int, episodes: int) -> tuple[list[Fragment], int]:
         """Return so many steps, or whole episodes, of every environment, and the environment steps they are."""
@@ -49,6 +52,7 @@ class ClockedSampling:
         start = runner.steps_in_series
         steps = episodes * batch.steps_per_episode or steps
         observations, masks, actions, log_probabilities, rewards, truncated = self._arrays(steps)
+        costs = np.zeros((steps, *batch.costs.shape), np.float32)
         final_observations: list[np.ndarray] = []
         final_masks: list[np.ndarray] = []
         for t in range(steps):
@@ -59,6 +63,7 @@ class ClockedSampling:
             self.decided += 1
             self._returns += batch.rewards
             rewards[t] = batch.rewards
+            costs[t] = batch.costs
             if ended:
                 truncated[t] = batch.truncated
                 which = np.flatnonzero(batch.truncated)
@@ -67,6 +72,7 @@ class ClockedSampling:
                 if runner.in_hindsight:
                     for e in which.tolist():
                         _credit_decisions(batch, e, t, masks, actions, rewards)
+                self._tally.close(which)
                 runner.finish_episodes(which, self._returns[which], self.decided[which])
                 runner.start_episodes(which)
         observations[steps] = batch.observations
@@ -74,6 +80,7 @@ class ClockedSampling:
         none = np.zeros((0, *batch.observations.shape[1:]), np.float32)
         final_seen = np.concatenate([none, *final_observations])
         final_valid = np.concatenate([np.zeros((0, *batch.masks.shape[1:]), np.int8), *final_masks])
+        counted = self._tally.take()
         fragments = [
             Fragment(
                 module_id=module_id,
@@ -89,6 +96,8 @@ class ClockedSampling:
                 source=runner.source,
                 start=start,
                 interval_s=batch.scenario.config.decisions.interval_s,
+                costs=_of_agents(costs, agents),
+                counted=counted,
             )
             for module_id, agents in runner.agents_of.items()
         ]

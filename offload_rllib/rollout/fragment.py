@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,10 @@ class Fragment:
     """Steps that each of them took before, since all were restarted; None: not counted."""
     interval_s: float = 1.0
     """Time between two steps."""
+    costs: Array = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32))
+    """[T, E, A, C] float32: see `AgentSteps`."""
+    counted: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    """[C, 2] float64: see `AgentSteps`."""
 
     @property
     def env_steps(self) -> int:
@@ -78,6 +82,7 @@ class Fragment:
                 actions=self.actions[:, first:last],
                 log_probabilities=self.log_probabilities[:, first:last],
                 rewards=self.rewards[:, first:last],
+                costs=self.costs[:, first:last],
                 truncated=self.truncated[:, first:last],
                 final_observations=self.final_observations[finals],
                 final_masks=self.final_masks[finals],
@@ -114,6 +119,8 @@ class Fragment:
             actions=self.actions.reshape(-1),
             log_probabilities=self.log_probabilities.reshape(-1),
             rewards=self.rewards.reshape(-1),
+            costs=self.costs.reshape(-1, self.costs.shape[-1]) if self.costs.size else np.zeros((0, 0), np.float32),
+            counted=self.counted,
             elapsed_s=np.full(rows, self.interval_s),
             following=following,
             closing_observations=_rows([self.observations[-1], self.final_observations]),

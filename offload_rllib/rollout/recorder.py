@@ -16,7 +16,7 @@ from offload_rllib.simulator.types import NONE, Array
 CLOSED = NONE - 1
 
 
-def _allocate(rows: int, features: int, actions: int) -> Rows:
+def _allocate(rows: int, features: int, actions: int, costs: int) -> Rows:
     return Rows(
         agent=np.empty(rows, np.int64),
         environment=np.empty(rows, np.int64),
@@ -26,13 +26,14 @@ def _allocate(rows: int, features: int, actions: int) -> Rows:
         actions=np.empty(rows, np.int32),
         log_probabilities=np.empty(rows, np.float32),
         rewards=np.empty(rows, np.float32),
+        costs=np.empty((rows, costs), np.float32),
         elapsed_s=np.empty(rows),
         following=np.empty(rows, np.int64),
     )
 
 
 @kernel
-def _note(deciding, time_s, elapsed_s, observations, masks, rewards, first, rows, last, returns):
+def _note(deciding, time_s, elapsed_s, observations, masks, rewards, costs, first, rows, last, returns):
     """Write the pending decision of each environment into the rows from `first` on; link each to its agent's last."""
     for e in range(deciding.shape[0]):
         row, a = first + e, deciding[e]
@@ -47,6 +48,8 @@ def _note(deciding, time_s, elapsed_s, observations, masks, rewards, first, rows
         before = last[e, a]
         if before != NONE:
             rows.rewards[before] = rewards[e]
+            for c in range(costs.shape[1]):
+                rows.costs[before, c] = costs[e, c]
             rows.elapsed_s[before] = elapsed_s[e]
             rows.following[before] = row
         last[e, a] = row
@@ -60,7 +63,9 @@ class Recorder:
     the next sample, as RLlib's own runner keeps them; their states close this one.
     """
 
-    def __init__(self, environments: int, agents: tuple[str, ...], features: int, actions: int, *, joint: bool) -> None:
+    def __init__(
+        self, environments: int, agents: tuple[str, ...], features: int, actions: int, *, joint: bool, costs: int = 0
+    ) -> None:
         """Begin without decisions.
 
         Args:
@@ -69,9 +74,10 @@ class Recorder:
             features: F.
             actions: R.
             joint: record what all agents see at each decision, for central critics.
+            costs: C.
         """
         self._environments, self._agents = environments, agents
-        self._sizes = (features, actions)
+        self._sizes = (features, actions, costs)
         self._keeps_joint = joint
         self.returns = np.zeros((environments, len(agents)))
         self._rows = _allocate(0, *self._sizes)
@@ -117,6 +123,7 @@ class Recorder:
             batch.observations,
             batch.masks,
             batch.rewards,
+            batch.costs,
             self._count,
             self._rows,
             self._last,
@@ -142,6 +149,8 @@ class Recorder:
         agents = np.flatnonzero(self._last[e] != NONE)
         rows = self._last[e, agents]
         self._rows.rewards[rows] = rewards[agents]
+        if batch.costs.size:
+            self._rows.costs[rows] = batch.closing_costs(e)[agents]
         self._rows.elapsed_s[rows] = elapsed_s[agents]
         self._rows.following[rows] = CLOSED - self._closed - np.arange(len(rows))
         self._closed += len(rows)
@@ -193,6 +202,7 @@ class Recorder:
             actions=rows.actions[done],
             log_probabilities=rows.log_probabilities[done],
             rewards=rows.rewards[done],
+            costs=rows.costs[done],
             elapsed_s=rows.elapsed_s[done],
             following=following,
             closing_observations=np.concatenate([rows.observations[pending], *self._closing_observations]),

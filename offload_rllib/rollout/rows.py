@@ -26,6 +26,8 @@ class Rows(NamedTuple):
     """[n] float32."""
     rewards: Array
     """[n] float32: earned until the successor."""
+    costs: Array
+    """[n, C] float32: charged until the successor."""
     elapsed_s: Array
     """[n] float64: time until the successor."""
     following: Array

@@ -42,6 +42,8 @@ from offload_rllib.rollout.sampling import How
 # Key of `env_config`, and what it may be (see `config.algorithms.OnPolicy.credit`).
 CREDIT = "credit"
 STEPS, DECISIONS = "steps", "decisions"
+# Key of `env_config`: the figures whose costs are sampled with the rewards (see `envs.costs`).
+COSTS = "costs"
 # So many episodes in a row without a task to decide are no chance.
 MOST_EMPTY_EPISODES = 100
 
@@ -89,8 +91,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         source = context.get("env", self.config.env)
         count = self.config.num_envs_per_env_runner
         self.in_hindsight = context.get(CREDIT, STEPS) == DECISIONS
-        overrides = context.get("overrides", ())
-        self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight))
+        overrides, costs = context.get("overrides", ()), tuple(context.get(COSTS, ()))
+        self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight, costs=costs))
         self.num_envs = count
         compile_kernels(self.env.batch.scenario)  # compile now; compiling later would exceed the sample timeout
         self._root_seed = int(context.get("seed", 0))

@@ -40,6 +40,7 @@ from offload_rllib.simulator.types import (
     NONE,
     OFFER_ARRIVAL,
     OFFER_NEWEST,
+    OUTCOMES,
     SETTINGS,
     SJF,
     TASKS_LOST,
@@ -358,6 +359,7 @@ def build_scenario(
         power=powers(config, network),
         agent_node=np.array(deciding, np.int32),
         destination=destination_rows(link, offered, deciding, padded_to),
+        cost=np.zeros((0, len(arriving.weights), OUTCOMES)),
         **arriving.arrays(load),
     )
     # A network that an episode draws is only played, not shown.

@@ -66,6 +66,7 @@ def scenario_of(scenarios, e):
         scenarios.distribution_to,
         scenarios.choice,
         scenarios.job,
+        scenarios.cost,
     )
 
 
@@ -91,4 +92,5 @@ def env_slice(state, e):
         state.metrics[e],
         state.histogram[e],
         state.log[e],
+        state.cost[e],
     )

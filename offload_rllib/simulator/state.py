@@ -107,6 +107,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         metrics=np.zeros((num_envs, len(scenario.type_weight)), METRICS),
         histogram=np.zeros((num_envs, len(scenario.type_weight), 2, HISTOGRAM_BINS), np.uint32),
         log=np.zeros((num_envs, log_rows), LOG),
+        cost=np.zeros((num_envs, nodes + 1, len(scenario.cost))),
     )
 
 
@@ -209,6 +210,7 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.link,
         state.metrics,
         state.histogram,
+        state.cost,
     ):
         # As bytes: numpy sets records field by field.
         in_bytes = array[..., np.newaxis].view(np.uint8)

@@ -16,6 +16,7 @@ from offload_rllib.simulator.types import (
     HISTOGRAM_BINS,
     HISTOGRAM_BITS,
     HISTOGRAM_LOWEST,
+    LATE,
     LOST,
     NODE_FAILED,
     NONE,
@@ -176,6 +177,16 @@ def score_of_unfinished(settings, task, age_s):
 
 
 @kernel
+def _charge(scenario, cost, task, outcome):
+    """Add what a task that ended costs to the costs of its origin and to those of all nodes."""
+    for c in range(cost.shape[1]):
+        price = scenario.cost[c, task.type, outcome]
+        if price != 0.0:
+            cost[task.origin, c] += price
+            cost[cost.shape[0] - 1, c] += price
+
+
+@kernel
 def account(scenario, environment, slot, now_s, outcome):
     """Enter a task that ended, or is still open at the end of the episode, into the metrics and the log."""
     settings = scenario.settings[0]
@@ -219,6 +230,8 @@ def account(scenario, environment, slot, now_s, outcome):
         weight = scenario.type_weight[task.type]
         origin.score_sum_s += weight * score
         origin.scored += weight
+        late = outcome == FINISHED and now_s > task.deadline_s
+        _charge(scenario, environment.cost, task, LATE if late else outcome)
     if environment.log.shape[0] > task.number:
         row = environment.log[task.number]
         row.created_s = task.created_s

@@ -3,9 +3,9 @@
 Sizes of the network: E environments, N nodes, M directed links, S servers of all nodes. Sizes of decisions: A agents, D
 deciding nodes (the agents first, then those that act by a rule), R action rows (self and destinations), k tasks decided
 at a time. Sizes of the state: T task slots, K remembered broadcasts per node (a power of two), W buckets of expiries, H
-hops at most, B histogram bins, L log rows. Sizes of the workload: Y task types, C values of empirical distributions, P
-rows of recordings or of tables of rates, B states of a bursty rate. All times are absolute seconds since the start of
-the episode unless a name says otherwise.
+hops at most, B histogram bins, L log rows, C costs of constraints. Sizes of the workload: Y task types, I values of
+empirical distributions, P rows of recordings or of tables of rates, B states of a bursty rate. All times are absolute
+seconds since the start of the episode unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ EXPIRED = 3
 LOST = 4
 NODE_FAILED = 5
 CAUSES = ("queue_full", "expired", "lost", "node_failed")
+# What `Scenario.cost` tells apart beside these: a task that finished after its deadline.
+LATE = 6
+OUTCOMES = 7
 
 # What a deadline does.
 EXPIRY_NEVER, EXPIRY_QUEUED, EXPIRY_ABORT = range(3)
@@ -414,8 +417,9 @@ class Scenario(NamedTuple):
     type_weight: Array  # [Y] float64: of a task in score and reward
     distribution: Array  # [Y, 4] DISTRIBUTION of each type's WORK, BITS_IN, BITS_OUT, DEADLINE
     distribution_to: Array  # [Y, 4] DISTRIBUTION: upper ends of the parameters that episodes draw
-    choice: Array  # [C, 2] float64: values of empirical distributions and their cumulative shares
+    choice: Array  # [I, 2] float64: values of empirical distributions and their cumulative shares
     job: Array  # [J, 3] float64: work, bits in, bits out; drawn uniformly; empty if task types are used
+    cost: Array  # [C, Y, OUTCOMES] float64: what a task that counts costs when it ends so; C = 0: no costs
 
 
 class State(NamedTuple):
@@ -443,3 +447,4 @@ class State(NamedTuple):
     metrics: Array  # [E, Y] METRICS
     histogram: Array  # [E, Y, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log
+    cost: Array  # [E, N + 1, C] float64: costs so far of the tasks made at each node; last, of all of them

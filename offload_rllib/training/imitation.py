@@ -105,7 +105,14 @@ def _description(rule: str, policy: PolicyConfig, env: NativeEnv, assignment: As
 
 def _critic(description: PolicyDescription) -> Critic:
     network = description.network
-    return Critic(description.observation_size, network.hidden, network.activation, network.kind, description.rows)
+    return Critic(
+        description.observation_size,
+        network.hidden,
+        network.activation,
+        network.kind,
+        description.rows,
+        network.heads,
+    )
 
 
 def _played(env: NativeEnv, wanted: Imitation, seed: int) -> AgentSteps:

@@ -21,9 +21,10 @@ from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
 from offload_rllib.envs.vector import NativeEnv, batch_of
+from offload_rllib.policies.network import OF_ROWS
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
-from offload_rllib.rollout.runner import CREDIT, STEPS, BatchedEnvRunner
+from offload_rllib.rollout.runner import COSTS, CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
 from offload_rllib.training.imitation import check_imitation
@@ -74,7 +75,7 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
     """Check that an algorithm and a network support an environment.
 
     Raises:
-        ConfigError: several tasks per decision, shaping with another discount, or a pointer network without rows.
+        ConfigError: several tasks per decision, shaping with another discount, or a network of rows without rows.
     """
     if environment.decisions.tasks_per_decision > 1:
         raise ConfigError(
@@ -90,9 +91,10 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
                     f"reward.shaping.{key} ({mine:g}) must equal algorithm.{key} ({theirs:g}): otherwise shaping "
                     "changes which policy is best"
                 )
-    if policy.network.kind == "pointer" and layout.row_size == 0:
+    kind = policy.network.kind
+    if kind in OF_ROWS and layout.row_size == 0:
         raise ConfigError(
-            f"network.kind: pointer reads one row per destination, and observe: {environment.observe} has none"
+            f"network.kind: {kind} reads one row per destination, and observe: {environment.observe} has none"
         )
 
 
@@ -143,6 +145,7 @@ def algorithm_config(
             "seed": training.seed,
             FINGERPRINT: fingerprint(environment),
             CREDIT: getattr(algorithm, "credit", STEPS),
+            COSTS: [constraint.figure for constraint in getattr(algorithm, "constraints", ())],
         },
         disable_env_checking=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.logger import TBXLoggerCallback
 
+from offload_rllib.algorithms.constraints import CONSTRAINTS
 from offload_rllib.rollout.callbacks import PREFIX
 
 # TensorBoard sorts groups of tags by name: these come before `evaluation` and `ray`.
@@ -35,15 +36,19 @@ def finite(result: dict[str, Any]) -> dict[str, Any]:
 
 
 class TensorBoardLogger(TBXLoggerCallback):
-    """Writes ``episodes/FIGURE`` for what `OffloadCallback` logs, and ``ray/tune/...`` for all else."""
+    """Writes ``episodes/FIGURE`` for what `OffloadCallback` logs, ``constraints/...``, and all else as RLlib does."""
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """Write one result, at its number of environment steps."""
         result = finite(result)
+        bounds = result.pop(CONSTRAINTS, {})
         sampled = dict(result.get(ENV_RUNNER_RESULTS, {}))
         figures = sampled.pop(PREFIX, {})
         super().log_trial_result(iteration, trial, result | {ENV_RUNNER_RESULTS: sampled})
         writer = self._trial_writer[trial]
         for figure, value in figures.items():
             writer.add_scalar(tag_of(figure), value, global_step=result["timesteps_total"])
+        for figure, values in bounds.items():
+            for name, value in values.items():
+                writer.add_scalar(f"{CONSTRAINTS}/{figure}/{name}", value, global_step=result["timesteps_total"])
         writer.flush()
