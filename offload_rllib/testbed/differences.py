@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from offload_rllib.evaluation.statistics import Interval, certain, paired_differ
 from offload_rllib.simulator.types import CAUSES
 from offload_rllib.testbed.log import DONE, LOAD, PARTS, ROUNDING_S, SIDE, SIMULATOR, TASK, TESTBED
 
+# A pandas table or column, of which the type checker knows no more.
+Tasks = Any
 SIDES = (TESTBED, SIMULATOR)
 OTHER = "other_s"
 DROPPED, UNFINISHED = "dropped", "unfinished"
@@ -122,7 +125,7 @@ def _verdict(target: Target, values: pd.Series, places: Sequence[str]) -> Verdic
     return Verdict(target, worst, where, sum(not target.meets(value) for value, _ in known), len(known))
 
 
-def differences_of(tasks: pd.DataFrame, *, drop_s: float = 0.0) -> Differences:
+def differences_of(tasks: Tasks, *, drop_s: float = 0.0) -> Differences:
     """Return how far the two sides of a log are apart, for each policy and load that both have.
 
     Args:
@@ -136,7 +139,7 @@ def differences_of(tasks: pd.DataFrame, *, drop_s: float = 0.0) -> Differences:
         if not (tasks[SIDE] == side).any():
             raise ConfigError(f"the log has no row with {SIDE} '{side}', so there is nothing to compare")
     tasks = tasks[tasks["counts"]].assign(score_s=lambda table: scores(table, drop_s))
-    groups = {key: group for key, group in tasks.groupby([LOAD, POLICY, SIDE], sort=False)}
+    groups: dict[Any, Any] = dict(iter(tasks.groupby([LOAD, POLICY, SIDE], sort=False)))
     keys = list(dict.fromkeys((load, policy) for load, policy, _ in groups))
     both = [key for key in keys if all((*key, side) in groups for side in SIDES)]
     notes = [
@@ -157,14 +160,14 @@ def differences_of(tasks: pd.DataFrame, *, drop_s: float = 0.0) -> Differences:
         compared = _pairs(played)
         pairs += [{LOAD: load} | pair for pair in compared]
         rankings.append({LOAD: load} | _ranking(played, compared))
-    table = pd.DataFrame(cases)
+    table: Any = pd.DataFrame(cases)
     unpaired = int(table["unpaired"].sum())
     if unpaired:
         notes.append(f"{unpaired} tasks are on one side only: the arrivals were not the same, or do not count the same")
     return Differences(table, pd.DataFrame(parts), pd.DataFrame(rankings), pd.DataFrame(pairs), tuple(notes))
 
 
-def scores(tasks: pd.DataFrame, drop_s: float) -> np.ndarray:
+def scores(tasks: Tasks, drop_s: float) -> np.ndarray:
     """Return the score of each task in seconds, as the simulator has it where late tasks are aborted.
 
     The response time; of a task that did not finish its relative deadline, its age at the end, or `drop_s`, whichever
@@ -175,7 +178,7 @@ def scores(tasks: pd.DataFrame, drop_s: float) -> np.ndarray:
     return np.where(tasks["outcome"] == DONE, tasks["response_s"], np.maximum(age_s, relative_s))
 
 
-def _case(testbed: pd.DataFrame, simulator: pd.DataFrame) -> dict[str, float]:
+def _case(testbed: Tasks, simulator: Tasks) -> dict[str, float]:
     """Return the row of `Differences.cases` of a policy at a load."""
     row: dict[str, float] = {}
     responses = {}
@@ -196,7 +199,8 @@ def _case(testbed: pd.DataFrame, simulator: pd.DataFrame) -> dict[str, float]:
     apart = paired_difference(*_batched(finished[EPISODE], finished[["response_s_0", "response_s_1"]].to_numpy().T))
     row["mean_low"], row["mean_high"] = (_share(end, row[f"mean_{SIMULATOR}"]) for end in (apart.low, apart.high))
     both = all(map(len, responses.values()))
-    row["ks"] = float(stats.ks_2samp(*responses.values()).statistic) if both else float("nan")
+    distance: Any = stats.ks_2samp(*responses.values()) if both else None
+    row["ks"] = float(distance.statistic) if both else float("nan")
     row["created_late_s"] = float((paired["created_s_0"] - paired["created_s_1"]).mean())
     row["unpaired"] = len(testbed) + len(simulator) - 2 * len(paired)
     return row
@@ -216,7 +220,7 @@ def _share(value: float, of: float) -> float:
     return value / of if of else float("nan")
 
 
-def _parts(testbed: pd.DataFrame, simulator: pd.DataFrame) -> list[dict[str, object]]:
+def _parts(testbed: Tasks, simulator: Tasks) -> list[dict[str, Any]]:
     """Return the parts of the mean response time of the finished tasks, on both sides.
 
     A part is compared where every finished task has it, on both sides; the simulator decides in no time. The rest of
@@ -237,18 +241,18 @@ def _parts(testbed: pd.DataFrame, simulator: pd.DataFrame) -> list[dict[str, obj
     return [*found, _part(OTHER, {side: 0.0 if abs(rest) < ROUNDING_S else rest for side, rest in left.items()})]
 
 
-def _part_mean(tasks: pd.DataFrame, part: str, *, idle: bool) -> float:
+def _part_mean(tasks: Tasks, part: str, *, idle: bool) -> float:
     if idle and part == PARTS[0] and (part not in tasks or tasks[part].isna().all()):
         return 0.0
     return float(tasks[part].mean(skipna=False)) if part in tasks else float("nan")
 
 
-def _part(part: str, means: dict[str, float]) -> dict[str, object]:
+def _part(part: str, means: dict[str, float]) -> dict[str, Any]:
     difference = means[TESTBED] - means[SIMULATOR]
     return {"part": part} | {f"{side}_s": mean for side, mean in means.items()} | {"difference_s": difference}
 
 
-def _batched(episodes: pd.Series, values: np.ndarray) -> np.ndarray:
+def _batched(episodes: Tasks, values: np.ndarray) -> np.ndarray:
     """Return means [n, batches] of values [n, tasks]: over episodes, or over pieces of them where they are few.
 
     Tasks that follow each other wait in the same queues. Means over many of them depend little on each other: the
@@ -267,7 +271,7 @@ def _batched(episodes: pd.Series, values: np.ndarray) -> np.ndarray:
     return np.array([[row[piece].mean() for piece in pieces] for row in values]).reshape(len(values), len(pieces))
 
 
-def _pairs(played: dict[str, list[pd.DataFrame]]) -> list[dict[str, object]]:
+def _pairs(played: dict[str, list[Tasks]]) -> list[dict[str, Any]]:
     """Return the rows of `Differences.pairs` of the policies of a load, on the tasks that all of them had."""
     columns = [(policy, side) for policy in played for side in SIDES]
     each = [played[policy][SIDES.index(side)].set_index([EPISODE, TASK])["score_s"] for policy, side in columns]
@@ -282,7 +286,7 @@ def _pairs(played: dict[str, list[pd.DataFrame]]) -> list[dict[str, object]]:
     sure = {side: certain(intervals) for side, intervals in found.items()}
     rows = []
     for i, (policy, other) in enumerate(pairs):
-        row: dict[str, object] = {POLICY: policy, "other": other}
+        row: dict[str, Any] = {POLICY: policy, "other": other}
         for side in SIDES:
             each_side = found[side][i]
             row |= {f"mean_{side}": each_side.mean, f"low_{side}": each_side.low, f"high_{side}": each_side.high}
@@ -293,7 +297,7 @@ def _pairs(played: dict[str, list[pd.DataFrame]]) -> list[dict[str, object]]:
     return rows
 
 
-def _ranking(played: dict[str, list[pd.DataFrame]], pairs: list[dict[str, object]]) -> dict[str, object]:
+def _ranking(played: dict[str, list[Tasks]], pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of `Differences.rankings` of a load."""
     means = {
         side: {policy: float(tasks[i]["score_s"].mean()) for policy, tasks in played.items()}
@@ -301,7 +305,8 @@ def _ranking(played: dict[str, list[pd.DataFrame]], pairs: list[dict[str, object
     }
     tau = float("nan")
     if len(played) > 1:
-        tau = float(stats.kendalltau(*(list(of.values()) for of in means.values())).statistic)
+        found: Any = stats.kendalltau(*(list(of.values()) for of in means.values()))
+        tau = float(found.statistic)
     return {
         "policies": len(played),
         **{f"order_{side}": ", ".join(sorted(of, key=of.__getitem__)) for side, of in means.items()},

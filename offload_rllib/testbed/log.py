@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from offload_rllib.config.errors import ConfigError
@@ -48,6 +48,10 @@ class Column:
     """Whether a row may lack the value."""
 
 
+def _part(about: str) -> Column:
+    return Column("number", f"{about}, in seconds; empty: not measured", required=False, least=0.0, blank=True)
+
+
 COLUMNS = {
     SIDE: Column("text", "`testbed` or `simulator`"),
     POLICY: Column("text", "name of the policy that decided"),
@@ -67,16 +71,16 @@ COLUMNS = {
         "number", "its deadline, in seconds since the episode began; empty: it has none", required=False, blank=True
     ),
     "counts": Column("flag", "whether it is in the figures; without the column all are", required=False),
-    "decision_s": Column("number", "time that decisions about it took", required=False, least=0.0, blank=True),
-    "holding_s": Column("number", "time until its nodes decided, where decisions are clocked", False, 0.0, blank=True),
-    "waiting_s": Column("number", "time in queues", required=False, least=0.0, blank=True),
-    "service_s": Column("number", "time in service", required=False, least=0.0, blank=True),
-    "transfer_s": Column("number", "time that its input was on links", required=False, least=0.0, blank=True),
-    "return_s": Column("number", "time that its result took back", required=False, least=0.0, blank=True),
+    "decision_s": _part("time that decisions about it took"),
+    "holding_s": _part("time until its nodes decided, where decisions are clocked"),
+    "waiting_s": _part("time in queues"),
+    "service_s": _part("time in service"),
+    "transfer_s": _part("time that its input was on links"),
+    "return_s": _part("time that its result took back"),
 }
 # Of these every task has one row.
 KEY = [SIDE, LOAD, POLICY, EPISODE, TASK]
-assert {name for name in LOG.names if name.endswith("_s")} <= COLUMNS.keys()  # noqa: S101 - one schema, two places
+assert {name for name in LOG.names or () if name.endswith("_s")} <= COLUMNS.keys()  # noqa: S101 - one schema, two places
 
 
 def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
@@ -97,7 +101,7 @@ def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
     file = path / TASKS if path.is_dir() else path
     table = _table(file)
     columns = {name: _values(table, name, file) for name in COLUMNS if name in table.column_names}
-    tasks = pd.DataFrame(columns)
+    tasks: Any = pd.DataFrame(columns)
     if tasks.empty:
         raise ConfigError(f"{file}: no row, so there is nothing to compare")
     for name, accepted in (
@@ -107,7 +111,7 @@ def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
     ):
         _refuse(tasks, ~tasks[name].isin(accepted), name, file, f"is not known.{nearest('', accepted).strip()}")
     tasks["deadline_s"] = tasks["deadline_s"].fillna(np.inf) if "deadline_s" in tasks else np.inf
-    tasks["counts"] = tasks["counts"] if "counts" in tasks else True
+    tasks["counts"] = tasks.get("counts", True)
     age_s = tasks["ended_s"] - tasks["created_s"]
     _refuse(tasks, age_s < -ROUNDING_S, "ended_s", file, "is before created_s")
     again = tasks.duplicated(KEY)
@@ -149,14 +153,14 @@ def _values(table: pa.Table, name: str, file: Path) -> np.ndarray | pd.Series:
     if len(values) and not fits[column.kind]:
         words = {"text": "texts", "number": "numbers", "whole": "whole numbers", "flag": "true or false"}
         raise ConfigError(f"{file}: column '{name}' must hold {words[column.kind]}, holds {values.type}")
-    empty = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
+    empty = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     if empty.any() and not column.blank:
         raise ConfigError(f"{file}: row {int(empty.argmax())}, column '{name}': is empty; {column.about}")
     if column.kind == "text":
         return pd.Series(values.to_numpy(zero_copy_only=False), dtype=object)
     if column.kind == "flag":
         return values.to_numpy(zero_copy_only=False).astype(bool)
-    numbers = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     least = -np.inf if column.least is None else column.least
     too_little = numbers < (least - ROUNDING_S if name.endswith("_s") else least)
     if too_little.any():
@@ -171,7 +175,7 @@ def _values(table: pa.Table, name: str, file: Path) -> np.ndarray | pd.Series:
     return numbers.astype(np.int64) if column.kind == "whole" else np.maximum(numbers, least)
 
 
-def _refuse(tasks: pd.DataFrame, wrong: pd.Series, name: str, file: Path, why: str) -> None:
+def _refuse(tasks: pd.DataFrame, wrong: Any, name: str, file: Path, why: str) -> None:
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise ConfigError(f"{file}: row {row}, column '{name}': '{tasks[name].iloc[row]}' {why}")
