@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from offload_rllib.commands.bound import bound
+from offload_rllib.commands.calibrate import calibrate
 from offload_rllib.commands.check import check
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
@@ -24,6 +25,7 @@ from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.testbed_report import report_testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
@@ -50,9 +52,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve):
+for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve, calibrate):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
+app.command("testbed-report")(report_testbed)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from helpers.environments import at_once
 from offload_rllib.config import load_environment
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
-from offload_rllib.testbed.log import LOAD, SIDE, SIMULATOR, TESTBED
+from offload_rllib.testbed.analysis.log import LOAD, SIDE, SIMULATOR, TESTBED
 
 RULES = ("local", "shortest_finish", "random")
 

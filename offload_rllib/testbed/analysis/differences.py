@@ -16,10 +16,8 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.evaluation.results import EPISODE, POLICY
 from offload_rllib.evaluation.statistics import Interval, certain, paired_difference
 from offload_rllib.simulator.types import CAUSES
-from offload_rllib.testbed.log import DONE, LOAD, PARTS, ROUNDING_S, SIDE, SIMULATOR, TASK, TESTBED
+from offload_rllib.testbed.analysis.log import DONE, LOAD, PARTS, ROUNDING_S, SIDE, SIMULATOR, TASK, TESTBED, Table
 
-# A pandas table or column, of which the type checker knows no more.
-Tasks = Any
 SIDES = (TESTBED, SIMULATOR)
 OTHER = "other_s"
 DROPPED, UNFINISHED = "dropped", "unfinished"
@@ -81,20 +79,20 @@ class Verdict:
 class Differences:
     """A testbed beside the simulator. Differences are testbed minus simulator."""
 
-    cases: pd.DataFrame
+    cases: Table
     """A row for each policy and load, in the order of the log. Columns: `load`, `policy`; `tasks_SIDE`,
     `finished_SIDE` (numbers); `mean_SIDE`, `p50_SIDE`, `p95_SIDE` (seconds, of finished tasks), and with
     `_difference` as a share of the simulator's; `dropped_SIDE`, one for each cause, and `unfinished_SIDE` as shares of
     all tasks, with `_difference` in the same unit; `score_SIDE` (seconds); `mean_low`, `mean_high`, the 95 % interval
     of `mean_difference`; `ks`; `created_late_s`, by how much tasks of the testbed were created late on average; and
     `unpaired`, tasks that only one side has."""
-    parts: pd.DataFrame
+    parts: Table
     """A row for each policy, load and part of the response: `load`, `policy`, `part`, `testbed_s`, `simulator_s`,
     `difference_s`, means over finished tasks. `other_s` is what the parts that both sides have leave over."""
-    rankings: pd.DataFrame
+    rankings: Table
     """A row for each load: `load`, `policies`, `order_testbed`, `order_simulator` (best first), `tau`, `certain` (pairs
     of policies that differ with certainty on both sides), `opposite` (and the other way round)."""
-    pairs: pd.DataFrame
+    pairs: Table
     """A row for each load and pair of policies: `load`, `policy`, `other`, and for each side the mean difference of
     their scores with its 95 % interval, `mean_SIDE`, `low_SIDE`, `high_SIDE` (seconds), `certain_SIDE`; `opposite`."""
     notes: tuple[str, ...]
@@ -125,7 +123,7 @@ def _verdict(target: Target, values: pd.Series, places: Sequence[str]) -> Verdic
     return Verdict(target, worst, where, sum(not target.meets(value) for value, _ in known), len(known))
 
 
-def differences_of(tasks: Tasks, *, drop_s: float = 0.0) -> Differences:
+def differences_of(tasks: Table, *, drop_s: float = 0.0) -> Differences:
     """Return how far the two sides of a log are apart, for each policy and load that both have.
 
     Args:
@@ -167,7 +165,7 @@ def differences_of(tasks: Tasks, *, drop_s: float = 0.0) -> Differences:
     return Differences(table, pd.DataFrame(parts), pd.DataFrame(rankings), pd.DataFrame(pairs), tuple(notes))
 
 
-def scores(tasks: Tasks, drop_s: float) -> np.ndarray:
+def scores(tasks: Table, drop_s: float) -> np.ndarray:
     """Return the score of each task in seconds, as the simulator has it where late tasks are aborted.
 
     The response time; of a task that did not finish its relative deadline, its age at the end, or `drop_s`, whichever
@@ -178,7 +176,7 @@ def scores(tasks: Tasks, drop_s: float) -> np.ndarray:
     return np.where(tasks["outcome"] == DONE, tasks["response_s"], np.maximum(age_s, relative_s))
 
 
-def _case(testbed: Tasks, simulator: Tasks) -> dict[str, float]:
+def _case(testbed: Table, simulator: Table) -> dict[str, float]:
     """Return the row of `Differences.cases` of a policy at a load."""
     row: dict[str, float] = {}
     responses = {}
@@ -220,7 +218,7 @@ def _share(value: float, of: float) -> float:
     return value / of if of else float("nan")
 
 
-def _parts(testbed: Tasks, simulator: Tasks) -> list[dict[str, Any]]:
+def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
     """Return the parts of the mean response time of the finished tasks, on both sides.
 
     A part is compared where every finished task has it, on both sides; the simulator decides in no time. The rest of
@@ -241,7 +239,7 @@ def _parts(testbed: Tasks, simulator: Tasks) -> list[dict[str, Any]]:
     return [*found, _part(OTHER, {side: 0.0 if abs(rest) < ROUNDING_S else rest for side, rest in left.items()})]
 
 
-def _part_mean(tasks: Tasks, part: str, *, idle: bool) -> float:
+def _part_mean(tasks: Table, part: str, *, idle: bool) -> float:
     if idle and part == PARTS[0] and (part not in tasks or tasks[part].isna().all()):
         return 0.0
     return float(tasks[part].mean(skipna=False)) if part in tasks else float("nan")
@@ -252,10 +250,10 @@ def _part(part: str, means: dict[str, float]) -> dict[str, Any]:
     return {"part": part} | {f"{side}_s": mean for side, mean in means.items()} | {"difference_s": difference}
 
 
-def _batched(episodes: Tasks, values: np.ndarray) -> np.ndarray:
+def _batched(episodes: Table, values: np.ndarray) -> np.ndarray:
     """Return means [n, batches] of values [n, tasks]: over episodes, or over pieces of them where they are few.
 
-    Tasks that follow each other wait in the same queues. Means over many of them depend little on each other: the
+    Table that follow each other wait in the same queues. Means over many of them depend little on each other: the
     method of batch means.
 
     Args:
@@ -271,7 +269,7 @@ def _batched(episodes: Tasks, values: np.ndarray) -> np.ndarray:
     return np.array([[row[piece].mean() for piece in pieces] for row in values]).reshape(len(values), len(pieces))
 
 
-def _pairs(played: dict[str, list[Tasks]]) -> list[dict[str, Any]]:
+def _pairs(played: dict[str, list[Table]]) -> list[dict[str, Any]]:
     """Return the rows of `Differences.pairs` of the policies of a load, on the tasks that all of them had."""
     columns = [(policy, side) for policy in played for side in SIDES]
     each = [played[policy][SIDES.index(side)].set_index([EPISODE, TASK])["score_s"] for policy, side in columns]
@@ -297,7 +295,7 @@ def _pairs(played: dict[str, list[Tasks]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _ranking(played: dict[str, list[Tasks]], pairs: list[dict[str, Any]]) -> dict[str, Any]:
+def _ranking(played: dict[str, list[Table]], pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of `Differences.rankings` of a load."""
     means = {
         side: {policy: float(tasks[i]["score_s"].mean()) for policy, tasks in played.items()}

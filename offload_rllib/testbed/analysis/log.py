@@ -22,6 +22,9 @@ from offload_rllib.evaluation.results import EPISODE, POLICY
 from offload_rllib.evaluation.task_log import OUTCOMES
 from offload_rllib.simulator.types import FINISHED, LOG
 
+# A pandas table, of which the type checker knows no more.
+Table = Any
+
 TASKS = "tasks.parquet"
 SIDE, LOAD, TASK = "side", "load", "task"
 TESTBED, SIMULATOR = "testbed", "simulator"
@@ -55,7 +58,12 @@ def _part(about: str) -> Column:
 COLUMNS = {
     SIDE: Column("text", "`testbed` or `simulator`"),
     POLICY: Column("text", "name of the policy that decided"),
-    LOAD: Column("number", "the load that was played, e.g. rho; one number for all rows of a load", least=0.0),
+    LOAD: Column(
+        "number",
+        "the load that was played, e.g. rho; without the column all rows are of one load, 0",
+        required=False,
+        least=0.0,
+    ),
     EPISODE: Column("whole", "number of the episode", least=0),
     TASK: Column("whole", "number of the task in its episode; the same task has the same number everywhere", least=0),
     "created_s": Column("number", "when the task was created, in seconds since the episode began", least=0.0),
@@ -83,7 +91,23 @@ KEY = [SIDE, LOAD, POLICY, EPISODE, TASK]
 assert {name for name in LOG.names or () if name.endswith("_s")} <= COLUMNS.keys()  # noqa: S101 - one schema, two places
 
 
-def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
+def read_logs(paths: Iterable[Path], *, nodes: Iterable[str] | None = None) -> Table:
+    """Return several logs as one table, such as those of several loads; arguments and errors as `read_log`.
+
+    Raises:
+        ConfigError: also if a task is in two of them.
+    """
+    tables = {path: read_log(path, nodes=nodes) for path in dict.fromkeys(paths)}
+    tasks: Table = pd.concat(tables.values(), ignore_index=True)
+    again = tasks.duplicated(KEY).to_numpy()
+    if again.any():
+        row = tasks[KEY].iloc[int(again.argmax())]
+        shown = ", ".join(f"{name} {row[name]}" for name in KEY)
+        raise ConfigError(f"{', '.join(map(str, tables))}: two of them have the same task ({shown})")
+    return tasks
+
+
+def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> Table:
     """Return a log of tasks, checked row by row.
 
     Columns: those of `COLUMNS` that the file has, `counts` and `response_s`. The latter is the time from creation to
@@ -101,7 +125,7 @@ def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
     file = path / TASKS if path.is_dir() else path
     table = _table(file)
     columns = {name: _values(table, name, file) for name in COLUMNS if name in table.column_names}
-    tasks: Any = pd.DataFrame(columns)
+    tasks: Table = pd.DataFrame(columns)
     if tasks.empty:
         raise ConfigError(f"{file}: no row, so there is nothing to compare")
     for name, accepted in (
@@ -111,6 +135,7 @@ def read_log(path: Path, *, nodes: Iterable[str] | None = None) -> pd.DataFrame:
     ):
         _refuse(tasks, ~tasks[name].isin(accepted), name, file, f"is not known.{nearest('', accepted).strip()}")
     tasks["deadline_s"] = tasks["deadline_s"].fillna(np.inf) if "deadline_s" in tasks else np.inf
+    tasks[LOAD] = tasks.get(LOAD, 0.0)
     tasks["counts"] = tasks.get("counts", True)
     age_s = tasks["ended_s"] - tasks["created_s"]
     _refuse(tasks, age_s < -ROUNDING_S, "ended_s", file, "is before created_s")
