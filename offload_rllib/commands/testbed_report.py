@@ -33,7 +33,6 @@ def report_testbed(
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
     folder = out or (logs[0] if logs[0].is_dir() else logs[0].parent)
-    folder.mkdir(parents=True, exist_ok=True)
     differences, records, paths = write_testbed_report(logs, folder, drop_s=drop)
     verdicts = verdict_table(differences.verdicts())
     table = Table(title="testbed minus simulator")

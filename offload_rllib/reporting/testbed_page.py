@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,17 +40,19 @@ CAUSE_TITLES = {
     "node_failed": "node failed",
 }
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 92rem; margin: 2rem auto; padding: 0 1rem; color: #222;
   background: #fff }
 h1, h2, h3 { line-height: 1.25; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
-.said td { text-align: left; white-space: normal }
+.said td, .said th { text-align: left; white-space: normal }
 .verdict { padding: .6rem .9rem; border-left: 6px solid #009e73; background: #f1f8f5 }
 .verdict.missed { border-color: #d55e00; background: #fdf3ec }
-img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
+img { max-width: 100%; height: auto }
+@media (max-width: 50rem) { .scroll img { max-width: none; width: 50rem } }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
 """
 
 
@@ -103,7 +104,7 @@ def write_testbed_report(
 
     Args:
         paths: folders of testbeds, or Parquet files with the columns of `log.COLUMNS`.
-        out: the folder for `testbed.html`, `differences.csv`, `parts.csv`, `rankings.csv` and `pairs.csv`; it exists.
+        out: the folder for `testbed.html`, `differences.csv`, `parts.csv`, `rankings.csv` and `pairs.csv`.
         drop_s: the least score of a task that did not finish (`score.drop_s`).
 
     Returns:
@@ -115,6 +116,7 @@ def write_testbed_report(
     tasks = read_logs(paths)
     records = read_records(paths)
     differences = differences_of(tasks, drop_s=drop_s)
+    out.mkdir(parents=True, exist_ok=True)  # only now, when nothing is wrong with what was given
     written = {}
     for what, name in FILES.items():
         with written_at_once(out / name) as partial:
@@ -154,7 +156,8 @@ def cases_table(differences: Differences, load: float) -> pd.DataFrame:
             "policy": case[POLICY],
             "tasks": f"{case[f'tasks_{TESTBED}']:.0f}",
             "mean, s": _both(case, "mean"),
-            "difference, %": _interval(case),
+            "mean difference, %": _signed(case["mean_difference"], 100),
+            "of the same tasks, %": _interval(case),
         }
         for name in ("p50", "p95"):
             row |= {f"{name}, s": _both(case, name), f"{name} difference, %": _signed(case[f"{name}_difference"], 100)}
@@ -264,11 +267,11 @@ def _page(tasks: Table, differences: Differences, records: Sequence[Record]) -> 
     if (differences.rankings["policies"] > 1).any():
         yield "<h2>Which policy is better</h2>"
         yield "<p>By mean score. A task that did not finish scores its deadline, or its age if that is more.</p>"
-        yield _html(ranking_table(differences))
+        yield _html(ranking_table(differences), "said")
     for load in dict.fromkeys(differences.cases[LOAD]):
         yield f"<h2>Load {load:g}</h2>"
-        yield "<p>Testbed / simulator. [ ]: 95 % interval of the difference of the means, over tasks that finished on "
-        yield "both sides. Distance: Kolmogorov's, of the response times.</p>"
+        yield "<p>Testbed / simulator. Of the same tasks: the mean difference, with its 95 % interval, of tasks that "
+        yield "finished on both sides. Distance: Kolmogorov's, of the response times.</p>"
         yield _html(cases_table(differences, load))
         yield "<h3>Drops by cause, %</h3>" + _html(drops_table(differences, load))
         yield _image(of_distributions(tasks, differences, load), f"Distributions of response times, load {load:g}")
@@ -294,7 +297,7 @@ def _image(figure: Figure, about: str) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
     picture = base64.b64encode(file.getvalue()).decode()
-    return f"<p><img alt='{html.escape(about)}' src='data:image/png;base64,{picture}'></p>"
+    return f"<div class='scroll'><img alt='{html.escape(about)}' src='data:image/png;base64,{picture}'></div>"
 
 
 def _both(case: Any, name: str, factor: float = 1.0) -> str:
@@ -303,9 +306,8 @@ def _both(case: Any, name: str, factor: float = 1.0) -> str:
 
 
 def _interval(case: Any) -> str:
-    text = _signed(case["mean_difference"], 100)
-    ends = case["mean_low"] * 100, case["mean_high"] * 100
-    return f"{text} [{number(ends[0])}, {number(ends[1])}]" if text and all(map(math.isfinite, ends)) else text
+    mean, low, high = (number(case[f"paired_{end}"] * 100) for end in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if low and high else mean
 
 
 def _signed(value: float, factor: float) -> str:

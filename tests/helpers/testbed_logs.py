@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -46,3 +47,28 @@ def written(tasks: pd.DataFrame, path: Path) -> Path:
     """Write a log to a Parquet file; return its path."""
     pyarrow.parquet.write_table(pa.Table.from_pandas(tasks, preserve_index=False), path)
     return path
+
+
+def made_up(responses: Sequence[float], *, side: str, policy: str = "rule") -> pd.DataFrame:
+    """Return a log of tasks that finished after these times, one a second, served where they came, at load 0.5."""
+    count = len(responses)
+    created = np.arange(count, dtype=float)
+    return pd.DataFrame(
+        {
+            SIDE: pd.Series([side] * count, dtype=object),
+            "policy": pd.Series([policy] * count, dtype=object),
+            LOAD: [0.5] * count,
+            "episode": np.zeros(count, int),
+            "task": np.arange(count),
+            "created_s": created,
+            "ended_s": created + responses,
+            "outcome": pd.Series(["finished"] * count, dtype=object),
+            "work": [1e6] * count,
+            "bits_in": [1e5] * count,
+            "bits_out": [0.0] * count,
+            "origin": pd.Series(["a"] * count, dtype=object),
+            "node": pd.Series(["a"] * count, dtype=object),
+            "hops": [0] * count,
+            "waiting_s": [0.0] * count,
+        }
+    )

@@ -80,12 +80,18 @@ class Differences:
     """A testbed beside the simulator. Differences are testbed minus simulator."""
 
     cases: Table
-    """A row for each policy and load, in the order of the log. Columns: `load`, `policy`; `tasks_SIDE`,
-    `finished_SIDE` (numbers); `mean_SIDE`, `p50_SIDE`, `p95_SIDE` (seconds, of finished tasks), and with
-    `_difference` as a share of the simulator's; `dropped_SIDE`, one for each cause, and `unfinished_SIDE` as shares of
-    all tasks, with `_difference` in the same unit; `score_SIDE` (seconds); `mean_low`, `mean_high`, the 95 % interval
-    of `mean_difference`; `ks`; `created_late_s`, by how much tasks of the testbed were created late on average; and
-    `unpaired`, tasks that only one side has."""
+    """A row for each policy and load, policies in the order of the log. Columns:
+
+    - `load`, `policy`; `tasks_SIDE`, `finished_SIDE`: how many.
+    - `mean_SIDE`, `p50_SIDE`, `p95_SIDE`: response times of the finished tasks in seconds; with `_difference` in place
+      of the side as a share of the simulator's.
+    - `dropped_SIDE`, `CAUSE_SIDE` for each cause, `unfinished_SIDE`: shares of all tasks; `_difference` likewise.
+    - `score_SIDE`: mean score in seconds.
+    - `paired_mean`, `paired_low`, `paired_high`: the difference of the mean response time of the tasks that finished on
+      both sides, with its 95 % interval, as a share of the simulator's.
+    - `ks`: the Kolmogorov distance of the response times.
+    - `created_late_s`: by how much tasks were created later on the testbed, on average.
+    - `unpaired`: tasks that only one side has."""
     parts: Table
     """A row for each policy, load and part of the response: `load`, `policy`, `part`, `testbed_s`, `simulator_s`,
     `difference_s`, means over finished tasks. `other_s` is what the parts that both sides have leave over."""
@@ -195,7 +201,8 @@ def _case(testbed: Table, simulator: Table) -> dict[str, float]:
     paired = testbed.merge(simulator, on=[EPISODE, TASK], suffixes=("_0", "_1"))
     finished = paired.dropna(subset=["response_s_0", "response_s_1"]).sort_values([EPISODE, TASK])
     apart = paired_difference(*_batched(finished[EPISODE], finished[["response_s_0", "response_s_1"]].to_numpy().T))
-    row["mean_low"], row["mean_high"] = (_share(end, row[f"mean_{SIMULATOR}"]) for end in (apart.low, apart.high))
+    of_same = float(finished["response_s_1"].mean())
+    row |= {f"paired_{end}": _share(getattr(apart, end), of_same) for end in ("mean", "low", "high")}
     both = all(map(len, responses.values()))
     distance: Any = stats.ks_2samp(*responses.values()) if both else None
     row["ks"] = float(distance.statistic) if both else float("nan")
@@ -211,11 +218,11 @@ def _figures(done: np.ndarray) -> list[float]:
 
 
 def _relative(value: float, reference: float) -> float:
-    return 0.0 if value == reference else _share(value - reference, reference)
+    return _share(value - reference, reference)
 
 
 def _share(value: float, of: float) -> float:
-    return value / of if of else float("nan")
+    return value / of if of else 0.0 if value == 0 else float("nan")
 
 
 def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
