@@ -251,7 +251,7 @@ def _fastest(of: Array, values: Array, least: list[float]) -> tuple[Array, Array
         of, values = of[kept], values[kept]
     count, width = of.shape
     price = np.concatenate([np.zeros(width), np.full(count, QUANTILE), np.full(count, 1 - QUANTILE)])
-    equal = sparse.hstack([of, sparse.eye_array(count), -sparse.eye_array(count)])
+    equal = sparse.hstack([sparse.csr_array(of), sparse.eye_array(count), -sparse.eye_array(count)])
     bounds = [*((low, None) for low in least), *[(0, None)] * (2 * count)]
     found: Any = optimize.linprog(price, A_eq=equal, b_eq=values, bounds=bounds, method="highs")
     return found.x[:width], np.full(width, np.nan)
