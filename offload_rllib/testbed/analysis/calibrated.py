@@ -30,7 +30,8 @@ def calibrated(scenario: BuiltScenario, calibration: Calibration) -> dict[str, A
     `link_overrides`, behind those that are there. All other keys stay.
 
     Raises:
-        ConfigError: every episode draws a network of a kind that states no speed of each type of device.
+        ConfigError: every episode draws a network of a kind that states no speed of each type of device, or links of
+            such a network draw a latency beside those that it states.
     """
     config = scenario.config
     content = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -84,6 +85,11 @@ def _written_out(scenario: BuiltScenario, fitted: Mapping[str, Fit]) -> tuple[di
         raise ConfigError(
             f"topology: every episode draws a network (resample: episode), and kind {config.topology.kind} states no "
             "speed for each type of device, so speeds cannot be written; accepted: resample: never, or another kind"
+        )
+    if config.links.kind == "topology" and config.links.latency_s.constant is None:
+        raise ConfigError(
+            "links.latency_s: with links.kind topology a drawn latency cannot be written beside the stated ones; "
+            "accepted: a number, or links.jitter_s"
         )
     nodes, names = [], [node.name for node in network.nodes]
     for node in network.nodes:

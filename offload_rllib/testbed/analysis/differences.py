@@ -260,7 +260,7 @@ def _part(part: str, means: dict[str, float]) -> dict[str, Any]:
 def _batched(episodes: Table, values: np.ndarray) -> np.ndarray:
     """Return means [n, batches] of values [n, tasks]: over episodes, or over pieces of them where they are few.
 
-    Table that follow each other wait in the same queues. Means over many of them depend little on each other: the
+    Tasks that follow each other wait in the same queues. Means over many of them depend little on each other: the
     method of batch means.
 
     Args:
@@ -271,7 +271,8 @@ def _batched(episodes: Table, values: np.ndarray) -> np.ndarray:
     pieces = []
     for piece in np.split(np.arange(len(episodes)), ends):
         if len(piece):
-            wanted = math.ceil(BATCHES / (len(ends) + 1))
+            # About as many tasks in each: a mean over batches is then close to that over tasks.
+            wanted = round(BATCHES * len(piece) / len(episodes)) if len(ends) + 1 < BATCHES else 1
             pieces += np.array_split(piece, max(1, min(wanted, len(piece) // FEWEST_IN_A_BATCH)))
     return np.array([[row[piece].mean() for piece in pieces] for row in values]).reshape(len(values), len(pieces))
 
