@@ -24,6 +24,7 @@ from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.testbed import testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
@@ -50,7 +51,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve):
+for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve, testbed):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 
@@ -190,7 +191,7 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         # Their classes are not imported here: that would load ray and torch.
-        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError"):
+        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError", "TestbedError"):
             raise
         _fail(str(error), 1)
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("policies", "rollout"),
     ("algorithms", "serving"),
     ("runs", "cluster"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "testbed"),
     ("reporting", "bench", "checking"),
     ("compare", "sweep", "replay", "watching"),
     ("starter", "commands", "cli", "__main__"),
@@ -33,6 +33,7 @@ FLOORS = (
 BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
+    "testbed": {"evaluation"},  # the simulator plays the same episodes
     "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},

@@ -234,6 +234,12 @@ class NodeView:
         link["sent"] += tasks
         link["sent_work"] += tasks * work
 
+    def forget(self, link_index: int, tasks: int, work: float) -> None:
+        """Count what was sent over a link anew, after its destination failed: only what is still to arrive there."""
+        link = self._state.link[0, link_index]
+        link["sent"], link["sent_work"] = tasks, work
+        self._state.broadcast_link[0, link_index] = np.zeros((), self._state.broadcast_link.dtype)
+
     def arrived(self, link_index: int, work: float) -> None:
         """Count a task that arrived over a link into this node, or was lost on it."""
         link = self._state.link[0, link_index]
