@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from offload_rllib.testbed.hosts import Placement
 
 
-def testbed(
+def play_testbed(
     env: EnvArgument,
     policies: Annotated[
         list[str],

@@ -19,7 +19,7 @@ from offload_rllib.envs.observation import clock_of_day, observe_agent, scaling
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.batch import env_slice, scenario_of, shared
 from offload_rllib.simulator.events.broadcasts import schedule_broadcasts
-from offload_rllib.simulator.heuristics import decide
+from offload_rllib.simulator.heuristics import LOCAL, decide
 from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.links import cross
 from offload_rllib.simulator.queues import enqueue
@@ -210,6 +210,20 @@ class NodeView:
         """The arrays, for tests."""
         return self._state
 
+    def prepare(self) -> None:
+        """Load all kernels, so that the first call of none of them is slow; the node has no tasks yet."""
+        self.write_tasks([], [])
+        self.advertise(0.0)
+        if self.agent != NONE:
+            self.observe(0.0)
+            task = Resident(0, 0.0, np.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0, NONE)
+            self.write_tasks([], [], task)
+            self.decide(LOCAL, 0.0, 0.0)
+        links = np.flatnonzero(self._link["source"] == self.n)
+        arguments = (int(links[0]), 0.0, np.inf, 0.0)
+        every = (self._scenarios, self._state, *arguments)
+        self._compiled[_cross.__name__] = entry_point(_cross, *every)  # a call would count as a transfer
+
     def _run(self, function: Any, *arguments: Any) -> Any:
         name = function.__name__
         every = (self._scenarios, self._state, *arguments)
@@ -307,10 +321,6 @@ class NodeView:
     def chosen(self) -> None:
         """Count a decision: rules address their draws by its number."""
         self._state.node[0, self.n]["choices"] += 1
-
-    def begin_choices(self, choices: int) -> None:
-        """Set the number of decisions that the node has taken before: it is back after a failure."""
-        self._state.node[0, self.n]["choices"] = choices
 
     def give_to_link(self, link_index: int, bits: float, deadline_s: float, now_s: float) -> tuple[float, bool]:
         """Give a message to one of this node's links: when it arrives, and whether it is lost (`simulator.links`)."""

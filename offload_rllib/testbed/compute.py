@@ -16,6 +16,7 @@ from typing import Protocol
 from offload_rllib.config import ConfigError
 from offload_rllib.testbed.clock import ScenarioClock
 from offload_rllib.testbed.processes import end_with_parent
+from offload_rllib.testbed.setup import NodeOrder
 from offload_rllib.testbed.wire import Task
 
 # One unit of work of the CPU: long beside a call, short beside a task, so that it can be stopped.
@@ -26,7 +27,13 @@ Done = Callable[[Task, float], None]
 
 
 class Compute(Protocol):
-    """What keeps servers busy."""
+    """What keeps servers busy.
+
+    Attributes:
+        failures: how often a program failed.
+    """
+
+    failures: int
 
     def begin(self, task: Task, start_s: float, service_s: float) -> None:
         """Begin with a task at a scenario time; `service_s` is work / speed. The end is told to `done`."""
@@ -46,6 +53,7 @@ class Emulated:
         self._clock = clock
         self._done = done
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self.failures = 0
 
     def begin(self, task: Task, start_s: float, service_s: float) -> None:
         """As `Compute.begin`."""
@@ -92,6 +100,7 @@ class Burnt:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(servers)
         self._stopped: dict[int, threading.Event] = {}
+        self.failures = 0
 
     def begin(self, task: Task, start_s: float, service_s: float) -> None:
         """As `Compute.begin`."""
@@ -126,11 +135,7 @@ class Burnt:
 
 
 class Commanded:
-    """A program runs for each task; its environment says what the task is, and its end is the end of the service.
-
-    Attributes:
-        failures: how often the program could not be run, or said by its exit status that it failed.
-    """
+    """A program runs for each task; its environment says what the task is, and its end is the end of the service."""
 
     def __init__(self, clock: ScenarioClock, done: Done, command: tuple[str, ...]) -> None:
         """Take the clock, what to call at an end, and the program with its arguments."""
@@ -183,6 +188,16 @@ class Commanded:
         for running in self._running.values():
             running.cancel()
         self._running.clear()
+
+
+def make_compute(order: NodeOrder, clock: ScenarioClock, done: Done) -> Compute:
+    """Return what keeps the servers of a node busy, by its options."""
+    if order.options.compute == "burn":
+        servers = int(order.network.arrays.node[order.n]["servers"])
+        return Burnt(clock, done, servers, order.units_per_s)
+    if order.options.compute == "command":
+        return Commanded(clock, done, order.options.command)
+    return Emulated(clock, done)
 
 
 def check_command(command: tuple[str, ...]) -> None:

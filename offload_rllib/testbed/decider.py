@@ -24,16 +24,13 @@ class Decider:
         self._columns = brain.columns
         self._deterministic = brain.deterministic
         self._rule = brain.rule if view.agent < network.agents else network.others
-        self._policy: PortablePolicy | None = None
-        if self._rule is None and view.agent != NONE:
-            assert brain.shape is not None
-            weights = brain.weights[brain.policy_of[view.agent]]
-            self._policy = PortablePolicy(brain.shape, weights, seed=brain.seed + view.agent)
+        own = self._rule is None and view.agent != NONE
+        weights = brain.weights[brain.policy_of[view.agent]] if own else {}
+        self._policy = PortablePolicy(brain.shape, weights, seed=brain.seed + max(view.agent, 0))
 
     def __call__(self, now_s: float) -> int:
         """Return the link over which to send the held task, or `NONE`: keep it. The node's tasks were written."""
-        if self._policy is None:
-            assert self._rule is not None
+        if self._rule is not None:
             action = self._view.decide(*self._rule, now_s)
         else:
             seen, mask = self._view.observe(now_s)

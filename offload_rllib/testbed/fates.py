@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from offload_rllib.simulator.types import LOG, LOST, NODE_FAILED, OPEN, Array
-from offload_rllib.testbed.controller import Fault, Outcome
+from offload_rllib.testbed.playing import Fault, Outcome
 
 COPIED = ("created_s", "deadline_s", "work", "bits_in", "bits_out", "origin", "type")
 
@@ -48,7 +49,7 @@ def _ended_with(stays: Sequence[tuple[float, int, int]], faults: Sequence[Fault]
     return min((time_s for time_s in times if time_s >= stays[-1][0]), default=None) if times else None
 
 
-def fates(arriving: Array, outcome: Outcome, broken: frozenset[frozenset[int]] = frozenset()) -> Fates:
+def fates(arriving: Array, outcome: Outcome) -> Fates:
     """Return the fate of every task.
 
     A task that no node has written down was at a process that was killed, on its way to it, or on a link that broke.
@@ -56,7 +57,6 @@ def fates(arriving: Array, outcome: Outcome, broken: frozenset[frozenset[int]] =
     Args:
         arriving: [n] ARRIVAL_ROW, numbered from 0.
         outcome: of the play.
-        broken: pairs of nodes whose link broke while both were up.
     """
     log = np.zeros(len(arriving), LOG)
     decision_s = np.zeros(len(arriving))
@@ -80,7 +80,7 @@ def fates(arriving: Array, outcome: Outcome, broken: frozenset[frozenset[int]] =
         ended_s = _ended_with(stays, outcome.faults)
         if ended_s is not None:
             row["ended_s"], row["outcome"] = ended_s, NODE_FAILED
-        elif any(frozenset((a[1], b[1])) in broken for a, b in zip(stays, stays[1:], strict=False)):
+        elif any(frozenset((a[1], b[1])) in outcome.broken for a, b in pairwise(stays)):
             row["ended_s"], row["outcome"] = stays[-1][0], LOST
         else:
             row["ended_s"], row["outcome"] = stays[-1][0], OPEN

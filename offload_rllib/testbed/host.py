@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from offload_rllib.envs.node_view import NodeView, Resident
-from offload_rllib.policies.portable import PortablePolicy
-from offload_rllib.simulator.types import NONE, Array
+from offload_rllib.envs.node_view import NodeView
+from offload_rllib.simulator.choice import best_action, draw_action
+from offload_rllib.simulator.types import Array
 from offload_rllib.testbed.compute import calibrate
-from offload_rllib.testbed.node import NodeOrder, run_node
+from offload_rllib.testbed.node import run_node
 from offload_rllib.testbed.processes import end_with_parent
-from offload_rllib.testbed.setup import ARRAY_TYPES, Brain, Network, Options
+from offload_rllib.testbed.setup import ARRAY_TYPES, Brain, Network, NodeOrder, Options
 from offload_rllib.testbed.wire import (
     ARRAYS,
     MESSAGE,
     MOST_CONTROL_BYTES,
     WireError,
+    cut,
     pack_message,
     read_arrays,
     read_message,
@@ -40,23 +41,13 @@ REAP_S = 0.02
 def warm_up(network: Network, brain: Brain, key: int) -> None:
     """Load and run every kernel that a node needs once, so that no first decision of a play is slow."""
     arrays = network.arrays
-    for agent, n in enumerate(arrays.agent_node.tolist()):
-        view = NodeView(arrays, n, key, network.interval_s, network.rows)
-        task = Resident(0, 0.0, np.inf, 1.0, 1.0, 1.0, 0.0, 0.0, 0, NONE)
-        view.write_tasks([], [], task)
-        view.advertise(0.0)
-        view.decide(*(network.others if brain.rule is None else brain.rule), 0.0)
-        seen, mask = view.observe(0.0)
-        view.give_to_link(int(arrays.node[n]["first_link"]), 0.0, np.inf, 0.0)
-        if brain.rule is None and agent < network.agents:
-            shown = seen if brain.columns is None else seen[brain.columns]
-            assert brain.shape is not None
-            policy = PortablePolicy(brain.shape, brain.weights[brain.policy_of[agent]])
-            policy(shown, mask)
-            policy(shown, mask, deterministic=False)
-            return
-        if agent >= network.agents:
-            return
+    n = int(arrays.agent_node[0]) if len(arrays.agent_node) else 0
+    NodeView(arrays, n, key, network.interval_s, network.rows).prepare()
+    if brain.rule is None:
+        mask = np.ones(2, np.int8)
+        choose: Any = (best_action, draw_action)
+        choose[0](np.zeros(2, np.float32), mask)
+        choose[1](np.zeros(2, np.float32), mask, 0.5)
 
 
 class Host:
@@ -77,6 +68,13 @@ class Host:
         self._units_per_s = 0.0
         self._nodes: dict[int, int] = {}
         self._play_of: dict[int, int] = {}
+
+    @property
+    def _loaded(self) -> Network:
+        """The network; the controller sends it before anything else."""
+        if self._network is None:
+            raise WireError("a play before its network")
+        return self._network
 
     def say(self, kind: str, **content: Any) -> None:
         """Send a message to the controller."""
@@ -99,14 +97,7 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
 
     def _read_frames(self) -> None:
-        while len(self._buffer) >= 5:
-            length, kind = int.from_bytes(self._buffer[:4], "little"), self._buffer[4]
-            if length > MOST_CONTROL_BYTES:
-                raise WireError(f"a frame of {length} bytes")
-            if len(self._buffer) < 4 + length:
-                return
-            body = memoryview(bytes(self._buffer[5 : 4 + length]))
-            del self._buffer[: 4 + length]
+        for kind, body in cut(self._buffer, MOST_CONTROL_BYTES):
             if kind == MESSAGE:
                 self._obey(read_message(body), {})
             elif kind == ARRAYS:
@@ -133,20 +124,18 @@ class Host:
 
     def _warm_up(self) -> None:
         """Load the kernels; a child does so first, for compiling them takes memory that nodes are not to inherit."""
-        assert self._network is not None
         pid = os.fork()
         if not pid:
             try:
-                warm_up(self._network, self._brain, self._play["key"])
+                warm_up(self._loaded, self._brain, self._play["key"])
             finally:
                 os._exit(0)  # what goes wrong shows where it is done again
         os.waitpid(pid, 0)
-        warm_up(self._network, self._brain, self._play["key"])
+        warm_up(self._loaded, self._brain, self._play["key"])
 
     def _fork(self, n: int) -> None:
-        assert self._network is not None
         order = NodeOrder(
-            network=self._network,
+            network=self._loaded,
             options=self._options,
             brain=self._brain,
             n=n,
@@ -171,8 +160,9 @@ class Host:
             run_node(order)
             status = 0
         except OSError as error:
-            print(f"node {order.network.names[n]}: {error}", file=sys.stderr, flush=True)
-            status = 3
+            port = f" (port {order.port})" if order.port else ""
+            sys.stderr.write(f"node {order.network.names[n]}{port}: {error}\n")
+            sys.stderr.flush()
         except BaseException:  # noqa: BLE001 - what goes wrong in a child is shown, and must not run the parent's code
             traceback.print_exc()
         finally:

@@ -50,7 +50,7 @@ class Launcher(Protocol):
 
 def host_environment(token: bytes) -> dict[str, str]:
     """Return the environment of a host's process: with the run's token, and one thread for each product."""
-    one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return os.environ | one | {TOKEN: token.hex()}
 
 
@@ -66,7 +66,7 @@ class LocalLauncher:
     def start(self, host: HostSpec, port: int, token: bytes) -> None:
         """As `Launcher.start`."""
         # A session of its own: Ctrl-C in the terminal reaches the controller alone.
-        self._processes[host.name] = subprocess.Popen(
+        self._processes[host.name] = subprocess.Popen(  # noqa: S603 - this package, with arguments of its own
             [sys.executable, "-m", MODULE, self.bind, str(port), host.name, host.address],
             env=host_environment(token),
             stdin=subprocess.DEVNULL,

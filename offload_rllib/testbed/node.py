@@ -9,19 +9,16 @@ import asyncio
 import gc
 import resource
 import selectors
-import socket
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from offload_rllib.simulator.types import Array
+from offload_rllib.envs.node_view import NodeView
 from offload_rllib.testbed.clock import ScenarioClock
-from offload_rllib.testbed.compute import Commanded
 from offload_rllib.testbed.node_tasks import NodeTasks
 from offload_rllib.testbed.processes import memory_bytes
-from offload_rllib.testbed.setup import Brain, Network, Options
+from offload_rllib.testbed.setup import NodeOrder
 from offload_rllib.testbed.wire import (
     BROADCAST,
     END,
@@ -52,39 +49,6 @@ LAST_FRAMES_S = 2.0
 MOST_SELECTED = 400
 
 
-@dataclass(frozen=True)
-class NodeOrder:
-    """What a node process is started with.
-
-    Attributes:
-        network: that is played on.
-        options: how.
-        brain: how agents decide.
-        n: index of the node.
-        key: of the episode.
-        arrivals: [a] ARRIVAL_ROW, of the client here.
-        controller: address of the controller.
-        bind: address to listen on.
-        port: to listen on; 0 takes a free one.
-        token: of this run.
-        play: number of the play.
-        units_per_s: of `compute.calibrate`; 0 if servers do not burn.
-    """
-
-    network: Network
-    options: Options
-    brain: Brain
-    n: int
-    key: int
-    arrivals: Array
-    controller: tuple[str, int]
-    bind: str
-    port: int
-    token: bytes
-    play: int
-    units_per_s: float
-
-
 class NodeProcess:
     """The connections of a node, and what comes over them."""
 
@@ -93,13 +57,19 @@ class NodeProcess:
         self._order = order
         arrays = order.network.arrays
         self._nodes, self._links = len(arrays.node), len(arrays.link)
-        self._tasks = NodeTasks(order.network, order.options, order.brain, order.n, order.key, order.units_per_s)
-        self._by_neighbour = {link.destination: link for link in self._tasks.links.values()}
+        self._view = NodeView(arrays, order.n, order.key, order.network.interval_s, order.network.rows)
+        self._view.prepare()
+        here = arrays.node[order.n]
+        links = range(int(here["first_link"]), int(here["first_link"] + here["degree"]))
+        self._link_to = {int(arrays.link[index]["destination"]): index for index in links}
+        self._outgoing: dict[int, FrameReader] = {}
+        self._tasks: NodeTasks | None = None
+        self._early: list[tuple[FrameReader, int, memoryview]] = []
         self._incoming: dict[int, FrameReader] = {}
         self._ended: set[int] = set()
         self._over = asyncio.Event()
         self._all_ended = asyncio.Event()
-        self._clock: ScenarioClock | None = None
+        self._clock = ScenarioClock(0.0, order.options.speed)
         self._work: set[asyncio.Task[None]] = set()
         self._malformed = 0
         self._last_malformed = ""
@@ -109,14 +79,20 @@ class NodeProcess:
     async def run(self) -> None:
         """Live until the controller says that it is over, or is gone."""
         loop, order = asyncio.get_running_loop(), self._order
+        loop.set_exception_handler(self._on_exception)
         server = await loop.create_server(self._accept, order.bind, order.port)
         await loop.create_connection(lambda: self._control, *order.controller)
         port = server.sockets[0].getsockname()[1]
         self._say("node", node=order.n, port=port, token=order.token.hex(), play=order.play)
         await self._over.wait()
-        if self._tasks.compute is not None:
+        if self._tasks is not None:
             self._tasks.compute.close()
         server.close()
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Tell the controller of a mistake of this program: it must not pass for the failure of a node."""
+        loop.default_exception_handler(context)
+        self._say("error", reason=f"{context['message']}: {context.get('exception')!r}")
 
     def _say(self, kind: str, **content: Any) -> None:
         self._control.write(pack_message({"kind": kind} | content))
@@ -157,8 +133,7 @@ class NodeProcess:
         """Connect the links to neighbours at new addresses."""
         loop, failed = asyncio.get_running_loop(), []
         for n, (host, port) in addresses.items():
-            link = self._by_neighbour.get(n)
-            if link is None:
+            if n not in self._link_to:
                 continue
             reader = FrameReader(self._on_answer, self._on_link_lost, self._on_error)
             try:
@@ -167,36 +142,36 @@ class NodeProcess:
             except OSError as error:
                 failed.append(f"{host}:{port}: {error.strerror or error}")
                 continue
-            assert reader.transport is not None
-            reader.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader.node = n
+            reader.send_at_once()
             reader.write(pack_hello(self._order.token, self._order.n))
-            link.connection = reader
+            self._outgoing[n] = reader
+            if self._tasks is not None:
+                self._tasks.links[self._link_to[n]].connection = reader
         if failed:
             self._say("unreachable", reasons=failed)
         self._say("ready")
 
     def _on_answer(self, reader: FrameReader, kind: int, body: memoryview) -> None:
+        del reader, kind, body
         raise WireError("a frame against the direction of a link")
 
     def _on_link_lost(self, reader: FrameReader) -> None:
-        link = self._by_neighbour.get(-1 if reader.node is None else reader.node)
-        if link is not None and link.connection is reader:
-            link.connection = None
-            self._miss(link.destination)
-
-    def _miss(self, neighbour: int) -> None:
-        if self._clock is not None and self._tasks.open:
-            self._tasks.miss(neighbour)
-            self._say("missing", neighbour=neighbour)
+        """Note that a neighbour cannot be reached any more."""
+        n = -1 if reader.node is None else reader.node
+        if self._outgoing.get(n) is not reader:
+            return
+        del self._outgoing[n]
+        if self._tasks is not None and self._tasks.open:
+            self._tasks.links[self._link_to[n]].connection = None
+            self._tasks.miss(self._link_to[n])
+            self._say("missing", neighbour=n)
 
     def _cut(self, neighbour: int) -> None:
         """Break the link to a neighbour, both ways: the cable is pulled."""
-        link = self._by_neighbour.get(neighbour)
-        if link is not None and link.connection is not None:
-            link.connection.close()
-        if neighbour in self._incoming:
-            self._incoming[neighbour].close()
+        for connections in (self._outgoing, self._incoming):
+            if neighbour in connections:
+                connections[neighbour].close()
 
     def _on_lost(self, reader: FrameReader) -> None:
         if reader.node is not None and self._incoming.get(reader.node) is reader:
@@ -213,21 +188,28 @@ class NodeProcess:
             if kind != HELLO:
                 raise WireError("a frame before the greeting")
             n = read_hello(body, self._order.token)
-            if n not in self._by_neighbour:
+            if n not in self._link_to:
                 raise WireError("a greeting of a node that is no neighbour")
             reader.node = n
             self._incoming[n] = reader
             self._ended.discard(n)
-        elif kind == PAYLOAD:
-            pass  # the bytes have travelled; nobody reads what is in them
-        elif kind == BROADCAST:
-            self._tasks.hear(self._by_neighbour[reader.node].index, read_broadcast(body))
-        elif kind in (TASK, RESULT):
-            self._tasks.receive(kind, read_task(body, self._nodes, self._links), reader.node)
-        elif kind == GAP and len(body) > 1 and body[0] in (TASK, RESULT):
-            self._tasks.lose(body[0], read_task(body[1:], self._nodes, self._links))
         elif kind == END:
             self._note_end(reader.node)
+        elif kind == PAYLOAD:
+            pass  # the bytes have travelled; nobody reads what is in them
+        elif self._tasks is None:
+            self._early.append((reader, kind, body))  # this node is back, and has not been told the time yet
+        else:
+            self._take(self._tasks, reader.node, kind, body)
+
+    def _take(self, tasks: NodeTasks, sender: int, kind: int, body: memoryview) -> None:
+        """Take what a neighbour has sent."""
+        if kind == BROADCAST:
+            self._view.hear(self._link_to[sender], read_broadcast(body))
+        elif kind in (TASK, RESULT):
+            tasks.receive(kind, read_task(body, self._nodes, self._links), sender)
+        elif kind == GAP and len(body) > 1 and body[0] in (TASK, RESULT):
+            tasks.lose(body[0], read_task(body[1:], self._nodes, self._links))
         else:
             raise WireError(f"a frame of kind {kind} from a neighbour")
 
@@ -236,28 +218,30 @@ class NodeProcess:
         order = self._order
         self._clock = clock = ScenarioClock(start, order.options.speed)
         self._began, self._cpu = time.monotonic(), time.process_time()
-        self._tasks.begin(clock, order.arrivals)
-        clock.at(float(order.network.arrays.settings[0]["horizon_s"]), self._finish)
-        self._spawn(self._flush())
+        self._tasks = tasks = NodeTasks(order, self._view, clock, self._outgoing)
+        clock.at(float(order.network.arrays.settings[0]["horizon_s"]), self._finish, tasks)
+        self._spawn(self._flush(tasks))
+        for reader, kind, body in self._early:
+            self._on_frame(reader, kind, body)
+        self._early.clear()
 
-    async def _flush(self) -> None:
+    async def _flush(self, tasks: NodeTasks) -> None:
         """Hand the journal to the controller, again and again: little is lost with a process that is killed."""
-        while self._tasks.open:
+        while tasks.open:
             await asyncio.sleep(FLUSH_S)
-            self._flush_now()
+            self._flush_now(tasks)
 
-    def _flush_now(self) -> None:
-        if len(self._tasks.journal):
-            self._control.write(pack_arrays({"kind": "journal"}, self._tasks.journal.take()))
+    def _flush_now(self, tasks: NodeTasks) -> None:
+        if len(tasks.journal):
+            self._control.write(pack_arrays({"kind": "journal"}, tasks.journal.take()))
 
-    def _finish(self) -> None:
-        self._tasks.stop()
-        for link in self._by_neighbour.values():
-            if link.connection is not None:
-                link.connection.write(frame(END))
-        self._spawn(self._report())
+    def _finish(self, tasks: NodeTasks) -> None:
+        tasks.stop()
+        for connection in self._outgoing.values():
+            connection.write(frame(END))
+        self._spawn(self._report(tasks))
 
-    async def _report(self) -> None:
+    async def _report(self, tasks: NodeTasks) -> None:
         """Wait for what neighbours had sent before their end, and report."""
         cpu_s, wall_s = time.process_time() - self._cpu, time.monotonic() - self._began
         if not self._ended >= self._incoming.keys():
@@ -266,10 +250,7 @@ class NodeProcess:
                     await self._all_ended.wait()
             except TimeoutError:
                 self._last_malformed = self._last_malformed or "a neighbour did not end its frames"
-        self._flush_now()
-        clock, tasks = self._clock, self._tasks
-        assert clock is not None
-        compute = tasks.compute
+        self._flush_now(tasks)
         content = {
             "kind": "final",
             "cpu_s": cpu_s,
@@ -281,10 +262,10 @@ class NodeProcess:
             "payload_bytes": sum(link.sent_bytes for link in tasks.links.values()),
             "malformed": self._malformed,
             "last_malformed": self._last_malformed,
-            "command_failures": compute.failures if isinstance(compute, Commanded) else 0,
+            "command_failures": tasks.compute.failures,
         }
         arrays = {
-            "late_s": np.array(clock.late_s, np.float32),
+            "late_s": np.array(self._clock.late_s, np.float32),
             "decision_wall_s": np.array(tasks.decider.wall_s, np.float32),
         }
         self._control.write(pack_arrays(content, arrays))

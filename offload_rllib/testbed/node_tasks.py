@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from offload_rllib.envs.node_view import Heard, NodeView, Resident
 from offload_rllib.simulator.types import (
@@ -19,13 +20,13 @@ from offload_rllib.simulator.types import (
     Array,
 )
 from offload_rllib.testbed.clock import ScenarioClock
-from offload_rllib.testbed.compute import Burnt, Commanded, Emulated
+from offload_rllib.testbed.compute import Compute, make_compute
 from offload_rllib.testbed.decider import Decider
 from offload_rllib.testbed.journal import Journal
 from offload_rllib.testbed.outgoing import OutgoingLink, Shipment
-from offload_rllib.testbed.setup import Brain, Network, Options
+from offload_rllib.testbed.setup import NodeOrder
 from offload_rllib.testbed.station import Station
-from offload_rllib.testbed.wire import RESULT, TASK, Task, WireError
+from offload_rllib.testbed.wire import RESULT, TASK, FrameReader, Task, WireError
 
 
 def _as_resident(task: Task) -> Resident:
@@ -56,77 +57,73 @@ class NodeTasks:
         broadcasts: how many it has sent.
     """
 
-    def __init__(self, network: Network, options: Options, brain: Brain, n: int, key: int, units_per_s: float) -> None:
-        """Begin empty, before the start of the play.
+    def __init__(
+        self,
+        order: NodeOrder,
+        view: NodeView,
+        clock: ScenarioClock,
+        connections: Mapping[int, FrameReader],
+    ) -> None:
+        """Begin to play at the present time of a clock; the node is empty, and earlier arrivals have passed it by.
 
         Args:
-            network: that is played on.
-            options: how.
-            brain: how agents decide.
-            n: index of the node.
-            key: of the episode.
-            units_per_s: of `compute.calibrate`; 0 if servers do not burn.
+            order: what the process was started with.
+            view: of this node.
+            clock: of this process.
+            connections: to neighbours, by their index.
         """
-        arrays = network.arrays
-        self.n = n
-        self.view = NodeView(arrays, n, key, network.interval_s, network.rows)
+        network, arrays = order.network, order.network.arrays
+        self.n = order.n
+        self.view = view
         self.journal = Journal()
-        self.decider = Decider(self.view, network, brain)
+        self.decider = Decider(view, network, order.brain)
         self.open = True
         self.broadcasts = 0
-        self._options = options
-        self._units_per_s = units_per_s
+        self._clock = clock
+        self._real = order.options.network == "real"
         self._interval_s = network.interval_s
-        self._settings = arrays.settings[0]
-        self._here = arrays.node[n]
+        self._here = arrays.node[order.n]
         self._link = arrays.link
-        self._expiry = int(self._settings["expiry"])
-        self._grace_s = float(self._settings["expiry_grace_s"])
-        self._horizon_s = float(self._settings["horizon_s"])
-        self._max_hops = int(self._settings["max_hops"])
+        settings = arrays.settings[0]
+        self._expiry = int(settings["expiry"])
+        self._grace_s = float(settings["expiry_grace_s"])
+        self._horizon_s = float(settings["horizon_s"])
+        self._max_hops = int(settings["max_hops"])
         self._awaited: dict[int, float] = {}
         self._expiries: dict[int, asyncio.TimerHandle] = {}
-        self._clock = ScenarioClock(0.0, options.speed)
         self._station = Station(
-            int(self._here["servers"]), float(self._here["core_speed"]), int(self._here["queue"]), self._served
+            int(self._here["servers"]),
+            float(self._here["core_speed"]),
+            int(self._here["queue"]),
+            lambda done: make_compute(order, clock, done),
+            self._served,
         )
         first = int(self._here["first_link"])
         self.links = {
             index: OutgoingLink(
                 index,
                 self._link[index],
-                self.view,
-                shaped=options.network == "shaped",
+                view,
+                clock,
+                shaped=not self._real,
                 broadcast_delay_s=float(network.broadcast_delay_s[index]),
                 expiry=self._expiry,
                 dropped=self._not_delivered,
             )
             for index in range(first, first + int(self._here["degree"]))
         }
-        self.compute: Emulated | Burnt | Commanded | None = None
-
-    def begin(self, clock: ScenarioClock, arrivals: Array) -> None:
-        """Begin to play at the present time of a clock; the node is empty, and earlier arrivals have passed it by.
-
-        Args:
-            clock: of this process.
-            arrivals: [n] ARRIVAL_ROW, the tasks that the client here will make.
-        """
-        self._clock = clock
         for link in self.links.values():
-            link.clock = clock
-        if self._options.compute == "emulate":
-            self.compute = Emulated(clock, self._station.ended)
-        elif self._options.compute == "burn":
-            self.compute = Burnt(clock, self._station.ended, int(self._here["servers"]), self._units_per_s)
-        else:
-            self.compute = Commanded(clock, self._station.ended, self._options.command)
-        self._station.compute = self.compute
+            link.connection = connections.get(link.destination)
         now_s = clock.now()
-        for row in arrivals[arrivals["created_s"] >= now_s]:
-            self._clock.at(float(row["created_s"]), self._create, row)
-        passed = max(-(-(now_s - self.view.phase_s) // self._interval_s), 0)
-        self._schedule_broadcast(self.view.phase_s + passed * self._interval_s)
+        for row in order.arrivals[order.arrivals["created_s"] >= now_s]:
+            clock.at(float(row["created_s"]), self._create, row)
+        passed = max(-(-(now_s - view.phase_s) // self._interval_s), 0)
+        self._schedule_broadcast(view.phase_s + passed * self._interval_s)
+
+    @property
+    def compute(self) -> Compute:
+        """What keeps the servers busy."""
+        return self._station.compute
 
     def _create(self, row: Array) -> None:
         """Let the client here make a task."""
@@ -253,7 +250,7 @@ class NodeTasks:
             task.transfer_s += now_s - task.since_s
             task.since_s = now_s
             self._enter(task, now_s)
-        elif self._options.network == "real" and self._expiry == EXPIRY_ABORT and now_s > task.deadline_s:
+        elif self._real and self._expiry == EXPIRY_ABORT and now_s > task.deadline_s:
             self._end(task, now_s, EXPIRED)
         else:
             self._return(task, now_s)
@@ -265,16 +262,10 @@ class NodeTasks:
             task.transfer_s += self._clock.now() - task.since_s
         self._end(task, self._clock.now(), LOST)
 
-    def hear(self, link_index: int, heard: Heard) -> None:
-        """Take the broadcast of the neighbour at the other end of a link."""
-        self.view.hear(link_index, heard)
-
-    def miss(self, neighbour: int) -> None:
-        """Note that a neighbour has failed: its connection is gone, and it is as empty as it is silent."""
-        for index, link in self.links.items():
-            if link.destination == neighbour:
-                link.forget()
-                self.view.hear(index, Heard(self._clock.now(), 0, 0.0, 1, 0, 0.0))
+    def miss(self, link_index: int) -> None:
+        """Note that the neighbour at the end of a link has failed: it is gone, and as empty as it is silent."""
+        self.links[link_index].forget()
+        self.view.hear(link_index, Heard(self._clock.now(), 0, 0.0, 1, 0, 0.0))
 
     def _schedule_broadcast(self, time_s: float) -> None:
         if time_s <= self._horizon_s:
@@ -298,8 +289,7 @@ class NodeTasks:
         self.open = False
         for timer in self._expiries.values():
             timer.cancel()
-        if self.compute is not None:
-            self.compute.close()
+        self.compute.close()
         unfinished: list[Task] = list(self._station)
         for link in self.links.values():
             unfinished += [task for _, task in link.stop()]

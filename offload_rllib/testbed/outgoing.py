@@ -49,18 +49,20 @@ class OutgoingLink:
         index: int,
         record: Any,
         view: NodeView,
+        clock: ScenarioClock,
         *,
         shaped: bool,
         broadcast_delay_s: float,
         expiry: int,
         dropped: Callable[[Shipment, str], None],
     ) -> None:
-        """Begin without a connection; `clock` is set before the first message.
+        """Begin without a connection.
 
         Args:
             index: of the link.
             record: its LINK.
             view: of this node, which knows its own links.
+            clock: of this process.
             shaped: keep to the model.
             broadcast_delay_s: of a broadcast, when shaped.
             expiry: what a deadline does, of `simulator.types`.
@@ -71,9 +73,9 @@ class OutgoingLink:
         self.connection: FrameReader | None = None
         self.on_the_way: set[Shipment] = set()
         self.sent_bytes = 0
-        self.clock = ScenarioClock(0.0, 1.0)
         self._seconds_per_bit = float(record["seconds_per_bit"])
         self._view = view
+        self._clock = clock
         self._shaped = shaped
         self._delay_s = broadcast_delay_s
         self._aborts = expiry == EXPIRY_ABORT
@@ -86,7 +88,7 @@ class OutgoingLink:
 
     def send(self, kind: int, task: Task, bits: float, now_s: float) -> None:
         """Send a task or a result with its bits, divided by the speed: a second of the link is one of the scenario."""
-        size = int(bits / 8 / self.clock.speed)
+        size = int(bits / 8 / self._clock.speed)
         if not self._shaped:
             shipment = Shipment(kind, task, now_s, lost=False)
             self.on_the_way.add(shipment)
@@ -100,7 +102,7 @@ class OutgoingLink:
         self.on_the_way.add(shipment)
         late = arrives_s >= task.deadline_s if kind == TASK else arrives_s > task.deadline_s
         if self._aborts and late:
-            shipment.timer = self.clock.at(max(task.deadline_s, now_s), self._drop, shipment, "expired")
+            shipment.timer = self._clock.at(max(task.deadline_s, now_s), self._drop, shipment, "expired")
             return
         parts = max(1, -(-size // min(max(PART_BYTES, size // MOST_PARTS), MOST_PART_BYTES)))
         begins_s = max(now_s, arrives_s - bits * self._seconds_per_bit)
@@ -110,7 +112,7 @@ class OutgoingLink:
         """Send part number `part` at its time, and the one behind it then."""
         if part == parts - 1:
             last = size - part * (size // parts)
-            shipment.timer = self.clock.at(shipment.arrives_s, self._arrive, shipment, last)
+            shipment.timer = self._clock.at(shipment.arrives_s, self._arrive, shipment, last)
             return
         time_s = begins_s + (part + 1) / parts * (shipment.arrives_s - begins_s)
 
@@ -118,7 +120,7 @@ class OutgoingLink:
             self._write_part(size // parts)
             self._pace(shipment, begins_s, size, part + 1, parts)
 
-        shipment.timer = self.clock.at(time_s, write)
+        shipment.timer = self._clock.at(time_s, write)
 
     def _write_part(self, size: int) -> None:
         if self.connection is not None:
@@ -147,7 +149,7 @@ class OutgoingLink:
         """Send a broadcast."""
         data = pack_broadcast(heard)
         if self._shaped:
-            self.clock.at(heard.stamp_s + self._delay_s, self._tell, data)
+            self._clock.at(heard.stamp_s + self._delay_s, self._tell, data)
         else:
             self._tell(data)
 

@@ -21,23 +21,25 @@ from offload_rllib.runs.folder import refuse_existing, write_results
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.types import Array
 from offload_rllib.testbed.compute import check_command
-from offload_rllib.testbed.controller import Controller, Fault, Outcome
+from offload_rllib.testbed.controller import Controller
 from offload_rllib.testbed.fates import fates
 from offload_rllib.testbed.hosts import Placement, here
 from offload_rllib.testbed.launch import HostSpec, Launcher
+from offload_rllib.testbed.playing import Fault, Outcome, Playing
 from offload_rllib.testbed.recorded import arrivals_of, brain_of, faults_of, network_of
 from offload_rllib.testbed.results import (
     mean_response_s,
+    measured_table,
     record_of_play,
     record_of_run,
-    simulator_table,
-    testbed_table,
+    simulated_table,
     write_files,
 )
 from offload_rllib.testbed.setup import Brain, Network, Options
 from offload_rllib.testbed.support import check_environment, check_options
 
 PARENT = Path("testbeds")
+DEFAULT = Options()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def play(
     names: Sequence[str],
     *,
     label: str = "environment",
-    options: Options = Options(),
+    options: Options = DEFAULT,
     episodes: int = 1,
     seed: int = 0,
     sampled: bool = False,
@@ -111,8 +113,7 @@ def play(
     check_environment(config, scenario, options)
     contenders = contenders_of(names, sampled=sampled)
     place, player = Place(label, config), Player(scenario)
-    env = player.environment(place, 1, log=True)
-    assert isinstance(env, ArrivalEnv)
+    env = ArrivalEnv(scenario, 1, log=True)
     network = network_of(env)
     planned = _plan(place, env, contenders, episodes, seed)
     placement = placement or here()
@@ -123,8 +124,8 @@ def play(
     for episode, outcome in zip(planned, outcomes, strict=True):
         simulated = player.play(episode.cell).tasks
         response_s = mean_response_s(simulated)
-        played = fates(episode.arriving, outcome, outcome.broken)
-        tables += [testbed_table(scenario, played, episode.about), simulator_table(simulated)]
+        played = fates(episode.arriving, outcome)
+        tables += [measured_table(scenario, played, episode.about), simulated_table(simulated)]
         plays.append(record_of_play(episode.about, outcome, played, options, network.names, response_s))
     record = record_of_run(label, fingerprint(config), options, hosts, network.names, plays)
     folder, _ = write_results(out, parent, label, lambda path: write_files(path, tables, record))
@@ -168,9 +169,9 @@ async def _play_all(
             if progress is not None:
                 shown = progress.add_task(f"{about['policy']}, episode {about['episode']}", total=horizon_s)
 
-            def tell(time_s: float, shown: Any = shown) -> None:
+            def tell(playing: Playing, shown: Any = shown) -> None:
                 if progress is not None:
-                    progress.update(shown, completed=time_s)
+                    progress.update(shown, completed=playing.now_s)
 
             outcomes.append(
                 await controller.play(

@@ -17,7 +17,7 @@ from offload_rllib.simulator import streams
 from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.streams import node_key
 from offload_rllib.simulator.types import Array
-from offload_rllib.testbed.controller import Fault
+from offload_rllib.testbed.playing import Fault
 from offload_rllib.testbed.setup import ARRIVAL_ROW, Brain, Network
 from offload_rllib.testbed.support import check_rule_of_node
 
@@ -50,7 +50,7 @@ def arrivals_of(env: ArrivalEnv, key: int) -> Array:
     strays = np.flatnonzero(log["node"] != log["origin"])
     if len(strays):
         raise ConfigError(
-            "testbed: workload.arrivals.columns: a row's task enters another node than the one that it is of; accepted: "
+            "testbed: workload.arrivals.columns: a task enters another node than the one that it is of; accepted: "
             "recordings whose tasks enter their own node"
         )
     rows = np.zeros(len(log), ARRIVAL_ROW)

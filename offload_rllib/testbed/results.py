@@ -22,9 +22,9 @@ from offload_rllib.config.files import read_json
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import Array
-from offload_rllib.testbed.controller import Outcome
 from offload_rllib.testbed.fates import Fates
 from offload_rllib.testbed.launch import HostSpec
+from offload_rllib.testbed.playing import Outcome
 from offload_rllib.testbed.setup import Options
 from offload_rllib.version import __version__
 
@@ -36,8 +36,10 @@ TESTBED, SIMULATOR = "testbed", "simulator"
 DECISION = "decision_s"
 PACKAGES = ("numpy", "numba")
 
-# A play counts if 99 of 100 timers are late by no more than this share of the simulator's mean response.
-LATE_SHARE = 0.02
+# A play counts if timers are late by no more than these shares of the simulator's mean response: on average, and 99 of
+# 100 of them. A task passes about five timers, so the first bounds what lateness does to means, the second to tails.
+MEAN_LATE_SHARE = 0.002
+P99_LATE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class _PlayedEpisode:
         return self.scenario
 
 
-def testbed_table(scenario: BuiltScenario, played: Fates, about: Mapping[str, Any]) -> pa.Table:
+def measured_table(scenario: BuiltScenario, played: Fates, about: Mapping[str, Any]) -> pa.Table:
     """Return one row per task of a play, as `task_table` with `side` and `decision_s`.
 
     Args:
@@ -68,7 +70,7 @@ def testbed_table(scenario: BuiltScenario, played: Fates, about: Mapping[str, An
     return table.append_column(DECISION, pa.array(played.decision_s))
 
 
-def simulator_table(tasks: pa.Table) -> pa.Table:
+def simulated_table(tasks: pa.Table) -> pa.Table:
     """Return the simulator's rows (`task_table`) with the same columns; its decisions take no time."""
     place = tasks.column_names.index("task")
     side = pa.array([SIMULATOR] * len(tasks), pa.string())
@@ -85,7 +87,13 @@ def _percentiles(values: Array, factor: float) -> dict[str, float]:
     if not len(values):
         return {}
     p50, p99 = np.percentile(values, (50, 99))
-    return {"p50": float(p50) * factor, "p99": float(p99) * factor, "max": float(values.max()) * factor}
+    mean = values.mean(dtype=np.float64)
+    return {
+        "mean": float(mean) * factor,
+        "p50": float(p50) * factor,
+        "p99": float(p99) * factor,
+        "max": float(values.max()) * factor,
+    }
 
 
 def reasons_against(outcome: Outcome, played: Fates, options: Options, response_s: float) -> list[str]:
@@ -99,12 +107,13 @@ def reasons_against(outcome: Outcome, played: Fates, options: Options, response_
     """
     reasons = []
     if len(outcome.late_s):
-        late_s = float(np.percentile(outcome.late_s, 99)) * options.speed
-        if not late_s <= LATE_SHARE * response_s:
+        mean_s = float(outcome.late_s.mean(dtype=np.float64)) * options.speed
+        p99_s = float(np.percentile(outcome.late_s, 99)) * options.speed
+        if not (mean_s <= MEAN_LATE_SHARE * response_s and p99_s <= P99_LATE_SHARE * response_s):
             reasons.append(
-                f"too slow for --speed {options.speed:g}: 1 of 100 timers is late by {late_s:.3g} s of the scenario or "
-                f"more, which is over {LATE_SHARE:.0%} of the mean response ({response_s:.3g} s); take a lower speed, "
-                "or more cores"
+                f"this machine is too slow for --speed {options.speed:g}: timers are late by {mean_s:.2g} s of the "
+                f"scenario on average, and 1 of 100 by {p99_s:.2g} s; accepted: {MEAN_LATE_SHARE:.1%} and "
+                f"{P99_LATE_SHARE:.0%} of the mean response, {response_s:.3g} s. Take a lower speed, or more cores"
             )
     failed = sum(final["command_failures"] for final in outcome.finals.values())
     if failed:
@@ -146,7 +155,7 @@ def record_of_play(
             {"node": names[f.node], "from_s": f.from_s, "until_s": f.until_s if np.isfinite(f.until_s) else None}
             for f in outcome.faults
         ],
-        "notes": outcome.notes + list(played.problems),
+        "notes": [*outcome.notes, *played.problems],
         "nodes": nodes,
     }
 

@@ -157,6 +157,9 @@ class Network:
         )
 
 
+NO_NETWORK = Shape("logits", "mlp", "tanh", 0.0, False, (0, 0, 0))  # noqa: FBT003 - a field of a tuple
+
+
 @dataclass(frozen=True)
 class Brain:
     """How agents decide: by a rule, or by networks, of which each agent has one.
@@ -172,7 +175,7 @@ class Brain:
     """
 
     rule: tuple[int, float] | None = None
-    shape: Shape | None = None
+    shape: Shape = NO_NETWORK
     weights: Mapping[str, Weights] = field(default_factory=dict)
     policy_of: tuple[str, ...] = ()
     columns: Array | None = None
@@ -183,7 +186,7 @@ class Brain:
         """Return what `unpacked` makes it of again."""
         content = {
             "rule": None if self.rule is None else list(self.rule),
-            "shape": None if self.shape is None else self.shape._asdict(),
+            "shape": self.shape._asdict(),
             "policy_of": list(self.policy_of),
             "has_columns": self.columns is not None,
             "deterministic": self.deterministic,
@@ -205,10 +208,43 @@ class Brain:
         shape = content["shape"]
         return cls(
             None if content["rule"] is None else (int(content["rule"][0]), float(content["rule"][1])),
-            None if shape is None else Shape(**(shape | {"rows": tuple(shape["rows"])})),
+            Shape(**(shape | {"rows": tuple(shape["rows"])})),
             weights,
             tuple(content["policy_of"]),
             arrays["columns"] if content["has_columns"] else None,
             content["deterministic"],
             content["seed"],
         )
+
+
+@dataclass(frozen=True)
+class NodeOrder:
+    """What a node process is started with.
+
+    Attributes:
+        network: that is played on.
+        options: how.
+        brain: how agents decide.
+        n: index of the node.
+        key: of the episode.
+        arrivals: [a] ARRIVAL_ROW, of the client here.
+        controller: address of the controller.
+        bind: address to listen on.
+        port: to listen on; 0 takes a free one.
+        token: of this run.
+        play: number of the play.
+        units_per_s: of `compute.calibrate`; 0 if servers do not burn.
+    """
+
+    network: Network
+    options: Options
+    brain: Brain
+    n: int
+    key: int
+    arrivals: Array
+    controller: tuple[str, int]
+    bind: str
+    port: int
+    token: bytes
+    play: int
+    units_per_s: float

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from offload_rllib.simulator.types import EDF, LIFO, SJF
-from offload_rllib.testbed.compute import Compute
+from offload_rllib.testbed.compute import Compute, Done
 from offload_rllib.testbed.wire import Task
 
 
@@ -23,21 +23,30 @@ class Station:
     """Servers that take the waiting tasks one after the other.
 
     Attributes:
+        compute: what keeps the servers busy.
         waiting: tasks that wait, in the order in which they came.
         serving: tasks in service, by number.
         bits: inputs of all of them.
     """
 
-    def __init__(self, servers: int, core_speed: float, discipline: int, done: Callable[[Task, float], None]) -> None:
-        """Begin empty; `compute` is set before the first task.
+    def __init__(
+        self,
+        servers: int,
+        core_speed: float,
+        discipline: int,
+        compute: Callable[[Done], Compute],
+        done: Done,
+    ) -> None:
+        """Begin empty.
 
         Args:
             servers: how many tasks are served at once.
             core_speed: of each, instructions per second.
             discipline: a queue of `simulator.types`.
+            compute: makes what keeps the servers busy, given what it is to call at the end of a service.
             done: called with each task whose service has ended, and when.
         """
-        self.compute: Compute | None = None
+        self.compute = compute(self._ended)
         self.waiting: list[Task] = []
         self.serving: dict[int, Service] = {}
         self.bits = 0.0
@@ -71,7 +80,6 @@ class Station:
         task.since_s = start_s
         service_s = task.work / self._core_speed
         self.serving[task.number] = Service(task, start_s + service_s)
-        assert self.compute is not None
         self.compute.begin(task, start_s, service_s)
 
     def _next(self) -> Task:
@@ -99,7 +107,7 @@ class Station:
     def _forget(self, task: Task) -> None:
         self.bits = self.bits - task.bits_in if len(self) else 0.0
 
-    def ended(self, task: Task, end_s: float) -> None:
+    def _ended(self, task: Task, end_s: float) -> None:
         """Note that a service has ended: the next task takes the server from that time on."""
         self._free(task, end_s)
         self._done(task, end_s)
@@ -115,6 +123,5 @@ class Station:
             self._forget(task)
             task.waiting_s += now_s - task.since_s
         else:
-            assert self.compute is not None
             self.compute.stop(task)
             self._free(task, now_s)

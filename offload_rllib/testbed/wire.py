@@ -11,10 +11,11 @@ import hmac
 import io
 import json
 import math
+import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -255,6 +256,24 @@ def read_arrays(body: memoryview, types: Mapping[str, Any]) -> tuple[dict[str, A
         raise WireError("arrays that cannot be read") from error
 
 
+def cut(buffer: bytearray, most_bytes: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield kind and body of the frames that are complete at the beginning of a buffer, and remove them from it.
+
+    Raises:
+        WireError: what is there begins no frame, or one of more than `most_bytes`.
+    """
+    while len(buffer) >= _LENGTH.size:
+        length, kind = _LENGTH.unpack_from(buffer)
+        if not 1 <= length <= most_bytes + 1 or kind not in KINDS:
+            raise WireError(f"a frame of kind {kind} and {length} bytes")
+        end = _LENGTH.size - 1 + length
+        if len(buffer) < end:
+            return
+        body = memoryview(bytes(buffer[_LENGTH.size : end]))
+        del buffer[:end]
+        yield kind, body
+
+
 class FrameReader(asyncio.Protocol):
     """One connection: it cuts what arrives into frames, and hands each to its owner.
 
@@ -282,39 +301,30 @@ class FrameReader(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand on the frames that are complete."""
         if self._closing:
             return
         self._buffer += data
-        start = 0
         try:
-            while len(self._buffer) - start >= _LENGTH.size:
-                length, kind = _LENGTH.unpack_from(self._buffer, start)
-                if not 1 <= length <= self._most + 1 or kind not in KINDS:
-                    raise WireError(f"a frame of kind {kind} and {length} bytes")
-                end = start + 4 + length
-                if len(self._buffer) < end:
-                    break
-                body = memoryview(bytes(self._buffer[start + _LENGTH.size : end]))
-                start = end
+            for kind, body in cut(self._buffer, self._most):
                 self._on_frame(self, kind, body)
         except WireError as error:
             self._closing = True
-            self._buffer.clear()
             self._on_error(self, str(error))
-            if self.transport is not None:
-                self.transport.close()
-            return
-        del self._buffer[:start]
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner."""
         del exc
         self._on_lost(self)
+
+    def send_at_once(self) -> None:
+        """Let small frames leave without waiting for more (TCP_NODELAY)."""
+        if self.transport is not None:
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def write(self, data: bytes) -> None:
         """Send, unless the connection is gone."""
