@@ -80,10 +80,8 @@ def of_one_node(arrays: Scenario) -> Scenario:
 
 
 @kernel
-def _begin(scenarios, state, key, interval_s, phases):
+def _begin(scenario, environment, key, interval_s, phases):
     """Set the keys of an episode's random streams; write the phases [N] of the nodes' broadcasts."""
-    scenario = scenario_of(scenarios, 0)
-    environment = env_slice(state, 0)
     environment.episode[0].key = key
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
@@ -97,20 +95,18 @@ def _begin(scenarios, state, key, interval_s, phases):
 
 
 @kernel
-def _write_tasks(scenarios, state, n, served, waiting, held, awaited):
+def _write_tasks(scenario, environment, n, served, waiting, held, awaited):
     """Put the tasks of node `n` in their places: slots [0, served) are in service, then come those that wait.
 
     Args:
-        scenarios: of a batch of one.
-        state: of that batch; `service_end_s` of the tasks in service ascends.
+        scenario: that is played.
+        environment: a `State` without its leading axis; `service_end_s` of the tasks in service ascends.
         n: index of the node.
         served: tasks in service.
         waiting: tasks that wait, in the slots behind, in the order in which they came.
         held: 1 if the task in the slot behind those is to be decided, otherwise 0.
         awaited: tasks made here whose result the node waits for.
     """
-    scenario = scenario_of(scenarios, 0)
-    environment = env_slice(state, 0)
     here = scenario.node[n]
     node = environment.node[n]
     node.queue_head = NONE
@@ -139,14 +135,41 @@ def _write_tasks(scenarios, state, n, served, waiting, held, awaited):
 
 
 @kernel
-def _advertised(scenarios, state, n, now_s):
+def _decide_held(scenario, environment, rule, parameter, agent, planned):
+    slot = environment.node[scenario.agent_node[agent]].held_head
+    return decide(scenario, environment, rule, parameter, agent, slot, 0, planned, environment.episode[0].now_s)
+
+
+@kernel
+def _cross(scenario, environment, link_index, bits, deadline_s, now_s):
+    link = scenario.link[link_index]
+    if link.plain:
+        return now_s + link.latency_s + bits * link.seconds_per_bit, False
+    return cross(scenario, environment, link_index, bits, deadline_s, now_s)
+
+
+# What Python calls: each takes a batch of one.
+
+
+@kernel
+def _begin_one(scenarios, state, key, interval_s, phases):
+    _begin(scenario_of(scenarios, 0), env_slice(state, 0), key, interval_s, phases)
+
+
+@kernel
+def _write_one(scenarios, state, n, served, waiting, held, awaited):
+    _write_tasks(scenario_of(scenarios, 0), env_slice(state, 0), n, served, waiting, held, awaited)
+
+
+@kernel
+def _advertise_one(scenarios, state, n, now_s):
     environment = env_slice(state, 0)
     environment.episode[0].now_s = now_s
     return advertised_free_at(scenario_of(scenarios, 0), environment, n, now_s)
 
 
 @kernel
-def _observe(scenarios, state, agent, now_s, scales, seen, mask):
+def _observe_one(scenarios, state, agent, now_s, scales, seen, mask):
     scenario = scenario_of(scenarios, 0)
     environment = env_slice(state, 0)
     environment.episode[0].now_s = now_s
@@ -154,21 +177,15 @@ def _observe(scenarios, state, agent, now_s, scales, seen, mask):
 
 
 @kernel
-def _decide(scenarios, state, rule, parameter, agent, now_s, planned):
-    scenario = scenario_of(scenarios, 0)
+def _decide_one(scenarios, state, rule, parameter, agent, now_s, planned):
     environment = env_slice(state, 0)
     environment.episode[0].now_s = now_s
-    slot = environment.node[scenario.agent_node[agent]].held_head
-    return decide(scenario, environment, rule, parameter, agent, slot, 0, planned, now_s)
+    return _decide_held(scenario_of(scenarios, 0), environment, rule, parameter, agent, planned)
 
 
 @kernel
-def _cross(scenarios, state, link_index, bits, deadline_s, now_s):
-    scenario = scenario_of(scenarios, 0)
-    link = scenario.link[link_index]
-    if link.plain:
-        return now_s + link.latency_s + bits * link.seconds_per_bit, False
-    return cross(scenario, env_slice(state, 0), link_index, bits, deadline_s, now_s)
+def _cross_one(scenarios, state, link_index, bits, deadline_s, now_s):
+    return _cross(scenario_of(scenarios, 0), env_slice(state, 0), link_index, bits, deadline_s, now_s)
 
 
 class NodeView:
@@ -202,7 +219,7 @@ class NodeView:
         self._planned = np.zeros((arrays.destination.shape[1], 2))
         self._compiled: dict[str, Callable[..., Any]] = {}
         phases = np.zeros(len(arrays.node))
-        self._run(_begin, np.uint64(key), float(interval_s), phases)
+        self._run(_begin_one, np.uint64(key), float(interval_s), phases)
         self.phase_s = float(phases[n])
 
     @property
@@ -222,7 +239,7 @@ class NodeView:
         links = np.flatnonzero(self._link["source"] == self.n)
         arguments = (int(links[0]), 0.0, np.inf, 0.0)
         every = (self._scenarios, self._state, *arguments)
-        self._compiled[_cross.__name__] = entry_point(_cross, *every)  # a call would count as a transfer
+        self._compiled[_cross_one.__name__] = entry_point(_cross_one, *every)  # a call would count as a transfer
 
     def _run(self, function: Any, *arguments: Any) -> Any:
         name = function.__name__
@@ -290,7 +307,7 @@ class NodeView:
             for field, values in zip(Resident._fields, zip(*residents, strict=True), strict=True):
                 slots[field] = values
             slots["service_end_s"][: len(in_service)] = [until_s for _, until_s in in_service]
-        self._run(_write_tasks, self.n, len(in_service), len(waiting), int(held is not None), int(awaited))
+        self._run(_write_one, self.n, len(in_service), len(waiting), int(held is not None), int(awaited))
 
     def _make_room(self, count: int) -> None:
         slots = 1 << count.bit_length()
@@ -303,7 +320,7 @@ class NodeView:
 
     def advertise(self, now_s: float) -> tuple[int, float]:
         """Return what the node broadcasts: its tasks, and when a server is free for one more. Tasks were written."""
-        free_s = self._run(_advertised, self.n, float(now_s))
+        free_s = self._run(_advertise_one, self.n, float(now_s))
         return int(self._state.node[0, self.n]["tasks"]), float(free_s)
 
     def observe(self, now_s: float) -> tuple[Array, Array]:
@@ -311,12 +328,12 @@ class NodeView:
 
         The arrays are overwritten by the next call.
         """
-        self._run(_observe, self.agent, float(now_s), self._scales, self._seen, self._mask)
+        self._run(_observe_one, self.agent, float(now_s), self._scales, self._seen, self._mask)
         return self._seen, self._mask[0]
 
     def decide(self, rule: int, parameter: float, now_s: float) -> int:
         """Return the action of a rule (`simulator.heuristics`) for the held task. Tasks were written."""
-        return int(self._run(_decide, int(rule), float(parameter), self.agent, float(now_s), self._planned))
+        return int(self._run(_decide_one, int(rule), float(parameter), self.agent, float(now_s), self._planned))
 
     def chosen(self) -> None:
         """Count a decision: rules address their draws by its number."""
@@ -324,7 +341,7 @@ class NodeView:
 
     def give_to_link(self, link_index: int, bits: float, deadline_s: float, now_s: float) -> tuple[float, bool]:
         """Give a message to one of this node's links: when it arrives, and whether it is lost (`simulator.links`)."""
-        arrives_s, lost = self._run(_cross, int(link_index), float(bits), float(deadline_s), float(now_s))
+        arrives_s, lost = self._run(_cross_one, int(link_index), float(bits), float(deadline_s), float(now_s))
         return float(arrives_s), bool(lost)
 
     def action_link(self, action: int) -> int:

@@ -130,8 +130,14 @@ class NodeTasks:
         if not self.open:
             return
         task = Task(
-            *(int(row[name]) for name in ("number", "origin", "type")),
-            *(float(row[name]) for name in ("created_s", "deadline_s", "work", "bits_in", "bits_out")),
+            number=int(row["number"]),
+            origin=int(row["origin"]),
+            type=int(row["type"]),
+            created_s=float(row["created_s"]),
+            deadline_s=float(row["deadline_s"]),
+            work=float(row["work"]),
+            bits_in=float(row["bits_in"]),
+            bits_out=float(row["bits_out"]),
         )
         task.since_s = task.created_s
         ends = self._expiry != EXPIRY_NEVER

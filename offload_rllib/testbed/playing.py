@@ -165,9 +165,7 @@ class Playing:
         for name, array in arrays.items():
             self._arrays[name].append(array)
         if kind == "ready":
-            self.ready.add(n)
-            if self.started and n not in self.started and n not in self.finals:
-                self._begin(n)
+            self._note_ready(n)
         elif kind == "unreachable":
             self._note_unreachable(n, message["reasons"])
         elif kind == "error":
@@ -180,6 +178,12 @@ class Playing:
                 answer.set_result(float(message["time"]))
         elif kind == "final":
             self.finals[n] = dict(message)
+
+    def _note_ready(self, n: int) -> None:
+        """Note that a node has reached its neighbours; let it play if the others do."""
+        self.ready.add(n)
+        if self.started and n not in self.started and n not in self.finals:
+            self._begin(n)
 
     def _note_unreachable(self, n: int, reasons: Sequence[str]) -> None:
         self.notes += [f"node {self._network.names[n]}: {reason}" for reason in reasons]

@@ -64,8 +64,9 @@ class RayLauncher:
                 f"{', '.join(sorted(self._resources))}"
             )
         options = {"num_cpus": 0, "resources": {self._resources[host.address]: NODE_SHARE}, "max_concurrency": 2}
-        actor = ray.remote(HostActor).options(**options)  # pyright: ignore[reportAttributeAccessIssue]
-        self._actors[host.name] = started = actor.remote([self.bind, str(port), host.name, host.address], token)
+        make: Any = ray.remote(HostActor)
+        arguments = [self.bind, str(port), host.name, host.address]
+        self._actors[host.name] = started = make.options(**options).remote(arguments, token)
         self._watched[started.watch.remote()] = host.name
 
     def ended(self) -> str:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from offload_rllib.config.files import read_json
+from offload_rllib.evaluation.results import POLICY
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import Array
@@ -79,8 +80,8 @@ def simulated_table(tasks: pa.Table) -> pa.Table:
 
 def mean_response_s(tasks: pa.Table) -> float:
     """Return the mean response of the finished tasks that count; nan without any."""
-    mean = pc.mean(tasks.filter(pc.field("counts"))["response_s"]).as_py()
-    return float("nan") if mean is None else float(mean)
+    responses = tasks.filter(pc.field("counts"))["response_s"].drop_null().to_numpy()
+    return float(responses.mean()) if len(responses) else float("nan")
 
 
 def _percentiles(values: Array, factor: float) -> dict[str, float]:
@@ -88,12 +89,8 @@ def _percentiles(values: Array, factor: float) -> dict[str, float]:
         return {}
     p50, p99 = np.percentile(values, (50, 99))
     mean = values.mean(dtype=np.float64)
-    return {
-        "mean": float(mean) * factor,
-        "p50": float(p50) * factor,
-        "p99": float(p99) * factor,
-        "max": float(values.max()) * factor,
-    }
+    named = {"mean": mean, "p50": p50, "p99": p99, "max": values.max()}
+    return {name: float(value) * factor for name, value in named.items()}
 
 
 def reasons_against(outcome: Outcome, played: Fates, options: Options, response_s: float) -> list[str]:
@@ -201,11 +198,17 @@ def table_of_run(folder: Path) -> Table:
     shown = Table(title="response of the tasks that count")
     for column in ("policy", "side", "tasks", "mean", "p95", "dropped"):
         shown.add_column(column, justify="left" if column in ("policy", "side") else "right")
-    for (policy, side), of_one in tasks[tasks["counts"]].groupby(["policy", SIDE], observed=True, sort=False):
-        response_s, ends = of_one["response_s"], of_one["outcome"]
-        dropped = (~ends.isin(["finished", "unfinished"])).mean()
-        mean_s, p95_s = response_s.mean(), response_s.quantile(0.95)
-        shown.add_row(str(policy), str(side), str(len(of_one)), f"{mean_s:.3g} s", f"{p95_s:.3g} s", f"{dropped:.2%}")
+    counted = tasks[tasks["counts"]]
+    for policy in dict.fromkeys(counted[POLICY]):
+        for side in (TESTBED, SIMULATOR):
+            of_one = counted[(counted[POLICY] == policy) & (counted[SIDE] == side)]
+            response_s = np.asarray(of_one["response_s"], np.float64)
+            response_s = response_s[np.isfinite(response_s)]
+            p95_s = float(np.quantile(response_s, 0.95)) if len(response_s) else float("nan")
+            mean_s = float(response_s.mean()) if len(response_s) else float("nan")
+            dropped = sum(outcome not in ("finished", "unfinished") for outcome in of_one["outcome"])
+            share = f"{dropped / len(of_one):.2%}" if len(of_one) else "-"
+            shown.add_row(policy, side, str(len(of_one)), f"{mean_s:.3g} s", f"{p95_s:.3g} s", share)
     return shown
 
 

@@ -36,7 +36,24 @@ TOKEN_BYTES = 32
 _LENGTH = struct.Struct("<IB")
 _HELLO = struct.Struct(f"<{TOKEN_BYTES}sI")
 _BROADCAST = struct.Struct("<diidqd")
-_TASK = struct.Struct("<q6i15d")
+# Numbers of a task in a frame, in this order.
+NUMBERS = (
+    "created_s",
+    "deadline_s",
+    "work",
+    "bits_in",
+    "bits_out",
+    "since_s",
+    "service_end_s",
+    "holding_s",
+    "waiting_s",
+    "service_s",
+    "transfer_s",
+    "decision_s",
+    "return_latency_s",
+    "return_seconds_per_bit",
+)
+_TASK = struct.Struct(f"<q5i{len(NUMBERS)}d")
 
 
 class WireError(Exception):
@@ -135,30 +152,9 @@ def read_broadcast(body: memoryview) -> Heard:
 
 def pack_task(task: Task) -> bytes:
     """Return a task as bytes."""
-    return _TASK.pack(
-        task.number,
-        task.origin,
-        task.type,
-        task.node,
-        task.hops_left,
-        len(task.path),
-        0,
-        task.created_s,
-        task.deadline_s,
-        task.work,
-        task.bits_in,
-        task.bits_out,
-        task.since_s,
-        task.service_end_s,
-        task.holding_s,
-        task.waiting_s,
-        task.service_s,
-        task.transfer_s,
-        task.decision_s,
-        task.return_latency_s,
-        task.return_seconds_per_bit,
-        0.0,
-    ) + struct.pack(f"<{len(task.path)}i", *task.path)
+    numbers = (getattr(task, name) for name in NUMBERS)
+    head = _TASK.pack(task.number, task.origin, task.type, task.node, task.hops_left, task.hops, *numbers)
+    return head + struct.pack(f"<{task.hops}i", *task.path)
 
 
 def read_task(body: memoryview, nodes: int, links: int) -> Task:
@@ -174,8 +170,7 @@ def read_task(body: memoryview, nodes: int, links: int) -> Task:
     """
     if len(body) < _TASK.size:
         raise WireError(f"a task of {len(body)} bytes")
-    number, origin, kind, node, hops_left, hops, _, *values = _TASK.unpack_from(body)
-    created_s, deadline_s, *others, _ = values
+    number, origin, kind, node, hops_left, hops, created_s, deadline_s, *others = _TASK.unpack_from(body)
     if not (0 <= hops <= MOST_HOPS and 0 <= hops_left <= hops and len(body) >= _TASK.size + 4 * hops):
         raise WireError("a task with a path that is none")
     path = list(struct.unpack_from(f"<{hops}i", body, _TASK.size))
@@ -185,23 +180,8 @@ def read_task(body: memoryview, nodes: int, links: int) -> Task:
         raise WireError("a task that came over a link of another network")
     if math.isnan(deadline_s) or not all(math.isfinite(value) for value in (created_s, *others)):
         raise WireError("a task with a number out of range")
-    work, bits_in, bits_out, since_s, service_end_s, *parts = others
-    return Task(
-        number,
-        origin,
-        kind,
-        created_s,
-        deadline_s,
-        work,
-        bits_in,
-        bits_out,
-        node,
-        hops_left,
-        since_s,
-        service_end_s,
-        *parts,
-        path,
-    )
+    numbers = dict(zip(NUMBERS[2:], others, strict=True))
+    return Task(number, origin, kind, created_s, deadline_s, node=node, hops_left=hops_left, path=path, **numbers)
 
 
 def pack_message(content: Mapping[str, Any]) -> bytes:
