@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import threading
 import time
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from offload_rllib.config import ConfigError
 from offload_rllib.testbed.clock import ScenarioClock
 from offload_rllib.testbed.processes import end_with_parent
 from offload_rllib.testbed.setup import NodeOrder
@@ -198,9 +196,3 @@ def make_compute(order: NodeOrder, clock: ScenarioClock, done: Done) -> Compute:
     if order.options.compute == "command":
         return Commanded(clock, done, order.options.command)
     return Emulated(clock, done)
-
-
-def check_command(command: tuple[str, ...]) -> None:
-    """Raise ConfigError if a command names no program of this machine."""
-    if not command or shutil.which(command[0]) is None:
-        raise ConfigError(f"--command '{' '.join(command)}': no such program")

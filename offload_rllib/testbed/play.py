@@ -20,7 +20,6 @@ from offload_rllib.evaluation.players import Contender, make_contenders
 from offload_rllib.runs.folder import refuse_existing, write_results
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.types import Array
-from offload_rllib.testbed.compute import check_command
 from offload_rllib.testbed.controller import Controller
 from offload_rllib.testbed.fates import fates
 from offload_rllib.testbed.hosts import Placement, here
@@ -105,8 +104,6 @@ def play(
     """
     refuse_existing(out)
     check_options(options)
-    if options.command:
-        check_command(options.command)
     if episodes < 1:
         raise ConfigError(f"--episodes {episodes}: accepted: 1 or more")
     scenario = build_scenario(config)

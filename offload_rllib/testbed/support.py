@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.base import is_function_path
 from offload_rllib.scenario import BuiltScenario
@@ -21,6 +23,8 @@ def check_options(options: Options) -> None:
             raise ConfigError(f"--{name} '{value}': accepted: {', '.join(accepted)}")
     if (options.compute == "command") != bool(options.command):
         raise ConfigError("--compute command and --command 'PROGRAM ARGUMENT...' need each other")
+    if options.command and shutil.which(options.command[0]) is None:
+        raise ConfigError(f"--command: '{options.command[0]}': no such program")
 
 
 def check_rule_of_node(name: str, where: str) -> tuple[int, float]:

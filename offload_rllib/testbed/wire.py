@@ -13,6 +13,7 @@ import json
 import math
 import socket
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -232,7 +233,7 @@ def read_arrays(body: memoryview, types: Mapping[str, Any]) -> tuple[dict[str, A
                 for name, shape in head["shapes"].items()
             }
             return head["content"], arrays
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise WireError("arrays that cannot be read") from error
 
 
