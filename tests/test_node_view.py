@@ -72,6 +72,7 @@ def _teach(view: NodeView, env: ArrivalEnv) -> None:
         {
             "queue": "sjf",
             "deadlines": {"expiry": "queued"},
+            "score": {"drop_s": 60},
             "links": {"kind": "fixed", "rate_bps": 1e6, "contention": "fifo"},
         },
     ],
