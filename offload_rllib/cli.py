@@ -26,6 +26,7 @@ from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.commands.testbed_report import report_testbed
+from offload_rllib.commands.testbed import play_testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
@@ -34,6 +35,9 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.version import __version__
+
+# Errors of running that are told in one message.
+REPORTED = ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError", "TestbedError")
 
 # ray and torch take seconds to import: only the verbs that need them do.
 
@@ -56,6 +60,7 @@ for verb in (init, train, status, watch, evaluate, compare, report, replay, tune
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 app.command("testbed-report")(report_testbed)
+app.command("testbed")(play_testbed)
 
 
 @app.command()
@@ -193,7 +198,7 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         # Their classes are not imported here: that would load ray and torch.
-        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError"):
+        if type(error).__name__ not in REPORTED:
             raise
         _fail(str(error), 1)
 

@@ -33,7 +33,7 @@ FLOORS = (
 BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
-    "testbed": {"evaluation"},  # its logs are those of an evaluation, and so are the statistics
+    "testbed": {"evaluation"},  # the simulator plays the same episodes
     "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},

@@ -1,1 +1,1 @@
-"""The testbed: the nodes of an environment as processes, and their task logs beside those of the simulator."""
+"""A testbed: every node of an environment as a process with its own clock, queue, servers and sockets."""
