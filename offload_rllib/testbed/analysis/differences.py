@@ -230,7 +230,8 @@ def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
     """Return the parts of the mean response time of the finished tasks, on both sides.
 
     A part is compared where every finished task has it, on both sides; the simulator decides in no time. Holding is
-    without what deciding took. The rest of the response time is `OTHER`, so that the differences of all parts add up to that of the mean.
+    without what deciding took. The rest of the response time is `OTHER`, so that the differences of all parts add up
+    to that of the mean.
     """
     found = []
     left = {}
