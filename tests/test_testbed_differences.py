@@ -94,6 +94,14 @@ def test_a_part_that_was_not_measured_is_in_the_rest(tmp_path: Path) -> None:
     assert found["difference_s"].to_dict() == {"decision_s": 0.25, "waiting_s": 0.5, "other_s": 1.25}
 
 
+def test_holding_is_shown_without_what_deciding_took(tmp_path: Path) -> None:
+    testbed = made_up([3.0, 5.0], side=TESTBED).assign(decision_s=0.25, holding_s=[0.5, 1.0], waiting_s=[2.5, 4.0])
+    simulator = made_up([2.0, 2.0], side=SIMULATOR).assign(holding_s=0.125, waiting_s=1.875)
+    log = read_log(written(pd.concat([testbed, simulator]), tmp_path / "t.parquet"))
+    found = differences_of(log).parts.set_index("part")["difference_s"].to_dict()
+    assert found == {"decision_s": 0.25, "holding_s": 0.375, "waiting_s": 1.375, "other_s": 0.0}
+
+
 def test_what_does_not_count_is_left_out_and_unpaired_tasks_are_said(tmp_path: Path) -> None:
     tasks = pd.concat([made_up([1.0, 50.0, 1.0], side=TESTBED), made_up([1.0, 1.0], side=SIMULATOR)])
     tasks["counts"] = [True, False, True, True, True]

@@ -21,7 +21,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 TITLES = {
     "decision_s": "decision",
-    "holding_s": "held until decided",
+    "holding_s": "holding",
     "waiting_s": "waiting",
     "service_s": "service",
     "transfer_s": "transfer",

@@ -19,6 +19,7 @@ from offload_rllib.simulator.types import CAUSES
 from offload_rllib.testbed.analysis.log import DONE, LOAD, PARTS, ROUNDING_S, SIDE, SIMULATOR, TASK, TESTBED, Table
 
 SIDES = (TESTBED, SIMULATOR)
+DECISION, HOLDING = PARTS[:2]
 OTHER = "other_s"
 DROPPED, UNFINISHED = "dropped", "unfinished"
 # The method of batch means keeps 10 to 30 batches (B. Schmeiser, "Batch size effects in the analysis of simulation
@@ -228,8 +229,9 @@ def _share(value: float, of: float) -> float:
 def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
     """Return the parts of the mean response time of the finished tasks, on both sides.
 
-    A part is compared where every finished task has it, on both sides; the simulator decides in no time. The rest of
-    the response time is `OTHER`, so that the differences of all parts add up to that of the mean.
+    A part is compared where every finished task has it, on both sides; the simulator decides in no time. Holding is
+    without what deciding took. The rest of the response time is `OTHER`, so that the differences of all parts add up
+    to that of the mean.
     """
     found = []
     left = {}
@@ -240,6 +242,8 @@ def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
         means = {side: _part_mean(tasks, part, idle=side == SIMULATOR) for side, tasks in done.items()}
         if any(map(math.isnan, means.values())):
             continue
+        if part == HOLDING and found:  # by definition it includes what deciding took
+            means = {side: mean - float(found[0][f"{side}_s"]) for side, mean in means.items()}
         for side in SIDES:
             left[side] -= means[side]
         found.append(_part(part, means))
@@ -247,7 +251,7 @@ def _parts(testbed: Table, simulator: Table) -> list[dict[str, Any]]:
 
 
 def _part_mean(tasks: Table, part: str, *, idle: bool) -> float:
-    if idle and part == PARTS[0] and (part not in tasks or tasks[part].isna().all()):
+    if idle and part == DECISION and (part not in tasks or tasks[part].isna().all()):
         return 0.0
     return float(tasks[part].mean(skipna=False)) if part in tasks else float("nan")
 

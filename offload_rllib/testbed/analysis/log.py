@@ -79,8 +79,8 @@ COLUMNS = {
         "number", "its deadline, in seconds since the episode began; empty: it has none", required=False, blank=True
     ),
     "counts": Column("flag", "whether it is in the figures; without the column all are", required=False),
-    "decision_s": _part("time that decisions about it took"),
-    "holding_s": _part("time until its nodes decided, where decisions are clocked"),
+    "decision_s": _part("time that decisions about it took, part of `holding_s`"),
+    "holding_s": _part("time from its arrival at nodes to their decisions"),
     "waiting_s": _part("time in queues"),
     "service_s": _part("time in service"),
     "transfer_s": _part("time that its input was on links"),
