@@ -25,8 +25,8 @@ from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
-from offload_rllib.commands.testbed_report import report_testbed
 from offload_rllib.commands.testbed import play_testbed
+from offload_rllib.commands.testbed_report import report_testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule

@@ -54,6 +54,7 @@ def play_testbed(
     address: AddressOption = None,
 ) -> None:
     """Play policies with a process for every node, and in the simulator, on the same arrivals."""
+    from offload_rllib.reporting.testbed_page import PAGE, conclusion, write_testbed_report
     from offload_rllib.testbed.play import play
     from offload_rllib.testbed.results import read_record, table_of_run
     from offload_rllib.testbed.setup import Options
@@ -82,6 +83,9 @@ def play_testbed(
     record = read_record(folder)
     if record["valid"]:
         console.print(table_of_run(folder))
+    differences, records, _ = write_testbed_report([folder], folder, drop_s=environment.score.drop_s or 0.0)
+    say(conclusion(differences, records)[1])
+    say(f"page: {folder / PAGE}")
     say(f"results: {folder}")
     for one in record["plays"]:
         for reason in one["reasons"]:

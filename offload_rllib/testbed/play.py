@@ -20,6 +20,7 @@ from offload_rllib.evaluation.players import Contender, make_contenders
 from offload_rllib.runs.folder import refuse_existing, write_results
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.types import Array
+from offload_rllib.testbed.analysis.log import LOAD
 from offload_rllib.testbed.controller import Controller
 from offload_rllib.testbed.fates import fates
 from offload_rllib.testbed.hosts import Placement, here
@@ -109,7 +110,7 @@ def play(
     scenario = build_scenario(config)
     check_environment(config, scenario, options)
     contenders = contenders_of(names, sampled=sampled)
-    place, player = Place(label, config), Player(scenario)
+    place, player = Place(label, config, {LOAD: float(f"{scenario.load.rho:.4g}")}), Player(scenario)
     env = ArrivalEnv(scenario, 1, log=True)
     network = network_of(env)
     planned = _plan(place, env, contenders, episodes, seed)

@@ -23,17 +23,15 @@ from offload_rllib.evaluation.results import POLICY
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import Array
+from offload_rllib.testbed.analysis.log import SIDE, SIMULATOR, TASKS, TESTBED
 from offload_rllib.testbed.fates import Fates
 from offload_rllib.testbed.launch import HostSpec
 from offload_rllib.testbed.playing import Outcome
 from offload_rllib.testbed.setup import Options
 from offload_rllib.version import __version__
 
-TASKS = "tasks.parquet"
 RECORD = "testbed.json"
 FORMAT_VERSION = 1
-SIDE = "side"
-TESTBED, SIMULATOR = "testbed", "simulator"
 DECISION = "decision_s"
 PACKAGES = ("numpy", "numba")
 
