@@ -62,7 +62,7 @@ def test_slower_nodes_are_found_as_a_longer_service(tmp_path: Path) -> None:
     assert ratio["service_s"] == pytest.approx(1 / 0.9, rel=1e-9)
     assert ratio["waiting_s"] > 1 / 0.9
     assert parts["difference_s"].sum() == pytest.approx(case["mean_testbed"] - case["mean_simulator"], rel=1e-9)
-    assert case["paired_mean"] == pytest.approx(case["mean_difference"], rel=0.05)  # batches differ by a task
+    assert case["paired_mean"] == pytest.approx(case["mean_difference"], rel=0.1)  # small batches differ by some tasks
     assert case["paired_low"] < case["paired_mean"] < case["paired_high"]
 
 
