@@ -20,7 +20,7 @@ from offload_rllib.testbed.analysis.log import COLUMNS, SIMULATOR, TESTBED, read
 SIDES = (TESTBED, SIMULATOR)
 
 
-def case_of(tasks: pd.DataFrame, tmp_path: Path) -> pd.Series:
+def case_of(tasks: pd.DataFrame, tmp_path: Path) -> Any:
     ((_, case),) = differences_of(read_log(written(tasks, tmp_path / "tasks.parquet"))).cases.iterrows()
     return case
 
@@ -162,7 +162,7 @@ def test_scores_are_those_of_the_simulator() -> None:
     tasks = logs[0].to_pandas()
     assert (tasks["outcome"] != "finished").sum() > 10
     found = pd.Series(scores(tasks, 0.0)).groupby(tasks["episode"]).mean()
-    np.testing.assert_allclose(found, figures.of("random", "score_mean_s").ravel(), rtol=1e-9)
+    np.testing.assert_allclose(np.array(found), figures.of("random", "score_mean_s").ravel(), rtol=1e-9)
 
 
 def test_scores_of_drops_are_no_less_than_the_penalty() -> None:
