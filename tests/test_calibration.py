@@ -108,6 +108,13 @@ def test_links_on_which_transfers_wait_are_found_by_the_fastest(log: Any) -> Non
         assert fit.shift_s == pytest.approx(0.03, abs=0.01 * 0.08)
 
 
+def test_ways_over_two_links_say_nothing_of_one(log: Any, scenario: BuiltScenario) -> None:
+    around = log[(log["hops"] == 1) & (log["outcome"] == "finished")].assign(hops=2)
+    around[["transfer_s", "return_s"]] *= 2
+    found = calibrate(pd.concat([log, around, around], ignore_index=True), scenario)
+    assert [fit.shift_s for fit in found.links] == pytest.approx([0.03, 0.03])
+
+
 def test_few_tasks_of_a_device_keep_its_speed_and_it_is_said(log: Any, scenario: BuiltScenario) -> None:
     of_server = log.index[(log["node"] == "d") & (log["outcome"] == "finished")]
     found = calibrate(log.drop(of_server[FEWEST - 1 :]), scenario)

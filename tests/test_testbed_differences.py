@@ -20,7 +20,7 @@ from offload_rllib.testbed.analysis.log import COLUMNS, SIMULATOR, TESTBED, read
 SIDES = (TESTBED, SIMULATOR)
 
 
-def case_of(tasks: pd.DataFrame, tmp_path: Path) -> pd.Series:
+def case_of(tasks: pd.DataFrame, tmp_path: Path) -> Any:
     ((_, case),) = differences_of(read_log(written(tasks, tmp_path / "tasks.parquet"))).cases.iterrows()
     return case
 
@@ -129,8 +129,13 @@ def test_policies_the_other_way_round_are_seen(tmp_path: Path) -> None:
 
 def test_an_uncertain_difference_is_not_called_opposite(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    logs = [made_up(rng.exponential(1.0, 100), side=side, policy=name) for side in SIDES for name in "ab"]
+    logs = []
+    for side, name, mean in ((TESTBED, "a", 2.0), (TESTBED, "b", 2.01), (SIMULATOR, "a", 2.01), (SIMULATOR, "b", 2.0)):
+        drawn = rng.uniform(0.0, 2.0, 100)
+        logs.append(made_up(drawn - drawn.mean() + mean, side=side, policy=name))
     found = differences_of(read_log(written(pd.concat(logs), tmp_path / "t.parquet")))
+    assert found.pairs["mean_testbed"].tolist() == pytest.approx([-0.01])
+    assert found.pairs["mean_simulator"].tolist() == pytest.approx([0.01])
     assert not found.pairs[["certain_testbed", "certain_simulator", "opposite"]].to_numpy().any()
 
 
@@ -157,7 +162,7 @@ def test_scores_are_those_of_the_simulator() -> None:
     tasks = logs[0].to_pandas()
     assert (tasks["outcome"] != "finished").sum() > 10
     found = pd.Series(scores(tasks, 0.0)).groupby(tasks["episode"]).mean()
-    np.testing.assert_allclose(found, figures.of("random", "score_mean_s").ravel(), rtol=1e-9)
+    np.testing.assert_allclose(np.array(found), figures.of("random", "score_mean_s").ravel(), rtol=1e-9)
 
 
 def test_scores_of_drops_are_no_less_than_the_penalty() -> None:

@@ -71,7 +71,7 @@ def test_what_is_missed_is_said_with_the_part_that_it_comes_from(tmp_path: Path)
     assert "There is no testbed.json" in verdict
     assert "<td>20 %</td>" in page
     assert (tmp_path / "differences.csv").read_text().splitlines()[0].startswith("load,policy,tasks_testbed")
-    parts = pd.read_csv(tmp_path / "parts.csv").set_index(["policy", "part"])["difference_s"]
+    parts: Any = pd.read_csv(tmp_path / "parts.csv").set_index(["policy", "part"])["difference_s"]
     assert parts["local", "service_s"] == pytest.approx(0.4)
 
 

@@ -28,7 +28,7 @@ from offload_rllib.testbed.analysis.differences import (
     Verdict,
     differences_of,
 )
-from offload_rllib.testbed.analysis.log import LOAD, PARTS, SIMULATOR, TESTBED, Table, read_logs
+from offload_rllib.testbed.analysis.log import LOAD, PARTS, ROUNDING_S, SIMULATOR, TESTBED, Table, read_logs
 
 RECORD = "testbed.json"
 PAGE = "testbed.html"
@@ -45,7 +45,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 92rem; margin: 2rem auto
 h1, h2, h3 { line-height: 1.25; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .said td, .said th { text-align: left; white-space: normal }
 .verdict { padding: .6rem .9rem; border-left: 6px solid #009e73; background: #f1f8f5 }
@@ -156,13 +156,13 @@ def cases_table(differences: Differences, load: float) -> pd.DataFrame:
             "policy": case[POLICY],
             "tasks": f"{case[f'tasks_{TESTBED}']:.0f}",
             "mean, s": _both(case, "mean"),
-            "mean difference, %": _signed(case["mean_difference"], 100),
+            "mean diff., %": _signed(case["mean_difference"], 100),
             "of the same tasks, %": _interval(case),
         }
         for name in ("p50", "p95"):
-            row |= {f"{name}, s": _both(case, name), f"{name} difference, %": _signed(case[f"{name}_difference"], 100)}
+            row |= {f"{name}, s": _both(case, name), f"{name} diff., %": _signed(case[f"{name}_difference"], 100)}
         row["dropped, %"] = _both(case, DROPPED, 100)
-        row["difference, points"] = _signed(case[f"{DROPPED}_difference"], 100)
+        row["dropped diff., points"] = _signed(case[f"{DROPPED}_difference"], 100)
         row["distance"] = number(case["ks"])
         rows.append(row)
     return pd.DataFrame(rows)
@@ -183,6 +183,7 @@ def parts_table(differences: Differences, load: float) -> pd.DataFrame:
     rows = []
     for policy in dict.fromkeys(parts[POLICY]):
         of_policy = parts[parts[POLICY] == policy].set_index("part")["difference_s"]
+        of_policy = of_policy.where(of_policy.abs() > ROUNDING_S, 0.0)
         shown = {TITLES[part]: _signed(of_policy[part], 1e3) if part in of_policy else "" for part in (*PARTS, OTHER)}
         largest = str(of_policy.abs().idxmax()) if of_policy.notna().any() else ""
         total = _signed(of_policy.sum(), 1e3)

@@ -1,4 +1,4 @@
-"""The environment that a calibration makes of a model: the same, but for speeds, rates and latencies."""
+"""The environment that a calibration makes of a model: the same, except speeds, rates and latencies."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Target:
     """Whether more is better."""
 
     def meets(self, value: float) -> bool:
-        """Return whether a value is within the limit, but for rounding."""
+        """Return whether a value is within the limit, up to rounding."""
         return value >= self.limit - 1e-12 if self.at_least else value <= self.limit + 1e-12
 
 
