@@ -43,7 +43,7 @@ def calibrate(
         factor = latency = ""
         if not fit_.kept:
             factor = f"x {1 / fit_.factor:.4g}"
-            if fit_.error == fit_.error:
+            if fit_.error > 1e-6 * fit_.factor:  # not rounding, and known
                 factor += f" ± {number(fit_.error / fit_.factor**2)}"
             latency = f"{fit_.shift_s * 1e3:+.3g}" if is_link and not fit_.latency_kept else ""
         kept = fit_.kept or (f"latency: {fit_.latency_kept}" if is_link and fit_.latency_kept else "")
