@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from offload_rllib.commands.bound import bound
+from offload_rllib.commands.calibrate import calibrate
 from offload_rllib.commands.check import check
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
@@ -25,6 +26,8 @@ from offload_rllib.commands.serve import serve
 from offload_rllib.commands.serve_env import serve_env
 from offload_rllib.commands.status import status
 from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.testbed import play_testbed
+from offload_rllib.commands.testbed_report import report_testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
@@ -33,6 +36,9 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.version import __version__
+
+# Errors of running that are told in one message.
+REPORTED = ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError", "TestbedError")
 
 # ray and torch take seconds to import: only the verbs that need them do.
 
@@ -51,10 +57,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve):
+for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve, calibrate):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 app.command("serve-env")(serve_env)
+app.command("testbed-report")(report_testbed)
+app.command("testbed")(play_testbed)
 
 
 @app.command()
@@ -193,7 +201,7 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         # Their classes are not imported here: that would load ray and torch.
-        if type(error).__name__ not in ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError"):
+        if type(error).__name__ not in REPORTED:
             raise
         _fail(str(error), 1)
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("policies", "rollout"),
     ("algorithms", "serving"),
     ("runs", "cluster"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "testbed"),
     ("reporting", "bench", "checking"),
     ("compare", "sweep", "replay", "watching"),
     ("starter", "commands", "cli", "__main__"),
@@ -34,6 +34,7 @@ BESIDE = {
     "rollout": {"policies"},
     "training": {"evaluation"},  # a model card states intervals
     "watching": {"replay"},  # of the latest checkpoint
+    "testbed": {"evaluation"},  # its logs are those of an evaluation, and so are the statistics
     "commands": {"starter"},
     "cli": {"commands"},
     "__main__": {"cli"},

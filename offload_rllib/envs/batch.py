@@ -221,6 +221,11 @@ class EnvBatch:
         return layout_of(rows, self.tasks_per_decision, features)
 
     @property
+    def shown_columns(self) -> Array | None:
+        """Which numbers of the full observation are shown [F] int64; None: all, or what a function makes of them."""
+        return self._columns
+
+    @property
     def observation_bounds(self) -> tuple[float, float]:
         """Lowest and highest number of an observation; a user's function may return any."""
         by_function = self.layout.here_size == self.layout.row_size == self.layout.task_size == 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from offload_rllib.config.names import plain_name
-from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.evaluation.results import EPISODE, POLICY
+from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
 
 OUTCOMES = {
@@ -40,7 +40,19 @@ EXCHANGED = {
 }
 
 
-def task_table(env: NativeEnv, about: Sequence[dict[str, Any]]) -> pa.Table:
+class Logged(Protocol):
+    """What has a log of tasks: a batch of environments, or a testbed."""
+
+    def task_log(self, e: int) -> np.ndarray:
+        """Return the records [tasks made] LOG of episode `e`."""
+        ...
+
+    def scenario_of(self, e: int) -> BuiltScenario:
+        """Return the scenario of that episode."""
+        ...
+
+
+def task_table(env: Logged, about: Sequence[dict[str, Any]]) -> pa.Table:
     """Return one row per task of all episodes of an environment that keeps a log.
 
     Columns: those of `about`, the task's number in its episode, and all of `simulator.types.LOG`. Times are in seconds,
