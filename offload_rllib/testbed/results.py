@@ -97,8 +97,8 @@ def reasons_against(outcome: Outcome, played: Fates, options: Options, response_
     """Return why a play does not count; empty if it does.
 
     Args:
-        outcome: what the nodes told.
-        played: what became of the tasks.
+        outcome: what the nodes reported.
+        played: the fates of its tasks.
         options: how it was played.
         response_s: mean response in the simulator.
     """
