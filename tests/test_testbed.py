@@ -114,8 +114,10 @@ def test_responses_are_those_of_the_simulator(played: Path) -> None:
     same = here.index[(here["node"].astype(str) == there["node"].astype(str).reindex(here.index))]
     assert len(same) > 0.7 * len(there), "most tasks are processed by the same node"
     sent = same[here.loc[same, "hops"] == 1]
-    late_s = (here.loc[sent, "transfer_s"] - there.loc[sent, "transfer_s"]).median()
-    assert 0 <= late_s < 0.1, "a link delivers when the model says, and a little later"
+    long = sent[there.loc[sent, "transfer_s"] > 0.3]
+    assert len(long) > 4
+    late = (here.loc[long, "transfer_s"] / there.loc[long, "transfer_s"]).median()
+    assert 1 <= late < 1.2, "a link delivers when the model says, and a little later"
 
 
 def test_the_record_says_how_it_was_played(played: Path) -> None:
@@ -181,7 +183,7 @@ def test_tasks_that_nobody_has_written_down_ended_with_their_node_or_their_link(
     moves = np.array([(1.5, 1, 2, 1), (2.5, 2, 1, 1), (2.7, 2, 2, 2), (3.5, 3, 1, 1)], MOVE)
     row = np.zeros(1, ROW)
     row["number"], row["row"]["outcome"] = 0, FINISHED
-    faults = (Fault(2, 5.0, 9.0),)
+    faults = (Fault(2, 5.0, 9.0), Fault(2, 20.0, 30.0))
     broken = frozenset({frozenset({0, 1})})
     got = fates(arrivals(5), outcome(rows=row, moves=moves, faults=faults, broken=broken))
     assert got.log["outcome"].tolist() == [FINISHED, NODE_FAILED, NODE_FAILED, LOST, OPEN]
