@@ -71,7 +71,7 @@ def until(reached: Callable[[], bool], timeout_s: float) -> bool:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of a rule and of networks that nobody trained."""
-    config = load_environment("manual_5", SHORT)
+    config = load_environment("manual_5", [*SHORT, "links.bandwidth_hz=5e5"])
     trained = tmp_path_factory.mktemp("policy") / "pointer"
     kept(trained, ArrivalEnv(build_scenario(config), 1), network=NetworkConfig(kind="pointer", hidden=(8,)))
     folder = tmp_path_factory.mktemp("testbed") / "run"
