@@ -84,7 +84,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_sides_play_the_same_tasks_and_account_for_each(played: Path) -> None:
-    tasks = pd.read_parquet(played / "tasks.parquet")
+    tasks: Any = pd.read_parquet(played / "tasks.parquet")
     assert list(dict.fromkeys(tasks["policy"])) == ["shortest_finish", "pointer"]
     for _, of_policy in tasks.groupby("policy", observed=True):
         sides = [of_policy[of_policy["side"] == side].reset_index() for side in ("testbed", "simulator")]
@@ -107,7 +107,7 @@ def test_both_sides_play_the_same_tasks_and_account_for_each(played: Path) -> No
 
 
 def test_responses_are_those_of_the_simulator(played: Path) -> None:
-    tasks = pd.read_parquet(played / "tasks.parquet")
+    tasks: Any = pd.read_parquet(played / "tasks.parquet")
     rule = tasks[(tasks["policy"] == "shortest_finish") & (tasks["outcome"] == "finished")]
     here, there = (rule[rule["side"] == side].set_index("task") for side in ("testbed", "simulator"))
     assert here["response_s"].mean() == pytest.approx(there["response_s"].mean(), rel=0.15)
