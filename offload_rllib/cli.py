@@ -37,7 +37,7 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.simulator.heuristics import DESCRIPTIONS
 from offload_rllib.version import __version__
 
-# Errors of running that are told in one message.
+# Errors of running that are reported in one message.
 REPORTED = ("TrainingError", "TrainerLostError", "ClusterError", "ServiceError", "TestbedError")
 
 # ray and torch take seconds to import: only the verbs that need them do.

@@ -71,7 +71,7 @@ def until(reached: Callable[[], bool], timeout_s: float) -> bool:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of a rule and of networks that nobody trained."""
-    config = load_environment("manual_5", SHORT)
+    config = load_environment("manual_5", [*SHORT, "links.bandwidth_hz=5e5"])
     trained = tmp_path_factory.mktemp("policy") / "pointer"
     kept(trained, ArrivalEnv(build_scenario(config), 1), network=NetworkConfig(kind="pointer", hidden=(8,)))
     folder = tmp_path_factory.mktemp("testbed") / "run"
@@ -84,7 +84,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_sides_play_the_same_tasks_and_account_for_each(played: Path) -> None:
-    tasks = pd.read_parquet(played / "tasks.parquet")
+    tasks: Any = pd.read_parquet(played / "tasks.parquet")
     assert list(dict.fromkeys(tasks["policy"])) == ["shortest_finish", "pointer"]
     for _, of_policy in tasks.groupby("policy", observed=True):
         sides = [of_policy[of_policy["side"] == side].reset_index() for side in ("testbed", "simulator")]
@@ -107,15 +107,17 @@ def test_both_sides_play_the_same_tasks_and_account_for_each(played: Path) -> No
 
 
 def test_responses_are_those_of_the_simulator(played: Path) -> None:
-    tasks = pd.read_parquet(played / "tasks.parquet")
+    tasks: Any = pd.read_parquet(played / "tasks.parquet")
     rule = tasks[(tasks["policy"] == "shortest_finish") & (tasks["outcome"] == "finished")]
     here, there = (rule[rule["side"] == side].set_index("task") for side in ("testbed", "simulator"))
     assert here["response_s"].mean() == pytest.approx(there["response_s"].mean(), rel=0.15)
     same = here.index[(here["node"].astype(str) == there["node"].astype(str).reindex(here.index))]
     assert len(same) > 0.7 * len(there), "most tasks are processed by the same node"
     sent = same[here.loc[same, "hops"] == 1]
-    late_s = (here.loc[sent, "transfer_s"] - there.loc[sent, "transfer_s"]).median()
-    assert 0 <= late_s < 0.1, "a link delivers when the model says, and a little later"
+    long = sent[there.loc[sent, "transfer_s"] > 0.3]
+    assert len(long) > 4
+    late = (here.loc[long, "transfer_s"] / there.loc[long, "transfer_s"]).median()
+    assert 1 <= late < 1.2, "a link delivers when the model says, and a little later"
 
 
 def test_the_record_says_how_it_was_played(played: Path) -> None:
@@ -181,7 +183,7 @@ def test_tasks_that_nobody_has_written_down_ended_with_their_node_or_their_link(
     moves = np.array([(1.5, 1, 2, 1), (2.5, 2, 1, 1), (2.7, 2, 2, 2), (3.5, 3, 1, 1)], MOVE)
     row = np.zeros(1, ROW)
     row["number"], row["row"]["outcome"] = 0, FINISHED
-    faults = (Fault(2, 5.0, 9.0),)
+    faults = (Fault(2, 5.0, 9.0), Fault(2, 20.0, 30.0))
     broken = frozenset({frozenset({0, 1})})
     got = fates(arrivals(5), outcome(rows=row, moves=moves, faults=faults, broken=broken))
     assert got.log["outcome"].tolist() == [FINISHED, NODE_FAILED, NODE_FAILED, LOST, OPEN]

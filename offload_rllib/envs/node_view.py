@@ -266,7 +266,7 @@ class NodeView:
         link["sent_work"] += tasks * work
 
     def forget(self, link_index: int, tasks: int, work: float) -> None:
-        """Count what was sent over a link anew, after its destination failed: only what is still to arrive there."""
+        """Count again what was sent over a link whose destination failed: only what is still to arrive there."""
         link = self._state.link[0, link_index]
         link["sent"], link["sent_work"] = tasks, work
         self._state.broadcast_link[0, link_index] = np.zeros((), self._state.broadcast_link.dtype)

@@ -34,10 +34,10 @@ class Compute(Protocol):
     failures: int
 
     def begin(self, task: Task, start_s: float, service_s: float) -> None:
-        """Begin with a task at a scenario time; `service_s` is work / speed. The end is told to `done`."""
+        """Begin with a task at a scenario time; `service_s` is work / speed. `done` is called at its end."""
 
     def stop(self, task: Task) -> None:
-        """Give a task up; its end is told to nobody."""
+        """Give a task up, without a call of `done`."""
 
     def close(self) -> None:
         """Give everything up."""

@@ -112,7 +112,7 @@ class Controller:
         return f"host {', '.join(missing)}: no answer"
 
     def _refuse_trouble(self) -> None:
-        """Raise TestbedError if a host is gone, or the play cannot go on."""
+        """Raise TestbedError if a host is gone, or the play cannot continue."""
         of_play = self._playing.trouble if self._playing is not None else ""
         trouble = self._launcher.ended() or self._lost or of_play
         if trouble:
@@ -138,7 +138,7 @@ class Controller:
 
     def _accept(self) -> FrameReader:
         def forget(_reader: FrameReader, _reason: str) -> None:
-            """Close a connection that speaks another protocol; its process is none of the testbed's."""
+            """Let a connection close that speaks another protocol: a stranger's mistakes are not reported."""
 
         return FrameReader(self._on_frame, self._on_lost, forget, MOST_CONTROL_BYTES)
 
@@ -203,7 +203,7 @@ class Controller:
             arriving: [n] ARRIVAL_ROW.
             faults: nodes that are to fail, and when.
             first_port: the first of the ports that nodes listen on, one each; 0 takes free ones.
-            tell: called now and then while it goes on.
+            tell: called now and then during the play.
 
         Raises:
             TestbedError: nodes do not start, or do not reach each other.

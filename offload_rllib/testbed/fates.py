@@ -21,7 +21,7 @@ class Fates:
     Attributes:
         log: [n] LOG, by number of the task.
         decision_s: [n] float64, scenario seconds spent deciding about it.
-        problems: tasks that nobody can account for, or that ended twice, in words; empty in a sound play.
+        problems: tasks that no node can account for, or that ended twice, in words; empty in a sound play.
     """
 
     log: Array
@@ -65,7 +65,7 @@ def fates(arriving: Array, outcome: Outcome) -> Fates:
     for row in outcome.rows:
         number = int(row["number"])
         if not 0 <= number < len(arriving):
-            problems.append(f"task {number}: nobody has made it")
+            problems.append(f"task {number}: no client has made it")
             continue
         if known[number]:
             problems.append(f"task {number}: has ended twice")

@@ -196,9 +196,9 @@ class NodeProcess:
         elif kind == END:
             self._note_end(reader.node)
         elif kind == PAYLOAD:
-            pass  # the bytes have travelled; nobody reads what is in them
+            pass  # the bytes have travelled, and their content does not matter
         elif self._tasks is None:
-            self._early.append((reader, kind, body))  # this node is back, and has not been told the time yet
+            self._early.append((reader, kind, body))  # this node is back, and does not know the time yet
         else:
             self._take(self._tasks, reader.node, kind, body)
 

@@ -158,7 +158,7 @@ class OutgoingLink:
             self.connection.write(data)
 
     def forget(self) -> None:
-        """Begin to count anew what was sent: the neighbour has failed, and knows of nothing that reached it."""
+        """Count again from the start what was sent: the neighbour has failed, and knows of nothing that reached it."""
         sending = [shipment.task.work for shipment in self.on_the_way if shipment.kind == TASK]
         self._view.forget(self.index, len(sending), sum(sending))
 

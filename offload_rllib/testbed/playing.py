@@ -30,7 +30,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the nodes told of one play.
+    """What the nodes reported of one play.
 
     Attributes:
         rows: [n] ROW, ends of tasks.
@@ -67,7 +67,7 @@ class Playing:
         started: nodes that play.
         gone: nodes whose process has ended.
         finals: what nodes said at the end.
-        trouble: why the play cannot go on; empty if it can.
+        trouble: why the play cannot continue; empty if it can.
         notes: what went wrong otherwise.
     """
 
@@ -151,7 +151,7 @@ class Playing:
         if self._over or n in self.finals or n in self._down_from_s:
             return
         name = self._network.names[n]
-        if self._start == float("inf") or code >= 0:  # nobody has killed it
+        if self._start == float("inf") or code >= 0:  # not killed: a mistake
             self.trouble = f"node {name}: its process has ended too early (exit status {code})"
             return
         self._down_from_s[n] = self.now_s
@@ -247,7 +247,7 @@ class Playing:
         return f"node {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}: no answer"
 
     def outcome(self) -> Outcome:
-        """Return what the nodes have told."""
+        """Return what the nodes have reported."""
         faults = (*self._faults, *(Fault(n, from_s, float("inf")) for n, from_s in self._down_from_s.items()))
         failed = {fault.node for fault in faults}
         broken = frozenset(pair for pair in self._silent if not pair & failed)

@@ -35,7 +35,7 @@ def network_of(env: ArrivalEnv) -> Network:
 
 
 def arrivals_of(env: ArrivalEnv, key: int) -> Array:
-    """Return the tasks [n] ARRIVAL_ROW that an episode brings, whoever decides: they do not depend on decisions.
+    """Return the tasks [n] ARRIVAL_ROW that an episode brings; they do not depend on decisions.
 
     Args:
         env: one environment that keeps a log.

@@ -37,7 +37,7 @@ PACKAGES = ("numpy", "numba")
 
 # A play counts if timers are late by no more than these shares of the simulator's mean response: on average, and 99 of
 # 100 of them. A task passes about five timers, so the first bounds what lateness does to means, the second to tails.
-MEAN_LATE_SHARE = 0.002
+MEAN_LATE_SHARE = 0.004
 P99_LATE_SHARE = 0.05
 
 
@@ -95,8 +95,8 @@ def reasons_against(outcome: Outcome, played: Fates, options: Options, response_
     """Return why a play does not count; empty if it does.
 
     Args:
-        outcome: what the nodes told.
-        played: what became of the tasks.
+        outcome: what the nodes reported.
+        played: the fates of its tasks.
         options: how it was played.
         response_s: mean response in the simulator.
     """

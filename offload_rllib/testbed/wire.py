@@ -1,7 +1,7 @@
 """What travels over TCP: frames of a length, a kind and a body, and the tasks in them.
 
 Every field has a fixed width, and nothing that arrives is executed or unpickled. A frame that cannot be one raises
-`WireError`: whoever reads closes that connection and lives on.
+`WireError`: its reader closes that connection and continues.
 """
 
 from __future__ import annotations
