@@ -12,9 +12,9 @@ from ray.rllib.core.columns import Columns
 
 from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
 from offload_rllib.policies.pointer import FULL_ROWS
-from offload_rllib.rollout.forward import ModuleScores, PerceptronScores, scores_of
+from offload_rllib.rollout.forward import ModuleScores, PerceptronScores, PointerScores, scores_of
 
-FEATURES, ACTIONS = sum(FULL_ROWS) + FULL_ROWS[2], 3
+FEATURES, ACTIONS = sum(FULL_ROWS) + FULL_ROWS[2], 3  # two destinations
 
 
 class Halved(MaskedActorCritic):
@@ -47,13 +47,26 @@ def rows(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return seen, torch.from_numpy((rng.random((count, ACTIONS)) < 0.7).astype(np.int8))
 
 
-@pytest.mark.parametrize("hidden", [(), (64,), (64, 64), (32, 16, 8)])
+@pytest.mark.parametrize(
+    ("kind", "hidden"),
+    [
+        ("mlp", ()),
+        ("mlp", (64,)),
+        ("mlp", (64, 64)),
+        ("mlp", (32, 16, 8)),
+        ("pointer", (64,)),
+        ("pointer", (32, 32)),
+        ("pointer", (32, 16, 8)),
+    ],
+)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("explore", [True, False])
-def test_matrices_alone_give_the_bits_of_the_module(hidden: tuple[int, ...], activation: str, *, explore: bool) -> None:
-    module = make_module(hidden=hidden, activation=activation)
+def test_matrices_alone_give_the_bits_of_the_module(
+    kind: str, hidden: tuple[int, ...], activation: str, *, explore: bool
+) -> None:
+    module = make_module(kind=kind, hidden=hidden, activation=activation)
     short = scores_of(module, 64)
-    assert isinstance(short, PerceptronScores)
+    assert isinstance(short, PointerScores if kind == "pointer" else PerceptronScores)
     for count in (1, 3, 16, 63, 64):
         seen, valid = rows(count)
         scores, expected = torch.full((count, ACTIONS), torch.nan), torch.full((count, ACTIONS), torch.nan)
@@ -64,8 +77,9 @@ def test_matrices_alone_give_the_bits_of_the_module(hidden: tuple[int, ...], act
         assert torch.equal(whole[Columns.ACTION_DIST_INPUTS], expected)
 
 
-def test_new_weights_are_seen() -> None:
-    module = make_module(hidden=(16,))
+@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+def test_new_weights_are_seen(kind: str) -> None:
+    module = make_module(kind=kind, hidden=(16,))
     short, (seen, valid) = scores_of(module, 8), rows(8)
     before, after = torch.zeros((8, ACTIONS)), torch.zeros((8, ACTIONS))
     short(seen, valid, before, explore=True, env_steps=0)
@@ -78,7 +92,11 @@ def test_a_module_that_does_more_is_asked_itself() -> None:
     hooked = make_module(hidden=(16,))
     hooked.actor.scores[0].register_forward_hook(lambda *_: None)
     halved = make_module(Halved, hidden=(16,))
-    others = [make_module(kind="pointer", hidden=(16,)), halved, make_module(MaskedQ), hooked]
+    inside = make_module(kind="pointer", hidden=(16,))
+    inside.actor.scores.layers.row.register_forward_hook(lambda *_: None)
+    precise = make_module(kind="pointer", hidden=(16,))
+    precise.actor.scores.layers.here.double()
+    others = [halved, make_module(Halved, kind="pointer", hidden=(16,)), make_module(MaskedQ), hooked, inside, precise]
     for module in others:
         assert isinstance(scores_of(module, 8), ModuleScores)
     seen, valid = rows(8)

@@ -44,6 +44,17 @@ COUNTED_FROM = 1 + (round(np.log2(COUNTED_FROM_S / HISTOGRAM_LOWEST)) << HISTOGR
 
 
 @kernel
+def _count(histogram, kinds, first, last):
+    """Return how many tasks of all types are in the bins from `first` to before `last`, of the first so many kinds."""
+    count = 0
+    for y in range(histogram.shape[0]):
+        for kind in range(kinds):
+            for b in range(first, last):
+                count += histogram[y, kind, b]
+    return count
+
+
+@kernel
 def _find_percentiles(histogram, shares, bins):
     """Write the bins of percentiles.
 
@@ -52,23 +63,25 @@ def _find_percentiles(histogram, shares, bins):
         shares: [S] float64, ascending.
         bins: [2, S] int64, overwritten: of the response times, and of all scores; NONE without a task.
     """
-    types, _, size = histogram.shape
+    size = histogram.shape[2]
     for kinds in range(1, 3):
-        total = 0
-        for y in range(types):
-            for kind in range(kinds):
-                for b in range(size):
-                    total += histogram[y, kind, b]
-        found, reached, b = 0, 0, -1
+        total = _count(histogram, kinds, 0, size)
+        found, below, b = 0, 0, 0
         while total > 0 and found < shares.shape[0]:
-            if reached >= shares[found] * total and b >= 0:
-                bins[kinds - 1, found] = b
-                found += 1
+            # Most octaves hold no percentile; their bins are summed together.
+            last = min(b + (1 << HISTOGRAM_BITS), size)
+            inside = _count(histogram, kinds, b, last)
+            if below + inside < shares[found] * total:
+                below += inside
+                b = last
                 continue
-            b += 1
-            for y in range(types):
-                for kind in range(kinds):
-                    reached += histogram[y, kind, b]
+            inside = _count(histogram, kinds, b, b + 1)
+            while below + inside < shares[found] * total:
+                below += inside
+                b += 1
+                inside = _count(histogram, kinds, b, b + 1)
+            bins[kinds - 1, found] = b
+            found += 1
         for rest in range(found, shares.shape[0]):
             bins[kinds - 1, rest] = NONE
 
@@ -95,10 +108,11 @@ def jain(sums: np.ndarray, counts: np.ndarray) -> float:
     (sum of x)^2 / (n x sum of x^2): 1 if all are alike, 1 / n if one has it all (R. Jain, D. Chiu, W. Hawe, "A
     quantitative measure of fairness and discrimination", DEC-TR-301, 1984).
     """
-    means = sums[counts > 0] / counts[counts > 0]
+    counted = counts > 0
+    means = sums[counted] / counts[counted]
     if len(means) == 0:
         return float("nan")
-    squares = len(means) * float((means**2).sum())
+    squares = len(means) * float((means * means).sum())
     return float(means.sum()) ** 2 / squares if squares > 0 else 1.0
 
 
@@ -181,7 +195,8 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
         total, ended = sum(uses.values()), int(state.episode[e]["finished"])
         extra |= {f"energy{unit}": total, **uses}
         extra[f"energy_per_task{unit}"] = total / ended if ended else float("nan")
-    full_share = state.node[e]["full_seconds"][bounded] / now_s
+    node = state.node[e]
+    full_share = node["full_seconds"][bounded] / now_s
     record, histogram, weight = state.metrics[e], state.histogram[e], scenario.type_weight
     each: dict[str, float] = {}
     if len(types) > 1:
@@ -190,9 +205,9 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
             each |= {f"{figure}{OF_TYPE}{name}": value for figure, value in of_one.items()}
     return {
         **of_tasks(record, histogram, weight),
-        "fairness": jain(state.node[e]["score_sum_s"], state.node[e]["scored"]),
-        "overload": float(full_share.mean()) if bounded.any() else 0.0,
-        "occupancy_tasks": float(state.node[e]["task_seconds"].mean()) / now_s,
+        "fairness": jain(node["score_sum_s"], node["scored"]),
+        "overload": float(full_share.sum()) / len(full_share) if len(full_share) else 0.0,
+        "occupancy_tasks": float(node["task_seconds"].sum()) / len(node) / now_s,
         "masked_actions": float(state.episode[e]["masked_actions"]),
         **extra,
         **each,

@@ -70,10 +70,14 @@ def episode_key(*address: int) -> int:
     Raises:
         ValueError: a part of the address is negative.
     """
-    if max(address) >= WORD and min(address) >= 0:
+    if min(address) < 0:
+        raise ValueError(f"an episode's address has no negative parts, is {address}")
+    if max(address) >= WORD:
         # A `SeedSequence` cuts large parts into words of 32 bits, which together are another address.
         return stable_hash(" ".join(str(int(part)) for part in address))
-    return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0])
+    # In an array, for numpy takes numbers apart one by one; the key is the same.
+    words = np.array(address, np.uint32)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
 @kernel
