@@ -113,7 +113,7 @@ class AgentSteps:
             actions=self.actions[here],
             log_probabilities=self.log_probabilities[here],
             rewards=self.rewards[here],
-            costs=self.costs[here] if self.costs.size else self.costs,
+            costs=self.costs[here] if len(self.costs) else self.costs,
             elapsed_s=self.elapsed_s[here],
             following=place[self.following[here]],
             closing_observations=self.closing_observations[closing],

@@ -1,9 +1,10 @@
 """Files of public libraries of wide-area networks: sites on the globe, and lines between them.
 
-SNDlib's native and XML formats (Orlowski, Pioro, Tomaszewski, Wessaly, "SNDlib 1.0 - survivable network design
-library", Networks 55, 2010), GML and GraphML of the Internet Topology Zoo (Knight, Nguyen, Falkner, Bowden, Roughan,
-"The Internet Topology Zoo", IEEE JSAC 29, 2011), and JSON of TopoHub (Jurkiewicz, "TopoHub: a repository of reference
-Gabriel graph and real-world topologies for networking research", SoftwareX 24, 2023).
+The formats are SNDlib's native one and its XML (Orlowski, Pioro, Tomaszewski, Wessaly, "SNDlib 1.0 - survivable
+network design library", Networks 55, 2010). Further there are GML and GraphML of the Internet Topology Zoo (Knight,
+Nguyen, Falkner, Bowden, Roughan, "The Internet Topology Zoo", IEEE JSAC 29, 2011). JSON is that of TopoHub
+(Jurkiewicz, "TopoHub: a repository of reference Gabriel graph and real-world topologies for networking research",
+SoftwareX 24, 2023).
 """
 
 from __future__ import annotations
