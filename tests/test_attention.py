@@ -40,6 +40,8 @@ def test_every_algorithm_trains_attention_and_keeps_it(name: str, tmp_path: Path
         before = {key: value.clone() for key, value in network.state_dict().items()}
         assert any("projections" in key for key in before)
         assert network.scores.layers.heads == 4
+        description, weights = algorithm.kept_policy()
+        changed = [False]
         for _ in range(10):
             algorithm.train()
             description, weights = algorithm.kept_policy()

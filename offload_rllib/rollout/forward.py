@@ -112,7 +112,7 @@ class PointerScores:
             actions: R.
             rows: n at most.
         """
-        layers = network.layers
+        layers: Any = network.layers  # `DestinationLayers`
         self._sizes = actions, layers.context.in_features, layers.here.in_features, layers.row.in_features
         self._context, self._here = (
             (layer.bias.detach(), layer.weight.detach().t()) for layer in (layers.context, layers.here)

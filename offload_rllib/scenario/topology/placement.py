@@ -83,8 +83,10 @@ def placed(devices: Sequence[DeviceClass], graph: nx.Graph, positions: np.ndarra
 
 def _stated(graph: nx.Graph, edges: Iterable[tuple[int, int]], key: str) -> tuple[tuple[float, float], ...] | None:
     """Return what each edge says, for both ways; None if edges say nothing."""
-    values = [graph.edges[edge].get(key) for edge in edges]
-    return None if None in values else tuple((value, value) for value in values)
+    said = [graph.edges[edge] for edge in edges]
+    if not all(key in facts for facts in said) or not said:
+        return None
+    return tuple((float(facts[key]), float(facts[key])) for facts in said)
 
 
 def links_of(pairs: np.ndarray | Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
