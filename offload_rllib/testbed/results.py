@@ -37,7 +37,7 @@ PACKAGES = ("numpy", "numba")
 
 # A play counts if timers are late by no more than these shares of the simulator's mean response: on average, and 99 of
 # 100 of them. A task passes about five timers, so the first bounds what lateness does to means, the second to tails.
-MEAN_LATE_SHARE = 0.004
+MEAN_LATE_SHARE = 0.002
 P99_LATE_SHARE = 0.05
 
 
