@@ -52,14 +52,15 @@ def test_the_search_finds_a_heading(site: Path) -> None:
 
 def test_what_is_wrong_with_a_page_is_found(tmp_path: Path) -> None:
     (tmp_path / "heavy.js").write_text("//" + np.random.default_rng(0).bytes(700_000).hex())
-    page = "<!doctype html><html><head><link rel=icon href=data:,></head><body>{}</body></html>"
+    head = "<link rel=icon href=data:,><meta name=viewport content=width=device-width>"
+    page = f"<!doctype html><html><head>{head}</head><body>{{}}</body></html>"
     with served(tmp_path) as address, browser(400, 850) as driver:
         for name, content, said in (
             ("good", "<p>text</p><img src='data:,' alt='a picture'>", None),
             ("wide", "<div style='width: 900px'>text</div>", "pixels wide in a window of 400"),
             ("wordless", "<img src='data:,'>", "a picture without words"),
             ("faint", "<p style='color: #949494'>faint</p>", "of little contrast: 3.03: faint"),
-            ("faint_behind", "<div style='background: #333'><p style='color: #888'>faint</p></div>", "3.55"),
+            ("faint_behind", "<div style='background: #333'><p style='color: #888'>faint</p></div>", "3.56"),
             ("large", "<h1 style='color: #949494; font-size: 24px'>large</h1>", None),
             ("broken", "<script>nothing.here</script>", "nothing is not defined"),
             ("heavy", "<script src='heavy.js'></script>", "kB without pictures"),

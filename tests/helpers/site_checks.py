@@ -95,7 +95,9 @@ def problems(driver: Any, folder: Path, address: str) -> list[str]:
     found = []
     if (bytes_ := weight(driver, folder)) > MOST_BYTES:
         found.append(f"weighs {bytes_ / 1e3:.0f} kB without pictures; at most {MOST_BYTES / 1e3:.0f}")
-    width, window = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    # Not innerWidth: a phone zooms out of a page that is too wide, and then its window counts as that wide.
+    script = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    width, window = driver.execute_script(script)
     if width > window:
         found.append(f"is {width} pixels wide in a window of {window}")
     script = "return [...document.images].filter((image) => !image.alt.trim()).map((image) => image.src)"
