@@ -20,10 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from offload_rllib.bench.sampling import grid_environment
-from offload_rllib.config import load_environment, load_policy_config
-from offload_rllib.rollout.runner import BatchedEnvRunner
-from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.bench.sampling import grid_environment, sampling_runner
+from offload_rllib.config import load_environment
 from offload_rllib.training.train import quieten
 
 POINTER = ("network.kind=pointer", "network.hidden=[32, 32]")
@@ -65,22 +63,11 @@ class Figures(NamedTuple):
     """Voluntary context switches for each step of all environments."""
 
 
-def _runner(case: Case, environments: int) -> BatchedEnvRunner:
-    policy = load_policy_config(
-        "ppo",
-        [
-            "training.runners=0",
-            f"training.envs_per_runner={environments}",
-            f"algorithm.batch_env_steps={environments * 100}",
-            "algorithm.minibatch_steps=64",
-            *case.policy,
-        ],
-    )
-    environment = load_environment(case.environment, case.overrides)
-    return BatchedEnvRunner(config=algorithm_config(environment, policy, cpus=2), worker_index=0)
+def _runner(case: Case, environments: int) -> Any:
+    return sampling_runner(load_environment(case.environment, case.overrides), environments, *case.policy)
 
 
-def _measured(pool: ThreadPoolExecutor, runners: list[BatchedEnvRunner], steps: int, matrix_threads: int) -> Figures:
+def _measured(pool: ThreadPoolExecutor, runners: list[Any], steps: int, matrix_threads: int) -> Figures:
     """Sample with all runners at once, each on a thread of the pool."""
 
     def sample(runner: Any) -> int:

@@ -63,8 +63,17 @@ def grid_environment(nodes: int) -> dict[str, Any]:
     }
 
 
-def _runner(environment: EnvironmentConfig, environments: int, *overrides: str, stock: bool = False) -> Work:
-    """Return a call that samples `steps` steps of every environment in this process."""
+def sampling_runner(
+    environment: EnvironmentConfig, environments: int, *overrides: str, stock: bool = False
+) -> BatchedEnvRunner | MultiAgentEnvRunner:
+    """Return a runner of this process, with the preset `ppo`, or RLlib's own.
+
+    Args:
+        environment: what it samples.
+        environments: how many of them.
+        overrides: of the policy.
+        stock: whether it is RLlib's.
+    """
     policy = load_policy_config(
         "ppo",
         [
@@ -76,7 +85,12 @@ def _runner(environment: EnvironmentConfig, environments: int, *overrides: str, 
         ],
     )
     config = algorithm_config(environment, policy, cpus=2)
-    runner = (MultiAgentEnvRunner if stock else BatchedEnvRunner)(config=config, worker_index=0)
+    return (MultiAgentEnvRunner if stock else BatchedEnvRunner)(config=config, worker_index=0)
+
+
+def _runner(environment: EnvironmentConfig, environments: int, *overrides: str, stock: bool = False) -> Work:
+    """Return a call that samples `steps` steps of every environment in this process."""
+    runner = sampling_runner(environment, environments, *overrides, stock=stock)
     steps = 50 if stock else 200
 
     def sample() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -311,6 +311,18 @@ def _beside(value: Any, info: ValidationInfo) -> Any:
 
 # The name of a preset, or of a YAML file in the folder of the one that names it, or in the working folder.
 ConfigName = Annotated[str, BeforeValidator(_beside), Field(min_length=1, strict=True)]
+
+
+def fields_in(part: Any) -> Iterator[tuple[FieldInfo, Any]]:
+    """Yield every key of the schemas that a configuration is made of, with its value; the outer ones first."""
+    if isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            yield field, value
+            yield from fields_in(value)
+    elif isinstance(part, Mapping | list | tuple):
+        for value in part.values() if isinstance(part, Mapping) else part:
+            yield from fields_in(value)
 
 
 def names_a_file(field: FieldInfo) -> bool:

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from offload_rllib.config.base import NAMES_CODE, is_function_path
+from offload_rllib.config.base import NAMES_CODE, fields_in, is_function_path
 from offload_rllib.config.errors import ConfigError
 
 # Environment variable that says `trust` for every file, with the value 1; processes that a command starts inherit it.
@@ -25,20 +23,8 @@ def trusts_all() -> bool:
 
 def functions_of(config: Any) -> tuple[str, ...]:
     """Return the functions ``package.module:function`` that a configuration names, each once."""
-    return tuple(dict.fromkeys(_functions(config)))
-
-
-def _functions(part: Any) -> Iterator[str]:
-    if isinstance(part, BaseModel):
-        for name, field in type(part).model_fields.items():
-            value = getattr(part, name)
-            yield from filter(is_function_path, texts_in(value)) if NAMES_CODE in field.metadata else _functions(value)
-    elif isinstance(part, Mapping):
-        for value in part.values():
-            yield from _functions(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from _functions(value)
+    values = (value for field, value in fields_in(config) if NAMES_CODE in field.metadata)
+    return tuple(dict.fromkeys(text for value in values for text in texts_in(value) if is_function_path(text)))
 
 
 def texts_in(value: Any) -> Iterator[str]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from pydantic import BaseModel
-
-from offload_rllib.config.base import names_a_file
+from offload_rllib.config.base import fields_in, names_a_file
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import apply_overrides, find, load_environment, read_yaml, validated
@@ -15,21 +12,9 @@ from offload_rllib.config.topology import PythonTopology
 from offload_rllib.config.trust import functions_of
 
 
-def files_of(part: Any) -> Iterator[str]:
+def files_of(config: EnvironmentConfig) -> list[str]:
     """Return the data files that a configuration names."""
-    if isinstance(part, BaseModel):
-        for name, field in type(part).model_fields.items():
-            value = getattr(part, name)
-            if isinstance(value, str) and names_a_file(field):
-                yield value
-            else:
-                yield from files_of(value)
-    elif isinstance(part, Mapping):
-        for value in part.values():
-            yield from files_of(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from files_of(value)
+    return [value for field, value in fields_in(config) if isinstance(value, str) and names_a_file(field)]
 
 
 def load_for_client(
