@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.command_line import finish, start
+from helpers.command_line import finish, lines_until, start
+from helpers.missing import unavailable
 from helpers.pages import CHECKOUT, fenced
 from helpers.services import BINARY, opened, send
 from typer.testing import CliRunner
@@ -34,19 +34,14 @@ def blocks(language: str) -> list[str]:
 def needed(program: str) -> str:
     """Return the path of a program; skip without it, but not where the project's own tests run."""
     found = shutil.which(program)
-    if found is None and not os.environ.get("CI"):
-        pytest.skip(f"{program} is not installed")
-    assert found, f"{program} is not installed, and CI must run this test"
-    return found
+    return found or unavailable(f"{program} is not installed")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run the page's command on a free port; return the address; end it as a user does."""
     process = start(tmp_path_factory.mktemp("served"), "serve-env", "ether_12", "--port", "0")
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if line.startswith("listening: ")), "")
-    found = re.match(r"listening: (http://\S+) ", line)
+    found = re.match(r"listening: (http://\S+) ", "".join(lines_until(process, "listening: ")[-1:]))
     assert found, finish(process)
     yield found[1]
     process.send_signal(signal.SIGINT)
@@ -154,12 +149,7 @@ def test_the_command_refuses_what_it_cannot_do(url: str) -> None:
 @pytest.mark.slow
 def test_other_machines_need_the_token_that_is_printed(tmp_path: Path) -> None:
     process = start(tmp_path, "serve-env", "manual_5", "--port", "0", "--host", "0.0.0.0")  # noqa: S104 - with a token
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("listening: "):
-            break
+    lines = lines_until(process, "listening: ")
     token = re.match(r"token: ([\w-]{43}) ", lines[0])
     found = re.match(r"listening: (http://127\.0\.0\.1:\d+) ", lines[-1])
     assert token, lines

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from helpers.command_line import lines_until
 from helpers.environments import make_env, small_environment, typed_environment, with_choices
 from helpers.policies import kept
 
@@ -246,12 +247,7 @@ def test_ray_serve_answers_refuses_floods_and_stops_cleanly(tmp_path: Path) -> N
         start_new_session=True,
         env=os.environ | {"RAY_raylet_start_wait_time_s": "180"},
     )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("listening: "):
-            break
+    lines = lines_until(process, "listening: ")
     url = f"http://127.0.0.1:{port}"
     assert f"listening: {url}/v1/act" in "".join(lines), lines
     config = load_environment(environment)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
+from helpers.missing import unavailable
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOW = "apt-get install chromium chromium-driver; pip install selenium"
 
 
-def unavailable(why: str) -> NoReturn:
-    """Skip the test, and say what would let it run; where the tests are the last word (CI), fail."""
-    message = f"{why}; a browser test needs: {HOW}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+def needs(why: str) -> str:
+    """Return the message for a machine without a browser: why, and what would help."""
+    return f"{why}; a browser test needs: {HOW}"
 
 
 @contextmanager
@@ -29,11 +25,11 @@ def browser(width: int, height: int) -> Iterator[Any]:
     program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
-        unavailable(f"no {'chromedriver' if program else 'chromium'} is installed")
+        unavailable(needs(f"no {'chromedriver' if program else 'chromium'} is installed"))
     try:
         from selenium import webdriver
     except ImportError:
-        unavailable("selenium is not installed")
+        unavailable(needs("selenium is not installed"))
     options = webdriver.ChromeOptions()
     options.binary_location = str(program)
     # Tests may run as root, where the sandbox of the browser does not start.

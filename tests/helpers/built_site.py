@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from helpers.missing import unavailable
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 def built_site(folder: Path) -> Path:
     """Build the site into a folder; skip the test where MkDocs is missing, and fail where tests are the last word."""
     if importlib.util.find_spec("mkdocs") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("MkDocs is not installed: pip install -e '.[docs]'")
+        unavailable("MkDocs is not installed: pip install -e '.[docs]'")
     subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
         cwd=CHECKOUT,

@@ -42,6 +42,17 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
         raise
 
 
+def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
+    """Return what a process prints up to a line that begins so; everything if there is none."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            break
+    return lines
+
+
 def options_of_verbs() -> dict[str, set[str]]:
     """Return the options of each verb."""
     verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
