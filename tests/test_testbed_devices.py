@@ -109,7 +109,7 @@ def test_the_image_has_the_packages_of_a_device_and_starts_ray() -> None:
     assert "--no-deps /tmp/offload_rllib-*.whl" in pip
     names = [name for name, _ in found]
     assert names.index("USER") < names.index("ENTRYPOINT"), "not as root"
-    assert of["ENV"] == "RAY_AUTH_MODE=token"
+    assert of["ENV"] == "RAY_AUTH_MODE=token RAY_worker_niceness=0"
     program, verb, *options = json.loads(of["ENTRYPOINT"])
     assert (program, verb) == ("ray", "start")
     parsed = start.make_context("start", [*options, "--address=head:6379"]).params
@@ -125,6 +125,7 @@ def test_the_service_starts_ray_with_the_token_and_again_if_it_ends() -> None:
     assert service.sections() == ["Unit", "Service", "Install"]
     environment = dict(line.split("=", 2)[1:] for line in text.splitlines() if line.startswith("Environment="))
     assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_worker_niceness"] == "0", "timers of nodes would be late"
     of = service["Service"]
     command = of["ExecStart"].replace("${OFFLOAD_HEAD}", environment["OFFLOAD_HEAD"])
     assert "$" not in command

@@ -180,7 +180,7 @@ class Controller:
         if message["kind"] == "loaded":
             self._loaded.add(name)
         elif self._playing is not None and message.get("play") == self._playing.number:
-            self._playing.on_exit(message["node"], message["code"])
+            self._playing.on_exit(message["node"], message["code"], message["reason"])
 
     def _tell_host(self, n: int, kind: str) -> None:
         self._connections[self._host_of[n]].write(pack_message({"kind": kind, "node": n}))
@@ -223,6 +223,7 @@ class Controller:
         playing.introduce_all()
         await self._until(lambda: playing.ready == nodes, MEETING_S, lambda: playing.absent(playing.ready))
         await playing.measure_clocks()
+        self._refuse_trouble()
         playing.begin(LEAD_S, faults)
         await self._play_on(playing, tell)
         # The next play may want the same ports.

@@ -36,6 +36,7 @@ from offload_rllib.testbed.wire import (
 
 TOKEN = "OFFLOAD_TESTBED_TOKEN"  # noqa: S105 - the name of a variable
 REAP_S = 0.02
+MOST_COMPLAINED = 2000  # characters of a node's last words
 
 
 def warm_up(network: Network, brain: Brain, key: int) -> None:
@@ -68,6 +69,7 @@ class Host:
         self._units_per_s = 0.0
         self._nodes: dict[int, int] = {}
         self._play_of: dict[int, int] = {}
+        self._complaint_of: dict[int, int] = {}  # by process, a pipe from it
 
     @property
     def _loaded(self) -> Network:
@@ -148,10 +150,12 @@ class Host:
             play=self._play["play"],
             units_per_s=self._units_per_s,
         )
+        complaints, complaint = os.pipe()
         pid = os.fork()
         if pid:
+            os.close(complaint)
             self._nodes[n] = pid
-            self._play_of[pid] = order.play
+            self._play_of[pid], self._complaint_of[pid] = order.play, complaints
             return
         status = 1
         try:
@@ -160,11 +164,11 @@ class Host:
             run_node(order)
             status = 0
         except OSError as error:
-            port = f" (port {order.port})" if order.port else ""
-            sys.stderr.write(f"node {order.network.names[n]}{port}: {error}\n")
-            sys.stderr.flush()
-        except BaseException:  # noqa: BLE001 - what goes wrong in a child is shown, and must not run the parent's code
+            port = f"port {order.port}: " if order.port else ""
+            os.write(complaint, f"{port}{error}".encode())
+        except BaseException as error:  # noqa: BLE001 - what goes wrong in a child must not run the parent's code
             traceback.print_exc()
+            os.write(complaint, repr(error).encode())
         finally:
             os._exit(status)
 
@@ -173,8 +177,10 @@ class Host:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del self._nodes[n]
+                with os.fdopen(self._complaint_of.pop(pid), encoding="utf-8", errors="replace") as complaints:
+                    reason = complaints.read(MOST_COMPLAINED)
                 code = os.waitstatus_to_exitcode(status)
-                self.say("exited", node=n, code=code, play=self._play_of.pop(pid))
+                self.say("exited", node=n, code=code, reason=reason, play=self._play_of.pop(pid))
 
 
 def main() -> None:
@@ -183,7 +189,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's business
     address, port, name, bind = sys.argv[1:]
     token = bytes.fromhex(os.environ.pop(TOKEN))
-    connection = socket.create_connection((address, int(port)))
+    try:
+        connection = socket.create_connection((address, int(port)))
+    except OSError as error:
+        sys.exit(f"no connection to the controller at {address}:{port}: {error.strerror or error}")
     host = Host(connection, (address, int(port)), bind, token)
     host.say("host", name=name, token=token.hex())
     host.run()

@@ -141,10 +141,11 @@ class Playing:
             self._introduce(n, self.nodes)
 
     def _tell(self, n: int, kind: str, **content: Any) -> None:
-        self.readers[n].write(pack_message({"kind": kind} | content))
+        if n in self.readers:  # otherwise it has just ended, which `on_exit` tells
+            self.readers[n].write(pack_message({"kind": kind} | content))
 
-    def on_exit(self, n: int, code: int) -> None:
-        """Note that the process of a node has ended."""
+    def on_exit(self, n: int, code: int, reason: str = "") -> None:
+        """Note that the process of a node has ended, and what it said of that."""
         self.readers.pop(n, None)
         self.started.discard(n)
         self.gone.add(n)
@@ -152,7 +153,7 @@ class Playing:
             return
         name = self._network.names[n]
         if self._start == float("inf") or code >= 0:  # not killed: a mistake
-            self.trouble = f"node {name}: its process has ended too early (exit status {code})"
+            self.trouble = f"node {name}: {reason or f'its process has ended too early (exit status {code})'}"
             return
         self._down_from_s[n] = self.now_s
         self.notes.append(f"node {name}: its process has ended at {self.now_s:.1f} s (exit status {code})")
@@ -191,7 +192,10 @@ class Playing:
             self.trouble = self.notes[-1]
 
     async def measure_clocks(self) -> None:
-        """Measure every node's monotonic clock against this one, by the fastest answer to several questions."""
+        """Measure every node's monotonic clock against this one, by the fastest answer to several questions.
+
+        A node that does not answer is trouble.
+        """
         loop = asyncio.get_running_loop()
         for n in sorted(self.nodes):
             best = (0.0, float("inf"))
@@ -199,8 +203,13 @@ class Playing:
                 answer = self._answers[n, number] = loop.create_future()
                 sent = time.monotonic()
                 self._tell(n, "sync", number=number)
-                async with asyncio.timeout(SYNC_S):
-                    there = await answer
+                try:
+                    async with asyncio.timeout(SYNC_S):
+                        there = await answer
+                except TimeoutError:
+                    name = self._network.names[n]
+                    self.trouble = self.trouble or f"node {name}: did not tell its clock within {SYNC_S:g} s"
+                    return
                 received = time.monotonic()
                 if received - sent < best[1]:
                     best = (there - (sent + received) / 2, received - sent)

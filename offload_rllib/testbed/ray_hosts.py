@@ -13,7 +13,7 @@ from ray import exceptions
 from offload_rllib.cluster.connection import Cluster
 from offload_rllib.cluster.placement import NODE_SHARE
 from offload_rllib.config import ConfigError
-from offload_rllib.testbed.launch import LOOPBACK, MODULE, HostSpec, host_environment
+from offload_rllib.testbed.launch import MODULE, HostSpec, host_environment
 
 STOPS_S = 10.0
 
@@ -27,12 +27,18 @@ class HostActor:
             [sys.executable, "-m", MODULE, *arguments],
             env=host_environment(token),
             stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
 
-    def watch(self) -> int:
-        """Return its exit status when it has ended."""
-        return self._process.wait()
+    def watch(self) -> str:
+        """Return how it ended when it has: its last line, or its exit status."""
+        last = ""
+        for line in self._process.stderr or ():
+            text = line.decode(errors="replace")
+            sys.stderr.write(text)  # for the log that Ray keeps
+            last = text.strip() or last
+        return last or f"exit status {self._process.wait()}"
 
     def stop(self) -> None:
         """End it, and with it its nodes."""
@@ -45,8 +51,17 @@ class RayLauncher:
     """Hosts that are nodes of a Ray cluster, by their address."""
 
     def __init__(self, cluster: Cluster, port: int = 0) -> None:
-        """Take the cluster that this process is connected to, and the controller's port."""
-        self.bind = cluster.driver.address if cluster.driver is not None else LOOPBACK
+        """Take the cluster that this process is connected to, and the controller's port.
+
+        Raises:
+            ConfigError: this process is on none of its nodes, so that hosts could not connect to it.
+        """
+        if cluster.driver is None:
+            raise ConfigError(
+                "--address ray://...: hosts connect to the controller, which must be on a node of the Ray cluster; "
+                "accepted: auto, or the head's address, on a machine that has joined"
+            )
+        self.bind = cluster.driver.address
         self.port = port
         self._resources = {node.address: node.resource for node in cluster.nodes}
         self._actors: dict[str, Any] = {}
@@ -75,7 +90,7 @@ class RayLauncher:
         for watched in done:
             name = self._watched[watched]
             try:
-                return f"host {name}: its process has ended (exit status {ray.get(watched)})"
+                return f"host {name}: its process has ended ({ray.get(watched)})"
             except exceptions.RayError as error:
                 return f"host {name}: Ray has lost it ({str(error).splitlines()[0]})"
         return ""

@@ -139,6 +139,11 @@ class NamespaceCluster:
             _run("ip", "-n", name, "link", "set", device, "up")
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses of the nodes, the head's first."""
+        return tuple(node.address for node in self._nodes)
+
+    @property
     def address(self) -> str:
         """Address of the cluster, for its nodes."""
         return f"{self._nodes[0].address}:{PORT}"
