@@ -25,6 +25,7 @@ from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
 from offload_rllib.commands.serve_env import serve_env
 from offload_rllib.commands.status import status
+from offload_rllib.commands.suite import app as suite_app
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.commands.testbed import play_testbed
 from offload_rllib.commands.testbed_report import report_testbed
@@ -63,6 +64,7 @@ app.command("tune-rule")(tune_rule)
 app.command("serve-env")(serve_env)
 app.command("testbed-report")(report_testbed)
 app.command("testbed")(play_testbed)
+app.add_typer(suite_app, name="suite")
 
 
 @app.command()

@@ -44,7 +44,8 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def verbs() -> set[str]:
     """Return the verbs of the command line."""
-    return {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+    groups = {info.name for info in app.registered_groups if info.name}
+    return groups | {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
 
 
 def test_examples_of_the_readme_need_the_public_face_alone() -> None:

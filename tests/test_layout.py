@@ -27,7 +27,7 @@ FLOORS = (
     ("runs", "cluster"),
     ("training", "evaluation", "testbed"),
     ("reporting", "bench", "checking"),
-    ("compare", "sweep", "replay", "watching"),
+    ("compare", "sweep", "replay", "watching", "suite"),
     ("starter", "commands", "cli", "__main__"),
 )
 BESIDE = {

@@ -21,7 +21,7 @@ def test_the_wheel_works_outside_a_checkout(tmp_path: Path) -> None:
     unpacked = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
-    for kind in ("envs", "policies", "tune_configs"):
+    for kind in ("envs", "policies", "tune_configs", "suite"):
         shipped = sorted(path.name for path in (unpacked / "offload_rllib" / "presets" / kind).iterdir())
         assert shipped == sorted(path.name for path in (CHECKOUT / kind).iterdir())
     page = Path("offload_rllib/replay/page")

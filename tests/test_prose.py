@@ -22,6 +22,7 @@ LONGEST_MEAN = 17.0  # words, over all pages
 GENERATED = {
     "results.md": "scripts/results",
     "paper_tables.md": "scripts/paper",
+    "suite_results.md": "offload_rllib/suite",
 }
 PAGES = [
     page

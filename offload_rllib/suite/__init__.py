@@ -1,0 +1,1 @@
+"""The benchmark suite: scenarios with exact references, scorecards, and checks of results from outside."""
