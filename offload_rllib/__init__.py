@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from offload_rllib.envs.remote.parallel import remote_env
     from offload_rllib.envs.remote.vector import remote_vector_env
     from offload_rllib.envs.vector import held_out_keys, vector_env
+    from offload_rllib.evaluation.recording import record_decisions
     from offload_rllib.replay.write import write_replay
     from offload_rllib.runs.lookup import load_policy
 
@@ -29,6 +30,7 @@ __all__ = [
     "held_out_keys",
     "load_policy",
     "parallel_env",
+    "record_decisions",
     "register",
     "remote_env",
     "remote_vector_env",
@@ -44,6 +46,7 @@ MODULES = {
     "held_out_keys": "envs.vector",
     "load_policy": "runs.lookup",
     "parallel_env": "envs.parallel",
+    "record_decisions": "evaluation.recording",
     "register": "algorithms.registry",
     "remote_env": "envs.remote.parallel",
     "remote_vector_env": "envs.remote.vector",

@@ -20,6 +20,7 @@ from offload_rllib.commands.environment_options import EnvArgument, SetOption, T
 from offload_rllib.commands.evaluate import evaluate
 from offload_rllib.commands.home import ensure_home
 from offload_rllib.commands.init import init
+from offload_rllib.commands.record import record
 from offload_rllib.commands.replay import replay
 from offload_rllib.commands.report import report
 from offload_rllib.commands.serve import serve
@@ -58,7 +59,22 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for verb in (init, train, status, watch, evaluate, compare, report, replay, tune, bound, check, serve, calibrate):
+for verb in (
+    init,
+    train,
+    status,
+    watch,
+    evaluate,
+    compare,
+    report,
+    replay,
+    record,
+    tune,
+    bound,
+    check,
+    serve,
+    calibrate,
+):
     app.command()(verb)
 app.command("tune-rule")(tune_rule)
 app.command("serve-env")(serve_env)

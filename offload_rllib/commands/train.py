@@ -34,6 +34,7 @@ from offload_rllib.commands.environment_options import (
 from offload_rllib.commands.evaluate import play
 from offload_rllib.commands.terminal import console, say, say_logs
 from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.config.imitation import teacher_key
 from offload_rllib.config.loading import find, preset_folder
 from offload_rllib.config.names import plain_name
 from offload_rllib.config.seeds import parse_seeds
@@ -103,7 +104,7 @@ def train(
     if from_ is not None:
         changes.append(f"training.start_from={json.dumps(str(from_.absolute()))}")
     if imitate is not None:
-        changes.append(f"training.imitate.rule={json.dumps(imitate)}")
+        changes.append(f"training.imitate.{teacher_key(imitate)}={json.dumps(imitate)}")
     asked = Asked(env, policy, set_ or [], changes, name, storage, episodes, held_out_seed, trust)
     if seeds is not None or (resume is not None and is_comparison(Path(resume))):
         for option, is_given in {

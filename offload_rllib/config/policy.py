@@ -146,7 +146,7 @@ class Training(Schema):
     """Folder of a run, a checkpoint or a saved policy whose weights training starts with; null: random weights
     (`docs/warm_start.md`)."""
     imitate: Imitation | None = None
-    """Rule whose decisions are cloned before training; null: random weights (`docs/warm_start.md`)."""
+    """Rule, or file of decisions, that is cloned before training; null: random weights (`docs/warm_start.md`)."""
     tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that receive the results in addition to TensorBoard; each needs the extra of its name
     (`docs/tensorboard.md`)."""
@@ -158,7 +158,9 @@ class Training(Schema):
     @model_validator(mode="after")
     def _one_start(self) -> Training:
         if self.start_from is not None and self.imitate is not None:
-            raise ValueError(f"start_from ({self.start_from}) and imitate ({self.imitate.rule}): give one of the two")
+            raise ValueError(
+                f"start_from ({self.start_from}) and imitate ({self.imitate.teacher}): give one of the two"
+            )
         return self
 
 

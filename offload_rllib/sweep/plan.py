@@ -138,7 +138,7 @@ def check_plan(plan: SweepPlan, cpus: float) -> list[str]:
     from offload_rllib.training.train import check  # noqa: PLC0415 - it imports ray, which takes seconds
 
     if plan.policy.training.imitate is not None:
-        raise ConfigError("training.imitate: a sweep clones no rule; accepted: null, with training.start_from of a run")
+        raise ConfigError("training.imitate: a sweep clones nothing; accepted: null, with training.start_from of a run")
     if plan.trials > LARGEST_GRID:
         raise ConfigError(f"space: the grid has {plan.trials:,} combinations; at most {LARGEST_GRID:,} are taken")
     if plan.cpus(cpus) < SMALLEST_TRIAL_CPUS:

@@ -1,13 +1,14 @@
-"""`training.imitate`: policies that decide as a rule does, learned from its decisions before a run begins.
+"""`training.imitate`: policies that decide as a rule does, or as was recorded, learned before a run begins.
 
-The rule plays training episodes of its own. Actors learn to predict its actions (behaviour cloning), critics the
-discounted returns that followed. The result is a folder of saved policies, which the run starts from.
+A rule plays training episodes of its own; other decisions come from a file. Actors learn to predict the actions
+(behaviour cloning), critics the discounted returns that followed. The result is a folder of saved policies, which the
+run starts from.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, save_po
 from offload_rllib.policies.sharing import Assignment, assign_in
 from offload_rllib.policies.warm_start import save_critics
 from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.dataset import read_decisions
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.types import NONE, Array
@@ -38,16 +40,25 @@ HELD_OUT_EPISODES = 16
 LARGEST_NORM = 1.0
 
 
-def check_imitation(policy: PolicyConfig, env: NativeEnv) -> Imitation:
+# Every so many episodes of a file are kept to measure what was learned from the others.
+HELD_OUT_EVERY = 10
+
+
+def check_imitation(policy: PolicyConfig, env: NativeEnv, *, cloned: bool = False) -> Imitation:
     """Return what is to be cloned.
 
+    Args:
+        policy: that is to be trained.
+        env: where.
+        cloned: whether that is done already, so that the file is not needed any more.
+
     Raises:
-        ConfigError: there is no such rule, or the environment or the algorithm cannot learn from one.
+        ConfigError: there is no such rule, the file cannot be learned from, or the environment or the algorithm cannot
+            learn from either.
     """
     wanted = policy.training.imitate
     if wanted is None:
-        raise ConfigError("training.imitate: null; accepted here: a rule")
-    check_rule(wanted.rule, "training.imitate.rule", env.scenario.config)
+        raise ConfigError("training.imitate: null; accepted here: a rule, or a file of decisions")
     when = env.scenario.config.decisions.when
     if not isinstance(env, ArrivalEnv):
         raise ConfigError(f"training.imitate: the environment has decisions.when: {when}; accepted: arrival")
@@ -55,6 +66,10 @@ def check_imitation(policy: PolicyConfig, env: NativeEnv) -> Imitation:
         raise ConfigError("training.imitate: DDQN learns action values, a rule has none; accepted: PPO, A2C, APPO")
     if policy.network.module is not None:
         raise ConfigError(f"training.imitate: network.module: {policy.network.module}; accepted: null")
+    if wanted.rule is not None:
+        check_rule(wanted.rule, "training.imitate.rule", env.scenario.config)
+    elif not cloned:
+        _lesson_of(wanted, env)
     return wanted
 
 
@@ -71,8 +86,9 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     """
     wanted = check_imitation(policy, env)
     assignment = assign_in(policy.sharing, env.scenario)
-    description = _description(wanted.rule, policy, env, assignment)
-    steps = _played(env, wanted, policy.training.seed)
+    description = _description(wanted.teacher, policy, env, assignment)
+    lesson = _lesson_of(wanted, env) if wanted.rule is None else None
+    steps = lesson.steps if lesson else _played(env, wanted, policy.training.seed)
     generator = torch.Generator().manual_seed(policy.training.seed)
     actors: dict[str, nn.Module] = {}
     critics: dict[str, nn.Module] = {}
@@ -85,14 +101,39 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
                 critics[name] = _valued(_critic(description), own, policy, wanted, generator)
     save_critics(folder, {name: critic.state_dict() for name, critic in critics.items()})
     save_policies(folder, description, {name: actor.state_dict() for name, actor in actors.items()})
-    agreement = agreement_with(wanted.rule, SavedPolicy(description, actors), env)
-    return {"rule": wanted.rule, "decisions": len(steps), "agreement": round(agreement, 4)}
+    clone = SavedPolicy(description, actors)
+    agreement = _agreement_on(lesson.held_out, clone, env) if lesson else agreement_with(wanted.teacher, clone, env)
+    taught_by = {"file" if lesson else "rule": wanted.teacher}
+    return taught_by | {"decisions": len(steps), "agreement": round(agreement, 4)}
 
 
-def _description(rule: str, policy: PolicyConfig, env: NativeEnv, assignment: Assignment) -> PolicyDescription:
+class _Lesson(NamedTuple):
+    """The decisions of a file."""
+
+    steps: AgentSteps
+    """To learn from."""
+    held_out: AgentSteps
+    """To measure by, from other episodes."""
+
+
+def _lesson_of(wanted: Imitation, env: NativeEnv) -> _Lesson:
+    """Return the decisions of a file; errors as `read_decisions`, and if there is one episode alone, or no choice."""
+    read = read_decisions(Path(wanted.file or ""), env)
+    if read.episodes < 2:
+        raise ConfigError(f"{wanted.file}: decisions of 1 episode; accepted: 2 or more, for some are held out")
+    last = min(HELD_OUT_EVERY, read.episodes) - 1
+    held_out = read.steps.environment % HELD_OUT_EVERY == last
+    lesson = _Lesson(read.steps.subset(~held_out), read.steps.subset(held_out))
+    for what, steps in zip(("learned from", "held out"), lesson, strict=True):
+        if not steps.choices.any():
+            raise ConfigError(f"{wanted.file}: no decision with a choice in the episodes that are {what}")
+    return lesson
+
+
+def _description(teacher: str, policy: PolicyConfig, env: NativeEnv, assignment: Assignment) -> PolicyDescription:
     return PolicyDescription.of(
         assignment,
-        algorithm=f"imitation of {rule}",
+        algorithm=f"imitation of {Path(teacher).name}",
         observation_size=env.observation_size,
         actions=env.num_actions,
         network=policy.network,
@@ -130,7 +171,7 @@ def _played(env: NativeEnv, wanted: Imitation, seed: int) -> AgentSteps:
     begin(np.arange(ENVIRONMENTS))
     for _ in range(-(-wanted.decisions // ENVIRONMENTS)):
         actions, _ = recorder.chosen(recorder.note(batch))
-        actions[:] = batch.heuristic_actions(wanted.rule)
+        actions[:] = batch.heuristic_actions(wanted.teacher)
         if batch.step(actions):
             ended = np.flatnonzero(batch.truncated)
             for e in ended.tolist():
@@ -205,11 +246,22 @@ def agreement_with(rule: str, policy: SavedPolicy, env: NativeEnv, *, seed: int 
         theirs = batch.heuristic_actions(rule)
         mine = policy(batch.observations, batch.masks, agents=batch.deciding)
         asked = np.flatnonzero((batch.deciding != NONE) & ~batch.truncated & (batch.masks.sum(-1, dtype=np.int32) > 1))
-        same = mine[asked] == theirs[asked]
-        same |= _equal_destinations(batch.observations[asked], mine[asked], theirs[asked], env.layout.blocks)
+        same = _same(batch.observations[asked], mine[asked], theirs[asked], env.layout.blocks)
         agreed, decided = agreed + int(same.sum()), decided + len(asked)
         batch.step(theirs)
     return agreed / max(decided, 1)
+
+
+def _agreement_on(steps: AgentSteps, policy: SavedPolicy, env: NativeEnv) -> float:
+    """Return the share of recorded decisions with a choice that a policy takes greedily, too."""
+    mine = policy(steps.observations, steps.masks, agents=steps.agent[: len(steps)])
+    same = _same(steps.observations, mine, steps.actions, env.layout.blocks)
+    return float(same[steps.choices].mean())
+
+
+def _same(observations: Array, one: Array, other: Array, blocks: RowLayout) -> Array:
+    """Return which of two actions [N] are equal, or go to destinations that look the same, [N] bool."""
+    return (one == other) | _equal_destinations(observations, one, other, blocks)
 
 
 def _equal_destinations(observations: Array, one: Array, other: Array, blocks: RowLayout) -> Array:

@@ -128,13 +128,12 @@ def _source(started_from: dict[str, Any] | None) -> str:
 
 
 def _imitated(imitated: dict[str, Any] | None) -> str:
-    """Return which rule was cloned, and how well; nothing if none was."""
+    """Return which rule or file was cloned, and how well; nothing if none was."""
     if imitated is None:
         return ""
-    return (
-        f"`{plain_name(imitated['rule'])}`, {imitated['decisions']:,} decisions; agrees with it in "
-        f"{imitated['agreement']:.1%} of held-out decisions"
-    )
+    teacher = plain_name(imitated.get("rule") or imitated["file"])
+    agreement = f"agrees with it in {imitated['agreement']:.1%} of held-out decisions"
+    return f"`{teacher}`, {imitated['decisions']:,} decisions; {agreement}"
 
 
 def _sharing(policy: PolicyDescription) -> str:

@@ -174,14 +174,14 @@ def _train(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Consol
 
 
 def _clone(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Console) -> None:
-    """Clone the rule that training starts from, unless that was done before an interruption."""
+    """Clone the rule or the decisions that training starts from, unless that was done before an interruption."""
     wanted = policy.training.imitate
     if wanted is None or (run.path / START).is_dir():
         return
-    with console.status(f"cloning {wanted.rule}"):
+    with console.status(f"cloning {wanted.teacher}"):
         keep_source(run, env)
     agreement = run.entries()["imitated"]["agreement"]
-    console.print(f"cloned {wanted.rule}: agrees with it in {agreement:.1%} of held-out decisions", highlight=False)
+    console.print(f"cloned {wanted.teacher}: agrees with it in {agreement:.1%} of held-out decisions", highlight=False)
 
 
 def _tuner(
