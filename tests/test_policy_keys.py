@@ -144,6 +144,7 @@ ON_POLICY = [
     ),
     Key("credit", "decisions", lambda built: built.rllib.env_config["credit"], beside={"algorithm.gamma": 0.0}),
     Key("minibatch_steps", 48, setting("minibatch_size")),
+    Key("memory_steps", 7, learner_setting("memory_steps")),
 ]
 KEYS: dict[type[Schema], list[Key]] = {
     PPO: [
@@ -203,6 +204,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("hidden", [7, 5], module_key("hidden"), (7, 5)),
         Key("activation", "relu", module_key("activation")),
         Key("heads", 4, module_key("heads")),
+        Key("memory", 6, module_key("memory")),
     ],
     Sharing: [
         Key("kind", "per_node", lambda built: sorted(built.rllib.policies), ["a", "b", "c", "d"]),
@@ -300,7 +302,7 @@ def build(schema: type[Schema], key: Key) -> Built:
         part[name] = value
     policy = load_policy_config(content)
     changes: dict[str, Any] = WITHOUT_DEADLINES if key.name == "credit" else {}
-    if "training.imitate" in key.beside:
+    if "training.imitate" in key.beside or key.name == "memory":
         changes = {"decisions": ARRIVAL}
     environment = small_environment(**changes)
     if key.name == "credit":

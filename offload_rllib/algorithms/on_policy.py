@@ -45,7 +45,8 @@ from offload_rllib.algorithms.fused.kernels import (
 from offload_rllib.algorithms.fused.learner import FusedLearner
 from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
-from offload_rllib.policies.module import EVERYONE
+from offload_rllib.algorithms.sequences import MEMORY_STEPS, sequence_orders, sequences_of
+from offload_rllib.policies.module import EVERYONE, MEMORY, SEQUENCES
 from offload_rllib.policies.network import CentralCritic
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import agent_steps_of
@@ -120,7 +121,14 @@ class OnPolicyLearner(FusedLearner):
         module = self.network(module_id)
         observations = np.concatenate([steps.observations, steps.closing_observations])
         with torch.no_grad():
-            if steps.joint is None or steps.moment is None:
+            if steps.memory is not None:
+                values = [
+                    module.compute_values({Columns.OBS: {"observations": seen}, MEMORY: remembered})
+                    for seen, remembered in zip(
+                        self._pieces(observations, CRITIC_ROWS), self._pieces(steps.memory, CRITIC_ROWS), strict=True
+                    )
+                ]
+            elif steps.joint is None or steps.moment is None:
                 values = [
                     module.compute_values({Columns.OBS: {"observations": seen}})
                     for seen in self._pieces(observations, CRITIC_ROWS)
@@ -144,7 +152,8 @@ class OnPolicyLearner(FusedLearner):
         """Return the columns to learn from: the selected rows of all samples of one policy, in random order.
 
         Advantages are standardised over the rows with a choice. With a central critic `MOMENT` says where in the
-        joint observations of all samples, one sample after the other, a row belongs.
+        joint observations of all samples, one sample after the other, a row belongs. Actors that remember learn from
+        all rows: those of one of `SEQUENCES` stand together, in the order of time.
 
         Args:
             module_id: the policy.
@@ -152,14 +161,18 @@ class OnPolicyLearner(FusedLearner):
             config: its own, with `gamma`, `lambda_` and `discount_s`.
         """
         pieces: list[Rows] = []
-        moments = 0
+        moments = before = 0
         for steps in samples:
             values = self.values_of(module_id, steps)
             advantages = generalised_advantages(
                 steps, values, gamma=config.gamma, lambda_=config.lambda_, discount_s=config.discount_s
             )
             choices = steps.choices
-            rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
+            sequences = None
+            if steps.memory is None:
+                rows = select_rows(choices, self.config.learner_config_dict[IDLE_PER_CHOICE], self._rng)
+            else:
+                rows, sequences = sequences_of(steps.following, self.config.learner_config_dict[MEMORY_STEPS])
             piece = {
                 "observations": steps.observations[rows],
                 "action_mask": steps.masks[rows],
@@ -172,8 +185,13 @@ class OnPolicyLearner(FusedLearner):
             if steps.joint is not None and steps.moment is not None:
                 piece[MOMENT] = moments + steps.moment[rows]
                 moments += len(steps.joint)
+            if steps.memory is not None and sequences is not None:
+                piece |= {MEMORY: steps.memory[rows], SEQUENCES: before + sequences}
+                before += int(sequences[-1]) + 1
             pieces.append(piece)
-        order = self._rng.permutation(sum(len(piece[HAS_CHOICE]) for piece in pieces))
+        count = sum(len(piece[HAS_CHOICE]) for piece in pieces)
+        # Sequences stay together; their order is drawn with each pass.
+        order = np.arange(count) if SEQUENCES in pieces[0] else self._rng.permutation(count)
         columns: dict[str, Any] = {
             name: torch.from_numpy(np.concatenate([piece[name] for piece in pieces])[order]).to(self._device)
             for name in pieces[0]
@@ -281,14 +299,21 @@ class OnPolicyLearner(FusedLearner):
             joint = torch.from_numpy(np.concatenate(seen)).to(self._device)
         step = min(minibatch_size or size, size)
         # What does not fill a minibatch is spread over the others.
-        edges = np.linspace(0, size, max(size // step, 1) + 1).astype(int)
-        self.learn_from(module_id, config, rows, self._orders(len(rows[HAS_CHOICE]), edges, num_epochs), joint)
+        minibatches = max(size // step, 1)
+        if SEQUENCES in rows:
+            orders = sequence_orders(rows[SEQUENCES], minibatches, num_epochs, self._rng)
+        else:
+            edges = np.linspace(0, size, minibatches + 1).astype(int)
+            orders = self._orders(len(rows[HAS_CHOICE]), edges, num_epochs)
+        self.learn_from(module_id, config, rows, orders, joint)
         self.log_noted(module_id)
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
         self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
 
     def _count_rows(self, steps: AgentSteps) -> int:
         """Return how many rows of a sample are learned from."""
+        if steps.memory is not None:
+            return len(steps)
         chosen = int(steps.choices.sum())
         return chosen + _idle_rows(chosen, len(steps) - chosen, self.config.learner_config_dict[IDLE_PER_CHOICE])
 

@@ -18,6 +18,7 @@ from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
+from offload_rllib.algorithms.sequences import MEMORY_STEPS
 from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.policy import Training
@@ -151,7 +152,12 @@ class OnPolicyConfig(OffloadConfig):
 
     def learner_settings(self, algorithm: OnPolicy, training: Training) -> dict[str, Any]:
         """Return what learners and the sampling of the trainer need."""
-        own = {GRADIENTS: algorithm.learner, PULL: algorithm.pull_coeff, PULL_ENV_STEPS: training.env_steps}
+        own = {
+            GRADIENTS: algorithm.learner,
+            PULL: algorithm.pull_coeff,
+            PULL_ENV_STEPS: training.env_steps,
+            MEMORY_STEPS: algorithm.memory_steps,
+        }
         if algorithm.constraints:
             own[CONSTRAINTS] = [constraint.model_dump() for constraint in algorithm.constraints]
         return super().learner_settings(algorithm, training) | own

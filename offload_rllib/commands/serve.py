@@ -48,6 +48,11 @@ def serve(
         raise ConfigError(f"serve: needs {', '.join(missing)}: pip install 'offload-rllib[serve]'")
     folder = trained_policy_folder(Path(run))
     description = load_saved_policy(folder).description  # a folder that cannot be read is found here, not in a replica
+    if description.network.memory:
+        raise ConfigError(
+            f"{folder}: network.memory ({description.network.memory}): a service keeps nothing between requests; "
+            "accepted: 0. `export` writes a policy that remembers for programs that keep its states"
+        )
     files = packed(folder)
 
     from offload_rllib.cluster.connection import connect

@@ -95,6 +95,8 @@ class OnPolicy(AlgorithmSettings):
     """Largest global norm of a gradient."""
     idle_per_choice: NonNegative = 1.0
     """Agent steps without a choice kept for the critic, per step with one; the actor never learns from them."""
+    memory_steps: Count = 16
+    """With `network.memory`: decisions of an agent through which a gradient is passed back."""
     critic: Literal["local", "central"] = "local"
     """What the critic sees in training: local: the agent's observation; central: in addition the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""

@@ -34,6 +34,9 @@ class Network(Schema):
     heads: Count = 2
     """With `kind: attention`: how many weighted means of all destinations each of them sees; a divisor of the last
     layer's units."""
+    memory: Annotated[int, Field(ge=0, le=MOST_UNITS, strict=True)] = 0
+    """Units of a recurrent memory that every agent has (a gated recurrent unit); 0: none. PPO and A2C, with
+    decisions.when: arrival."""
     module: Annotated[CodePath | None, NAMES_CODE] = None
     """Your own module class, as package.module:Class: a subclass of this package's module for the algorithm
     (`docs/policies.md`)."""
@@ -164,6 +167,24 @@ class Training(Schema):
         return self
 
 
+def _misfit_of_memory(policy: PolicyConfig) -> str:
+    """Return the first setting that a memory does not fit, with what is accepted; nothing if there is none."""
+    algorithm, training = policy.algorithm, policy.training
+    if not isinstance(algorithm, PPO | A2C):
+        return f"algorithm.name: {algorithm.name}; accepted: PPO, A2C"
+    settings = {
+        "network.module": (policy.network.module, None),
+        "algorithm.critic": (algorithm.critic, "local"),
+        "algorithm.pull_coeff": (algorithm.pull_coeff, 0),
+        "training.env_runner": (training.env_runner, "batched"),
+        "training.imitate": (training.imitate and training.imitate.teacher, None),
+    }
+    wrong = [f"{key}: {given}; accepted: {wanted}" for key, (given, wanted) in settings.items() if given != wanted]
+    if training.learners > 1:
+        wrong.append(f"training.learners: {training.learners}; accepted: 0 or 1")
+    return next(iter(wrong), "")
+
+
 class PolicyConfig(Schema):
     """One policy set."""
 
@@ -198,6 +219,14 @@ class PolicyConfig(Schema):
                 f"algorithm.pull_coeff ({pull:g}) pulls to the policy that training starts with, and this one starts "
                 "with random weights; accepted: 0, or training.start_from or training.imitate beside it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_memory_is_learned(self) -> PolicyConfig:
+        units = self.network.memory
+        misfit = _misfit_of_memory(self) if units else ""
+        if misfit:
+            raise ValueError(f"network.memory ({units}) does not go with {misfit.replace('None', 'null')}")
         return self
 
     @model_validator(mode="after")

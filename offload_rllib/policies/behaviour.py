@@ -20,8 +20,8 @@ def probabilities_of(
 ) -> Array:
     """Return the probabilities [N] float32 with which a policy takes actions where it took them.
 
-    NaN where the policy does not state it: rules but `random`, which may draw among equals, users' functions and
-    services.
+    NaN where the policy does not state it: rules but `random`, which may draw among equals, users' functions, services,
+    and drawn actions of policies that remember.
 
     Args:
         policy: fitted to the agents.
@@ -40,6 +40,8 @@ def probabilities_of(
     found = np.ones(len(valid), np.float32)
     if deterministic:
         return found
+    if policy.description.network.memory:
+        return np.where(valid == 1, 1.0, np.nan).astype(np.float32)
     owners = policy.assignment.owners_of(agents)
     for number, network in enumerate(policy.networks.values()):
         rows = np.flatnonzero((owners == number) & (valid > 1))

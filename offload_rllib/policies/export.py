@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,25 @@ class _Decision(nn.Module):
         return scores, scores.argmax(-1)
 
 
+class _RememberedDecision(nn.Module):
+    """The same of a network that remembers; it also returns the states behind the decision."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observations: Tensor, action_mask: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
+        scores, states = self.network(observations, action_mask, memory)
+        return scores, scores.argmax(-1), states
+
+
 def export_onnx(policy: SavedPolicy, output: Path) -> dict[str, Path]:
     """Write every policy as an ONNX file and return the files by policy.
 
     A file takes `observations` [B, F] float32 and `action_mask` [B, R] int8 and gives `scores` [B, R] float32 (logits,
-    or action values) and `actions` [B] int64, the best ones, for any B; with networks of rows for any R too. Its
-    metadata hold the policy's name and, as JSON, its description.
+    or action values) and `actions` [B] int64, the best ones, for any B; with networks of rows for any R too. A network
+    that remembers also takes `memory` [B, 1 + H] float32, log(1 + s since the agent's previous decision) and its state,
+    and gives `states` [B, H] behind the decision. Its metadata hold the policy's name and, as JSON, its description.
 
     Args:
         policy: from `load_policy`.
@@ -87,18 +101,24 @@ def _write(description: PolicyDescription, name: str, network: nn.Module, path: 
     observations = torch.zeros(2, description.observation_size)
     masks = torch.ones(2, description.actions, dtype=torch.int8)
     batch = torch.export.Dim("batch", min=1)
-    dimensions = {"observations": {0: batch}, "action_mask": {0: batch}}
+    dimensions: dict[str, dict[int, Any]] = {"observations": {0: batch}, "action_mask": {0: batch}}
     if description.network.kind in OF_ROWS:
         first, here_size, row_size = description.rows
         destinations = torch.export.Dim("destinations", min=1)
         size = row_size * destinations + (first + here_size)
         dimensions = {"observations": {0: batch, 1: size}, "action_mask": {0: batch, 1: destinations + 1}}
+    decision: nn.Module = _Decision(network)
+    inputs, outputs = (observations, masks), ["scores", "actions"]
+    if description.network.memory:
+        decision, inputs = _RememberedDecision(network), (*inputs, torch.zeros(2, 1 + description.network.memory))
+        dimensions["memory"] = {0: batch}
+        outputs.append("states")
     with _quiet():
         program = torch.onnx.export(
-            _Decision(network).eval(),
-            (observations, masks),
-            input_names=["observations", "action_mask"],
-            output_names=["scores", "actions"],
+            decision.eval(),
+            inputs,
+            input_names=list(dimensions),
+            output_names=outputs,
             dynamic_shapes=dimensions,
             opset_version=OPSET,
             dynamo=True,

@@ -26,10 +26,14 @@ from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network
 from offload_rllib.policies.network import OF_ROWS, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
+from offload_rllib.policies.remembering import RememberingActor, remembering_critic
 
 LOCAL, CENTRAL = "local", "central"
 EVERYONE = "everyone"
 SHAPE = ("hidden", "activation", "kind", "heads")
+# Key of `model_config`, and of a batch: what agents remember (`remembering.RememberingActor`), and which rows follow
+# each other.
+MEMORY, SEQUENCES = "memory", "sequences"
 
 
 class _Masked(TorchRLModule):
@@ -70,20 +74,29 @@ class _Masked(TorchRLModule):
 class MaskedActorCritic(_Masked, ValueFunctionAPI):
     """Actor and critic.
 
-    `model_config` may hold `hidden`, `activation`, `kind`, `heads`, `rows`, and `critic`: ``local`` (default) or
-    ``central`` (see `config.policy`). With a central critic, which this project's learners feed, a batch that needs
-    values holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's environment at its time.
+    `model_config` may hold `hidden`, `activation`, `kind`, `heads`, `rows`, `memory` (units; default: 0, none), and
+    `critic`: ``local`` (default) or ``central`` (see `config.policy`). With a central critic, which this project's
+    learners feed, a batch that needs values holds `EVERYONE`, [B, N, F]: the observations of all agents of the row's
+    environment at its time. With a memory a batch holds `MEMORY`, and where rows follow each other `SEQUENCES`, as
+    `remembering.RememberingActor` takes them; this project's runner and learners give both.
     """
 
     def setup(self) -> None:
         """Make the networks; a copy for inference alone has no critic."""
         size, actions = self._sizes()
-        self.actor = self.make_network(size, actions, **self._shape())
+        shape = self._shape()
+        self.memory = int((self.model_config or {}).get(MEMORY, 0))
+        self.action_dist_cls = TorchCategorical
         self.critic: nn.Module | None = None
+        if self.memory:
+            self.actor: nn.Module = RememberingActor(size, actions, **shape, memory=self.memory)
+            if not self.inference_only:
+                self.critic = remembering_critic(size, **shape, memory=self.memory)
+            return
+        self.actor = self.make_network(size, actions, **shape)
         if not self.inference_only:
             central = (self.model_config or {}).get("critic", LOCAL) == CENTRAL
-            self.critic = (CentralCritic if central else Critic)(size, **self._shape())
-        self.action_dist_cls = TorchCategorical
+            self.critic = (CentralCritic if central else Critic)(size, **shape)
 
     @classmethod
     def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
@@ -100,13 +113,24 @@ class MaskedActorCritic(_Masked, ValueFunctionAPI):
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         seen = batch[Columns.OBS]
-        return {Columns.ACTION_DIST_INPUTS: self.actor(seen["observations"], seen["action_mask"])}
+        observations, masks = seen["observations"], seen["action_mask"]
+        if not self.memory:
+            return {Columns.ACTION_DIST_INPUTS: self.actor(observations, masks)}
+        if MEMORY not in batch:
+            raise ConfigError("network.memory: only this package's runner and learners know what agents remember")
+        actor = cast("RememberingActor", self.actor)
+        if SEQUENCES in batch:
+            return {Columns.ACTION_DIST_INPUTS: actor.along(observations, masks, batch[MEMORY], batch[SEQUENCES])}
+        scores, states = actor(observations, masks, batch[MEMORY])
+        return {Columns.ACTION_DIST_INPUTS: scores, Columns.STATE_OUT: states}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Return the critic's values [B]; `embeddings` are not used."""
         own = batch[Columns.OBS]["observations"]
         if isinstance(self.critic, CentralCritic):
             return self.critic(own.unsqueeze(-2), batch[EVERYONE]).squeeze(-1)
+        if self.memory:
+            own = torch.cat([batch[MEMORY], own], -1)
         return cast("nn.Module", self.critic)(own)
 
 

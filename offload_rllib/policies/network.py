@@ -58,7 +58,7 @@ def _scores(
     return perceptron(observation_size, hidden, actions, activation, output_gain)
 
 
-def _features(
+def features_of(
     kind: str, rows: RowLayout, heads: int, observation_size: int, hidden: Sequence[int], activation: str
 ) -> tuple[nn.Module, int]:
     """Return a network from observations [..., F] to features [..., H], and H."""
@@ -108,7 +108,7 @@ class Critic(nn.Module):
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, rows, heads, observation_size, hidden, activation)
+        self.features, size = features_of(kind, rows, heads, observation_size, hidden, activation)
         self.value = linear(size, 1, gain=1.0)
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class CentralCritic(nn.Module):
     ) -> None:
         """Make the network; sizes as `perceptron`."""
         super().__init__()
-        self.features, size = _features(kind, rows, heads, observation_size, hidden, activation)
+        self.features, size = features_of(kind, rows, heads, observation_size, hidden, activation)
         self.head = perceptron(2 * size, hidden[-1:], 1, activation, output_gain=1.0)
 
     def forward(self, own: Tensor, everyone: Tensor) -> Tensor:

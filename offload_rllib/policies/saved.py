@@ -22,10 +22,12 @@ from offload_rllib.config.files import read_bytes, read_json, written_at_once
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.config.trust import TRUST, trusts_all
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
 from offload_rllib.policies.network import OF_ROWS, Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
+from offload_rllib.policies.remembering import REMEMBERS, Remembering, RememberingActor
 from offload_rllib.policies.sharing import Assignment, device_types
 from offload_rllib.scenario.functions import load_object
 from offload_rllib.simulator.choice import choose_rows
@@ -108,6 +110,8 @@ class PolicyDescription(Schema):
         """
         if self.network.module is not None:
             return self._make_own_network(self.network.module)
+        if self.network.memory:
+            return RememberingActor(self.observation_size, self.actions, **self._shape, memory=self.network.memory)
         if self.output == "values":
             return QNetwork(self.observation_size, self.actions, **self._shape, dueling=self.dueling)
         return Actor(self.observation_size, self.actions, **self._shape)
@@ -232,6 +236,7 @@ class SavedPolicy:
         self.networks = {name: network.eval() for name, network in networks.items()}
         self._order = tuple(self.networks)
         self._draws = CallSeeds()
+        self._remembers: Remembering | None = None
 
     def seed(self, seed: int) -> None:
         """Restart the draws of sampled actions."""
@@ -259,16 +264,21 @@ class SavedPolicy:
         """
         try:
             self.description.check_fits(env)
-            return self.for_agents(env.agents, device_types(env.scenario))
+            fitted = self.for_agents(env.agents, device_types(env.scenario))
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {error}" if self.name else str(error)) from error
+        if self.description.network.memory and isinstance(env, ArrivalEnv):
+            # Of this class: there is no other way to one that remembers.
+            fitted._remembers = Remembering(env, self.description.network.memory)  # noqa: SLF001
+        return fitted
 
     def __call__(
         self, observations: Array, masks: Array, *, agents: Array | None = None, deterministic: bool = True
     ) -> Array:
         """Return actions [..., A] int64, or [N] of some agents. With a single policy the axis of agents may be missing.
 
-        Networks are evaluated where there is a choice; elsewhere the only valid action is taken.
+        Networks are evaluated where there is a choice; elsewhere the only valid action is taken. Policies that remember
+        decide for the pending decisions of the environment that they were fitted to by `on`, and for no others.
 
         Args:
             observations: [..., A, F] float32.
@@ -280,7 +290,7 @@ class SavedPolicy:
                 and otherwise among the best.
 
         Raises:
-            ValueError: the arrays are not of the policy's sizes.
+            ValueError: the arrays are not of the policy's sizes, or it remembers and was not fitted to an environment.
         """
         seen, valid = self.description.rows_of(observations, masks)
         shape = np.shape(masks)[:-1]
@@ -288,6 +298,12 @@ class SavedPolicy:
         draws = None
         if not deterministic:
             draws = row_draws(self._draws.next_call(), np.arange(len(valid)))
+        if self._remembers is not None:
+            scores, actions = self._remembers.scores(self.networks, owners, seen, valid), valid.argmax(-1)
+            rows = np.flatnonzero(valid.sum(-1, dtype=np.int32) > 1)
+            drawn = None if draws is None else draws[rows]
+            actions[rows] = chosen_actions(scores[rows], scores[rows], valid[rows], drawn)
+            return actions
         return self.act(seen, valid, owners, draws).reshape(shape)
 
     @torch.inference_mode()
@@ -300,17 +316,20 @@ class SavedPolicy:
             owners: [N] int64, the policy of each row: its place in `description.serves`.
             draws: [N] float64 in [0, 1), random draws for sampled actions; NaN takes the action of the highest score,
                 and so do all rows without draws.
+
+        Raises:
+            ValueError: the policies remember: rows alone do not say what.
         """
+        if self.description.network.memory:
+            raise ValueError(REMEMBERS)
         actions = masks.argmax(-1)
         for name, rows in self._choices(masks, owners):
             valid = masks[rows].astype(np.int8, copy=False)
             scores = logits = self.networks[name](torch.from_numpy(observations[rows]), torch.from_numpy(valid))
             if draws is not None and self.description.output == "values":
                 logits = epsilon_greedy(scores, torch.from_numpy(valid), self.description.epsilon)
-            chosen = np.empty(len(rows), np.int64)
-            drawn = np.full(len(rows), np.nan) if draws is None else draws[rows]
-            choose_rows(scores.numpy(), logits.numpy(), valid, drawn, chosen)
-            actions[rows] = chosen
+            drawn = None if draws is None else draws[rows]
+            actions[rows] = chosen_actions(scores.numpy(), logits.numpy(), valid, drawn)
         return actions
 
     def _choices(self, masks: Array, owners: Array) -> Iterator[tuple[str, Array]]:
@@ -324,6 +343,14 @@ class SavedPolicy:
         for name, first, last in zip(self._order, bounds, bounds[1:], strict=False):
             for start in range(first, last, CHUNK):
                 yield name, rows[start : min(start + CHUNK, last)]
+
+
+def chosen_actions(scores: Array, logits: Array, masks: Array, draws: Array | None) -> Array:
+    """Return actions [N] int64: drawn from the softmax of logits [N, R] where there is a draw, otherwise the best."""
+    chosen = np.empty(len(masks), np.int64)
+    drawn = np.full(len(masks), np.nan) if draws is None else draws
+    choose_rows(scores, logits, masks.astype(np.int8, copy=False), drawn, chosen)
+    return chosen
 
 
 def packed(folder: Path) -> dict[str, bytes]:

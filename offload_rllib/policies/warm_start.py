@@ -31,7 +31,7 @@ from offload_rllib.simulator.types import Array
 CRITIC = "critic"
 TAKEN = "taken over"
 OUTPUTS = {"logits": "PPO, A2C or APPO", "values": "DDQN"}
-SHAPE_KEYS = ("kind", "hidden", "activation", "heads", "module")
+SHAPE_KEYS = ("kind", "hidden", "activation", "heads", "memory", "module")
 
 Shapes = Mapping[str, tuple[int, ...]]
 

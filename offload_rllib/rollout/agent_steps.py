@@ -68,6 +68,9 @@ class AgentSteps:
     """[M, A, F] float32: what all agents of an environment saw at M moments; for central critics."""
     moment: Array | None = None
     """[N + C] int64: index into `joint`."""
+    memory: Array | None = None
+    """[N + C, 1 + H] float32: log(1 + s since the agent's previous decision), and the state of its memory before this
+    one; for actors that remember alone."""
     source: str = ""
     """Whose environments these are; the samples of a source follow each other."""
     start: int | None = None
@@ -120,6 +123,7 @@ class AgentSteps:
             closing_masks=self.closing_masks[closing],
             ended=self.ended[closing],
             moment=None if self.moment is None else self.moment[keep],
+            memory=None if self.memory is None else self.memory[keep],
         )
 
     def split(self, parts: int, part: int) -> list[AgentSteps]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.acting import choose_at_arrivals
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.hindsight import credit_arrivals
@@ -32,7 +33,9 @@ class ArrivalSampling:
             batch.num_actions,
             joint=runner.has_central_critic,
             costs=batch.costs.shape[1],
+            memory=1 + runner.memory if runner.memory else 0,
         )
+        self._memories = Memories(size, len(batch.agents), runner.memory) if runner.memory else None
         self._tally = Tally(batch)
         self._scores = torch.zeros((size, batch.num_actions))
         self._logits = self._scores.numpy()
@@ -66,7 +69,11 @@ class ArrivalSampling:
                 lasted.append(left > 0)
             new = self._recorder.note(batch)
             actions, log_probabilities = self._recorder.chosen(new)
-            self._act(how, step, actions, log_probabilities)
+            memory = None
+            if self._memories is not None:
+                memory = self._memories.before(batch)
+                self._recorder.remember(new, memory)
+            self._act(how, step, actions, log_probabilities, memory)
             if batch.step(actions):
                 self._end_episodes(np.flatnonzero(batch.truncated), left)
             step += 1
@@ -93,7 +100,7 @@ class ArrivalSampling:
     def _end_episodes(self, which: np.ndarray, left: np.ndarray) -> None:
         runner, batch = self._runner, self._batch
         for e in which.tolist():
-            self._recorder.close(batch, e)
+            self._recorder.close(batch, e, self._memories)
             if runner.in_hindsight:
                 places, rows = self._recorder.episode(e, int(batch.decisions[e]))
                 credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows)
@@ -103,14 +110,22 @@ class ArrivalSampling:
         left[counted] = np.maximum(left[counted] - 1, 0)
         runner.start_episodes(which)
 
-    def _act(self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray) -> None:
-        """Write the actions [E] of the pending decisions, and their log-probabilities [E]."""
+    def _act(
+        self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray, memory: np.ndarray | None
+    ) -> None:
+        """Write the actions [E] of the pending decisions, and their log-probabilities [E]; move what is remembered."""
         runner, batch = self._runner, self._batch
         order, ends = self._by_policy()
         if order is not self._every:
             batch.observations.take(order, 0, out=self._seen)
             batch.masks.take(order, 0, out=self._masks)
-        runner.score(self._scores, *self._inputs, ends, how, step)
+        if self._memories is None or memory is None:
+            runner.score(self._scores, *self._inputs, ends, how, step)
+        else:
+            after = runner.score_remembering(self._scores, *self._inputs, ends, memory[order], how)
+            states = np.empty_like(after)
+            states[order] = after
+            self._memories.after(states)
         arguments = (
             self._logits,
             self._masks,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.simulator.jit import entry_point, kernel
@@ -64,7 +65,15 @@ class Recorder:
     """
 
     def __init__(
-        self, environments: int, agents: tuple[str, ...], features: int, actions: int, *, joint: bool, costs: int = 0
+        self,
+        environments: int,
+        agents: tuple[str, ...],
+        features: int,
+        actions: int,
+        *,
+        joint: bool,
+        costs: int = 0,
+        memory: int = 0,
     ) -> None:
         """Begin without decisions.
 
@@ -75,6 +84,7 @@ class Recorder:
             actions: R.
             joint: record what all agents see at each decision, for central critics.
             costs: C.
+            memory: 1 + H, numbers that an agent remembers; 0: none.
         """
         self._environments, self._agents = environments, agents
         self._sizes = (features, actions, costs)
@@ -82,6 +92,7 @@ class Recorder:
         self.returns = np.zeros((environments, len(agents)))
         self._rows = _allocate(0, *self._sizes)
         self._joint = np.zeros((0, len(agents), features), np.float32)
+        self._memory = np.zeros((0, memory), np.float32)
         self._write: Callable[..., None] | None = None
         self.restart()
 
@@ -98,6 +109,7 @@ class Recorder:
         self._closing_observations: list[Array] = []
         self._closing_masks: list[Array] = []
         self._closing_joint: list[Array] = []
+        self._closing_memory: list[Array] = []
         self._closed = 0
 
     def _make_room(self, rows: int) -> None:
@@ -112,6 +124,10 @@ class Recorder:
             joint = np.empty((len(self._rows.agent), *self._joint.shape[1:]), np.float32)
             joint[:kept] = self._joint[:kept]
             self._joint = joint
+        if self._memory.shape[1]:
+            memory = np.empty((len(self._rows.agent), self._memory.shape[1]), np.float32)
+            memory[:kept] = self._memory[:kept]
+            self._memory = memory
 
     def note(self, batch: ArrivalEnv) -> slice:
         """Record the pending decision of every environment of a native batch; return the place of the new rows."""
@@ -138,12 +154,22 @@ class Recorder:
         self._count = new.stop
         return new
 
+    def remember(self, new: slice, memory: Array) -> None:
+        """Record what agents remember [E, 1 + H] as they take the decisions that `note` has recorded."""
+        self._memory[new] = memory
+
     def chosen(self, new: slice) -> tuple[Array, Array]:
         """Return where to write the actions [E] of what `note` has recorded, and their log-probabilities [E]."""
         return self._rows.actions[new], self._rows.log_probabilities[new]
 
-    def close(self, batch: ArrivalEnv, e: int) -> None:
-        """End the episode of environment `e`, which has reached its horizon."""
+    def close(self, batch: ArrivalEnv, e: int, memories: Memories | None = None) -> None:
+        """End the episode of environment `e`, which has reached its horizon.
+
+        Args:
+            batch: the native environments.
+            e: which one.
+            memories: of the agents, if they remember.
+        """
         observations, masks, rewards, elapsed_s = batch.closing(e)
         self.returns[e] += rewards
         agents = np.flatnonzero(self._last[e] != NONE)
@@ -160,6 +186,8 @@ class Recorder:
         self._closing_masks.append(masks[agents])
         if self._keeps_joint:
             self._closing_joint.append(np.broadcast_to(observations, (len(rows), *observations.shape)).copy())
+        if memories is not None:
+            self._closing_memory.append(memories.closing(e, elapsed_s)[agents])
         self._last[e] = NONE
 
     def episode(self, e: int, decisions: int) -> tuple[Array, Rows]:
@@ -192,6 +220,9 @@ class Recorder:
         joint = None
         if self._keeps_joint:
             joint = np.concatenate([self._joint[done], self._joint[pending], *self._closing_joint])
+        memory = None
+        if self._memory.shape[1]:
+            memory = np.concatenate([self._memory[done], self._memory[pending], *self._closing_memory])
         steps = AgentSteps(
             module_id="",
             agents=self._agents,
@@ -211,6 +242,7 @@ class Recorder:
             env_steps=count - self._carried if keep is None else int(keep.sum()),
             joint=joint,
             moment=None if joint is None else np.arange(len(joint)),
+            memory=memory,
         )
         if keep is None:
             self._carry(pending)
@@ -224,6 +256,8 @@ class Recorder:
             column[: len(pending)] = column[pending]
         if self._keeps_joint:
             self._joint[: len(pending)] = self._joint[pending]
+        if self._memory.shape[1]:
+            self._memory[: len(pending)] = self._memory[pending]
         agents, environments = self._rows.agent[: len(pending)], self._rows.environment[: len(pending)]
         self._last[:] = NONE
         self._last[environments, agents] = np.arange(len(pending))

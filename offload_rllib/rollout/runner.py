@@ -30,7 +30,8 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
-from offload_rllib.policies.module import CENTRAL, LOCAL
+from offload_rllib.policies.module import CENTRAL, LOCAL, MEMORY
+from offload_rllib.policies.remembering import remembered_scores
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.arrivals import ArrivalSampling
 from offload_rllib.rollout.clocked import ClockedSampling
@@ -137,6 +138,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         self.has_central_critic = any(
             (module.model_config or {}).get("critic", LOCAL) == CENTRAL for module in self.module.values()
         )
+        self.memory = max(int((module.model_config or {}).get(MEMORY, 0)) for module in self.module.values())
         self.steps_in_series = 0
         self.keys = np.zeros(batch.num_envs, np.uint64)
         self._began_s = np.zeros(batch.num_envs)
@@ -235,6 +237,33 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
                 rows = slice(first, end)
                 write(seen[rows], valid[rows], scores[rows], explore=how.explore, env_steps=env_steps)
             first = end
+
+    def score_remembering(
+        self,
+        scores: torch.Tensor,
+        seen: torch.Tensor,
+        valid: torch.Tensor,
+        ends: np.ndarray,
+        memory: np.ndarray,
+        how: How,
+    ) -> np.ndarray:
+        """Write the scores [n, R] of actions of actors that remember; return the states [n, H] behind the decisions.
+
+        Args:
+            scores: overwritten.
+            seen: [n, F] float32 observations, those of the first policy first.
+            valid: [n, R] int8.
+            ends: [M] int64: where the rows of each policy end.
+            memory: [n, 1 + H] float32 before the decisions, as `RememberingActor` takes it.
+            how: whether to act at random.
+        """
+        owners = np.searchsorted(ends, np.arange(len(memory)), side="right")
+        actors = {module_id: self.module[module_id].unwrapped().actor for module_id in self.agents_of}
+        found, states = remembered_scores(actors, owners, seen.numpy(), valid.numpy(), memory)
+        scores.copy_(torch.from_numpy(found))
+        if how.random:
+            scores.zero_()
+        return states
 
     def finish_episodes(self, which: np.ndarray, returns: np.ndarray, env_steps: np.ndarray) -> None:
         """Log the episodes that ended in some environments.

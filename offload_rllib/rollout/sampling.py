@@ -38,11 +38,19 @@ class SamplingRunner(Protocol):
     """Whether decisions are credited in hindsight."""
     has_central_critic: bool
     """Whether learners need what all agents see."""
+    memory: int
+    """H: units of each agent's memory; 0: agents remember nothing."""
 
     def score(
         self, scores: torch.Tensor, seen: torch.Tensor, valid: torch.Tensor, ends: Array, how: How, step: int
     ) -> None:
         """Write the scores of actions (see `BatchedEnvRunner.score`)."""
+        ...
+
+    def score_remembering(
+        self, scores: torch.Tensor, seen: torch.Tensor, valid: torch.Tensor, ends: Array, memory: Array, how: How
+    ) -> Array:
+        """Write the scores of actions, return what is remembered (see `BatchedEnvRunner.score_remembering`)."""
         ...
 
     def finish_episodes(self, which: Array, returns: Array, env_steps: Array) -> None:

@@ -101,6 +101,11 @@ def brain_of(contender: Contender, env: ArrivalEnv, seed: int) -> Brain:
             f"policies: '{contender.name}': network.module ({described.network.module}) needs torch, which nodes do "
             "without; accepted: network.kind mlp or pointer"
         )
+    if described.network.memory:
+        raise ConfigError(
+            f"policies: '{contender.name}': network.memory ({described.network.memory}): nodes of a testbed remember "
+            "nothing; accepted: 0"
+        )
     shape = Shape(
         described.output,
         described.network.kind,

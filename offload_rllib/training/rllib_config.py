@@ -91,6 +91,11 @@ def _check_fit(environment: EnvironmentConfig, policy: PolicyConfig, layout: Obs
                     f"reward.shaping.{key} ({mine:g}) must equal algorithm.{key} ({theirs:g}): otherwise shaping "
                     "changes which policy is best"
                 )
+    if policy.network.memory and environment.decisions.when != "arrival":
+        raise ConfigError(
+            f"network.memory ({policy.network.memory}): the environment has decisions.when: "
+            f"{environment.decisions.when}; accepted: arrival, where a memory moves with every decision of its agent"
+        )
     kind = policy.network.kind
     if kind in OF_ROWS and layout.row_size == 0:
         raise ConfigError(
