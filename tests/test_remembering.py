@@ -23,6 +23,7 @@ from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.policies.export import export_onnx
 from offload_rllib.policies.module import MEMORY, SEQUENCES
+from offload_rllib.policies.portable import PortablePolicy
 from offload_rllib.policies.remembering import RememberingActor
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.runner import BatchedEnvRunner
@@ -303,6 +304,34 @@ def test_a_saved_policy_remembers_as_the_runner_does(tmp_path: Path) -> None:
     assert compared > 100
 
 
+@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+def test_nodes_without_torch_remember_the_same(kind: str, tmp_path: Path) -> None:
+    env = make_env(ENVIRONMENT)
+    network = Network.model_validate({"kind": kind, "hidden": (8, 6), "memory": UNITS})
+    saved = kept(tmp_path, env, network=network, rows=env.layout.blocks, decides="arrival")
+    brain = brain_of(Contender("mine", tmp_path), env, 0)
+    actor, node = saved.networks["shared"], PortablePolicy(brain.shape, brain.weights["shared"])
+    rng, state, elapsed_s, decided_s = np.random.default_rng(0), torch.zeros(1, UNITS), 0.0, 0.0
+    for step in range(12):
+        now_s = decided_s + rng.exponential()
+        elapsed_s, decided_s = now_s - decided_s, now_s
+        seen = rng.uniform(-1, 1, env.observation_size).astype(np.float32)
+        mask = np.array([1, step % 4 > 0, 1 if step % 4 else 0], np.int8)  # sometimes there is no choice
+        remembers = torch.cat([torch.tensor([[np.log1p(elapsed_s)]], dtype=torch.float32), state], -1)
+        with torch.no_grad():
+            logits, state = actor(torch.from_numpy(seen[None]), torch.from_numpy(mask[None]), remembers)
+        assert node(seen, mask, now_s=now_s) == int(logits.argmax())
+        np.testing.assert_allclose(node._state, state[0].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_testbed_names_the_networks_that_it_has(tmp_path: Path) -> None:
+    env = make_env(ENVIRONMENT)
+    network = Network.model_validate({"kind": "attention", "hidden": (8,)})
+    kept(tmp_path, env, network=network, rows=env.layout.blocks, decides="arrival")
+    with pytest.raises(ConfigError, match=r"network\.kind: attention; accepted: mlp, pointer"):
+        brain_of(Contender("mine", tmp_path), env, 0)
+
+
 def first_keys(runner: Any, count: int) -> np.ndarray:
     """Return the keys of a runner's first episodes."""
     from offload_rllib.envs.episode_keys import training_key
@@ -377,8 +406,6 @@ def test_where_nothing_is_remembered_it_is_said(tmp_path: Path) -> None:
         saved(env.observations, env.masks, agents=env.deciding)
     with pytest.raises(ValueError, match="has 1 pending decisions, got 2 rows"):
         saved.on(env)(np.repeat(env.observations, 2, 0), np.repeat(env.masks, 2, 0), agents=np.zeros(2, np.int64))
-    with pytest.raises(ConfigError, match=r"network\.memory \(5\): nodes of a testbed remember nothing; accepted: 0"):
-        brain_of(Contender("mine", tmp_path), env, 0)
     result = CliRunner().invoke(app, ["serve", str(tmp_path)])
     assert "network.memory (5): a service keeps nothing between requests; accepted: 0" in str(result.exception)
     module = make_runner().module["shared"]

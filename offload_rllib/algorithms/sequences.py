@@ -43,7 +43,7 @@ def sequence_orders(sequences: Tensor, minibatches: int, epochs: int, rng: np.ra
     """Yield the places of each minibatch's rows: whole sequences, in a new random order for every pass.
 
     Args:
-        sequences: [N] int64 from `sequences_of`, or several of them with numbers that go on.
+        sequences: [N] int64 from `sequences_of`, or several of them, numbered one after the other.
         minibatches: of a pass, at most.
         epochs: passes.
         rng: draws the order.

@@ -1,4 +1,4 @@
-"""Decisions of any policy as an offline data set: who saw what, what was chosen, and what came of it."""
+"""Decisions of any policy as an offline data set: who saw what, what was chosen, and what followed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def record_decisions(
                 writer.close()
         if not decisions:
             raise ConfigError("no task was to be decided in any episode: raise workload.load or horizon_s")
-        _check_out(path)  # somebody else may have written it meanwhile
+        _check_out(path)  # another process may have written it meanwhile
     return Recorded(path, episodes, decisions)
 
 

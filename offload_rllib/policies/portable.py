@@ -14,6 +14,8 @@ import numpy as np
 from offload_rllib.simulator.choice import best_action, draw_action
 from offload_rllib.simulator.types import Array
 
+# Kinds of networks that there are here.
+PORTABLE = ("mlp", "pointer")
 Weights = Mapping[str, Array]
 
 
@@ -32,6 +34,8 @@ class Shape(NamedTuple):
     """With ``values``: whether there is a value stream."""
     rows: tuple[int, int, int]
     """With a pointer: numbers before row 0, of row 0, of each other row."""
+    memory: int = 0
+    """Units of the memory; 0: none."""
 
 
 def _activate(values: Array, activation: str) -> Array:
@@ -112,6 +116,30 @@ def scores(weights: Weights, shape: Shape, seen: Array, mask: Array) -> Array:
     return values.astype(np.float32)
 
 
+def remembered(weights: Weights, shape: Shape, seen: Array, elapsed_s: float, state: Array) -> Array:
+    """Return the state [H] float32 of a memory behind a decision (`remembering.RememberingActor`).
+
+    Args:
+        weights: a network's state, by name.
+        shape: of the network.
+        seen: [F] float32.
+        elapsed_s: since the agent's previous decision, s.
+        state: [H] float32, before this one.
+    """
+    if shape.kind == "pointer":
+        features = _pooled(weights, "features", shape, seen)
+    else:
+        features = _hidden(weights, "features", shape.activation, seen)
+    inputs = np.append(features, np.float32(np.log1p(elapsed_s)))
+    of_inputs = weights["cell.weight_ih"] @ inputs + weights["cell.bias_ih"]
+    of_state = weights["cell.weight_hh"] @ state + weights["cell.bias_hh"]
+    units = shape.memory
+    # tanh, unlike exp, does not overflow.
+    gates = 0.5 * (1 + np.tanh(0.5 * (of_inputs + of_state)[: 2 * units]))
+    new = np.tanh(of_inputs[2 * units :] + gates[:units] * of_state[2 * units :])
+    return ((1 - gates[units:]) * new + gates[units:] * state).astype(np.float32)
+
+
 class PortablePolicy:
     """The networks of a saved policy, of which each node uses one."""
 
@@ -126,12 +154,31 @@ class PortablePolicy:
         self._shape = shape
         self._weights = {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
         self._random = np.random.default_rng(seed)
+        self._state, self._decided_s = np.zeros(shape.memory, np.float32), 0.0
+        self._actor, self._actor_shape = self._weights, shape
+        if shape.memory:
+            self._actor = {
+                name.removeprefix("actor."): value for name, value in self._weights.items() if name.startswith("actor.")
+            }
+            first, here_size, row_size = shape.rows
+            self._actor_shape = shape._replace(rows=(first + shape.memory, here_size, row_size))
 
-    def __call__(self, seen: Array, mask: Array, *, deterministic: bool = True) -> int:
-        """Return the action for one observation [F] and mask [R]; arguments and draws as `SavedPolicy`."""
+    def __call__(self, seen: Array, mask: Array, *, now_s: float = 0.0, deterministic: bool = True) -> int:
+        """Return the action for one observation [F] and mask [R]; arguments and draws as `SavedPolicy`.
+
+        Args:
+            seen: what the node sees.
+            mask: 1 where an action is valid.
+            now_s: time since the episode began, for networks that remember.
+            deterministic: take the best action.
+        """
+        if self._shape.memory:
+            self._state = remembered(self._weights, self._shape, seen, now_s - self._decided_s, self._state)
+            self._decided_s = now_s
+            seen = np.concatenate([self._state, seen])
         if mask.sum() == 1:
             return int(mask.argmax())
-        values = scores(self._weights, self._shape, seen, mask)
+        values = scores(self._actor, self._actor_shape, seen, mask)
         choose: Any = best_action
         if deterministic:
             return int(choose(values, mask))

@@ -36,7 +36,7 @@ class Decider:
             seen, mask = self._view.observe(now_s)
             if self._columns is not None:
                 seen = seen[self._columns]
-            action = self._policy(seen, mask, deterministic=self._deterministic)
+            action = self._policy(seen, mask, now_s=now_s, deterministic=self._deterministic)
         self._view.chosen()
         link = self._view.action_link(action)
         self.masked += action != 0 and link == NONE

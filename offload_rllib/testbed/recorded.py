@@ -10,7 +10,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.policies.heuristic import HeuristicPolicy
-from offload_rllib.policies.portable import Shape
+from offload_rllib.policies.portable import PORTABLE, Shape
 from offload_rllib.policies.saved import SavedPolicy
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.simulator import streams
@@ -101,10 +101,9 @@ def brain_of(contender: Contender, env: ArrivalEnv, seed: int) -> Brain:
             f"policies: '{contender.name}': network.module ({described.network.module}) needs torch, which nodes do "
             "without; accepted: network.kind mlp or pointer"
         )
-    if described.network.memory:
+    if described.network.kind not in PORTABLE:
         raise ConfigError(
-            f"policies: '{contender.name}': network.memory ({described.network.memory}): nodes of a testbed remember "
-            "nothing; accepted: 0"
+            f"policies: '{contender.name}': network.kind: {described.network.kind}; accepted: {', '.join(PORTABLE)}"
         )
     shape = Shape(
         described.output,
@@ -113,6 +112,7 @@ def brain_of(contender: Contender, env: ArrivalEnv, seed: int) -> Brain:
         described.epsilon,
         described.dueling,
         described.rows,
+        described.network.memory,
     )
     weights = {
         name: {key: value.detach().numpy() for key, value in network.state_dict().items()}
