@@ -185,6 +185,19 @@ def test_recorded_tasks_are_those_that_policies_meet() -> None:
         assert (tasks[name] == log[name]).all(), name
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("links={kind: fixed, rate_bps: 1e6, rate_schedule: {steps: [[0, 1], [9, 2]]}}", "links.rate_schedule"),
+        ("links={kind: wireless, shadowing_db: 4}", "links with fading or shadowing_db"),
+    ],
+)
+def test_links_whose_best_rate_is_not_known_are_refused(override: str, key: str) -> None:
+    config = load_environment(small_environment(), [override])
+    with pytest.raises(ConfigError, match=f"bound: {key}: the best rate"):
+        list(recorded_tasks(config, held_out_keys(0, 1)))
+
+
 def test_programs_that_would_not_end_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"needs more than 1,500,000 variables: take longer slots, a shorter horizon_s"

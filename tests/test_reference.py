@@ -36,11 +36,13 @@ class Case:
     stay_probability: float
 
 
-def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool) -> list[dict[str, Any]]:
+def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool, ticks: bool) -> list[dict[str, Any]]:
     """Draw what is different on some directions of some links.
 
-    A result that took the wrong way back would come at the wrong time.
+    A result that took the wrong way back would come at the wrong time. Shares of a rate are no powers of two, and in
+    ticks nothing is shared.
     """
+    kinds = ["none", "fifo", "fifo"] if exact or ticks else ["none", "fifo", "shared"]
     overrides = []
     for a, b in links:
         for source, destination in ((a, b), (b, a)):
@@ -50,11 +52,14 @@ def unlike_links(rng: Random, links: Sequence[tuple[int, int]], *, exact: bool) 
                 "latency_s": rng.choice([0.0, 0.125, 0.5]) if exact else delay(rng),
                 "jitter_s": 0.0 if exact else delay(rng),
                 "loss_probability": rng.choice([0.0, 0.1, 0.3]),
-                "contention": rng.choice(["none", "fifo"]),
+                "contention": rng.choice(kinds),
             }
             kept = {key: value for key, value in changes.items() if rng.random() < 0.5}
             pair = (f"node_{source}", f"node_{destination}")
             overrides.append({"between": pair, "one_way": True} | kept)
+        if not ticks and rng.random() < 0.3:
+            both = {"contention": rng.choice(kinds[1:]), "channel": "link"}
+            overrides.append({"between": (f"node_{a}", f"node_{b}")} | both)
     return overrides
 
 
@@ -158,15 +163,15 @@ def cases(draw: st.DrawFn) -> Case:
     if has_deadline:
         workload["deadline_s"] = distribution(rng, interval_s * rng.choice([2.0, 5.0, 10.0, 20.0]))
     grace_s = interval_s * rng.choice([0.0, 0.5, 2.0]) if expiry == "queued" else 0.0
+    tick_s = interval_s / rng.choice([1, 2, 4]) if rng.random() < 0.25 else None
     unusual: dict[str, Any] = {}
     if rng.random() < 0.7:
         if rng.random() < 0.7:
-            unusual["link_overrides"] = unlike_links(rng, sorted(links), exact=exact)
+            unusual["link_overrides"] = unlike_links(rng, sorted(links), exact=exact, ticks=tick_s is not None)
         if rng.random() < 0.7:
             unusual["failures"] = failures(rng, interval_s, exact=exact)
         if rng.random() < 0.5:
             unusual["energy"] = account(rng)
-    tick_s = interval_s / rng.choice([1, 2, 4]) if rng.random() < 0.25 else None
     disciplines = ["fifo", "lifo", "sjf", *(["edf"] if has_deadline else [])]
     cloud = None
     if rng.random() < 0.4:
@@ -265,6 +270,12 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
         if config.service == "shared":
             features["shared", config.tasks_per_core is None] += len(finished)
         features["ticks", config.tick_s is not None] += len(finished)
+        law = env.scenario.arrays.link_law
+        for kind, exists in (
+            ("shared link", law["throughputs"].any()),
+            ("half-duplex", (law["queue"] != np.arange(len(law))).any()),
+        ):
+            features[kind, bool(exists)] += len(finished)
         features["cloud", True] += int((log["node"] == len(case.environment["topology"]["nodes"])).sum())
         seen.update(log["outcome"].tolist())
         hops.update(finished["hops"].tolist())
@@ -278,6 +289,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
     assert min(*waited_in, features["cloud", True]) >= 100, features
     assert min(features["shared", True], features["shared", False]) >= 100, features
     assert at_once or features["ticks", True] >= 100, features
+    assert min(features["shared link", True], features["half-duplex", True]) >= 100, features
 
 
 def line(names: str, **changes: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv
 from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, percentiles
+from offload_rllib.simulator.metrics import BIN_MIDDLES, COUNTED_FROM, HISTOGRAM_BINS, percentiles
 from offload_rllib.simulator.tasks import histogram_bin
-from offload_rllib.simulator.types import FINISHED, HISTOGRAM_BINS, NONE, OPEN
+from offload_rllib.simulator.types import FINISHED, NONE, OPEN
 
 LONGEST_S = 20_000.0
 DEADLINE = {"uniform": [5, 15]}

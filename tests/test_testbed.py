@@ -293,6 +293,12 @@ def test_an_interrupted_run_leaves_neither_processes_nor_files(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+MOVING = (
+    "mobility={types: [sensor], access_points: [gateway], "
+    "movement: {kind: random_waypoint, speed_m_per_s: [1, 2], area_m: [60, 60]}}"
+)
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -306,8 +312,13 @@ def test_an_interrupted_run_leaves_neither_processes_nor_files(tmp_path: Path) -
             ["failures={tasks: returned, laws: [{time_to_failure_s: 50, time_to_repair_s: 5}]}"],
             "failures.tasks: returned: .*accepted: lost",
         ),
+        (["links.contention=shared"], "links.contention: shared: .*accepted: none, fifo"),
+        (["links.contention=fifo", "links.channel=link"], "links.channel: .*accepted: direction"),
+        (["links.fading=rayleigh"], "links with fading or shadowing: .*accepted: none"),
+        (["links.rate_schedule={steps: [[0, 1], [5, 0.5]]}"], "links.rate_schedule: .*accepted: null"),
+        ([MOVING], "mobility: processes do not move; accepted: null"),
     ],
-    ids=["clock", "fresh", "shared", "returned"],
+    ids=["clock", "fresh", "shared", "returned", "shared links", "half-duplex", "fading", "schedule", "mobility"],
 )
 def test_what_a_testbed_cannot_honour_is_refused_by_name(override: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"testbed: {message}"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from offload_rllib.config.base import Count, NonNegative, Positive, Schema
+from offload_rllib.config.base import ADDED, Count, NonNegative, Positive, Schema
 from offload_rllib.config.cloud import Cloud, TasksPerCore, check_sharing
 from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
 from offload_rllib.config.energy import Energy
@@ -14,6 +14,7 @@ from offload_rllib.config.failures import Failures
 from offload_rllib.config.links import LinkOverride, Links
 from offload_rllib.config.score import Score
 from offload_rllib.config.topology import Topology
+from offload_rllib.config.topology.mobility import Mobility
 from offload_rllib.config.workload import Deadlines, Workload
 
 FORMAT_VERSION = 1
@@ -56,6 +57,8 @@ class EnvironmentConfig(Schema):
     tick_order: Literal["random", "fixed"] = "random"
     """With `tick_s`. random: each order of the events in a tick is equally likely; fixed: messages arrive, nodes
     work, agents decide."""
+    mobility: Annotated[Mobility, ADDED] | None = None
+    """Nodes that move; null: none does."""
     cloud: Cloud | None = None
     """A data centre behind the network."""
     workload: Workload

@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from offload_rllib.config.base import Decibel, Flag, Positive, Reference, Schema
+from offload_rllib.config.base import (
+    ADDED,
+    DataFile,
+    Decibel,
+    Flag,
+    Name,
+    NonNegative,
+    Positive,
+    Reference,
+    Schema,
+)
 from offload_rllib.config.duration import Duration
 
 LossProbability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
-Contention = Literal["none", "fifo"]
+Contention = Literal["none", "fifo", "shared"]
+Channel = Annotated[Literal["direction", "link", "cell"], ADDED]
+Throughput = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=1024), ADDED]
 
 
+# Below this a link carries nothing in an episode; expected times stay finite.
+LEAST_FACTOR = 1e-9
 NO_DELAY = Duration(constant=0.0)
+
+
+class RateSchedule(Schema):
+    """Factors of a link's rate that hold one after the other. Give exactly one of: steps, path."""
+
+    steps: tuple[tuple[NonNegative, Positive], ...] | None = None
+    """Pairs [time in seconds, factor], the first at 0; each holds until the next. 1e-6 is as good as an outage."""
+    path: DataFile | None = None
+    """A CSV file with the columns `time_s` and `factor`; relative to this YAML file."""
+    period_s: Positive | None = None
+    """The schedule begins again after so many seconds; null: its last factor holds on."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RateSchedule:
+        if (self.steps is None) == (self.path is None):
+            raise ValueError("give exactly one of: steps, path")
+        if self.steps is not None:
+            self.check(self.steps)
+        return self
+
+    def check(self, steps: tuple[tuple[float, float], ...]) -> None:
+        """Raise ValueError if steps cannot be followed."""
+        times = [time_s for time_s, _ in steps]
+        if not times or times[0] != 0:
+            raise ValueError(f"the first step must be at 0 s (given: {f'{times[0]:g} s' if times else 'none'})")
+        for earlier, later in pairwise(times):
+            if not earlier < later:
+                raise ValueError(f"times must increase: {later:g} s is not after {earlier:g} s")
+        if self.period_s is not None and times[-1] >= self.period_s:
+            raise ValueError(f"period_s ({self.period_s:g}) must be more than the last time ({times[-1]:g})")
+        if not all(factor >= LEAST_FACTOR for _, factor in steps):
+            raise ValueError(f"factors must be at least {LEAST_FACTOR:g}")
 
 
 class LinkProperties(Schema):
@@ -26,7 +73,35 @@ class LinkProperties(Schema):
     loss_probability: LossProbability = 0.0
     """Of every task and every result, at each link that it crosses."""
     contention: Contention = "none"
-    """none: any number of transfers at once, each at the full rate; fifo: one at a time in each direction."""
+    """none: any number of transfers at once, each at the full rate; fifo: one at a time; shared: all at once, with
+    equal shares of the rate."""
+    channel: Channel = "direction"
+    """What transfers contend for: direction: each direction of a link for itself; link: both together (half-duplex);
+    cell: all links of a node together."""
+    cell_of: Annotated[tuple[Name, ...], Field(min_length=1), ADDED] | None = None
+    """With `channel: cell`, the device types of the nodes whose links are a cell. Links of no such node contend by
+    direction."""
+    throughput: Throughput | None = None
+    """With `contention: shared`, what 1, 2, 3, ... transfers at once get together, relative to the rate of the link;
+    the last value holds for more. null: the rate of the link, however many."""
+    rate_schedule: Annotated[RateSchedule, ADDED] | None = None
+    """Factors of the rate that change in time; null: the rate is constant."""
+
+    @model_validator(mode="after")
+    def _contention_fits(self) -> LinkProperties:
+        if self.throughput is not None and self.contention != "shared":
+            raise ValueError(f"throughput needs contention: shared (given: {self.contention})")
+        for count, together in enumerate(self.throughput or (), start=1):
+            if together > count:
+                raise ValueError(
+                    f"throughput: {count} transfers get {together:g} times the rate of the link; at most {count}, for "
+                    "none is sent faster than it would be alone"
+                )
+        if self.channel != "direction" and self.contention == "none":
+            raise ValueError(f"channel: {self.channel} needs contention: fifo or shared (given: none)")
+        if (self.channel == "cell") != (self.cell_of is not None):
+            raise ValueError(f"channel: cell and cell_of need each other (given: channel: {self.channel})")
+        return self
 
 
 class Wireless(LinkProperties):
@@ -49,6 +124,23 @@ class Wireless(LinkProperties):
     """0.125 m is 2.4 GHz."""
     minimum_distance_m: Positive = 1.0
     """Nodes closer than this count as this far apart: the formula has a pole at zero."""
+    fading: Annotated[Literal["rayleigh", "rician"], ADDED] | None = None
+    """Each transfer draws its own power: rayleigh: no wave dominates; rician: one does. null: no fading."""
+    rician_k_db: Annotated[float, Field(ge=-30, le=20, allow_inf_nan=False, strict=True), ADDED] = 6.0
+    """With `fading: rician`, power of the dominant wave over that of all others."""
+    shadowing_db: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False, strict=True), ADDED] = 0.0
+    """Standard deviation of lognormal shadowing, drawn for each transfer."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether each transfer draws its own rate."""
+        return self.fading is not None or self.shadowing_db > 0
+
+    @model_validator(mode="after")
+    def _one_noise(self) -> Wireless:
+        if self.draws and self.noise_over == "message":
+            raise ValueError("noise_over: message has no fading and no shadowing; accepted: noise_over: bandwidth")
+        return self
 
 
 class Fibre(LinkProperties):
@@ -105,6 +197,12 @@ class LinkOverride(Schema):
     """Probability of a loss."""
     contention: Contention | None = None
     """Whether transfers wait for each other."""
+    channel: Channel | None = None
+    """What they contend for."""
+    throughput: Throughput | None = None
+    """What several get together."""
+    rate_schedule: Annotated[RateSchedule, ADDED] | None = None
+    """Factors of the rate that change in time."""
 
     @model_validator(mode="after")
     def _one_selection(self) -> LinkOverride:

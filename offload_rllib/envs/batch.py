@@ -88,14 +88,16 @@ class EnvBatch:
         self.num_actions = arrays.destination.shape[1]
         slots = scenario.cost.task_slots
         self._redraws = resamples(config.topology)
-        own = num_envs if self._redraws else 1
+        # What changes in an episode is written into the scenario.
+        changes = len(arrays.rate_change) + len(arrays.moving) > 0
+        own = num_envs if self._redraws or changes else 1
         # Where networks are drawn every episode, rows are padded to what any of them may need.
         if not self._redraws:
             self.num_actions = 1 + int((arrays.destination[: len(self.agents), 1:] != NONE).sum(axis=1).max())
         self._full_layout = self._layout("full", self.num_actions)
         self._refuse_too_large()
         self._scenarios = [scenario] * own
-        self._arrays = own_copies(arrays, own) if self._redraws else shared(arrays)
+        self._arrays = own_copies(arrays, own) if self._redraws or changes else shared(arrays)
         self._state = state.allocate(arrays, num_envs, task_slots=slots, log_rows=slots if log else 0)
         self._reward = reward_record(config.reward)
         self._planned = np.zeros((arrays.destination.shape[1], 2))
@@ -288,7 +290,7 @@ class EnvBatch:
         return self._scenarios[e if self._redraws else 0]
 
     def destinations_of(self, e: int, agent: int) -> list[str]:
-        """Return the node that each valid action of an agent leads to in environment `e`'s episode, itself first.
+        """Return the node that each valid action of an agent leads to at present in environment `e`, itself first.
 
         Args:
             e: which environment.
@@ -296,8 +298,14 @@ class EnvBatch:
         """
         scenario = self.scenario_of(e)
         arrays, nodes = scenario.arrays, scenario.network.nodes
-        links = [link for link in arrays.destination[agent][1:] if link >= 0]
+        present = (self.present_destination(e, agent, action) for action in range(1, self.num_actions))
+        links = [link for link in present if link != NONE]
         return [self.agents[agent], *(nodes[arrays.link[link]["destination"]].name for link in links)]
+
+    def present_destination(self, e: int, agent: int, action: int) -> int:
+        """Return the link of an agent's action at present in environment `e`, or NONE."""
+        rows = self._arrays.destination
+        return int(rows[min(e, len(rows) - 1), agent, action])
 
     def counted(self) -> Array:
         """Return [E, C, 2] float64: the tasks that each cost's figure counts so far, and those it is a share of."""

@@ -26,7 +26,7 @@ from offload_rllib.evaluation.task_log import task_table
 from offload_rllib.policies.heuristic import HeuristicPolicy
 from offload_rllib.policies.policy import Policy
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.simulator.types import RESPONSES
+from offload_rllib.simulator.metrics import RESPONSES
 
 # Episodes of one policy are played in parallel in batches; more would only cost memory. The size is part of the
 # result: networks differ in the last digit with it, so it depends neither on the machine nor on the workers.

@@ -77,7 +77,9 @@ def recorded_tasks(config: EnvironmentConfig, keys: Array) -> Iterator[tuple[Sce
         keys: [E] of the episodes.
     """
     everyone = config.model_copy(update={"agents": Agents()})
-    env = batch_of(build_scenario(everyone), len(keys), log=True)
+    scenario = build_scenario(everyone)
+    _refuse_varying_rates(scenario.arrays)
+    env = batch_of(scenario, len(keys), log=True)
     env.reset(keys)
     env.play("local")
     for e in range(len(keys)):
@@ -86,6 +88,17 @@ def recorded_tasks(config: EnvironmentConfig, keys: Array) -> Iterator[tuple[Sce
         settings = arrays.settings[0]
         counts = (tasks["created_s"] >= settings["score_from_s"]) & (tasks["created_s"] < settings["score_until_s"])
         yield arrays, tasks[counts]
+
+
+def _refuse_varying_rates(arrays: Scenario) -> None:
+    laws = arrays.link_law
+    for key, given in (
+        ("mobility", len(arrays.moving) > 0),
+        ("links.rate_schedule", len(arrays.rate_change) > 0),
+        ("links with fading or shadowing_db", bool(((laws["scattered"] > 0) | (laws["shadowing_db"] > 0)).any())),
+    ):
+        if given:
+            raise ConfigError(f"bound: {key}: the best rate of a link is not known; accepted: links of constant rates")
 
 
 def _transfer(scenario: Scenario, index: int, bits: Array) -> Array:

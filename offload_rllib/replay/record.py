@@ -121,7 +121,8 @@ class _ArrivalWatch(_Watch):
         newest = self.arrays.settings[0]["offer"] == OFFER_NEWEST
         slot = node["held_tail"] if newest else node["held_head"]
         number = int(env.state.task[0][slot]["number"])
-        self.moves.append((number, int(self.arrays.destination[agent, action]), float(env.state.episode[0]["now_s"])))
+        link = env.present_destination(0, agent, action)
+        self.moves.append((number, link, float(env.state.episode[0]["now_s"])))
 
 
 class _ClockedWatch(_Watch):
@@ -153,7 +154,7 @@ class _ClockedWatch(_Watch):
                 if slot == NONE:
                     break
                 if chosen[agent, turn] > 0 and valid[agent, turn]:
-                    link = int(self.arrays.destination[agent, chosen[agent, turn]])
+                    link = env.present_destination(0, agent, int(chosen[agent, turn]))
                     self._sent.append((int(slot), int(task[slot]["number"]), link))
                 slot = task[slot][following]
 

@@ -74,7 +74,9 @@ def require_hindsight(scenario: BuiltScenario) -> None:
     bounded = bool((node["capacity"] != UNBOUNDED).any() or np.isfinite(node["capacity_bits"]).any())
     links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
     lossy = any(link is not None and link.loss_probability for link in links)
-    contended = any(link is not None and link.contention == "fifo" for link in links)
+    contended = next((link.contention for link in links if link and link.contention not in (None, "none")), "none")
+    laws = scenario.arrays.link_law
+    drawn = bool((laws["scattered"] > 0).any() or (laws["shadowing_db"] > 0).any())
     for key, value, accepted, fits in (
         ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
         ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
@@ -84,7 +86,10 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("queue_capacity", "bounded", "null", not bounded),
         ("tick_s", f"{config.tick_s}", "null", config.tick_s is None),
         ("loss_probability", "above 0", "0 on every link", not lossy),
-        ("contention", "fifo", "none on every link", not contended),
+        ("contention", contended, "none on every link", contended == "none"),
+        ("rate_schedule", "given", "null", not len(scenario.arrays.rate_change)),
+        ("fading or shadowing_db", "given", "none", not drawn),
+        ("mobility", "given", "null", config.mobility is None),
         ("failures", "given", "null", config.failures is None),
         ("cloud", "given", "null", config.cloud is None),
     ):

@@ -11,11 +11,13 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.workload.arrivals import Replay
+from offload_rllib.scenario.channels import rate_changes, write_channels
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
 from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
+from offload_rllib.scenario.mobility import attached, moving_arrays, moving_nodes, with_access
 from offload_rllib.scenario.network import Network, Node
 from offload_rllib.scenario.score import check_drop_penalty
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
@@ -313,16 +315,25 @@ def build_scenario(
         ConfigError: the parts do not fit together; the message names them.
     """
     made = build_network(config.topology, episode_key if resamples(config.topology) else None)
-    network = with_cloud(config.cloud, made)
+    network = with_access(config, with_cloud(config.cloud, made))
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
     _check_keys(config)
-    link, link_law = link_arrays(config, network, link_directions(config, network))
+    directions = link_directions(config, network)
+    link, link_law = link_arrays(config, network, directions)
+    moving = moving_nodes(config, network)
+    throughput = write_channels(directions, network, moving, link, link_law)
+    changes = rate_changes(directions, network, link_law, config.horizon_s)
     arriving = _arriving(config, network, like)
     check_drop_penalty(
         config, network, all_have_deadlines=arriving.demand.all_have_deadlines, drawn=episode_key is not None
     )
-    offered = offered_links(link, link_law, len(network.nodes), config.decisions.max_destinations)
+    if config.tick_s is not None and (link_law["channel"] != NONE).any():
+        raise ConfigError(
+            f"tick_s: {config.tick_s:g}: in ticks no link shares its rate, or has one that changes; accepted: no "
+            "tick_s, or links without contention: shared and rate_schedule, and no mobility"
+        )
+    offered = offered_links(link, link_law, len(network.nodes), config.decisions.max_destinations, moving)
     deciding = _deciding_nodes(config, network, np.flatnonzero(arriving.entries.share), link, offered)
     if not deciding:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
@@ -348,6 +359,7 @@ def build_scenario(
         or not (node["queue"] == FIFO).all()
         or (node["concurrency"] > node["servers"]).any()
         or np.isfinite(node["capacity_bits"]).any()
+        or len(moving) > 0
     )
     arrays = Scenario(
         variant=variant(full=bool(unusual), ticks=config.tick_s is not None, nodes=len(network.nodes)),
@@ -357,8 +369,11 @@ def build_scenario(
         link_law=link_law,
         failure_law=failure_laws(config, network),
         power=powers(config, network),
+        throughput=throughput,
+        rate_change=changes,
+        **vars(moving_arrays(config, network, directions, link)),
         agent_node=np.array(deciding, np.int32),
-        destination=destination_rows(link, offered, deciding, padded_to),
+        destination=destination_rows(link, attached(network, moving, link, offered), deciding, padded_to),
         cost=np.zeros((0, len(arriving.weights), OUTCOMES)),
         **arriving.arrays(load),
     )

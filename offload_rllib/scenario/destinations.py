@@ -10,7 +10,9 @@ from offload_rllib.simulator.types import NONE, Array
 DIGITS = 9
 
 
-def offered_links(link: Array, law: Array, nodes: int, limit: int | None) -> Array:
+def offered_links(
+    link: Array, law: Array, nodes: int, limit: int | None, moving: frozenset[int] = frozenset()
+) -> Array:
     """Return [M] bool: the links that are offered to the node at their source, the fastest of each.
 
     Equally fast ones are ranked by a hash of the names of their ends: a seeded draw that does not depend on the order
@@ -21,15 +23,18 @@ def offered_links(link: Array, law: Array, nodes: int, limit: int | None) -> Arr
         law: [M] LINK_LAW.
         nodes: N.
         limit: at most so many of each node; None: all.
+        moving: nodes that move: no node sends tasks to them, and they to whatever access point is the nearest.
     """
+    moves = np.isin(link["source"], sorted(moving))
+    to_others = ~np.isin(link["destination"], sorted(moving))
     if limit is None:
-        return np.ones(len(link), bool)
+        return to_others
     slowness = np.round(np.log(link["seconds_per_bit"]), DIGITS)
-    order = np.lexsort((law["name_hash"], slowness, link["source"]))
+    order = np.lexsort((law["name_hash"], slowness, ~to_others, link["source"]))
     first = np.searchsorted(link["source"], np.arange(nodes))
     offered = np.zeros(len(link), bool)
     offered[order] = np.arange(len(link)) - first[link["source"][order]] < limit
-    return offered
+    return (offered | moves) & to_others
 
 
 def hops_of_tasks(entries: Array, link: Array, usable: Array, nodes: int, max_hops: int) -> Array:

@@ -10,10 +10,10 @@ import numpy as np
 from offload_rllib.config.duration import Duration
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.config.links import LinkOverride, Medium, Wireless
+from offload_rllib.config.links import Channel, Contention, LinkOverride, Medium, RateSchedule, Wireless
 from offload_rllib.scenario.durations import write_duration
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz, wireless_rate_bps
+from offload_rllib.scenario.radio import link_rates_and_latencies, received_over_noise_dbhz, snr_at, wireless_rate_bps
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import LINK, LINK_LAW
@@ -28,7 +28,14 @@ class Direction:
     latency: Duration
     jitter: Duration
     loss_probability: float
-    contention: bool
+    contention: Contention
+    channel: Channel = "direction"
+    cell_of: tuple[str, ...] | None = None
+    throughput: tuple[float, ...] | None = None
+    rate_schedule: RateSchedule | None = None
+    radio: Wireless | None = None
+    """Of a radio link whose rate is not given; the rate follows from it and the distance."""
+    distance_m: float = 0.0
     message_noise_hz: float = 0.0
     """Bandwidth, if the noise is that of the message's bits; otherwise 0."""
     message_snr_bits: float = 0.0
@@ -43,7 +50,9 @@ class Direction:
     def plain(self) -> bool:
         """Whether a transfer takes latency + bits / rate, always, and arrives."""
         drawn = self.latency.constant is None or self.jitter.constant is None
-        return not (drawn or self.loss_probability or self.contention or self.message_noise_hz)
+        contends = self.contention != "none"
+        varies = self.rate_schedule is not None or (self.radio is not None and self.radio.draws)
+        return not (drawn or self.loss_probability or contends or varies or self.message_noise_hz)
 
 
 def _directions(medium: Medium, network: Network) -> dict[tuple[int, int], Direction]:
@@ -58,14 +67,20 @@ def _directions(medium: Medium, network: Network) -> dict[tuple[int, int], Direc
             latency=medium.latency_s,
             jitter=medium.jitter_s,
             loss_probability=medium.loss_probability,
-            contention=medium.contention == "fifo",
+            contention=medium.contention,
+            channel=medium.channel,
+            cell_of=medium.cell_of,
+            throughput=medium.throughput,
+            rate_schedule=medium.rate_schedule,
         )
-        if isinstance(medium, Wireless) and medium.noise_over == "message":
+        if isinstance(medium, Wireless):
             distance_m = math.dist(network.nodes[a].position_m, network.nodes[b].position_m)
+            direction = replace(direction, radio=medium, distance_m=distance_m)
+        if isinstance(medium, Wireless) and medium.noise_over == "message":
             direction = replace(
                 direction,
                 message_noise_hz=medium.bandwidth_hz,
-                message_snr_bits=10 ** (received_over_noise_dbhz(medium, distance_m) / 10),
+                message_snr_bits=10 ** (received_over_noise_dbhz(medium, direction.distance_m) / 10),
             )
         directions[a, b] = direction
     return directions
@@ -84,7 +99,7 @@ def _overridden(direction: Direction, override: LinkOverride, of_medium: Directi
     if of_medium is not None:
         direction = of_medium
     if override.rate_bps is not None:
-        direction = replace(direction, rate_bps=override.rate_bps, message_noise_hz=0.0)
+        direction = replace(direction, rate_bps=override.rate_bps, message_noise_hz=0.0, radio=None)
     if override.latency_s is not None:
         direction = replace(direction, latency=override.latency_s, propagation_s=0.0)
     if override.jitter_s is not None:
@@ -92,7 +107,13 @@ def _overridden(direction: Direction, override: LinkOverride, of_medium: Directi
     if override.loss_probability is not None:
         direction = replace(direction, loss_probability=override.loss_probability)
     if override.contention is not None:
-        direction = replace(direction, contention=override.contention == "fifo")
+        direction = replace(direction, contention=override.contention)
+    if override.channel is not None:
+        direction = replace(direction, channel=override.channel)
+    if override.throughput is not None:
+        direction = replace(direction, throughput=override.throughput)
+    if override.rate_schedule is not None:
+        direction = replace(direction, rate_schedule=override.rate_schedule)
     return direction
 
 
@@ -110,7 +131,7 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
             latency=Duration(constant=config.cloud.link.latency_s),
             jitter=Duration(constant=0.0),
             loss_probability=0.0,
-            contention=False,
+            contention="none",
         )
         ends = [(a, b) for a, b in directions if network.nodes[a].cloud or network.nodes[b].cloud]
         directions |= dict.fromkeys(ends, to_cloud)
@@ -186,10 +207,23 @@ def link_arrays(
         link[i]["plain"] = direction.plain and config.energy is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
         law[i]["propagation_s"] = direction.propagation_s
+        law[i]["seconds_per_bit"] = link[i]["seconds_per_bit"]
         write_duration(law[i]["latency"], direction.latency)
         write_duration(law[i]["jitter"], direction.jitter)
         law[i]["loss_probability"] = direction.loss_probability
-        law[i]["contention"] = direction.contention
+        law[i]["contention"] = direction.contention == "fifo"
         law[i]["message_noise_hz"] = direction.message_noise_hz
         law[i]["message_snr_bits"] = direction.message_snr_bits
+        if direction.radio is not None:
+            _write_radio(law[i], direction.radio, direction.distance_m)
     return link, law
+
+
+def _write_radio(law: np.void, radio: Wireless, distance_m: float) -> None:
+    law["bandwidth_hz"] = radio.bandwidth_hz
+    law["snr"] = snr_at(radio, distance_m)
+    law["snr_m2"] = snr_at(radio, radio.minimum_distance_m) * radio.minimum_distance_m**2
+    law["minimum_distance_m"] = radio.minimum_distance_m
+    if radio.fading is not None:
+        law["scattered"] = 1.0 if radio.fading == "rayleigh" else 1 / (1 + 10 ** (radio.rician_k_db / 10))
+    law["shadowing_db"] = radio.shadowing_db

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import i0e
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.links import Fibre, Fixed, Medium, StatedLinks, Wireless
@@ -28,10 +29,47 @@ def received_over_noise_dbhz(config: Wireless, distance_m: float) -> float:
     return config.transmit_power_dbm + gain_db - config.noise_dbm_per_hz
 
 
+def snr_at(config: Wireless, distance_m: float) -> float:
+    """Return the mean signal-to-noise ratio of a radio link, with the noise of its bandwidth."""
+    return 10 ** (received_over_noise_dbhz(config, distance_m) / 10) / config.bandwidth_hz
+
+
 def wireless_rate_bps(config: Wireless, distance_m: float) -> float:
     """Return the capacity of a radio link, with the noise of its bandwidth."""
     snr_db = received_over_noise_dbhz(config, distance_m) - 10 * math.log10(config.bandwidth_hz)
     return shannon_rate_bps(config.bandwidth_hz, snr_db)
+
+
+def _of_gain(config: Wireless) -> tuple[np.ndarray, np.ndarray]:
+    """Return gains of the power that transfers draw, on a grid of their logarithm, and the probability of each [G].
+
+    Of Rice fading with a ratio K of the dominant wave's power to that of the others, the gain g has the density
+    (1 + K) exp(-K - (1 + K) g) I0(2 sqrt(K (1 + K) g)); Rayleigh fading is K = 0.
+    """
+    step = 0.02
+    log_gain = np.arange(-40.0, 5.0, step)
+    gain = np.exp(log_gain)
+    probability = np.zeros(len(gain))
+    if config.fading is None:
+        probability[np.argmin(np.abs(log_gain))] = 1.0
+    else:
+        k = 0.0 if config.fading == "rayleigh" else 10 ** (config.rician_k_db / 10)
+        root = 2 * np.sqrt(k * (1 + k) * gain)
+        probability = gain * (1 + k) * np.exp(root - k - (1 + k) * gain) * i0e(root)
+    if config.shadowing_db > 0:
+        sigma = config.shadowing_db * math.log(10) / 10
+        reach = math.ceil(8 * sigma / step)
+        normal = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / sigma) ** 2)
+        probability = np.convolve(probability, normal)
+        log_gain = log_gain[0] + step * (np.arange(len(probability)) - reach)
+        gain = np.exp(log_gain)
+    return gain, probability / probability.sum()
+
+
+def mean_rates_bps(config: Wireless, snr: np.ndarray) -> np.ndarray:
+    """Return the mean of the rates that transfers draw over links with a mean signal-to-noise ratio [L], in bit/s."""
+    gain, probability = _of_gain(config)
+    return np.array([config.bandwidth_hz / math.log(2) * (np.log1p(x * gain) @ probability) for x in snr])
 
 
 def link_rates_and_latencies(config: Medium, network: Network) -> tuple[np.ndarray, np.ndarray]:
@@ -63,4 +101,6 @@ def _alike_both_ways(config: Wireless | Fixed | Fibre, network: Network) -> tupl
         if config.propagation_m_per_s is not None:
             delays_s = np.array(distances_m) / config.propagation_m_per_s
         return np.full(len(distances_m), shannon_rate_bps(config.bandwidth_hz, config.snr_db)), delays_s
+    if config.draws:
+        return mean_rates_bps(config, np.array([snr_at(config, distance_m) for distance_m in distances_m])), delays_s
     return np.array([wireless_rate_bps(config, distance_m) for distance_m in distances_m]), delays_s

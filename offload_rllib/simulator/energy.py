@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload_rllib.simulator.types import Scenario, State
+from offload_rllib.simulator.types import NONE, Scenario, State
 
 
 def node_energy(scenario: Scenario, state: State, e: int) -> dict[str, np.ndarray]:
@@ -17,10 +17,14 @@ def node_energy(scenario: Scenario, state: State, e: int) -> dict[str, np.ndarra
     busy = np.minimum(node["busy"], scenario.node["servers"])  # where cores are shared, more tasks than cores
     busy_s = node["busy_seconds"] + busy * now_s * (scenario.node["works_in_ticks"] == 0)
     down_s = usage["down_seconds"] + node["down"] * now_s
+    sending_s = usage["sending_seconds"].copy()
+    message = state.message[e]
+    sent = message[(message["link"] != NONE) & (message["waiting"] == 0)]
+    np.add.at(sending_s, scenario.link["source"][sent["link"]], now_s)  # of those on a channel, it began at -now
     return {
         "idle": power["idle_w"] * (now_s - down_s),
         "compute": power["server_w"] * busy_s,
-        "transmit": power["transmit_w"] * usage["sending_seconds"]
+        "transmit": power["transmit_w"] * sending_s
         + power["j_per_bit"] * usage["sent_bits"]
         + power["j_per_result_bit"] * usage["sent_result_bits"]
         + power["j_per_broadcast"] * usage["broadcasts"] * scenario.node["degree"],

@@ -16,7 +16,7 @@ from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.events.broadcasts import turn_heard
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
-from offload_rllib.simulator.sharing import shares_cores
+from offload_rllib.simulator.sharing.cores import shares_cores
 from offload_rllib.simulator.ticks import tick_of, work_moment
 from offload_rllib.simulator.types import NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import has_extensions, has_ticks

@@ -13,14 +13,39 @@ from offload_rllib.simulator.types import (
     ENERGY_NONE,
     ENERGY_POWER,
     FAILURES_NONE,
-    HISTOGRAM_BINS,
-    HISTOGRAM_BITS,
-    HISTOGRAM_LOWEST,
-    METRICS,
     NONE,
     UNBOUNDED,
     Scenario,
     State,
+    record,
+)
+
+# The histograms of times have 128 bins per octave from 2^-40 s (1 ps) to 2^40 s (35,000 years). A bin is at most 1/128
+# wide relative to its lower edge. A percentile read at a bin's middle is off by at most 0.4 %. The first bin holds what
+# is shorter, and counts as 0; the last holds what is longer, and counts as infinite.
+HISTOGRAM_BITS = 7
+HISTOGRAM_LOWEST = 2.0**-40
+HISTOGRAM_OCTAVES = 80
+HISTOGRAM_BINS = (HISTOGRAM_OCTAVES << HISTOGRAM_BITS) + 2
+RESPONSES, UNFINISHED_SCORES = range(2)
+
+METRICS = record(  # of the tasks of a type that count (see `score_from_s`); not weighted
+    score_sum_s="f8",
+    response_sum_s="f8",
+    holding_sum_s="f8",
+    waiting_sum_s="f8",
+    service_sum_s="f8",
+    transfer_sum_s="f8",
+    return_sum_s="f8",
+    created="i8",
+    finished="i8",
+    late="i8",
+    queue_full="i8",
+    expired="i8",
+    lost="i8",
+    node_failed="i8",
+    unfinished="i8",
+    offloaded="i8",
 )
 
 

@@ -9,13 +9,17 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.arrivals import begin_episode, next_arrival
 from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.changes.due import begin_changes
+from offload_rllib.simulator.changes.movement import MOVING_STATE
 from offload_rllib.simulator.events.broadcasts import schedule_broadcasts
 from offload_rllib.simulator.events.failures import schedule_failure
 from offload_rllib.simulator.events.loop import UNFINISHED, run_until
 from offload_rllib.simulator.events.tick_work import schedule_work
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.sharing import begin_sharing
+from offload_rllib.simulator.metrics import HISTOGRAM_BINS, METRICS
+from offload_rllib.simulator.sharing.channels import CHANNEL, MESSAGE, begin_channels
+from offload_rllib.simulator.sharing.clock import begin_clocks
 from offload_rllib.simulator.streams import node_key, stream, uniform
 from offload_rllib.simulator.types import (
     ARRIVAL,
@@ -26,10 +30,8 @@ from offload_rllib.simulator.types import (
     EPISODE,
     EVENT,
     FREE,
-    HISTOGRAM_BINS,
     LINK_STATE,
     LOG,
-    METRICS,
     NODE_STATE,
     NONE,
     TASK,
@@ -88,6 +90,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     hops = int(scenario.settings[0]["max_hops"])
     varying = bool(scenario.arrivals[0]["parameters_vary"])
     sharing = bool((scenario.node["concurrency"] > scenario.node["servers"]).any())
+    channels = bool((scenario.link_law["channel"] != NONE).any())
     return State(
         episode=np.zeros(num_envs, EPISODE),
         node=np.zeros((num_envs, nodes), NODE_STATE),
@@ -97,6 +100,9 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         distribution=np.repeat(scenario.distribution[None], num_envs if varying else 1, axis=0),
         server=np.zeros((num_envs, 3, servers_of(scenario))),
         link=np.zeros((num_envs, links), LINK_STATE),
+        channel=np.zeros((num_envs, links if channels else 0), CHANNEL),
+        message=np.zeros((num_envs, task_slots if channels else 0), MESSAGE),
+        moving=np.zeros((num_envs, len(scenario.moving)), MOVING_STATE),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
         broadcast_link=np.zeros((num_envs, links, kept), BROADCAST_LINK),
         task=np.zeros((num_envs, task_slots), TASK),
@@ -137,7 +143,7 @@ def lacks_room(state: State, e: int) -> bool:
 
 def task_bytes(state: State) -> int:
     """Return the size of the arrays that `grow` doubles."""
-    return sum(array.nbytes for array in (state.task, state.path, state.free, state.heap, state.log))
+    return sum(array.nbytes for array in (state.task, state.message, state.path, state.free, state.heap, state.log))
 
 
 def grow(scenario: Scenario, state: State) -> State:
@@ -158,8 +164,13 @@ def grow(scenario: Scenario, state: State) -> State:
         free[e, :old] = np.arange(slots - 1, old - 1, -1)
         free[e, old : old + used] = state.free[e, :used]
     state.episode["free_slots"] += old
+    message = state.message
+    if message.shape[1]:
+        message = _extended(message, slots)
+        message["link"][:, old:] = NONE
     return state._replace(
         task=_extended(state.task, slots),
+        message=message,
         path=_extended(state.path, slots),
         free=free,
         heap=_extended(state.heap, heap_size(scenario.node.shape[-1], slots)),
@@ -174,6 +185,8 @@ def fit(scenario: Scenario, state: State) -> State:
     links, kept = len(scenario.link), remembered_broadcasts(scenario)
     if links > state.link.shape[1]:
         state = state._replace(link=_extended(state.link, links), broadcast_link=_extended(state.broadcast_link, links))
+        if state.channel.shape[1]:
+            state = state._replace(channel=_extended(state.channel, links))
     more = servers_of(scenario) - state.server.shape[2]
     if more > 0:
         state = state._replace(server=np.pad(state.server, ((0, 0), (0, 0), (0, more))))
@@ -208,6 +221,8 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.client,
         state.server,
         state.link,
+        state.channel,
+        state.moving,
         state.metrics,
         state.histogram,
         state.cost,
@@ -294,8 +309,11 @@ def start(scenarios, state, environments, keys):
             )
             schedule_broadcasts(scenario, environment, n)
         if has_extensions(scenario):
-            begin_sharing(environment)
+            begin_clocks(environment.sharing)
+            begin_channels(environment)
         begin_episode(scenario, environment)
+        if has_extensions(scenario):
+            begin_changes(scenario, environment)
         for n in range(environment.node.shape[0]):
             node = environment.node[n]
             if scenario.node[n].arrival_rate > 0.0:

@@ -7,26 +7,28 @@ import numpy as np
 from offload_rllib.simulator.events.deadlines import forget_deadline
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
+from offload_rllib.simulator.metrics import (
+    HISTOGRAM_BINS,
+    HISTOGRAM_BITS,
+    HISTOGRAM_LOWEST,
+    RESPONSES,
+    UNFINISHED_SCORES,
+)
 from offload_rllib.simulator.types import (
     EXPIRED,
     EXPIRY_ABORT,
     EXPIRY_NEVER,
     FINISHED,
     FREE,
-    HISTOGRAM_BINS,
-    HISTOGRAM_BITS,
-    HISTOGRAM_LOWEST,
     LATE,
     LOST,
     NODE_FAILED,
     NONE,
     OVERDUE,
     QUEUE_FULL,
-    RESPONSES,
     RETURNING,
     SENT_BACK,
     TRANSFERRED,
-    UNFINISHED_SCORES,
 )
 from offload_rllib.simulator.variants import has_extensions
 

@@ -54,21 +54,13 @@ OFFER_ARRIVAL, OFFER_NEWEST = range(2)
 UNBOUNDED = 2**31 - 1
 NONE = -1
 
-# The histograms of times have 128 bins per octave from 2^-40 s (1 ps) to 2^40 s (35,000 years). A bin is at most 1/128
-# wide relative to its lower edge. A percentile read at a bin's middle is off by at most 0.4 %. The first bin holds what
-# is shorter, and counts as 0; the last holds what is longer, and counts as infinite.
-HISTOGRAM_BITS = 7
-HISTOGRAM_LOWEST = 2.0**-40
-HISTOGRAM_OCTAVES = 80
-HISTOGRAM_BINS = (HISTOGRAM_OCTAVES << HISTOGRAM_BITS) + 2
-RESPONSES, UNFINISHED_SCORES = range(2)
 
-
-def _record(**fields: object) -> np.dtype:
+def record(**fields: object) -> np.dtype:
+    """Return the type of a record with these fields."""
     return np.dtype(list(fields.items()), align=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-SETTINGS = _record(
+SETTINGS = record(
     decision_interval_s="f8",  # 0: tasks are decided when they arrive
     horizon_s="f8",
     score_from_s="f8",
@@ -97,7 +89,7 @@ SETTINGS = _record(
     ticks_in_order="i4",  # 1: messages, then work, then decisions; 0: in random order
 )
 
-NODE = _record(
+NODE = record(
     name_hash="u8",
     core_speed="f8",  # instructions per second of one server
     speed="f8",  # of all servers
@@ -117,7 +109,7 @@ NODE = _record(
     degree="i4",
 )
 
-LINK = _record(  # sorted by source, then destination
+LINK = record(  # sorted by source, then destination
     latency_s="f8",  # mean, of everything that a transfer takes beside its bits
     seconds_per_bit="f8",
     broadcast_delay_s="f8",  # how old a broadcast over this link is when it arrives
@@ -127,9 +119,9 @@ LINK = _record(  # sorted by source, then destination
     plain="i4",  # every transfer takes latency + bits x seconds per bit, and arrives; no account of energy
 )
 
-DURATION = _record(a="f8", b="f8", c="f8", kind="i4")  # see `durations`
+DURATION = record(a="f8", b="f8", c="f8", kind="i4")  # see `durations`
 
-LINK_LAW = _record(  # read for links that are not plain
+LINK_LAW = record(  # read for links that are not plain
     name_hash="u8",
     propagation_s="f8",
     latency=DURATION,
@@ -137,16 +129,28 @@ LINK_LAW = _record(  # read for links that are not plain
     loss_probability="f8",
     message_noise_hz="f8",  # bandwidth, if the noise is that of the message's bits; otherwise 0
     message_snr_bits="f8",  # the signal-to-noise ratio is this over the message's bits
+    seconds_per_bit="f8",  # as configured; that of LINK follows the time where rates vary
+    bandwidth_hz="f8",  # of a radio whose rate is drawn, or follows its length; see `links.radio_rate`
+    snr="f8",  # mean, where each transfer draws its own
+    snr_m2="f8",  # at 1 m
+    minimum_distance_m="f8",
+    scattered="f8",  # share of the power in scattered waves: 1 Rayleigh fading, less Rician, 0 none
+    shadowing_db="f8",  # standard deviation
     contention="i4",
+    queue="i4",  # index of the link whose `free_s` is that of all links that wait for each other
+    channel="i4",  # index of the link whose channel it is on, see `sharing.channels`; NONE: see `links.cross`
+    at_once="i4",  # messages that are sent on its channel at once; the others wait
+    first_throughput="i4",  # its part of `throughput`
+    throughputs="i4",  # 0: every message is sent at the full rate
 )
 
-FAILURE_LAW = _record(  # of a node
+FAILURE_LAW = record(  # of a node
     up=DURATION,  # to the next failure
     down=DURATION,  # to the repair
     fails="i4",
 )
 
-POWER = _record(  # of a node: what each kind of use costs; J, or PeersimGym's unit
+POWER = record(  # of a node: what each kind of use costs; J, or PeersimGym's unit
     idle_w="f8",
     server_w="f8",  # per busy server
     transmit_w="f8",  # per transfer being sent
@@ -155,7 +159,7 @@ POWER = _record(  # of a node: what each kind of use costs; J, or PeersimGym's u
     j_per_broadcast="f8",  # and neighbour
 )
 
-DISTRIBUTION = _record(  # see `streams` for the kinds and what a, b, c mean
+DISTRIBUTION = record(  # see `streams` for the kinds and what a, b, c mean
     a="f8",
     b="f8",
     c="f8",
@@ -168,7 +172,7 @@ BITS_OUT = 2
 DEADLINE = 3  # relative to the creation
 QUANTITIES = 4
 
-ARRIVALS = _record(  # when clients create tasks; see `arrivals` for the kinds
+ARRIVALS = record(  # when clients create tasks; see `arrivals` for the kinds
     low="f8",  # levels, which multiply a client's mean rate
     high="f8",
     period_s="f8",
@@ -183,8 +187,8 @@ ARRIVALS = _record(  # when clients create tasks; see `arrivals` for the kinds
     rows_have_types="i4",
     parameters_vary="i4",  # episodes draw parameters between `distribution` and `distribution_to`
 )
-CLIENT = _record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
-RECORDED = _record(  # one arrival; sorted by origin, then time
+CLIENT = record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
+RECORDED = record(  # one arrival; sorted by origin, then time
     time_s="f8",  # since the start of the recording
     work="f8",
     bits_in="f8",
@@ -194,8 +198,8 @@ RECORDED = _record(  # one arrival; sorted by origin, then time
     destination="i4",  # that is to process it, for the rule `recorded`; or NONE
     type="i4",  # of the task
 )
-RATE_PIECE = _record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
-BURST_STATE = _record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
+RATE_PIECE = record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
+BURST_STATE = record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
 
 ACCOUNT = {  # of the tasks made at a node, or at all
     "own_changed_s": "f8",
@@ -206,7 +210,7 @@ ACCOUNT = {  # of the tasks made at a node, or at all
     "own_dropped": "f8",
 }
 
-EPISODE = _record(
+EPISODE = record(
     key="u8",
     now_s="f8",
     step="i8",  # decisions so far; with a clock, of each agent
@@ -229,9 +233,12 @@ EPISODE = _record(
     events="i8",
     choices="i8",  # decisions with a task on offer
     masked_actions="i8",  # actions that were not valid and acted as 0
+    rate_changes="i8",  # of `Scenario.rate_change`, those that have been made
+    moves="i8",  # times at which positions were looked at
+    handovers="i8",
 )
 
-NODE_STATE = _record(
+NODE_STATE = record(
     key="u8",  # of the node's random streams in this episode
     arrival_rate="f8",  # tasks per second made by the client here, in this episode, at level 1
     free_s="f8",  # when a server is free for one more task; see `waits`
@@ -273,7 +280,7 @@ NODE_STATE = _record(
     serving="i4",  # in ticks: the task in service
 )
 
-CORE_SHARING = _record(  # of a node whose cores are shared; see `sharing`
+CORE_SHARING = record(  # of a node whose cores are shared; see `sharing`
     work_each="f8",  # instructions that a task has had that was in service since the node was last idle
     at_s="f8",  # when it had
     end_s="f8",  # when the next task leaves, if nothing changes until then; infinite without one
@@ -281,7 +288,7 @@ CORE_SHARING = _record(  # of a node whose cores are shared; see `sharing`
     winner="i4",  # of a match between nodes
 )
 
-USAGE = _record(  # of a node
+USAGE = record(  # of a node
     down_seconds="f8",  # time spent down, less now while it is down
     sending_seconds="f8",  # sum over its transfers of the time they are on the air, up to the horizon
     sent_bits="f8",
@@ -290,7 +297,7 @@ USAGE = _record(  # of a node
     broadcasts="i8",
 )
 
-CLIENT_STATE = _record(  # of clients whose rate varies: the present piece of the rate, a straight line
+CLIENT_STATE = record(  # of clients whose rate varies: the present piece of the rate, a straight line
     start_s="f8",
     end_s="f8",
     level="f8",  # at start_s
@@ -301,7 +308,7 @@ CLIENT_STATE = _record(  # of clients whose rate varies: the present piece of th
     first_row="i4",  # of a recording: the first arrival of this episode
 )
 
-LINK_STATE = _record(
+LINK_STATE = record(
     free_s="f8",  # when all that was given to a link with contention has left
     transfers="i8",  # tasks and results given to a link that is not plain
     sent_work="f8",
@@ -311,10 +318,10 @@ LINK_STATE = _record(
     unsaved_turn="i8",  # of the destination's broadcasts: the first that does not count what is saved of this link
 )
 
-BROADCAST = _record(free_s="f8", tasks="i4", down="i4")
-BROADCAST_LINK = _record(arrived_work="f8", arrived="i8")  # over a link into the sender, as it broadcast
+BROADCAST = record(free_s="f8", tasks="i4", down="i4")
+BROADCAST_LINK = record(arrived_work="f8", arrived="i8")  # over a link into the sender, as it broadcast
 
-TASK = _record(
+TASK = record(
     number="i8",  # in order of creation
     created_s="f8",
     deadline_s="f8",
@@ -350,28 +357,9 @@ TASK = _record(
     bucket_previous="i4",
 )
 
-EVENT = _record(time_s="f8", key="u8", slot="i4")
+EVENT = record(time_s="f8", key="u8", slot="i4")
 
-METRICS = _record(  # of the tasks of a type that count (see `score_from_s`); not weighted
-    score_sum_s="f8",
-    response_sum_s="f8",
-    holding_sum_s="f8",
-    waiting_sum_s="f8",
-    service_sum_s="f8",
-    transfer_sum_s="f8",
-    return_sum_s="f8",
-    created="i8",
-    finished="i8",
-    late="i8",
-    queue_full="i8",
-    expired="i8",
-    lost="i8",
-    node_failed="i8",
-    unfinished="i8",
-    offloaded="i8",
-)
-
-LOG = _record(
+LOG = record(
     created_s="f8",
     deadline_s="f8",
     ended_s="f8",
@@ -405,6 +393,13 @@ class Scenario(NamedTuple):
     link_law: Array  # [M] LINK_LAW
     failure_law: Array  # [N] FAILURE_LAW
     power: Array  # [N] POWER
+    throughput: Array  # [P] float64: of channels with 1, 2, ... messages, relative to one message alone
+    rate_change: Array  # [P] RATE_CHANGE, sorted by time
+    movement: Array  # [1] MOVEMENT; empty where no node moves
+    moving: Array  # [P] MOVING: the nodes that do
+    position: Array  # [P] POSITION that they were recorded at, sorted by node, then time
+    place: Array  # [N] PLACE; empty where no node moves
+    next_link: Array  # [N, N] int32: that leads from one node to another one; [0, 0] where no node moves
     agent_node: Array  # [D] int32
     destination: Array  # [D, R] int32: link of each action; NONE in column 0 (self) and in padding
     arrivals: Array  # [1] ARRIVALS
@@ -437,6 +432,9 @@ class State(NamedTuple):
     distribution: Array  # [E, Y, 4] DISTRIBUTION of the episode; [1, Y, 4] where episodes do not differ
     server: Array  # [E, 3, S] float64: of each node a heap of times, one for each server; see `waits`
     link: Array  # [E, M] LINK_STATE
+    channel: Array  # [E, M] CHANNEL; [E, 0] where all messages are sent as if they were alone, or in turn
+    message: Array  # [E, T] MESSAGE; [E, 0] likewise
+    moving: Array  # [E, P] MOVING_STATE
     broadcast: Array  # [E, N, K] BROADCAST
     broadcast_link: Array  # [E, M, K] BROADCAST_LINK
     task: Array  # [E, T] TASK

@@ -21,7 +21,7 @@ import numpy as np
 
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.queues import in_order_of_service
-from offload_rllib.simulator.sharing import drains_alike, shared_free_at, shares_cores
+from offload_rllib.simulator.sharing.cores import drains_alike, shared_free_at, shares_cores
 from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_QUEUED, FIFO, NONE, OFFER_NEWEST
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from offload_rllib.envs.node_view import of_one_node
 from offload_rllib.policies.portable import Shape, Weights
+from offload_rllib.simulator.changes.due import RATE_CHANGE
+from offload_rllib.simulator.changes.movement import MOVEMENT, MOVING, PLACE, POSITION
 from offload_rllib.simulator.types import (
     ARRIVALS,
     BURST_STATE,
@@ -36,6 +38,13 @@ SCENARIO_TYPES: dict[str, Any] = {
     "link_law": LINK_LAW,
     "failure_law": FAILURE_LAW,
     "power": POWER,
+    "throughput": np.float64,
+    "rate_change": RATE_CHANGE,
+    "movement": MOVEMENT,
+    "moving": MOVING,
+    "position": POSITION,
+    "place": PLACE,
+    "next_link": np.int32,
     "agent_node": np.int32,
     "destination": np.int32,
     "arrivals": ARRIVALS,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
+
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.base import is_function_path
 from offload_rllib.scenario import BuiltScenario
@@ -70,6 +72,20 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
         "links with a loss_probability, and --network real": (
             options.network == "real" and bool(scenario.arrays.link_law["loss_probability"].any()),
             "TCP repeats what a real link loses; accepted: --network shaped",
+        ),
+        "mobility": (config.mobility is not None, "processes do not move; accepted: null"),
+        "links.rate_schedule": (len(scenario.arrays.rate_change) > 0, "rates of links do not change; accepted: null"),
+        "links.contention: shared": (
+            bool((scenario.arrays.link_law["throughputs"] > 0).any()),
+            "nodes send messages over a link one after the other, or at once; accepted: none, fifo",
+        ),
+        "links.channel": (
+            bool((scenario.arrays.link_law["queue"] != np.arange(len(scenario.arrays.link_law))).any()),
+            "nodes know of no message but their own; accepted: direction",
+        ),
+        "links with fading or shadowing": (
+            bool(((scenario.arrays.link_law["scattered"] > 0) | (scenario.arrays.link_law["shadowing_db"] > 0)).any()),
+            "transfers over a link have one rate; accepted: none",
         ),
         f"{len(scenario.network.nodes)} nodes": (
             len(scenario.network.nodes) > MOST_NODES,

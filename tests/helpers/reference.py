@@ -104,7 +104,7 @@ class _Link:
     latency: Duration
     jitter: Duration
     loss_probability: float
-    channel: simpy.Resource | None  # with contention
+    channel: simpy.Resource | _SharedChannel | None  # with contention
     key: np.uint64
     transfers: int = 0
     free_s: float = 0.0  # where time has ticks: when what was given to it has been sent
@@ -148,6 +148,7 @@ class _SharedCores:
         self.work_left: dict[_Task, float] = {}
         self.changed_s = 0.0
         self.changes = 0
+        self.left_over = 0.0  # of the task that left last
 
     def serve(self, task: _Task) -> Life:
         """Process a task; whoever interrupts it takes it off the cores."""
@@ -159,7 +160,7 @@ class _SharedCores:
             yield task.served
         finally:
             self._advance()
-            del self.work_left[task]
+            self.left_over = self.work_left.pop(task)
             self._share_anew()
 
     def _speed_of_each(self) -> float:
@@ -181,9 +182,36 @@ class _SharedCores:
             return
         task = min(self.work_left, key=lambda task: (self.work_left[task], task.number))
         left_s = max(self.work_left[task], 0.0) / self._speed_of_each()
-        yield _Moment(self.clock, left_s, SERVICE_END, self.n, task.number)
+        yield self._end(left_s, task)
         if changes == self.changes:  # nobody has come or gone
             task.served.succeed()
+
+    def _end(self, left_s: float, task: _Task) -> simpy.Event:
+        return _Moment(self.clock, left_s, SERVICE_END, self.n, task.number)
+
+
+class _SharedChannel(_SharedCores):
+    """A channel of links, shared equally by the messages on it, whose work is their airtime."""
+
+    def __init__(self, clock: simpy.Environment) -> None:
+        super().__init__(clock, 0, 1, 1.0, _Meter(clock))
+
+    def left_s(self, message: Any) -> float:
+        """Return the airtime that is left of a message, also of the one that left last."""
+        self._advance()
+        return self.work_left.get(message, self.left_over)
+
+    def _end(self, left_s: float, task: _Task) -> simpy.Event:  # noqa: ARG002 - as in its base class
+        return self.clock.timeout(left_s)  # a message is sent before anything else happens
+
+
+@dataclass(eq=False)
+class _Message:
+    """What a shared channel serves."""
+
+    number: int  # of its task
+    work: float  # airtime in seconds
+    served: simpy.Event | None = None
 
 
 @dataclass(eq=False)
@@ -281,6 +309,8 @@ class _Reference:
         self.at_once = config.decisions.when == "arrival"
         self.clock = _Clock()
         self.tasks: list[_Task] = []
+        self.channels: dict[tuple[str, str], simpy.Resource | _SharedChannel] = {}
+        self.shared: list[tuple[_Node, _Link, _Message]] = []  # messages on shared channels
         described = list(config.topology.nodes)
         pairs = list(config.topology.links)
         if config.cloud is not None:
@@ -336,7 +366,7 @@ class _Reference:
         if cloud is not None and "cloud" in (a, b):
             assert cloud.link is not None
             none = Duration(constant=0.0)
-            own = (cloud.link.rate_bps, Duration(constant=cloud.link.latency_s), none, 0.0, "none")
+            own = (cloud.link.rate_bps, Duration(constant=cloud.link.latency_s), none, 0.0, "none", "direction")
             values = dict(zip(LINK_KEYS, own, strict=True))
         for override in self.config.link_overrides:
             if override.between == (a, b) or (override.between == (b, a) and not override.one_way):
@@ -346,9 +376,18 @@ class _Reference:
             latency=values["latency_s"],
             jitter=values["jitter_s"],
             loss_probability=values["loss_probability"],
-            channel=simpy.Resource(self.clock) if values["contention"] == "fifo" else None,
+            channel=self._channel(values["contention"], values["channel"], a, b),
             key=np.uint64(streams.node_key(key, np.uint64(streams.stable_hash(f"{a}\n{b}")))),
         )
+
+    def _channel(self, contention: str, channel: str, a: str, b: str) -> simpy.Resource | _SharedChannel | None:
+        if contention == "none":
+            return None
+        if channel == "link":
+            a, b = sorted((a, b))
+        if (a, b) not in self.channels:
+            self.channels[a, b] = simpy.Resource(self.clock) if contention == "fifo" else _SharedChannel(self.clock)
+        return self.channels[a, b]
 
     def _node(self, described: ManualNode, key: np.uint64, neighbours: list[int], *, decides: bool) -> _Node:
         assert isinstance(self.config.topology, Manual)
@@ -407,6 +446,8 @@ class _Reference:
         else:
             idle_w = core_w = transmit_w = j_per_bit = 0.0
             j_per_result_bit = energy.cost / 8e6
+        for node, link, message in self.shared:
+            node.sending_bps.total += self._sent_bits(link, message)
         used: dict[str, list[float]] = {"idle": [], "compute": [], "transmit": []}
         for node in self.nodes:
             server_w = core_w * node.described.cores / node.servers
@@ -695,9 +736,12 @@ class _Reference:
         wait_s = 0.0
         if tick_s is None:
             with ExitStack() as stack:
-                if link.channel is not None:
+                if isinstance(link.channel, simpy.Resource):
                     yield stack.enter_context(link.channel.request())
-                yield from self._send(self.nodes[sender], link, bits, bits / link.rate_bps)
+                if isinstance(link.channel, _SharedChannel):
+                    yield from self._share(self.nodes[sender], link, task, bits)
+                else:
+                    yield from self._send(self.nodes[sender], link, bits, bits / link.rate_bps)
         else:
             # When it is sent is known at once, as it may arrive in its tick before all of it would have been sent.
             begins_s = self.clock.now if link.channel is None else max(self.clock.now, link.free_s)
@@ -730,6 +774,24 @@ class _Reference:
             yield self.clock.timeout(after_s - self.clock.now)
         with node.sending.raised(1), node.sending_bps.raised(link.rate_bps if bits else 0.0):
             yield self.clock.timeout(seconds)
+
+    def _share(self, node: _Node, link: _Link, task: _Task, bits: float) -> Life:
+        assert isinstance(link.channel, _SharedChannel)
+        message = _Message(task.number, bits / link.rate_bps)
+        self.shared.append((node, link, message))
+        with node.sending.raised(1):
+            try:
+                yield from link.channel.serve(message)  # pyright: ignore[reportArgumentType] - it has all that is read
+            finally:
+                self.shared.remove((node, link, message))
+                node.sending_bps.total += self._sent_bits(link, message)
+
+    @staticmethod
+    def _sent_bits(link: _Link, message: _Message) -> float:
+        """Return the bits that have been sent of a message on a shared channel, or that has just left it."""
+        assert isinstance(link.channel, _SharedChannel)
+        left_s = max(link.channel.left_s(message), 0.0)
+        return link.rate_bps * (message.work - left_s)
 
     def _visit(self, task: _Task, n: int) -> Generator[simpy.Event, Any, int | None]:
         """Stay at node `n` until served there, or until sent on; return where to, or None."""
@@ -827,7 +889,7 @@ def described_cloud(cloud: Cloud) -> ManualNode:
     return ManualNode(name="cloud", instructions_per_second=cloud.instructions_per_second, cores=cloud.vms)
 
 
-LINK_KEYS = ("rate_bps", "latency_s", "jitter_s", "loss_probability", "contention")
+LINK_KEYS = ("rate_bps", "latency_s", "jitter_s", "loss_probability", "contention", "channel")
 
 
 def given(override: LinkOverride) -> dict[str, Any]:

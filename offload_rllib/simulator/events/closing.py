@@ -6,6 +6,7 @@ import numpy as np
 
 from offload_rllib.simulator.events.broadcasts import save_broadcasts
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.sharing.channels import close_channels, has_channels
 from offload_rllib.simulator.tasks import account, change_tasks
 from offload_rllib.simulator.types import FREE, OPEN
 
@@ -17,6 +18,8 @@ def close_episode(scenario, environment):
     for slot in range(environment.task.shape[0]):
         if environment.task[slot].stage != FREE:
             account(scenario, environment, slot, now_s, OPEN)
+    if has_channels(scenario, environment):
+        close_channels(scenario, environment, now_s)
     for n in range(environment.node.shape[0]):
         save_broadcasts(scenario, environment, n, np.nextafter(now_s, np.inf))  # those at the end itself, too
         change_tasks(scenario, environment, n, now_s, 0, 0.0)

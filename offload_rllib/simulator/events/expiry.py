@@ -6,6 +6,7 @@ from offload_rllib.simulator.events.service import leave_service
 from offload_rllib.simulator.events.transfers import leave_link
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
+from offload_rllib.simulator.sharing.channels import has_channels, withdraw_message
 from offload_rllib.simulator.tasks import change_tasks, remove_held, stop_awaiting
 from offload_rllib.simulator.types import (
     EXPIRED,
@@ -13,6 +14,7 @@ from offload_rllib.simulator.types import (
     EXPIRY_QUEUED,
     HELD,
     OPEN,
+    RETURNING,
     SENT_BACK,
     SERVED,
     TRANSFERRED,
@@ -48,8 +50,12 @@ def expire(scenario, environment, slot, now_s):
     elif task.stage == SERVED:
         leave_service(scenario, environment, n, slot, now_s)
     elif task.stage == TRANSFERRED:
+        if has_channels(scenario, environment):
+            withdraw_message(scenario, environment, slot, now_s)
         leave_link(scenario, environment, slot)
         task.transfer_s += now_s - task.since_s
     elif task.stage == SENT_BACK:
         task.transfer_s += now_s - task.since_s
+    elif has_channels(scenario, environment) and task.stage == RETURNING:
+        withdraw_message(scenario, environment, slot, now_s)
     return EXPIRED

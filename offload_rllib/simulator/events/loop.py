@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.changes.due import make_change, next_change
 from offload_rllib.simulator.events.broadcasts import save_broadcasts
 from offload_rllib.simulator.events.creation import create, node_entered
 from offload_rllib.simulator.events.deadlines import open_bucket
@@ -19,7 +20,8 @@ from offload_rllib.simulator.events.transfers import leave_link, lose, return_re
 from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
-from offload_rllib.simulator.sharing import first_to_end
+from offload_rllib.simulator.sharing.channels import end_sending, has_channels
+from offload_rllib.simulator.sharing.clock import first_to_end
 from offload_rllib.simulator.tasks import release
 from offload_rllib.simulator.types import (
     ARRIVAL,
@@ -112,19 +114,35 @@ def run_until(scenario, environment, end_s):
         slot = heap[0].slot
         in_heap = True
         if has_extensions(scenario) and environment.sharing.shape[0] > 0:
-            shared = environment.sharing[first_to_end(environment)]
+            node = first_to_end(environment.sharing)
+            shared = environment.sharing[node]
             if shared.end_s <= time_s and shared.first != NONE:
-                first_key = event_key(SERVICE_END, first_to_end(environment), environment.task[shared.first].number)
+                first_key = event_key(SERVICE_END, node, environment.task[shared.first].number)
                 if shared.end_s < time_s or first_key < key:
                     time_s = shared.end_s
                     key = first_key
                     slot = shared.first
                     in_heap = False
+        changes_s = np.inf
+        sent_s = np.inf
+        if has_channels(scenario, environment):
+            changes_s = next_change(scenario, environment)
+            sent_s = environment.channel[first_to_end(environment.channel)].end_s
+            time_s = min(time_s, changes_s, sent_s)
         if min(time_s, end_s) > episode.bucket_end_s:
             open_bucket(scenario, environment)
             continue
         if time_s > end_s:
             break
+        if has_channels(scenario, environment):
+            # No node changes by them, and no task enters one.
+            if changes_s == time_s:
+                make_change(scenario, environment, time_s)
+                continue
+            if sent_s == time_s:
+                end_sending(scenario, environment, first_to_end(environment.channel), time_s)
+                episode.events += 1
+                continue
         kind = np.int64(key >> KIND_SHIFT)
         if kind == ARRIVAL and not has_room(environment):
             return UNFINISHED

@@ -7,7 +7,7 @@ import numpy as np
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import dequeue_first, enqueue
-from offload_rllib.simulator.sharing import can_start, share, shares_cores, stop_sharing
+from offload_rllib.simulator.sharing.cores import can_start, share, shares_cores, stop_sharing
 from offload_rllib.simulator.tasks import change_tasks
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, RETURNING, SERVED, SERVICE_END, WAITING
 from offload_rllib.simulator.variants import has_extensions, has_ticks

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from offload_rllib.simulator.changes.movement import link_to_origin
 from offload_rllib.simulator.events.broadcasts import save_counts
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import cross
+from offload_rllib.simulator.sharing.channels import give, has_channels
 from offload_rllib.simulator.tasks import change_tasks
 from offload_rllib.simulator.ticks import RESULTS, delivery_moment
-from offload_rllib.simulator.types import EXPIRY_ABORT, FINISHED, LOSS, OPEN, RESULT, TRANSFER, TRANSFERRED
+from offload_rllib.simulator.types import EXPIRY_ABORT, FINISHED, LOSS, NONE, OPEN, RESULT, TRANSFER, TRANSFERRED
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
@@ -29,9 +33,14 @@ def send(scenario, environment, n, slot, link_index, now_s):
     sent.sent += 1
     sent.sent_work += task.work
     change_tasks(scenario, environment, n, now_s, -1, -task.bits_in)
+    if has_channels(scenario, environment):
+        environment.message[slot].at = NONE
     arrival_s = now_s + link.latency_s + task.bits_in * link.seconds_per_bit
     kind = TRANSFER
     if has_extensions(scenario) and not link.plain:
+        if has_channels(scenario, environment) and scenario.link_law[link_index].channel != NONE:
+            give(scenario, environment, link_index, slot, task.bits_in, now_s)
+            return
         arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.deadline_s, now_s)
         if lost:
             kind = LOSS
@@ -53,6 +62,22 @@ def leave_link(scenario, environment, slot):
 
 
 @kernel
+def _after_handover(scenario, environment, slot, link_index):
+    """Return the link of a result's last hop; if its origin has moved on, the next link to where it is now."""
+    if scenario.moving.shape[0] == 0:
+        return link_index
+    task = environment.task[slot]
+    closer = link_to_origin(scenario, environment, slot)
+    if closer == NONE:
+        return link_index
+    there = scenario.link[closer].destination
+    if there != task.origin:
+        environment.message[slot].at = there
+        task.hops_left = 1
+    return closer
+
+
+@kernel
 def return_result(scenario, environment, slot, now_s):
     """Send a result one hop back along the path of its task.
 
@@ -64,12 +89,17 @@ def return_result(scenario, environment, slot, now_s):
     if task.hops_left == 0:
         return FINISHED
     task.hops_left -= 1
-    link_index = scenario.link[environment.path[slot, task.hops_left]].reverse
+    link_index = np.int64(scenario.link[environment.path[slot, task.hops_left]].reverse)
+    if has_channels(scenario, environment) and task.hops_left == 0:
+        link_index = _after_handover(scenario, environment, slot, link_index)
     link = scenario.link[link_index]
     arrival_s = now_s + link.latency_s + task.bits_out * link.seconds_per_bit
     kind = RESULT
     if has_extensions(scenario) and not link.plain:
         environment.usage[link.source].sent_result_bits += task.bits_out
+        if has_channels(scenario, environment) and scenario.link_law[link_index].channel != NONE:
+            give(scenario, environment, link_index, slot, task.bits_out, now_s)
+            return OPEN
         arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.deadline_s, now_s)
         if lost:
             kind = LOSS

@@ -187,7 +187,7 @@ def _link_fit(kind: str, directions: list[Direction], points: Array) -> Fit:
     if float(np.mean(sending_s)) <= 0:
         return replace(fit, kept="no message had any bits")
     beyond_s = taken_s - latency_s
-    fitted = _fastest if any(direction.contention for direction in directions) else _robust
+    fitted = _fastest if any(direction.contention != "none" for direction in directions) else _robust
     if any(direction.latency.constant is None for direction in directions):
         fit = replace(fit, latency_kept="it is drawn from a distribution")
     elif float(np.std(sending_s)) < LEAST_SPREAD * float(np.mean(sending_s)):

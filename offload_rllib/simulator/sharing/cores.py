@@ -2,13 +2,7 @@
 
 With c cores of speed s each of n tasks in service is processed at the rate s if n <= c, and c s / n otherwise: a task
 uses one core at most (L. Kleinrock, "Time-shared systems: a theoretical treatment", Journal of the ACM 14, 1967). All
-tasks of a node advance alike, so one number stands for them: `work_each`, the instructions that a task has had that was
-in service all the time since the node was last idle. A task that enters when it is v, with work w, leaves when it is
-v + w (`TASK.work_end`), whatever other tasks come and go meanwhile. The tasks are a pairing heap by that number.
-
-The end of a service moves whenever another task comes or goes, so it is no event of the heap of events, from which
-nothing can be withdrawn. Each node has one next end, and a tournament among the nodes knows the first of them: a
-change costs O(log tasks) and O(log nodes).
+tasks of a node advance alike: see `sharing.clock`, whose work is in instructions here.
 """
 
 from __future__ import annotations
@@ -18,6 +12,7 @@ import numpy as np
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.pairing_heap import enter_heap, leave_heap
 from offload_rllib.simulator.queues import in_order_of_service
+from offload_rllib.simulator.sharing.clock import bring_up_to_date, foresee_end
 from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, NONE, SHARING
 from offload_rllib.simulator.variants import has_extensions
 
@@ -41,59 +36,8 @@ def _speed_of_each(here, tasks):
 
 
 @kernel
-def _node_at(sharing, place):
-    """Return the node that has won a place of the tournament: the places from N on are the nodes themselves."""
-    nodes = sharing.shape[0]
-    return np.int64(place - nodes) if place >= nodes else np.int64(sharing[place].winner)
-
-
-@called_kernel
-def _play_again(sharing, n):
-    """Repeat the matches of node `n`, whose next end has changed: the earlier end wins, then the lower index."""
-    place = (n + sharing.shape[0]) >> 1
-    while place > 0:
-        a = _node_at(sharing, 2 * place)
-        b = _node_at(sharing, 2 * place + 1)
-        first, second = sharing[a].end_s, sharing[b].end_s
-        sharing[place].winner = a if first < second or (first == second and a < b) else b
-        place >>= 1
-
-
-@kernel
-def first_to_end(environment):
-    """Return the node with shared cores at which the next service ends; its `end_s` is infinite if none does."""
-    return _node_at(environment.sharing, np.int64(1))
-
-
-@kernel
-def begin_sharing(environment):
-    """Let no task share the cores of any node; at the start of an episode."""
-    sharing = environment.sharing
-    for n in range(sharing.shape[0]):
-        sharing[n].first = NONE
-        sharing[n].end_s = np.inf
-    for n in range(sharing.shape[0]):
-        _play_again(sharing, n)
-
-
-@kernel
-def _foresee_end(here, node, sharing, task, n):
-    """Work out when the next task leaves node `n`, if nothing changes until then."""
-    shared = sharing[n]
-    shared.end_s = np.inf
-    if shared.first != NONE:
-        left = max(task[shared.first].work_end - shared.work_each, 0.0)
-        shared.end_s = shared.at_s + left / _speed_of_each(here, node.busy)
-    _play_again(sharing, n)
-
-
-@kernel
 def _bring_up_to_date(here, node, shared, now_s):
-    if node.busy == 0:
-        shared.work_each = 0.0  # no rounding is carried from one busy period to the next
-    else:
-        shared.work_each += (now_s - shared.at_s) * _speed_of_each(here, node.busy)
-    shared.at_s = now_s
+    bring_up_to_date(shared, node.busy == 0, _speed_of_each(here, node.busy), now_s)
 
 
 @called_kernel
@@ -106,7 +50,7 @@ def share(here, node, sharing, task, n, slot, now_s):
     node.busy += 1
     if node.busy <= here.servers:
         node.busy_seconds -= now_s
-    _foresee_end(here, node, sharing, task, n)
+    foresee_end(sharing, task, n, _speed_of_each(here, node.busy))
 
 
 @called_kernel
@@ -120,7 +64,7 @@ def stop_sharing(here, node, sharing, task, n, slot, now_s):
     node.busy -= 1
     if node.busy < here.servers:
         node.busy_seconds += now_s
-    _foresee_end(here, node, sharing, task, n)
+    foresee_end(sharing, task, n, _speed_of_each(here, node.busy))
 
 
 @kernel

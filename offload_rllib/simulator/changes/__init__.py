@@ -1,0 +1,1 @@
+"""What changes in an episode by itself: rates that follow a schedule, and nodes that move."""
