@@ -23,6 +23,7 @@ GENERATED = {
     "results.md": "scripts/results",
     "paper_tables.md": "scripts/paper",
     "suite_results.md": "offload_rllib/suite",
+    "hype.md": "scripts/hype",
 }
 PAGES = [
     page

@@ -87,7 +87,7 @@ class Study:
         trained = {
             f"{policy}_{sharing}": load_policy_config(
                 policy,
-                [f"sharing={sharing}", *_in_one_process(policy), *self.changes, *self.own_changes.get(policy, ())],
+                [f"sharing={sharing}", *in_one_process(policy), *self.changes, *self.own_changes.get(policy, ())],
             )
             for policy in self.policies
             for sharing in self.sharings
@@ -107,7 +107,7 @@ class Study:
         )
 
 
-def _in_one_process(policy: str) -> list[str]:
+def in_one_process(policy: str) -> list[str]:
     """Return the changes that let a preset sample as much in one process, whatever number of CPUs there is."""
     training = load_policy_config(policy).training
     return ["training.runners=0", f"training.envs_per_runner={max(training.runners, 1) * training.envs_per_runner}"]
