@@ -20,7 +20,7 @@ from scripts.hype.run import chosen_pieces, file_of, identity, read_piece, tuned
 from tests.helpers.hype import short_environment
 
 REBUILT = [method.name for method in METHODS if method.kind == "rebuilt"]
-TINY = Budget(decisions=600, seeds=2, episodes=2)
+TINY = Budget(decisions=400, seeds=2, episodes=2)
 RULES = Piece("geometric_20", plan.RULES)
 
 
@@ -37,24 +37,25 @@ def test_a_method_acts_validly_and_the_same_seed_gives_the_same_bits(
     method, scenario = BY_NAME[name], build_scenario(short_environment())
     assert method.train is not None
     if "learning_starts" in method.settings:
-        monkeypatch.setitem(method.settings, "learning_starts", 100)
+        monkeypatch.setitem(method.settings, "learning_starts", 200)
     if "population" in method.settings:
         monkeypatch.setitem(method.settings, "population", 5)
     if "samples_before_learning" in method.settings:
         monkeypatch.setitem(method.settings, "samples_before_learning", 2)
-        monkeypatch.setitem(method.settings, "decisions_per_round", 400)
+        monkeypatch.setitem(method.settings, "decisions_per_round", 200)
     env = batch_of(scenario, 2)
     played = []
     for seed in (1, 1, 2):
         policy, taken = method.train(scenario, TINY.decisions, seed, lambda _: None)
         assert taken >= TINY.decisions
+        found = []
         for deterministic in (True, *([False] if method.draws else [])):
             fitted = policy.on(env)
             fitted.seed(0)
             env.reset(held_out_keys(0, 2))
             play_episodes(env, fitted, deterministic=deterministic)
-            found = [env.episode_metrics(e) for e in range(2)]
-            assert [each["masked_actions"] for each in found] == [0, 0]
+            found += [env.episode_metrics(e) for e in range(2)]
+        assert {each["masked_actions"] for each in found} == {0}
         played.append(found)
     # As text: a figure may be NaN, which equals nothing.
     assert repr(played[0]) == repr(played[1])
@@ -109,7 +110,7 @@ def test_an_interruption_leaves_what_is_done(tmp_path: Path, monkeypatch: pytest
 
     do_piece = run.do_piece
     monkeypatch.setattr(run, "do_piece", interrupted)
-    size = ["--decisions", "600", "--seeds", "2", "--episodes", "2"]
+    size = ["--decisions", "400", "--seeds", "2", "--episodes", "2"]
     only = ["geometric_20-rules", "geometric_20-genetic-0"]
     assert main(["--folder", str(tmp_path), "--only", *only, *size]) == 130
     assert [path.name for path in (tmp_path / run.PIECES).iterdir()] == ["geometric_20-rules.json"]
@@ -124,7 +125,7 @@ def test_a_file_of_something_else_is_refused_with_its_key(tmp_path: Path) -> Non
     for key, value in (
         ("fingerprint", "0" * 12),
         ("method", "mappo"),
-        ("budget", whole["budget"] | {"decisions": 601}),
+        ("budget", whole["budget"] | {"decisions": 401}),
         ("simulator", "another"),
         ("figures", [1]),
         ("training_cpu_s", None),
@@ -148,7 +149,7 @@ def test_settings_are_part_of_what_a_piece_is(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(plan.droo.SETTINGS, "lr", 0.5)
     assert {key for key, value in identity(piece, TINY).items() if value != before[key]} == {"settings"}
     settings = identity(preset, TINY)["settings"]
-    assert (settings["training"]["env_steps"], settings["training"]["seed"]) == (600, 3)
+    assert (settings["training"]["env_steps"], settings["training"]["seed"]) == (400, 3)
     assert settings["training"]["envs_per_runner"] == 16  # as many as two runners of eight have
 
 

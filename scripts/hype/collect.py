@@ -109,9 +109,9 @@ class Data:
         """
         self.record = read_json(docs / RECORD, "the record of the study")
         try:
-            self._rows = pd.read_csv(docs / EPISODES)
+            self._rows: Any = pd.read_csv(docs / EPISODES)
             self.budget = Budget(**self.record["budget"])
-            self.pieces = pd.DataFrame(self.record["pieces"])
+            self.pieces: list[dict[str, Any]] = self.record["pieces"]
             self.environments = [name for name in ENVIRONMENTS if name in set(self._rows[ENVIRONMENT])]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{docs / EPISODES}: not the data of the study ({error!r})") from error
@@ -120,7 +120,7 @@ class Data:
         """Return what all policies achieved in an environment, on the same held-out episodes."""
         rows = self._rows[(self._rows[ENVIRONMENT] == environment) & (self._rows[POLICY] != BOUND)].copy()
         rows[TRAINING_SEED] = rows[TRAINING_SEED].astype("Int64")
-        rows[FINGERPRINT] = self.pieces.loc[self.pieces["environment"] == environment, "fingerprint"].iloc[0]
+        rows[FINGERPRINT] = next(piece["fingerprint"] for piece in self.pieces if piece["environment"] == environment)
         rows[TRAINED_ON] = np.where(rows[TRAINING_SEED].isna(), "", environment)
         rows[HELD_OUT_SEED] = EPISODES_OF
         return Comparison(rows.reset_index(drop=True), pd.DataFrame({POLICY: []}))
@@ -130,15 +130,27 @@ class Data:
         rows = self._rows[(self._rows[ENVIRONMENT] == environment) & (self._rows[POLICY] == BOUND)]
         return float(rows[SCORE].mean()) if len(rows) else float("nan")
 
+    def _of(self, environment: str, method: str) -> list[dict[str, Any]]:
+        """Return the pieces of a method that was trained in an environment, by training seed."""
+        return [
+            piece
+            for piece in self.pieces
+            if (piece["environment"], piece["method"]) == (environment, method) and piece["seed"] is not None
+        ]
+
     def costs(self, environment: str, method: str) -> tuple[float, float]:
         """Return the mean decisions and CPU seconds of a method's trainings; NaN if there are none."""
-        mine = self.pieces[(self.pieces["environment"] == environment) & (self.pieces["method"] == method)]
-        return float(mine["decisions"].mean()), float(mine["training_cpu_s"].mean())
+        mine = self._of(environment, method)
+        if not mine:
+            return float("nan"), float("nan")
+        return (
+            float(np.mean([piece["decisions"] for piece in mine])),
+            float(np.mean([piece["training_cpu_s"] for piece in mine])),
+        )
 
     def chosen(self, environment: str) -> list[str]:
         """Return the rules that the tuning chose, by training seed."""
-        mine = self.pieces[(self.pieces["environment"] == environment) & (self.pieces["method"] == TUNED)]
-        return mine.sort_values("seed")["chosen"].tolist()
+        return [piece["chosen"] for piece in self._of(environment, TUNED)]
 
 
 def learned_of(comparison: Comparison) -> list[str]:
@@ -248,7 +260,8 @@ def figure_of(data: Data, environment: str) -> Figure:
 
 def page_of(data: Data) -> str:
     """Return the page: everything in it that depends on a result is computed from the data."""
-    budget, machine, loads = data.budget, data.record["machine"], data.pieces["load"]
+    budget, machine = data.budget, data.record["machine"]
+    loads = [piece["load"] for piece in data.pieces]
     lines = [HEAD, "## Findings", ""]
     lines += [f"- {line}" for line in findings(data)]
     lines += [
@@ -256,7 +269,7 @@ def page_of(data: Data) -> str:
         (
             f"Budget: {budget.decisions:,} decisions per training, {budget.seeds} training seeds, {budget.episodes} "
             f"held-out episodes. Machine: one core of {machine['cpus']} ({machine['processor']}), under other work: "
-            f"its load was {loads.min():g} to {loads.max():g} when pieces ended. CPU seconds are those of the "
+            f"its load was {min(loads):g} to {max(loads):g} when pieces ended. CPU seconds are those of the "
             "training process alone."
         ),
         "",
