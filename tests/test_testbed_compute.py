@@ -52,8 +52,8 @@ def test_a_service_takes_its_time_and_one_that_is_given_up_has_no_end(kind: str)
     ((number, end_s),) = ended
     assert number == 0
     assert failures == 0
-    # Work of the CPU was calibrated a moment before, on a machine that others use too.
-    assert SERVICE_S * (0.4 if kind == "burn" else 0.999) <= end_s
+    # Work of the CPU is calibrated in the time that this thread has a core.
+    assert SERVICE_S * (0.7 if kind == "burn" else 0.999) <= end_s
     assert end_s < SERVICE_S * (1.2 if kind == "emulate" else 30)
 
 

@@ -42,7 +42,10 @@ def play_testbed(
         str, typer.Option(help="With --compute command: the program that runs for each task, with its arguments.")
     ] = "",
     network: Annotated[
-        str, typer.Option(help="Senders keep to the rates and latencies of the scenario (shaped), or not (real).")
+        str,
+        typer.Option(
+            help="Who keeps to the rates of links: senders (shaped), the kernel (namespaces), or nobody (real)."
+        ),
     ] = "shaped",
     hosts: Annotated[
         Path | None, typer.Option(help="YAML that says which nodes are on which node of a Ray cluster.")

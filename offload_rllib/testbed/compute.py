@@ -79,9 +79,9 @@ def work_unit() -> None:
 
 
 def calibrate() -> float:
-    """Return how many units of work one core of this device does per second; call it while the device is idle."""
-    done, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < _CALIBRATION_S:
+    """Return how many units of work one core of this device does per second of its own: others may use it, too."""
+    done, began = 0, time.thread_time()
+    while (elapsed := time.thread_time() - began) < _CALIBRATION_S:
         work_unit()
         done += 1
     return done / elapsed

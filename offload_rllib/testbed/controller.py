@@ -168,7 +168,7 @@ class Controller:
             self._connections[message["name"]] = reader
         elif self._playing is not None and message.get("play") == self._playing.number:
             n = self._who[reader] = int(message["node"])
-            self._playing.join(n, reader, (self._hosts[self._host_of[n]].address, message["port"]))
+            self._playing.join(n, reader, (self._hosts[self._host_of[n]].address, message["port"]), message["clock"])
 
     def _on_lost(self, reader: FrameReader) -> None:
         who = self._who.pop(reader, None)
@@ -179,6 +179,8 @@ class Controller:
     def _on_host(self, name: str, message: dict[str, Any]) -> None:
         if message["kind"] == "loaded":
             self._loaded.add(name)
+        elif message["kind"] == "failed":
+            self._lost = f"host {name}: {message['reason']}"
         elif self._playing is not None and message.get("play") == self._playing.number:
             self._playing.on_exit(message["node"], message["code"], message["reason"])
 

@@ -20,9 +20,10 @@ from offload_rllib.envs.node_view import NodeView
 from offload_rllib.simulator.choice import best_action, draw_action
 from offload_rllib.simulator.types import Array
 from offload_rllib.testbed.compute import calibrate
+from offload_rllib.testbed.namespaces import NamespaceError, make_namespaces
 from offload_rllib.testbed.node import run_node
 from offload_rllib.testbed.processes import end_with_parent
-from offload_rllib.testbed.setup import ARRAY_TYPES, Brain, Network, NodeOrder, Options
+from offload_rllib.testbed.setup import ARRAY_TYPES, NAMESPACES, Brain, Network, NodeOrder, Options
 from offload_rllib.testbed.wire import (
     ARRAYS,
     MESSAGE,
@@ -67,6 +68,7 @@ class Host:
         self._brain = Brain()
         self._arriving: Array = np.zeros(0)
         self._units_per_s = 0.0
+        self._namespaces: list[int] = []
         self._nodes: dict[int, int] = {}
         self._play_of: dict[int, int] = {}
         self._complaint_of: dict[int, int] = {}  # by process, a pipe from it
@@ -111,6 +113,12 @@ class Host:
             self._options = Options(**(message["options"] | {"command": tuple(message["options"]["command"])}))
             if self._options.compute == "burn":
                 self._units_per_s = calibrate()
+            if self._options.network == NAMESPACES:
+                try:
+                    self._namespaces = make_namespaces(self._network.arrays.link, len(self._network.names))
+                except (NamespaceError, OSError) as error:
+                    self.say("failed", reason=f"--network {NAMESPACES}: {error}")
+                    return
             self.say("loaded", units_per_s=self._units_per_s)
         elif message["kind"] == "play":
             self._play = message
@@ -149,6 +157,7 @@ class Host:
             token=self._token,
             play=self._play["play"],
             units_per_s=self._units_per_s,
+            namespace=self._namespaces[n] if self._namespaces else None,
         )
         complaints, complaint = os.pipe()
         pid = os.fork()

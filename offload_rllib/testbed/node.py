@@ -16,8 +16,9 @@ import numpy as np
 
 from offload_rllib.envs.node_view import NodeView
 from offload_rllib.testbed.clock import ScenarioClock
+from offload_rllib.testbed.namespaces import ANY_ADDRESS, address_of, enter, wire_counts
 from offload_rllib.testbed.node_tasks import NodeTasks
-from offload_rllib.testbed.processes import memory_bytes
+from offload_rllib.testbed.processes import clock_name, memory_bytes
 from offload_rllib.testbed.setup import NodeOrder
 from offload_rllib.testbed.wire import (
     BROADCAST,
@@ -80,10 +81,14 @@ class NodeProcess:
         """Live until the controller says that it is over, or is gone."""
         loop, order = asyncio.get_running_loop(), self._order
         loop.set_exception_handler(self._on_exception)
-        server = await loop.create_server(self._accept, order.bind, order.port)
         await loop.create_connection(lambda: self._control, *order.controller)
+        bind = order.bind
+        if order.namespace is not None:
+            enter(order.namespace)  # the connection to the controller stays where it was made
+            bind = ANY_ADDRESS
+        server = await loop.create_server(self._accept, bind, order.port)
         port = server.sockets[0].getsockname()[1]
-        self._say("node", node=order.n, port=port, token=order.token.hex(), play=order.play)
+        self._say("node", node=order.n, port=port, token=order.token.hex(), play=order.play, clock=clock_name())
         await self._over.wait()
         if self._tasks is not None:
             self._tasks.compute.close()
@@ -132,9 +137,13 @@ class NodeProcess:
     async def _connect(self, addresses: dict[int, tuple[str, int]]) -> None:
         """Connect the links to neighbours at new addresses."""
         loop, failed = asyncio.get_running_loop(), []
-        for n, (host, port) in addresses.items():
+        for n, (address, port) in addresses.items():
             if n not in self._link_to:
                 continue
+            host = address
+            if self._order.namespace is not None:
+                link = self._order.network.arrays.link
+                host = address_of(link, int(link[self._link_to[n]]["reverse"]))
             reader = FrameReader(self._on_answer, self._on_link_lost, self._on_error)
             try:
                 async with asyncio.timeout(CONNECT_S):
@@ -263,6 +272,7 @@ class NodeProcess:
             "malformed": self._malformed,
             "last_malformed": self._last_malformed,
             "command_failures": tasks.compute.failures,
+            **(wire_counts() if self._order.namespace is not None else {}),
         }
         arrays = {
             "late_s": np.array(self._clock.late_s, np.float32),

@@ -24,7 +24,7 @@ from offload_rllib.testbed.compute import Compute, make_compute
 from offload_rllib.testbed.decider import Decider
 from offload_rllib.testbed.journal import Journal
 from offload_rllib.testbed.outgoing import OutgoingLink, Shipment
-from offload_rllib.testbed.setup import NodeOrder
+from offload_rllib.testbed.setup import NAMESPACES, SHAPED, NodeOrder
 from offload_rllib.testbed.station import Station
 from offload_rllib.testbed.wire import RESULT, TASK, FrameReader, Task, WireError
 
@@ -80,7 +80,7 @@ class NodeTasks:
         self.open = True
         self.broadcasts = 0
         self._clock = clock
-        self._real = order.options.network == "real"
+        self._shaped = order.options.network == SHAPED
         self._interval_s = network.interval_s
         self._here = arrays.node[order.n]
         self._link = arrays.link
@@ -105,7 +105,8 @@ class NodeTasks:
                 self._link[index],
                 view,
                 clock,
-                shaped=not self._real,
+                shaped=self._shaped,
+                held_s=float(self._link[index]["latency_s"]) if order.options.network == NAMESPACES else 0.0,
                 broadcast_delay_s=float(network.broadcast_delay_s[index]),
                 expiry=self._expiry,
                 dropped=self._not_delivered,
@@ -142,7 +143,7 @@ class NodeTasks:
         task.since_s = task.created_s
         ends = self._expiry != EXPIRY_NEVER
         self._awaited[task.number] = task.deadline_s + self._grace_s if ends else float("inf")
-        self._enter(task, self._clock.now())
+        self._enter(task, max(self._clock.now(), task.created_s))
 
     def _enter(self, task: Task, now_s: float) -> None:
         """Let a task enter the node, as `events.entry.enter`."""
@@ -174,7 +175,7 @@ class NodeTasks:
         took = time.perf_counter() - began
         self.decider.wall_s.append(took)
         task.decision_s += took * self._clock.speed
-        decided_s = self._clock.now()
+        decided_s = max(self._clock.now(), now_s)
         if link_index == NONE:
             self._keep(task, decided_s)
             return
@@ -248,7 +249,8 @@ class NodeTasks:
             last = int(self._link[task.path[task.hops_left]]["reverse"])
         if last is None or (self._link[last]["source"], self._link[last]["destination"]) != (sender, self.n):
             raise WireError("a task that came another way")
-        now_s = self._clock.now()
+        # Clocks of two machines agree to half a round trip: what has come was sent before.
+        now_s = max(self._clock.now(), task.since_s, task.service_end_s)
         if not self.open:
             self.journal.ended(task, self._horizon_s, OPEN)
         elif kind == TASK:
@@ -256,17 +258,18 @@ class NodeTasks:
             task.transfer_s += now_s - task.since_s
             task.since_s = now_s
             self._enter(task, now_s)
-        elif self._real and self._expiry == EXPIRY_ABORT and now_s > task.deadline_s:
+        elif not self._shaped and self._expiry == EXPIRY_ABORT and now_s > task.deadline_s:
             self._end(task, now_s, EXPIRED)
         else:
             self._return(task, now_s)
 
     def lose(self, kind: int, task: Task) -> None:
         """Note that a link has lost a task or a result."""
+        now_s = max(self._clock.now(), task.since_s, task.service_end_s)
         if kind == TASK and task.path:
             self.view.arrived(task.path[-1], task.work)
-            task.transfer_s += self._clock.now() - task.since_s
-        self._end(task, self._clock.now(), LOST)
+            task.transfer_s += now_s - task.since_s
+        self._end(task, now_s, LOST)
 
     def miss(self, link_index: int) -> None:
         """Note that the neighbour at the end of a link has failed: it is gone, and as empty as it is silent."""

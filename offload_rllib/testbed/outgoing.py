@@ -34,7 +34,7 @@ class OutgoingLink:
     """A link of this node to a neighbour.
 
     A shaped link delivers each message at the time that the scenario's model gives it (`simulator.links`), with its
-    real bytes sent at an even pace until then. A link left to itself sends all of them at once.
+    real bytes sent at an even pace until then. A link left to itself sends all of them at once, or after its latency.
 
     Attributes:
         index: of the link.
@@ -52,6 +52,7 @@ class OutgoingLink:
         clock: ScenarioClock,
         *,
         shaped: bool,
+        held_s: float,
         broadcast_delay_s: float,
         expiry: int,
         dropped: Callable[[Shipment, str], None],
@@ -64,6 +65,7 @@ class OutgoingLink:
             view: of this node, which knows its own links.
             clock: of this process.
             shaped: keep to the model.
+            held_s: otherwise, for so long is a message kept before it is sent.
             broadcast_delay_s: of a broadcast, when shaped.
             expiry: what a deadline does, of `simulator.types`.
             dropped: called with what ends here, ``expired`` or ``unreachable``.
@@ -77,6 +79,7 @@ class OutgoingLink:
         self._view = view
         self._clock = clock
         self._shaped = shaped
+        self._held_s = held_s
         self._delay_s = broadcast_delay_s
         self._aborts = expiry == EXPIRY_ABORT
         self._dropped = dropped
@@ -92,10 +95,10 @@ class OutgoingLink:
         if not self._shaped:
             shipment = Shipment(kind, task, now_s, lost=False)
             self.on_the_way.add(shipment)
-            while size > PART_BYTES:
-                self._write_part(PART_BYTES)
-                size -= PART_BYTES
-            self._arrive(shipment, size)
+            if self._held_s > 0:
+                shipment.timer = self._clock.at(now_s + self._held_s, self._send_all, shipment, size)
+            else:
+                self._send_all(shipment, size)
             return
         arrives_s, lost = self._view.give_to_link(self.index, bits, task.deadline_s, now_s)
         shipment = Shipment(kind, task, arrives_s, lost)
@@ -107,6 +110,13 @@ class OutgoingLink:
         parts = max(1, -(-size // min(max(PART_BYTES, size // MOST_PARTS), MOST_PART_BYTES)))
         begins_s = max(now_s, arrives_s - bits * self._seconds_per_bit)
         self._pace(shipment, begins_s, size, 0, parts)
+
+    def _send_all(self, shipment: Shipment, size: int) -> None:
+        """Write a message at once: the link takes what time it takes."""
+        while size > PART_BYTES:
+            self._write_part(PART_BYTES)
+            size -= PART_BYTES
+        self._arrive(shipment, size)
 
     def _pace(self, shipment: Shipment, begins_s: float, size: int, part: int, parts: int) -> None:
         """Send part number `part` at its time, and the one behind it then."""
@@ -148,8 +158,9 @@ class OutgoingLink:
     def tell(self, heard: Heard) -> None:
         """Send a broadcast."""
         data = pack_broadcast(heard)
-        if self._shaped:
-            self._clock.at(heard.stamp_s + self._delay_s, self._tell, data)
+        delay_s = self._delay_s if self._shaped else self._held_s
+        if delay_s > 0:
+            self._clock.at(heard.stamp_s + delay_s, self._tell, data)
         else:
             self._tell(data)
 

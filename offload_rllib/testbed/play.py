@@ -35,7 +35,7 @@ from offload_rllib.testbed.results import (
     simulated_table,
     write_files,
 )
-from offload_rllib.testbed.setup import Brain, Network, Options
+from offload_rllib.testbed.setup import NAMESPACES, REAL, SHAPED, Brain, Network, Options
 from offload_rllib.testbed.support import check_environment, check_options
 
 PARENT = Path("testbeds")
@@ -115,6 +115,10 @@ def play(
     network = network_of(env)
     planned = _plan(place, env, contenders, episodes, seed)
     placement = placement or here()
+    if options.network == NAMESPACES and placement.file is not None:
+        raise ConfigError(
+            f"--network {NAMESPACES} with --hosts: they join nodes of one machine; accepted: {SHAPED}, {REAL}"
+        )
     hosts = placement.hosts(network.names)
     outcomes = asyncio.run(_play_all(network, options, hosts, placement.launcher, planned, first_port, progress))
     tables: list[pa.Table] = []

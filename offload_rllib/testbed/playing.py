@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.simulator.types import Array
+from offload_rllib.testbed.processes import clock_name
 from offload_rllib.testbed.setup import MOVE, ROW, Network
 from offload_rllib.testbed.wire import FrameReader, pack_message
 
@@ -98,6 +99,7 @@ class Playing:
         self._down_from_s: dict[int, float] = {}
         self._faults: list[Fault] = []
         self._arrays: dict[str, list[Array]] = {name: [] for name in ("rows", "moves", "late_s", "decision_wall_s")}
+        self._clock_of: dict[int, str] = {}
         self._offsets_s: dict[int, tuple[float, float]] = {}
         self._silent: list[frozenset[int]] = []
         self._answers: dict[tuple[int, int], asyncio.Future[float]] = {}
@@ -118,9 +120,9 @@ class Playing:
         """Whether the play is over, and every node that plays has reported."""
         return self.now_s > self.horizon_s and self.started <= self.finals.keys()
 
-    def join(self, n: int, reader: FrameReader, address: tuple[str, int]) -> None:
-        """Take a node that has connected; after the start it is one that was down."""
-        self.readers[n], self.addresses[n] = reader, address
+    def join(self, n: int, reader: FrameReader, address: tuple[str, int], clock: str = "") -> None:
+        """Take a node that has connected, with the name of its clock; after the start it is one that was down."""
+        self.readers[n], self.addresses[n], self._clock_of[n] = reader, address, clock
         self.gone.discard(n)
         if not self.started:
             return
@@ -215,6 +217,19 @@ class Playing:
                     best = (there - (sent + received) / 2, received - sent)
             self._offsets_s[n] = best
 
+    def ahead_s(self, n: int) -> float:
+        """Return by how much a node's clock is ahead of this one, by the fastest answer of all that have that clock.
+
+        An offset is known to half a round trip. What has this process's own clock is ahead by nothing.
+        """
+        clock = self._clock_of.get(n)
+        if not clock:
+            return self._offsets_s[n][0]
+        if clock == clock_name():
+            return 0.0
+        same = [self._offsets_s[m] for m in self._offsets_s if self._clock_of.get(m) == clock]
+        return min(same, key=lambda measured: measured[1])[0]
+
     def begin(self, lead_s: float, faults: Sequence[Fault]) -> None:
         """Start the clock so many real seconds from now; nodes fail at the times of `faults`."""
         self._start = time.monotonic() + lead_s
@@ -226,7 +241,7 @@ class Playing:
 
     def _begin(self, n: int) -> None:
         self.started.add(n)
-        self._tell(n, "start", start=self._start + self._offsets_s[n][0])
+        self._tell(n, "start", start=self._start + self.ahead_s(n))
 
     def _at(self, time_s: float, call: Callable[..., None], *arguments: Any) -> None:
         if time_s <= self.horizon_s:

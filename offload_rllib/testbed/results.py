@@ -34,6 +34,7 @@ RECORD = "testbed.json"
 FORMAT_VERSION = 1
 DECISION = "decision_s"
 PACKAGES = ("numpy", "numba")
+WIRE_COUNTS = ("wire_bytes", "segments_sent_again")
 
 # A play counts if timers are late by no more than these shares of the simulator's mean response: on average, and 99 of
 # 100 of them. A task passes about five timers, so the first bounds what lateness does to means, the second to tails.
@@ -137,6 +138,7 @@ def record_of_play(
             "broadcasts": final["broadcasts"],
             "payload_bytes": final["payload_bytes"],
             "malformed_frames": final["malformed"],
+            **{name: final[name] for name in WIRE_COUNTS if name in final},
         }
     shares = [node["cpu_share"] for node in nodes.values() if node["cpu_share"] is not None]
     return {

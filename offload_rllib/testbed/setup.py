@@ -90,7 +90,8 @@ ARRAY_TYPES = SCENARIO_TYPES | {
 }
 
 COMPUTE = ("emulate", "burn", "command")
-NETWORK = ("shaped", "real")
+SHAPED, REAL, NAMESPACES = "shaped", "real", "namespaces"
+NETWORK = (SHAPED, REAL, NAMESPACES)
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class Options:
         speed: scenario seconds per real second.
         compute: how a server is busy: ``emulate`` (a timer), ``burn`` (the CPU works) or ``command`` (a program).
         command: the program and its arguments, with `compute` ``command``.
-        network: ``shaped`` (senders keep to the rates and latencies of the scenario) or ``real`` (as the link has it).
+        network: ``shaped`` (senders keep to the rates and latencies of the scenario), ``real`` (as the link has it), or
+            ``namespaces`` (the kernel keeps to the rates, senders to the latencies).
     """
 
     speed: float = 20.0
     compute: str = "emulate"
     command: tuple[str, ...] = ()
-    network: str = "shaped"
+    network: str = SHAPED
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class NodeOrder:
         token: of this run.
         play: number of the play.
         units_per_s: of `compute.calibrate`; 0 if servers do not burn.
+        namespace: file descriptor of the node's network namespace; None without.
     """
 
     network: Network
@@ -257,3 +260,4 @@ class NodeOrder:
     token: bytes
     play: int
     units_per_s: float
+    namespace: int | None = None

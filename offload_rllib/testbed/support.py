@@ -11,7 +11,8 @@ from offload_rllib.config.base import is_function_path
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.heuristics import AS_RECORDED, SHORTEST_FINISH_ORACLE, parse_rule
-from offload_rllib.testbed.setup import COMPUTE, NETWORK, Options
+from offload_rllib.testbed.namespaces import why_not
+from offload_rllib.testbed.setup import COMPUTE, NAMESPACES, NETWORK, REAL, SHAPED, Options
 
 MOST_NODES = 256
 
@@ -25,6 +26,8 @@ def check_options(options: Options) -> None:
             raise ConfigError(f"--{name} '{value}': accepted: {', '.join(accepted)}")
     if (options.compute == "command") != bool(options.command):
         raise ConfigError("--compute command and --command 'PROGRAM ARGUMENT...' need each other")
+    if options.network == NAMESPACES and (reason := why_not()):
+        raise ConfigError(f"--network {NAMESPACES}: {reason}; accepted here: {SHAPED}, {REAL}")
     if options.command and shutil.which(options.command[0]) is None:
         raise ConfigError(f"--command: '{options.command[0]}': no such program")
 
@@ -69,8 +72,8 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
             isinstance(config.observe, str) and is_function_path(config.observe),
             "a function sees all nodes at once; accepted: full, paper, or groups of features",
         ),
-        "links with a loss_probability, and --network real": (
-            options.network == "real" and bool(scenario.arrays.link_law["loss_probability"].any()),
+        f"links with a loss_probability, and --network {options.network}": (
+            options.network != SHAPED and bool(scenario.arrays.link_law["loss_probability"].any()),
             "TCP repeats what a real link loses; accepted: --network shaped",
         ),
         "mobility": (config.mobility is not None, "processes do not move; accepted: null"),
