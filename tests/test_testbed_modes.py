@@ -285,7 +285,7 @@ def test_servers_that_burn_are_busy_no_shorter_than_the_model_says(folder: Path)
     play(config, ["shortest_finish"], options=Options(speed=10, compute="burn"), out=folder)
     finished, _ = both_sides(folder)
     long = finished[modelled_s(finished) > 0.5]
-    assert len(long) > 3
+    assert len(long) > 1
     ratio = long["service_s"] / modelled_s(long)
     assert 0.8 < ratio.median() < 10, "other processes only make it longer"
     used = read_record(folder)["plays"][0]["cpu_share"]

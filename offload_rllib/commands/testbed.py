@@ -44,7 +44,7 @@ def play_testbed(
     network: Annotated[
         str,
         typer.Option(
-            help="Who keeps to the rates of links: senders (shaped), the kernel (namespaces), or nobody (real)."
+            help="Who keeps to the rates of links: senders (shaped), the kernel (namespaces), or the real links (real)."
         ),
     ] = "shaped",
     hosts: Annotated[

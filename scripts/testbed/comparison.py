@@ -27,15 +27,15 @@ from offload_rllib.testbed.analysis.differences import TARGETS, Differences
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testbed_results.md"
 LOADS = (0.5, 0.8, 1.1)
-RULES = ("shortest_finish", "size_interval", "least_queue", "power_of_two", "local")
-TRAINED = ("ppo", "a2c", "ddqn")
+RULES = ("shortest_finish", "size_interval", "least_queue", "power_of_two", "random", "local")
+TRAINED = ("ppo", "a2c")
 HEAD = """\
 <!-- Written by scripts/testbed/comparison.py. Do not edit: run it. -->
 
 # Testbed results
 
-Eight policies at three loads, on a [testbed](testbed.md) and in the simulator, with the same arrivals: five rules, and
-three networks that were trained for a short time. Compute is emulated, and senders shape the links. Differences are
+Eight policies at three loads, on a [testbed](testbed.md) and in the simulator, with the same arrivals: six rules, and
+two networks that were trained for a short time. Compute is emulated, and senders shape the links. Differences are
 testbed minus simulator; [what the figures are](testbed_comparison.md#the-figures). The page is written by
 `python -m scripts.testbed.comparison`.
 """

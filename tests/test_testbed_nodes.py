@@ -1,0 +1,91 @@
+"""The code of the nodes, in virtual time without delays, gives every task the fate that the simulator gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.policies import kept
+from helpers.virtual_testbed import VirtualTestbed
+
+from offload_rllib.config import load_environment
+from offload_rllib.config.policy import Network as NetworkConfig
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import held_out_keys
+from offload_rllib.evaluation.evaluate import Cell, Place, Player, about_episodes
+from offload_rllib.scenario import build_scenario
+from offload_rllib.testbed.play import contenders_of
+from offload_rllib.testbed.recorded import brain_of
+from offload_rllib.testbed.results import measured_table, simulated_table
+
+KEY = int(held_out_keys(0, 1)[0])
+SHORT = ("horizon_s=150", "warmup_s=0", "drain_s=0")
+TIMES = ("ended_s", "holding_s", "waiting_s", "service_s", "transfer_s", "return_s")
+SAME = ("outcome", "node", "hops", "origin", "type")
+CASES = {
+    "plain": ((), {"finished", "expired", "unfinished"}),
+    "overload": (("workload.load.rho=1.5", "links.bandwidth_hz=2e5"), {"finished", "expired", "unfinished"}),
+    "full queues": (("workload.load.rho=1.5", "topology.nodes.0.queue_capacity=1"), {"finished", "queue_full"}),
+    "queues for links": (("links.contention=fifo", "links.bandwidth_hz=2e5"), {"finished", "expired"}),
+    "losses": (("links.loss_probability=0.2",), {"finished", "lost"}),
+    "late tasks wait on": (
+        ("deadlines.expiry=queued", "score.drop_s=150", "workload.load.rho=1.2"),
+        {"finished", "expired"},
+    ),
+    "no deadline counts": (
+        ("deadlines.expiry=never", "score.drop_s=150", "workload.load.rho=1.2"),
+        {"finished", "unfinished"},
+    ),
+    "parallel, earliest deadline": (
+        ("service=parallel", "queue=edf", "workload.load.rho=1.2"),
+        {"finished", "expired"},
+    ),
+    "shortest job": (("queue=sjf", "workload.load.rho=1.2"), {"finished", "expired"}),
+    "last in first out": (("queue=lifo", "workload.load.rho=1.2"), {"finished", "expired"}),
+    "one hop": (("decisions.max_hops=1",), {"finished"}),
+}
+
+
+def compare(overrides: Sequence[str], policy: str, outcomes: set[str]) -> pd.DataFrame:
+    """Play a policy on both sides, and compare every task; return the testbed's log."""
+    config = load_environment("manual_5", [*SHORT, *overrides])
+    scenario = build_scenario(config)
+    env = ArrivalEnv(scenario, 1, log=True)
+    (contender,) = contenders_of([policy], sampled=False)
+    played = VirtualTestbed(env, brain_of(contender, env, 0), KEY).play()
+    assert played.problems == ()
+    cell = Cell(Place("manual_5", config, {}), contender, 0, 1, 0, log=True)
+    ours: Any = measured_table(scenario, played, about_episodes(cell)[0]).to_pandas()
+    theirs: Any = simulated_table(Player(scenario).play(cell).tasks).to_pandas()
+    for name in SAME:
+        assert ours[name].astype(str).tolist() == theirs[name].astype(str).tolist(), name
+    ended = ours["outcome"] != "unfinished"
+    for name in TIMES:
+        np.testing.assert_allclose(ours[name][ended], theirs[name][ended], atol=1e-6, err_msg=name)
+    assert outcomes <= set(ours["outcome"])
+    return ours
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_without_delays_every_task_has_the_fate_that_it_has_in_the_simulator(case: str) -> None:
+    overrides, outcomes = CASES[case]
+    tasks = compare(overrides, "shortest_finish", outcomes)
+    assert (tasks["hops"] > 0).sum() > 5
+    assert (tasks["decision_s"] > 0).any()
+
+
+@pytest.mark.parametrize("policy", ["least_queue", "random", "power_of_two", "size_interval", "soft_finish"])
+def test_rules_decide_as_in_the_simulator(policy: str) -> None:
+    compare((), policy, {"finished"})
+
+
+@pytest.mark.parametrize("kind", ["mlp", "pointer"])
+def test_networks_decide_as_in_the_simulator(kind: Any, tmp_path: Path) -> None:
+    env = ArrivalEnv(build_scenario(load_environment("manual_5", SHORT)), 1)
+    kept(tmp_path / "trained", env, network=NetworkConfig(kind=kind, hidden=(8,)))
+    tasks = compare((), str(tmp_path / "trained"), {"finished"})
+    assert (tasks["hops"] > 0).sum() > 5
