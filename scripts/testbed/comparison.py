@@ -3,9 +3,10 @@
 Usage: python -m scripts.testbed.comparison [--folder comparisons/testbed] [--only ENV ...] [--jobs N] [--page]
 
 Needs the trained policies of `TRAINED`, made by `offload-rllib train ENV ALGORITHM --name ENV-ALGORITHM`, in --runs.
-Each environment, load and policy is one call of `offload-rllib testbed` with a folder of its own. Finished ones are
-kept, so the same command continues after Ctrl-C. A play that does not count, because timers were late, is set aside and
-played again up to --tries times. Budget: about 70 minutes divided by --jobs, at a tenth to a quarter of a core each.
+A call of `offload-rllib testbed` plays several policies of an environment and load, one after the other. Every play
+that counts gets a folder of its own and is kept, so the same command continues after Ctrl-C. Plays that do not count,
+because timers were late, are played again up to --tries times. Budget: 27 minutes for each environment and load, less
+where --together is small and --jobs is large, and a twentieth of a core for each job.
 """
 
 from __future__ import annotations
@@ -14,16 +15,23 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from offload_rllib.evaluation.results import POLICY
 from offload_rllib.reporting.testbed_page import verdict_table, write_testbed_report
-from offload_rllib.testbed.analysis.differences import TARGETS, Differences
+from offload_rllib.testbed.analysis.differences import Differences
+from offload_rllib.testbed.analysis.log import TASKS
+from offload_rllib.testbed.results import RECORD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testbed_results.md"
 LOADS = (0.5, 0.8, 1.1)
@@ -47,10 +55,11 @@ class Study:
 
     env: str
     speed: float
-    episodes: int
+    episodes: int = 1
 
 
-STUDIES = (Study("ether_12", 20.0, 1), Study("manual_5", 10.0, 3))
+# Slow enough for a machine that does much else.
+STUDIES = (Study("ether_12", 5.0), Study("manual_5", 2.0))
 
 
 @dataclass(frozen=True)
@@ -75,34 +84,71 @@ def cells_of(study: Study, runs: Path) -> list[Cell]:
     return [Cell(study, rho, name, policy) for rho in LOADS for name, policy in policies.items()]
 
 
-def play(cell: Cell, folder: Path, tries: int) -> str:
-    """Play a cell until it counts; return what happened in one line."""
-    out = folder / cell.folder
-    for number in range(tries):
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            done = subprocess.run(_command(cell, out), check=False, capture_output=True, text=True)  # noqa: S603
-            if not out.exists():
-                return f"{cell.folder}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
-        if record_of(out)["valid"]:
-            return f"{cell.folder}: counts, after {number} of {tries} tries that did not" if number else cell.folder
-        if number + 1 < tries:
-            aside = folder / "set_aside" / cell.folder
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            out.rename(aside.with_name(f"{aside.name}-{len(list(aside.parent.glob(f'{aside.name}-*')))}"))
-    return f"{cell.folder}: does not count"
+def groups_of(cells: Sequence[Cell], together: int) -> list[list[Cell]]:
+    """Return the cells in groups of one environment and load, of so many at most."""
+    of_load: dict[tuple[str, float], list[Cell]] = {}
+    for cell in cells:
+        of_load.setdefault((cell.study.env, cell.rho), []).append(cell)
+    return [each[i : i + together] for each in of_load.values() for i in range(0, len(each), together)]
 
 
-def _command(cell: Cell, out: Path) -> list[str]:
-    study = cell.study
+def counts(folder: Path) -> bool:
+    """Return whether a folder has a play that counts."""
+    return (folder / RECORD).exists() and record_of(folder)["valid"]
+
+
+def play(group: Sequence[Cell], folder: Path, tries: int) -> str:
+    """Play cells of one environment and load until they count; return what happened in one line."""
+    missing: list[Cell] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(tries):
+        missing = [cell for cell in group if not counts(folder / cell.folder)]
+        if not missing:
+            break
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            run = Path(scratch) / "run"
+            done = subprocess.run(_command(missing, run), check=False, capture_output=True, text=True)  # noqa: S603
+            if not run.exists():
+                return f"{missing[0].folder}, ...: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
+            for place, cell in enumerate(missing):
+                keep(run, place, folder / cell.folder, Path(scratch) / "one")
+    bad = [cell.folder for cell in group if not counts(folder / cell.folder)]
+    return f"do not count: {', '.join(bad)}" if bad else f"{group[0].folder}, ...: {len(group)} plays"
+
+
+def keep(run: Path, place: int, folder: Path, scratch: Path) -> None:
+    """Move the plays of one policy of a run to a folder of their own; one that does not count is replaced.
+
+    Args:
+        run: folder of the testbed.
+        place: of the policy among those of the run.
+        folder: where its plays go.
+        scratch: a new folder on the same file system.
+    """
+    record = record_of(run)
+    tasks = pd.read_parquet(run / TASKS)
+    policies = list(dict.fromkeys(tasks[POLICY]))
+    plays = [each for each in record["plays"] if each[POLICY] == policies[place]]
+    scratch.mkdir()
+    tasks[tasks[POLICY] == policies[place]].to_parquet(scratch / TASKS)
+    record |= {"plays": plays, "valid": all(each["valid"] for each in plays)}
+    (scratch / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch.rename(folder)
+
+
+def _command(cells: Sequence[Cell], out: Path) -> list[str]:
+    study, rho = cells[0].study, cells[0].rho
     options = ["--speed", f"{study.speed:g}", "--episodes", str(study.episodes), "--out", str(out)]
-    load = ["--set", f"workload.load.rho={cell.rho:g}"]
-    return [sys.executable, "-m", "offload_rllib", "testbed", study.env, cell.policy, *load, *options]
+    load = ["--set", f"workload.load.rho={rho:g}"]
+    policies = [cell.policy for cell in cells]
+    return [sys.executable, "-m", "offload_rllib", "testbed", study.env, *policies, *load, *options]
 
 
 def record_of(folder: Path) -> dict[str, Any]:
     """Return `testbed.json` of a folder."""
-    return json.loads((folder / "testbed.json").read_text(encoding="utf-8"))
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
 def page_of(folder: Path, runs: Path) -> Iterator[str]:
@@ -114,7 +160,7 @@ def page_of(folder: Path, runs: Path) -> Iterator[str]:
     )
     for study in STUDIES:
         cells = cells_of(study, runs)
-        there = [cell for cell in cells if (folder / cell.folder / "testbed.json").exists()]
+        there = [cell for cell in cells if (folder / cell.folder / RECORD).exists()]
         yield f"## {study.env}\n"
         if not there:
             yield "Not played yet.\n"
@@ -124,8 +170,7 @@ def page_of(folder: Path, runs: Path) -> Iterator[str]:
         differences, _, _ = write_testbed_report(folders, folder / study.env)
         yield f"{_episodes(study.episodes)} of each policy and load, at speed {study.speed:g}. {_timing(plays)}\n"
         if len(there) < len(cells):
-            missing = ", ".join(cell.folder for cell in cells if cell not in there)
-            yield f"Not played: {missing}.\n"
+            yield f"{len(cells) - len(there)} of {len(cells)} are not played yet.\n"
         yield from _markdown(verdict_table(differences.verdicts()))
         yield from _cases(differences)
         yield from _rankings(differences)
@@ -190,24 +235,26 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the trained policies are")
     parser.add_argument("--only", nargs="+", choices=[study.env for study in STUDIES], help="only these environments")
     parser.add_argument("--jobs", type=int, default=1, help="testbeds at the same time")
+    parser.add_argument("--together", type=int, default=len(RULES) + len(TRAINED), help="policies of one call")
     parser.add_argument("--tries", type=int, default=3, help="how often a play that does not count is played")
     parser.add_argument("--page", action="store_true", help="play nothing, write the page")
     arguments = parser.parse_args()
     wanted = [study for study in STUDIES if arguments.only is None or study.env in arguments.only]
     if not arguments.page:
         cells = [cell for study in wanted for cell in cells_of(study, arguments.runs)]
+        groups = groups_of(cells, arguments.together)
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            playing = [pool.submit(play, cell, arguments.folder, arguments.tries) for cell in cells]
+            playing = [pool.submit(play, group, arguments.folder, arguments.tries) for group in groups]
             try:
                 for number, done in enumerate(as_completed(playing), 1):
-                    sys.stdout.write(f"{number} of {len(cells)}: {done.result()}\n")
+                    sys.stdout.write(f"{number} of {len(groups)}: {done.result()}\n")
                     sys.stdout.flush()
             except KeyboardInterrupt:
                 pool.shutdown(cancel_futures=True)
                 sys.stderr.write("interrupted; the same command continues\n")
                 return 130
     PAGE.write_text("\n".join(page_of(arguments.folder, arguments.runs)), encoding="utf-8")
-    sys.stdout.write(f"written: {PAGE}; {len(TARGETS)} targets\n")
+    sys.stdout.write(f"written: {PAGE}\n")
     return 0
 
 
