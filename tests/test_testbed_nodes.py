@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.policies import kept
 from helpers.virtual_testbed import VirtualTestbed
@@ -50,7 +49,7 @@ CASES = {
 }
 
 
-def compare(overrides: Sequence[str], policy: str, outcomes: set[str]) -> pd.DataFrame:
+def compare(overrides: Sequence[str], policy: str, outcomes: set[str]) -> Any:
     """Play a policy on both sides, and compare every task; return the testbed's log."""
     config = load_environment("manual_5", [*SHORT, *overrides])
     scenario = build_scenario(config)
@@ -76,6 +75,13 @@ def test_without_delays_every_task_has_the_fate_that_it_has_in_the_simulator(cas
     tasks = compare(overrides, "shortest_finish", outcomes)
     assert (tasks["hops"] > 0).sum() > 5
     assert (tasks["decision_s"] > 0).any()
+
+
+def test_what_a_slow_link_cannot_deliver_in_time_ends_at_its_deadline() -> None:
+    tasks = compare(("links.bandwidth_hz=3e4",), "always_server", {"finished", "expired"})
+    on_a_link = tasks[(tasks["outcome"] == "expired") & (tasks["transfer_s"] > 0) & (tasks["waiting_s"] == 0)]
+    assert len(on_a_link) > 3
+    assert (on_a_link["ended_s"] - on_a_link["deadline_s"]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("policy", ["least_queue", "random", "power_of_two", "size_interval", "soft_finish"])

@@ -75,6 +75,7 @@ class NodeProcess:
         self._malformed = 0
         self._last_malformed = ""
         self._began = self._cpu = 0.0
+        self._wire: dict[str, int] = {}
         self._control = FrameReader(self._on_control, self._on_control_lost, self._on_error, MOST_CONTROL_BYTES)
 
     async def run(self) -> None:
@@ -226,13 +227,16 @@ class NodeProcess:
         """Begin the play at a time of this process's monotonic clock; it may be past, after a failure."""
         order = self._order
         self._clock = clock = ScenarioClock(start, order.options.speed)
-        self._began, self._cpu = time.monotonic(), time.process_time()
+        self._began, self._cpu, self._wire = time.monotonic(), time.process_time(), self._wire_counts()
         self._tasks = tasks = NodeTasks(order, self._view, clock, self._outgoing)
         clock.at(float(order.network.arrays.settings[0]["horizon_s"]), self._finish, tasks)
         self._spawn(self._flush(tasks))
         for reader, kind, body in self._early:
             self._on_frame(reader, kind, body)
         self._early.clear()
+
+    def _wire_counts(self) -> dict[str, int]:
+        return wire_counts() if self._order.namespace is not None else {}
 
     async def _flush(self, tasks: NodeTasks) -> None:
         """Hand the journal to the controller, again and again: little is lost with a process that is killed."""
@@ -272,7 +276,7 @@ class NodeProcess:
             "malformed": self._malformed,
             "last_malformed": self._last_malformed,
             "command_failures": tasks.compute.failures,
-            **(wire_counts() if self._order.namespace is not None else {}),
+            **{name: count - self._wire[name] for name, count in self._wire_counts().items()},
         }
         arrays = {
             "late_s": np.array(self._clock.late_s, np.float32),

@@ -102,4 +102,4 @@ class VirtualTestbed:
         told: Sequence[np.ndarray] = [np.concatenate([each[name] for each in taken]) for name in ("rows", "moves")]
         assert (told[0].dtype, told[1].dtype) == (ROW, MOVE)
         none = np.zeros(0, np.float32)
-        return fates(self.arriving, Outcome(*told, {}, none, none, (), {}, ()))
+        return fates(self.arriving, Outcome(told[0], told[1], {}, none, none, (), {}, ()))
