@@ -17,7 +17,7 @@ from offload_rllib.testbed.analysis.log import SIMULATOR, TESTBED
 from scripts.testbed import comparison
 from scripts.testbed.comparison import Cell, Study, cells_of, groups_of, page_of, play
 
-STUDY = Study("manual_5", 10.0)
+STUDY = Study("manual_5", 10.0, comparison.RULES, ("ppo", "a2c"))
 TIMES = [1.0 + n % 7 for n in range(60)]
 
 
@@ -87,4 +87,4 @@ def test_the_plan_has_eight_policies_at_three_loads_that_there_are() -> None:
         cells = cells_of(study, Path("runs"))
         assert len(cells) == len({cell.folder for cell in cells}) == 24
         assert [len(group) for group in groups_of(cells, 5)] == [5, 3] * 3
-    assert all(is_heuristic(rule, "rule") for rule in comparison.RULES)
+        assert all(is_heuristic(rule, "rule") for rule in study.rules)

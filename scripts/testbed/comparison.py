@@ -2,7 +2,7 @@
 
 Usage: python -m scripts.testbed.comparison [--folder comparisons/testbed] [--only ENV ...] [--jobs N] [--page]
 
-Needs the trained policies of `TRAINED`, made by `offload-rllib train ENV ALGORITHM --name ENV-ALGORITHM`, in --runs.
+Needs the trained policies of `STUDIES`, made by `offload-rllib train ENV ALGORITHM --name ENV-ALGORITHM`, in --runs.
 A call of `offload-rllib testbed` plays several policies of an environment and load, one after the other. Every play
 that counts gets a folder of its own and is kept, so the same command continues after Ctrl-C. Plays that do not count,
 because timers were late, are played again up to --tries times. Budget: 27 minutes for each environment and load, less
@@ -36,14 +36,13 @@ from offload_rllib.testbed.results import RECORD
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testbed_results.md"
 LOADS = (0.5, 0.8, 1.1)
 RULES = ("shortest_finish", "size_interval", "least_queue", "power_of_two", "random", "local")
-TRAINED = ("ppo", "a2c")
 HEAD = """\
 <!-- Written by scripts/testbed/comparison.py. Do not edit: run it. -->
 
 # Testbed results
 
-Eight policies at three loads, on a [testbed](testbed.md) and in the simulator, with the same arrivals: six rules, and
-two networks that were trained for a short time. Compute is emulated, and senders shape the links. Differences are
+Eight policies at three loads, on a [testbed](testbed.md) and in the simulator, with the same arrivals: rules, and
+networks that were trained for a short time. Compute is emulated, and senders shape the links. Differences are
 testbed minus simulator; [what the figures are](testbed_comparison.md#the-figures). The page is written by
 `python -m scripts.testbed.comparison`.
 """
@@ -55,11 +54,16 @@ class Study:
 
     env: str
     speed: float
+    rules: tuple[str, ...]
+    trained: tuple[str, ...]
     episodes: int = 1
 
 
 # Slow enough for a machine that does much else.
-STUDIES = (Study("ether_12", 5.0), Study("manual_5", 2.0))
+STUDIES = (
+    Study("ether_12", 5.0, RULES, ("ppo", "a2c")),
+    Study("manual_5", 4.0, (*RULES, "deadline_finish"), ("a2c",)),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Cell:
 
 def cells_of(study: Study, runs: Path) -> list[Cell]:
     """Return what is played in an environment: all policies at a load before the next load."""
-    policies = {rule: rule for rule in RULES} | {name: str(runs / f"{study.env}-{name}") for name in TRAINED}
+    policies = {rule: rule for rule in study.rules}
+    policies |= {name: str(runs / f"{study.env}-{name}") for name in study.trained}
     return [Cell(study, rho, name, policy) for rho in LOADS for name, policy in policies.items()]
 
 
@@ -168,12 +173,16 @@ def page_of(folder: Path, runs: Path) -> Iterator[str]:
         folders = [folder / cell.folder for cell in there]
         plays = [play_ for path in folders for play_ in record_of(path)["plays"]]
         differences, _, _ = write_testbed_report(folders, folder / study.env)
-        yield f"{_episodes(study.episodes)} of each policy and load, at speed {study.speed:g}. {_timing(plays)}\n"
+        yield f"{_episodes(study.episodes)} of each policy and load, at speed {_speeds(folders)}. {_timing(plays)}\n"
         if len(there) < len(cells):
             yield f"{len(cells) - len(there)} of {len(cells)} are not played yet.\n"
         yield from _markdown(verdict_table(differences.verdicts()))
         yield from _cases(differences)
         yield from _rankings(differences)
+
+
+def _speeds(folders: Sequence[Path]) -> str:
+    return " to ".join(f"{speed:g}" for speed in sorted({record_of(path)["speed"] for path in folders}))
 
 
 def _episodes(count: int) -> str:
@@ -235,7 +244,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the trained policies are")
     parser.add_argument("--only", nargs="+", choices=[study.env for study in STUDIES], help="only these environments")
     parser.add_argument("--jobs", type=int, default=1, help="testbeds at the same time")
-    parser.add_argument("--together", type=int, default=len(RULES) + len(TRAINED), help="policies of one call")
+    parser.add_argument("--together", type=int, default=8, help="policies of one call")
     parser.add_argument("--tries", type=int, default=3, help="how often a play that does not count is played")
     parser.add_argument("--page", action="store_true", help="play nothing, write the page")
     arguments = parser.parse_args()
