@@ -77,7 +77,7 @@ def one_pass(learner: Any, rows: dict[str, Any], minibatch: int) -> float:
     config = learner.config.get_config_for_module(SHARED)
     order = torch.from_numpy(np.random.default_rng(1).permutation(ROWS))
     start = time.process_time()
-    learner.learn_from(SHARED, config, rows, order.split(minibatch))
+    learner.learn_from(SHARED, config, rows, [(part, 1.0) for part in order.split(minibatch)])
     seconds = time.process_time() - start
     learner.log_noted(SHARED)
     return seconds / ROWS * 1e6

@@ -91,15 +91,15 @@ def test_rows_of_a_part_keep_their_successors() -> None:
     steps = draw_chains(3, environments=5)
     values = np.random.default_rng(4).normal(size=len(steps.agent)).astype(np.float32)
     whole = generalised_advantages(steps, values, gamma=GAMMA, lambda_=LAMBDA, discount_s=DISCOUNT_S)
-    by_learner = [part for i in range(3) for part in steps.split(3, i)]
-    assert [part.env_steps for part in by_learner] == [24, 24, 12]
-    assert [sorted(set(part.environment.tolist())) for part in by_learner] == [[0, 1], [2, 3], [4]]
+    of_environments = [np.isin(steps.environment, mine) for mine in ([0, 1], [2, 3], [4])]
+    by_environment = [steps.subset(mine) for mine in of_environments]
+    assert [sorted(set(part.environment.tolist())) for part in by_environment] == [[0, 1], [2, 3], [4]]
     owner = np.array([1, 0, 1])
     by_policy = steps.of_policies(owner, {"odd": np.array([1]), "even": np.array([0, 2])})
     assert [part.module_id for part in by_policy] == ["odd", "even"]
     assert [part.agents for part in by_policy] == [("1",), ("0", "2")]
     for parts, kept in (
-        (by_learner, [np.isin(steps.environment, mine) for mine in ([0, 1], [2, 3], [4])]),
+        (by_environment, of_environments),
         (by_policy, [owner[steps.agent] == number for number in (0, 1)]),
     ):
         assert sum(len(part) for part in parts) == len(steps)

@@ -87,7 +87,7 @@ def steps_by_agent(samples: Iterable[AgentSteps]) -> dict[tuple[str, str], list[
 
 def of_environment(samples: list[AgentSteps], e: int) -> list[AgentSteps]:
     """Return the part of one environment."""
-    return [part for sample in samples for part in sample.split(sample.environments, e)]
+    return [sample.subset(sample.environment == e) for sample in samples]
 
 
 def by_environment(samples: list[AgentSteps], e: int) -> dict[tuple[str, str], list[Step]]:
@@ -276,7 +276,7 @@ def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
     scenario = runner.env.batch.scenario
     scale = scenario.config.reward.scale
     for e, log in logs.items():
-        part = sample.split(2, e)[0]
+        part = sample.subset(sample.environment == e)
         cost_s = decision_costs(scenario, log)
         node_of = np.asarray(scenario.arrays.agent_node)
         for a in range(len(part.agents)):

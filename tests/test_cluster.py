@@ -27,6 +27,7 @@ from offload_rllib.config.loading import load_policy_config
 from offload_rllib.policies.manifest import is_whole, write_manifest
 from offload_rllib.runs.status import read_status
 from offload_rllib.training.rllib_config import algorithm_config
+from offload_rllib.training.train import with_all_runners
 
 
 def policy(name: str = "PPO", **training: Any) -> Any:
@@ -118,10 +119,10 @@ def test_a_trainer_stays_with_the_driver_unless_storage_is_shared() -> None:
 
 
 def test_what_learners_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training.learners \(5\) must not exceed training.envs_per_runner \(4\)"):
-        policy(learners=5)
-    with pytest.raises(ConfigError, match=r"batch_env_steps \(160\) must be a multiple of training.learners \(3\)"):
+    with pytest.raises(ConfigError, match=r"\(160\) must be a multiple of learners x envs_per_runner \(12\)"):
         policy(learners=3)
+    with pytest.raises(ConfigError, match=r"--runners all: each of 2 learners samples by itself; accepted: --learners"):
+        with_all_runners(policy(learners=2))
     with pytest.raises(ConfigError, match=r"training.learners \(2\): DDQN learns in one process; accepted: 0 or 1"):
         load_policy_config({"algorithm": {"name": "DDQN"}, "training": {"learners": 2}})
 
@@ -290,23 +291,24 @@ def test_a_runner_that_is_killed_is_restarted_and_counters_stay_exact() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
-    ("sharing", "critic", "learner"),
+    ("sharing", "critic", "learner", "exchange"),
     [
-        ("shared", "local", "torch"),
-        ("per_device", "local", "fused"),
-        ("shared", "central", "torch"),
-        ("per_device", "central", "torch"),
+        ("shared", "local", "fused", "gradients"),
+        ("per_device", "local", "fused", "weights"),
+        ("per_device", "central", "torch", "gradients"),
     ],
 )
-def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str, learner: str) -> None:
+def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str, learner: str, exchange: str) -> None:
     content = policy(learners=2).model_dump(mode="json", by_alias=True) | {"sharing": sharing}
-    content["algorithm"] |= {"critic": critic, "learner": learner}
+    content["algorithm"] |= {"critic": critic, "learner": learner, "exchange": exchange}
     two, environment = load_policy_config(content), load_environment(small_environment())
     algorithm = algorithm_config(environment, two, cpus=2).build_algo()
     try:
         algorithm.train()
         result = algorithm.train()
         assert result["learners"]["__all_modules__"]["num_env_steps_trained_lifetime"] == 320
+        assert result["timesteps_total"] == 320
+        assert (result["runners"]["all"], result["runners"]["healthy"]) == (2, 2)
         learners: Any = algorithm.learner_group
         states = [answer.get() for answer in learners.foreach_learner(lambda learner: learner.get_state())]
         written_out = [answer.get() for answer in learners.foreach_learner(lambda learner: bool(learner._fused))]
@@ -315,9 +317,32 @@ def test_two_learners_learn_as_one(tmp_path: Path, sharing: str, critic: str, le
         for module_id, module in first.items():
             for key, value in module.items():
                 assert (value == second[module_id][key]).all(), "both learners have the same weights"
+        acting: Any = algorithm.get_module(next(iter(first)))
+        for key, value in acting.state_dict().items():
+            assert np.array_equal(value, first[next(iter(first))][key]), "the trainer acts as they do"
         algorithm.save(str(tmp_path))
     finally:
         algorithm.stop()
+    again = algorithm_config(environment, two, cpus=2).build_algo()
+    try:
+        again.restore(str(tmp_path))
+        restored: Any = again.learner_group.get_state()
+        for module_id, module in first.items():
+            for key, value in module.items():
+                assert np.array_equal(value, restored["learner"]["rl_module"][module_id][key])
+        assert again.train()["timesteps_total"] == 480
+    finally:
+        again.stop()
+    repeated = algorithm_config(environment, two, cpus=2).build_algo()
+    try:
+        for _ in range(2):
+            repeated.train()
+        weights: Any = repeated.learner_group.get_weights()
+    finally:
+        repeated.stop()
+    for module_id, module in first.items():
+        for key, value in module.items():
+            assert np.array_equal(value, weights[module_id][key]), "the same seed gives the same weights"
 
 
 @pytest.mark.slow

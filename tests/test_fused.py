@@ -94,7 +94,8 @@ def orders_of(rows: int, sizes: tuple[int, ...], seed: int = 0) -> list[torch.Te
 def learn(learner: Any, seed: int, sizes: tuple[int, ...] = (64, 65, 64, 20)) -> None:
     """Let a learner take steps over rows that are the same for every learner."""
     rows = draw_rows(80, seed)
-    learner.learn_from(SHARED, learner.config.get_config_for_module(SHARED), rows, orders_of(80, sizes, seed))
+    minibatches = [(order, 1.0) for order in orders_of(80, sizes, seed)]
+    learner.learn_from(SHARED, learner.config.get_config_for_module(SHARED), rows, minibatches)
 
 
 def covered(learner: Any) -> CoveredNetwork | None:
@@ -337,7 +338,7 @@ def test_divergence_is_an_error_and_moves_nothing(gradients: str, where: str) ->
         rows[column][3] = torch.inf
     before = weights(learner)
     with pytest.raises(DivergedError, match=r"policy 'shared'.*not finite \(loss .*vf_loss"):
-        learner.learn_from(SHARED, learner.config.get_config_for_module(SHARED), rows, [torch.arange(40)])
+        learner.learn_from(SHARED, learner.config.get_config_for_module(SHARED), rows, [(torch.arange(40), 1.0)])
     torch.testing.assert_close(weights(learner), before, rtol=0, atol=0, equal_nan=True)
 
 

@@ -14,7 +14,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from offload_rllib.algorithms.a2c import A2C
-from offload_rllib.algorithms.on_policy import HAS_CHOICE, MOMENT, standardised
+from offload_rllib.algorithms.exchange.lesson import MOMENT
+from offload_rllib.algorithms.exchange.moments import standardised
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE
 from offload_rllib.algorithms.ppo import PPO
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
@@ -219,9 +221,10 @@ def test_advantages_are_standardised_over_choices() -> None:
 def test_an_iteration_samples_one_batch_and_learns_from_it_as_configured(algorithm: Any, epochs: int) -> None:
     asked: list[Any] = []
     trainer = SimpleNamespace(
-        config=SimpleNamespace(total_train_batch_size=640, num_epochs=epochs, minibatch_size=48),
+        config=SimpleNamespace(num_learners=0, total_train_batch_size=640, num_epochs=epochs, minibatch_size=48),
         sample=lambda env_steps: asked.append(env_steps) or ["fragments"],
         learn=lambda fragments, **how: asked.append((fragments, how)),
     )
+    trainer.iterate = partial(algorithm.iterate, trainer)
     algorithm.training_step(trainer)
     assert asked == [640, (["fragments"], {"num_epochs": epochs, "minibatch_size": 48})]

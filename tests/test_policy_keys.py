@@ -125,6 +125,8 @@ ACTOR_CRITIC = [
 ON_POLICY = [
     *ACTOR_CRITIC,
     Key("learner", "torch", learner_setting("gradients")),
+    Key("exchange", "gradients", learner_setting("exchange")),
+    Key("late_share", 0.5, learner_setting("late_share")),
     Key(
         "pull_coeff",
         0.3,

@@ -257,23 +257,6 @@ def test_advantages_equal_rllibs(gamma: float, lambda_: float) -> None:
                 first = last
 
 
-def test_a_fragment_split_among_learners_is_whole() -> None:
-    fragment = random_fragment(np.random.default_rng(1), 50, 5, 2)
-    parts = [part for i in range(3) for part in fragment.split(3, i)]
-    assert [part.truncated.shape[1] for part in parts] == [2, 2, 1]
-    values = np.random.default_rng(2).normal(size=(51, 5, 2)).astype(np.float32)
-    finals = fragment.final_observations[:, :, 0]
-    whole = grid_advantages(fragment, values, finals, gamma=0.9, lambda_=0.8)
-    first = 0
-    for part in parts:
-        last = first + part.truncated.shape[1]
-        finals = part.final_observations[:, :, 0]
-        ours = grid_advantages(part, values[:, first:last], finals, gamma=0.9, lambda_=0.8)
-        np.testing.assert_array_equal(ours, whole[:, first:last])
-        first = last
-    assert random_fragment(np.random.default_rng(1), 5, 1, 1).split(2, 1) == []
-
-
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("sharing", sorted(SHARING))
 def test_the_learner_computes_the_same_loss_from_both_runners(sharing: str) -> None:

@@ -135,5 +135,4 @@ class A2C(ConstrainedAlgorithm):
 
     def training_step(self) -> None:
         """Do one iteration."""
-        samples = self.sample(self.config.total_train_batch_size)
-        self.learn(samples, num_epochs=1, minibatch_size=self.config.minibatch_size)
+        self.iterate(num_epochs=1, minibatch_size=self.config.minibatch_size)

@@ -30,13 +30,13 @@ from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.exchange.moments import standardised
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.on_policy import (
     EXPLAINED_VARIANCE,
     HAS_CHOICE,
     IDLE_PER_CHOICE,
     select_rows,
-    standardised,
     take,
 )
 from offload_rllib.algorithms.settings import UNSET, OffloadConfig, actor_critic_settings, refuse_stock

@@ -13,6 +13,8 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
+from offload_rllib.algorithms.exchange.averaging import add_gradients, parameters_of
+from offload_rllib.algorithms.exchange.meeting import Meeting
 from offload_rllib.simulator.types import Array
 
 GRADIENT_NORM = "gradient_norm"
@@ -35,6 +37,11 @@ class DirectLearner(TorchLearner):
     config: Any
     _module: Any
 
+    meeting: Meeting | None = None
+    """Of several learners."""
+    adds_gradients = False
+    """Whether several learners take every gradient step together."""
+
     def build(self) -> None:
         """Make networks and optimisers, with as many threads as are asked for."""
         threads = self.config.learner_config_dict.get(TORCH_THREADS)
@@ -44,6 +51,9 @@ class DirectLearner(TorchLearner):
         super().build()
         self._noted: dict[str, list[dict[str, Tensor]]] = {}
         self._schedules_at = 0
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leave modules as they are: several learners meet by themselves (see `exchange`)."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Register one Adam per module, with the update of all its weights in one call."""
@@ -111,12 +121,24 @@ class DirectLearner(TorchLearner):
         optimizer = self.get_optimizer(module_id)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, largest_norm(config))
         noted = self._noted[module_id][-1]
-        self.check_finite(module_id, loss.detach(), norm, lambda: noted)
-        noted[GRADIENT_NORM] = norm
+        noted[GRADIENT_NORM] = self._step(module_id, config, loss.detach(), noted)
+
+    def descend_with_others(self, module_id: str, config: Any) -> None:
+        """Take one gradient step along the sum of the other learners' gradients; errors as `descend`."""
+        self.get_optimizer(module_id).zero_grad(set_to_none=True)
+        self._step(module_id, config, 0.0, {})
+
+    def _step(self, module_id: str, config: Any, loss: Tensor | float, noted: dict[str, Tensor]) -> Tensor:
+        """Move the weights along their gradient; return its norm."""
+        optimizer = self.get_optimizer(module_id)
+        parameters = parameters_of(optimizer)
+        if self.meeting is not None and self.adds_gradients:
+            add_gradients(self.meeting, parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, largest_norm(config))
+        self.check_finite(module_id, loss, norm, lambda: noted)
         optimizer.step()
+        return norm
 
     def check_finite(
         self, module_id: str, loss: Tensor | float, norm: Tensor | float, figures: Callable[[], dict[str, Tensor]]
@@ -137,12 +159,6 @@ class DirectLearner(TorchLearner):
             raise DivergedError(
                 f"policy '{module_id}': a loss or its gradient is not finite (loss {float(loss):g}; {text})"
             )
-
-    def average_gradient(self, gradient: Tensor) -> None:
-        """Average over all learners a gradient that is not autograd's; those are averaged by torch itself."""
-        if self.config.num_learners > 1:
-            torch.distributed.all_reduce(gradient)
-            gradient /= self.config.num_learners
 
     def log_noted(self, module_id: str) -> None:
         """Log the means of what was noted since the last call."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -22,6 +23,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
+from offload_rllib.algorithms.exchange.answers import answers_of
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config import load_environment
@@ -81,9 +83,10 @@ class OffloadAlgorithm(Algorithm):
         """Run one iteration; the result says how the runners are, and in `notices` what happened to them."""
         result = super().step()
         group = self.env_runner_group
+        several = self.config.num_learners if self.config.num_learners > 1 else 0
         result[RUNNERS] = {
-            "all": group.num_remote_env_runners(),
-            "healthy": max(group.num_healthy_remote_workers() - len(self.sampler.late), 0),
+            "all": group.num_remote_env_runners() or several,
+            "healthy": max(group.num_healthy_remote_workers() - len(self.sampler.late), 0) or several,
             "late": len(self.sampler.late),
             "restarts": self.sampler.restarts,
         }
@@ -128,6 +131,23 @@ class OffloadAlgorithm(Algorithm):
                 restored_env_runner_indices=restored,
             )
 
+    def iterate(self, **how: Any) -> None:
+        """Sample a batch and learn from it; several learners each do their share of both.
+
+        Args:
+            how: `num_epochs` and `minibatch_size` of the learners' `update`.
+        """
+        if self.config.num_learners < 2:
+            self.learn(self.sample(self.config.total_train_batch_size), **how)
+            return
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            # RLlib waits for all learners, and if one is lost, those that remain wait for it.
+            workers = self.learner_group._workers  # noqa: SLF001
+            answers = answers_of(workers, "iterate", env_steps=self.env_steps, **how)
+        self.metrics.aggregate([one for sampled, _, _ in answers for one in sampled], key=ENV_RUNNER_RESULTS)
+        self.metrics.aggregate([learned for _, learned, _ in answers], key=LEARNER_RESULTS)
+        self.env_runner_group.local_env_runner.set_state({COMPONENT_RL_MODULE: answers[0][2]})
+
     def sample(self, env_steps: int) -> list[Fragment | AgentSteps]:
         """Return at least so many environment steps from all runners that answer.
 
@@ -142,13 +162,9 @@ class OffloadAlgorithm(Algorithm):
     def learn(self, samples: list[Fragment | AgentSteps], **how: Any) -> None:
         """Let the learners update from samples, and give the runners the new weights."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            learners = self.config.num_learners
-            # Learners in processes of their own, if only one, are given shards: RLlib cannot divide a list.
-            if learners:
-                shards = [[part for sample in samples for part in sample.split(learners, i)] for i in range(learners)]
-                data = TrainingData(batches=shards)  # pyright: ignore[reportArgumentType] - our learners take these
-            else:
-                data = TrainingData(batch=samples)  # pyright: ignore[reportArgumentType] - as above
+            # A learner in a process of its own is given a list of shards: RLlib cannot divide the samples.
+            alone = {"batches": [samples]} if self.config.num_learners else {"batch": samples}
+            data = TrainingData(**alone)  # pyright: ignore[reportArgumentType] - our learners take these
             results = self.learner_group.update(
                 training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps}, **how
             )

@@ -8,7 +8,7 @@ sees a sample of them, because advantages need values there too.
 
 from __future__ import annotations
 
-import itertools
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,6 +22,7 @@ from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_TRAINED,
     NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED,
@@ -32,6 +33,11 @@ from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, largest_norm
+from offload_rllib.algorithms.exchange.averaging import average, steps_of
+from offload_rllib.algorithms.exchange.learner import MeetingLearner
+from offload_rllib.algorithms.exchange.lesson import MOMENT, Lesson, Met, Rows, meet
+from offload_rllib.algorithms.exchange.meeting import LATE_SHARE
+from offload_rllib.algorithms.exchange.plan import Plan
 from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
 from offload_rllib.algorithms.fused.kernels import (
     CHOICES,
@@ -39,10 +45,10 @@ from offload_rllib.algorithms.fused.kernels import (
     DIVERGENCE,
     ENTROPY,
     EXPLAINED,
+    FIGURES,
     SURROGATE,
     VALUE_LOSS,
 )
-from offload_rllib.algorithms.fused.learner import FusedLearner
 from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
 from offload_rllib.algorithms.sequences import MEMORY_STEPS, sequence_orders, sequences_of
@@ -60,9 +66,6 @@ CRITIC_ROWS = 4096
 
 # Arrays of other processes are mapped read-only; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-Rows = dict[str, Any]
-MOMENT = "moment"
 
 
 def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.Generator) -> np.ndarray:
@@ -84,15 +87,7 @@ def _idle_rows(chosen: int, idle: int, idle_per_choice: float) -> int:
     return min(idle, round(idle_per_choice * chosen) if chosen else idle)
 
 
-def standardised(advantages: Tensor, has_choice: Tensor) -> Tensor:
-    """Return advantages [N] with mean 0 and spread 1 over the steps with a choice; as they are if only one has one."""
-    if has_choice.sum() < 2:
-        return advantages
-    spread, mean = torch.std_mean(advantages[has_choice])
-    return (advantages - mean) / spread.clamp_min(1e-4)
-
-
-class OnPolicyLearner(FusedLearner):
+class OnPolicyLearner(MeetingLearner):
     """Learns from agents' steps, whichever runner sampled them, in minibatches of ready tensors.
 
     A subclass gives `compute_loss_for_module`, and reports with `note`. Its weight of the entropy follows
@@ -109,6 +104,7 @@ class OnPolicyLearner(FusedLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
+        self._learned_s = 0.0
         # By policy; none without a pull.
         self._first_actors: dict[str, torch.nn.Module] = {}
         start = self.config.starting_weights
@@ -151,9 +147,9 @@ class OnPolicyLearner(FusedLearner):
     def rows_of(self, module_id: str, samples: list[AgentSteps], config: Any) -> Rows:
         """Return the columns to learn from: the selected rows of all samples of one policy, in random order.
 
-        Advantages are standardised over the rows with a choice. With a central critic `MOMENT` says where in the
-        joint observations of all samples, one sample after the other, a row belongs. Actors that remember learn from
-        all rows: those of one of `SEQUENCES` stand together, in the order of time.
+        Advantages are as they are estimated. With a central critic `MOMENT` says where in the joint observations of all
+        samples, one sample after the other, a row belongs. Actors that remember learn from all rows: those of one of
+        `SEQUENCES` stand together, in the order of time.
 
         Args:
             module_id: the policy.
@@ -196,8 +192,6 @@ class OnPolicyLearner(FusedLearner):
             name: torch.from_numpy(np.concatenate([piece[name] for piece in pieces])[order]).to(self._device)
             for name in pieces[0]
         }
-        chosen = columns[HAS_CHOICE]
-        columns[Postprocessing.ADVANTAGES] = standardised(columns[Postprocessing.ADVANTAGES], chosen)
         columns[Columns.ACTIONS] = columns[Columns.ACTIONS].long()
         columns[Columns.OBS] = {name: columns.pop(name) for name in ("observations", "action_mask")}
         if self._pull_weight(module_id):
@@ -246,9 +240,9 @@ class OnPolicyLearner(FusedLearner):
             episodes: what the batched runner sampled, or episodes of RLlib's runner.
             episodes_refs: references to lists of them.
             training_data: either of them.
-            timesteps: counters for schedules.
+            timesteps: counters for schedules; of several learners, from before these samples.
             num_epochs: passes over the rows.
-            minibatch_size: rows of each policy per gradient step; all if None.
+            minibatch_size: rows of each policy per gradient step, of all learners together; all if None.
             kwargs: not read; for RLlib's signature.
 
         Returns:
@@ -261,20 +255,27 @@ class OnPolicyLearner(FusedLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes, episodes_refs=episodes_refs)
         training_data.solve_refs()
-        given: Any = training_data.episodes or training_data.batch
+        given: Any = training_data.batch if training_data.episodes is None else training_data.episodes
         samples = agent_steps_of(given, joint=self._has_central_critic())
         self._weights_seq_no += 1
         by_module: dict[str, list[AgentSteps]] = {}
         for steps in samples:
             by_module.setdefault(steps.module_id, []).append(steps)
-        for module_id in list(self.module.keys()):
-            if self.should_module_be_updated(module_id):
-                self._update_module(module_id, by_module.get(module_id, []), num_epochs, minibatch_size)
         # The samples that one runner gives for several policies cover the same steps of the environments.
         env_steps = sum({(steps.source, steps.start): steps.env_steps for steps in samples}.values())
+        lessons = [
+            self._lesson(module_id, by_module.get(module_id, []), num_epochs, minibatch_size)
+            for module_id in list(self.module.keys())
+            if self.should_module_be_updated(module_id)
+        ]
+        met = meet(self.meeting, lessons, env_steps, self._learned_s)
+        self._learn(lessons, met, num_epochs, minibatch_size)
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum")
-        self.after_gradient_based_update(timesteps=timesteps or {})
+        timesteps = dict(timesteps or {})
+        if self.meeting is not None and NUM_ENV_STEPS_SAMPLED_LIFETIME in timesteps:
+            timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME] += met.env_steps
+        self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
     def _has_central_critic(self) -> bool:
@@ -283,57 +284,59 @@ class OnPolicyLearner(FusedLearner):
             for module_id in list(self.module.keys())
         )
 
-    def _update_module(
-        self, module_id: str, samples: list[AgentSteps], num_epochs: int, minibatch_size: int | None
-    ) -> None:
-        samples = [steps for steps in samples if len(steps)]
-        # Every learner must state how many rows it has; otherwise the others would wait indefinitely.
-        size = self._common_size(sum(map(self._count_rows, samples)))
-        if size == 0:
-            return  # none of the policy's agents had a task
+    def _lesson(self, module_id: str, samples: list[AgentSteps], num_epochs: int, minibatch_size: int | None) -> Lesson:
+        """Return what a policy is to learn from samples of its own, in as many passes."""
         config = self.config.get_config_for_module(module_id)
+        samples = [steps for steps in samples if len(steps)]
+        if not samples:
+            return Lesson(module_id, config, {}, [torch.arange(0)] * num_epochs)
         rows = self.rows_of(module_id, samples, config)
         joint = None
         if MOMENT in rows:
             seen = [steps.joint for steps in samples if steps.joint is not None]
             joint = torch.from_numpy(np.concatenate(seen)).to(self._device)
-        step = min(minibatch_size or size, size)
-        # What does not fill a minibatch is spread over the others.
-        minibatches = max(size // step, 1)
+        size = len(rows[HAS_CHOICE])
         if SEQUENCES in rows:
-            orders = sequence_orders(rows[SEQUENCES], minibatches, num_epochs, self._rng)
-        else:
-            edges = np.linspace(0, size, minibatches + 1).astype(int)
-            orders = self._orders(len(rows[HAS_CHOICE]), edges, num_epochs)
-        self.learn_from(module_id, config, rows, orders, joint)
-        self.log_noted(module_id)
-        self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED), size * num_epochs, reduce="sum")
-        self.metrics.log_value((module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), size * num_epochs, reduce="lifetime_sum")
+            minibatches = max(size // min(minibatch_size or size, size), 1)
+            ready = list(sequence_orders(rows[SEQUENCES], minibatches, num_epochs, self._rng))
+            return Lesson(module_id, config, rows, [], joint, ready)
+        # In the first pass as they are: they are in random order.
+        orders = [
+            torch.from_numpy(self._rng.permutation(size)) if epoch else torch.arange(size)
+            for epoch in range(num_epochs)
+        ]
+        return Lesson(module_id, config, rows, [order.to(self._device) for order in orders], joint)
 
-    def _count_rows(self, steps: AgentSteps) -> int:
-        """Return how many rows of a sample are learned from."""
-        if steps.memory is not None:
-            return len(steps)
-        chosen = int(steps.choices.sum())
-        return chosen + _idle_rows(chosen, len(steps) - chosen, self.config.learner_config_dict[IDLE_PER_CHOICE])
-
-    def _common_size(self, size: int) -> int:
-        """Return the rows that every learner has: they must take equally many gradient steps, or wait indefinitely."""
-        if self.config.num_learners < 2:
-            return size
-        smallest = torch.tensor(size, device=self._device)
-        torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
-        return int(smallest)
-
-    def _orders(self, rows: int, edges: np.ndarray, num_epochs: int) -> Iterator[Tensor]:
-        """Yield the places of each minibatch's rows: in the first pass as they are, in each other in a new order."""
-        for epoch in range(num_epochs):
-            order = torch.from_numpy(self._rng.permutation(rows)) if epoch else torch.arange(rows)
-            for first, last in itertools.pairwise(edges):
-                yield order[first:last].to(self._device)
+    def _learn(self, lessons: list[Lesson], met: Met, num_epochs: int, minibatch_size: int | None) -> None:
+        """Let every policy learn its lesson, alone or with all learners."""
+        index = 0 if self.meeting is None else self.meeting.index
+        averages: list[tuple[Any, float, int]] = []
+        ends_s = met.ends_s(met.sizes[index], self.config.learner_config_dict[LATE_SHARE])
+        began_s = time.perf_counter()
+        for lesson, of_all, end_s in zip(lessons, met.sizes.T, ends_s, strict=True):
+            if not of_all.any():
+                continue  # none of the policy's agents had a task
+            plan = Plan.of(of_all, index, minibatch_size, together=self.adds_gradients)
+            optimizer = self.get_optimizer(lesson.module_id)
+            averages.append((optimizer, plan.share, steps_of(optimizer) + plan.longest * num_epochs))
+            if lesson.size or self.adds_gradients:
+                minibatches = lesson.minibatches(plan, end_s)
+                self.learn_from(lesson.module_id, lesson.config, lesson.rows, minibatches, lesson.joint)
+            self.log_noted(lesson.module_id)
+            rows = lesson.size * num_epochs
+            self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED), rows, reduce="sum")
+            self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), rows, reduce="lifetime_sum")
+        self._learned_s = time.perf_counter() - began_s
+        if averages and self.meeting is not None and not self.adds_gradients:
+            average(self.meeting, *zip(*averages, strict=True))
 
     def learn_from(
-        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], joint: Tensor | None = None
+        self,
+        module_id: str,
+        config: Any,
+        rows: Rows,
+        minibatches: Iterable[tuple[Tensor, float]],
+        joint: Tensor | None = None,
     ) -> None:
         """Take one gradient step after the other.
 
@@ -341,14 +344,17 @@ class OnPolicyLearner(FusedLearner):
             module_id: the policy.
             config: its own.
             rows: columns as `rows_of` returns them.
-            orders: the places in them of each minibatch.
+            minibatches: for each step the places of its rows, and the factor on their gradient.
             joint: observations of all agents that `MOMENT` of the rows points into, for a central critic.
         """
         fused = self.fused_steps(module_id)
         if fused is not None:
-            self._learn_fused(module_id, config, rows, orders, fused)
+            self._learn_fused(module_id, config, rows, minibatches, fused)
             return
-        for order in orders:
+        for order, share in minibatches:
+            if not len(order):
+                self.descend_with_others(module_id, config)
+                continue
             minibatch = take(rows, order)
             if joint is not None:
                 minibatch[EVERYONE] = joint[minibatch[MOMENT]]
@@ -356,7 +362,7 @@ class OnPolicyLearner(FusedLearner):
             loss: Any = self.compute_loss_for_module(
                 module_id=module_id, config=config, batch=minibatch, fwd_out=outputs
             )
-            self.descend(module_id, config, loss)
+            self.descend(module_id, config, loss if share == 1 else share * loss)
 
     def fused_steps(self, module_id: str) -> Any:
         """Return the gradient steps that are written out; see `FusedLearner`. The pull is not."""
@@ -367,7 +373,12 @@ class OnPolicyLearner(FusedLearner):
         return ActorCriticSteps(network, optimizer)
 
     def _learn_fused(
-        self, module_id: str, config: Any, rows: Rows, orders: Iterable[Tensor], steps: ActorCriticSteps
+        self,
+        module_id: str,
+        config: Any,
+        rows: Rows,
+        minibatches: Iterable[tuple[Tensor, float]],
+        steps: ActorCriticSteps,
     ) -> None:
         settings = LossSettings(
             clip=self.clip_of(config),
@@ -377,17 +388,26 @@ class OnPolicyLearner(FusedLearner):
         found: list[np.ndarray] = []
         steps.take_over()
         try:
-            for order in orders:
-                figures = steps.compute(rows, order, settings)
-                self.average_gradient(steps.gradient)
+            for order, share in minibatches:
+                if len(order):
+                    figures = steps.compute(rows, order, settings)
+                    steps.gradient *= share
+                else:
+                    figures = np.zeros(FIGURES)
+                    steps.gradient.zero_()
+                if self.meeting is not None and self.adds_gradients:
+                    self.meeting.add(steps.gradient)
                 norm, loss = steps.norm(), settings.loss_of(figures)
-                figures[CHOICES] /= len(order)
-                found.append(np.append(figures, norm))
-                self.check_finite(module_id, loss, norm, lambda found=found: self._figures_of(config, found[-1]))
+                figures[CHOICES] /= max(len(order), 1)
+                noted = np.append(figures, norm)
+                if len(order):
+                    found.append(noted)
+                self.check_finite(module_id, loss, norm, lambda noted=noted: self._figures_of(config, noted))
                 steps.step(norm, largest_norm(config))
         finally:
             steps.hand_back()
-        self.note(module_id, self._figures_of(config, np.mean(found, 0)))
+        if found:
+            self.note(module_id, self._figures_of(config, np.mean(found, 0)))
 
     def _figures_of(self, config: Any, found: np.ndarray) -> dict[str, Tensor]:
         """Return what the kernels have found, with the norm behind it, under the torch learner's names."""

@@ -109,5 +109,4 @@ class PPO(ConstrainedAlgorithm, rllib_ppo.PPO):
 
     def training_step(self) -> None:
         """Sample a batch, learn from it for some epochs, give the runners the new weights."""
-        samples = self.sample(self.config.total_train_batch_size)
-        self.learn(samples, num_epochs=self.config.num_epochs, minibatch_size=self.config.minibatch_size)
+        self.iterate(num_epochs=self.config.num_epochs, minibatch_size=self.config.minibatch_size)

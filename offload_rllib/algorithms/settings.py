@@ -14,6 +14,7 @@ from ray.rllib.utils.from_config import NotProvided
 
 from offload_rllib.algorithms.constraints import CONSTRAINTS, REWARD_SCALE
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
+from offload_rllib.algorithms.exchange.meeting import EXCHANGE, LATE_SHARE
 from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
@@ -154,6 +155,8 @@ class OnPolicyConfig(OffloadConfig):
         """Return what learners and the sampling of the trainer need."""
         own = {
             GRADIENTS: algorithm.learner,
+            EXCHANGE: algorithm.exchange,
+            LATE_SHARE: algorithm.late_share,
             PULL: algorithm.pull_coeff,
             PULL_ENV_STEPS: training.env_steps,
             MEMORY_STEPS: algorithm.memory_steps,
@@ -211,7 +214,7 @@ def _check_hindsight(algorithm: OnPolicy, training: Training, env: NativeEnv) ->
         raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
     if isinstance(env, ArrivalEnv):
         return  # samples are whole episodes
-    whole = max(training.runners, 1) * training.envs_per_runner * env.steps_per_episode
+    whole = training.samplers * training.envs_per_runner * env.steps_per_episode
     if algorithm.batch_env_steps % whole:
         raise ConfigError(
             f"algorithm.batch_env_steps ({algorithm.batch_env_steps}) must be a multiple of runners x envs_per_runner "

@@ -109,6 +109,13 @@ class OnPolicy(AlgorithmSettings):
     learner: Literal["torch", "fused"] = "fused"
     """How gradient steps are taken. torch: by autograd; fused: written out, several times faster, for the networks of
     this package with a local critic on the CPU, otherwise as torch. Both give the same except for rounding."""
+    exchange: Literal["weights", "gradients"] = "weights"
+    """What several learners exchange (`training.learners`). weights: each learns from its own samples, and then their
+    weights are averaged, once per batch; gradients: they are averaged for every minibatch."""
+    late_share: NonNegative | None = None
+    """Of several learners that exchange weights, one that takes longer to learn from a batch than the median learner
+    took for the last one, by this share of that time, is cut short. Results are then not repeatable; null: all are
+    waited for."""
 
     @model_validator(mode="after")
     def _constraints_differ(self) -> OnPolicy:
@@ -118,6 +125,14 @@ class OnPolicy(AlgorithmSettings):
                 raise ValueError(f"constraints: {figure} is bounded {figures.count(figure)} times; accepted: once")
         if figures and self.credit == "decisions":
             raise ValueError("constraints need credit: steps: hindsight charges a decision for delays, not for drops")
+        return self
+
+    @model_validator(mode="after")
+    def _who_is_late_can_stop(self) -> OnPolicy:
+        if self.late_share is not None and self.exchange == "gradients":
+            raise ValueError(
+                f"late_share ({self.late_share:g}): exchange: gradients takes every step together; accepted: null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -125,7 +125,8 @@ class Training(Schema):
     cpus_per_runner: Positive | None = None
     """CPUs that Ray reserves for each runner; null: an equal share of the available CPUs, at most 1."""
     learners: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
-    """Processes that learn, each from its part of every batch; 0: learn in the trainer's process. PPO and A2C."""
+    """Processes that learn; 0: learn in the trainer's process. Two or more, for PPO and A2C, also sample, each its
+    part of every batch in `envs_per_runner` environments; there are then no `runners` (`docs/scaling.md`)."""
     gpus: NonNegative = 0
     """GPUs for learning, divided among the learners."""
     learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
@@ -157,6 +158,16 @@ class Training(Schema):
     """Your own callbacks of RLlib, as package.module:Class, in addition to this package's (`docs/rollout.md`)."""
     metrics: Annotated[dict[PolicyName, CodePath], NAMES_CODE] = Field(default_factory=dict)
     """Your own metrics, by name: functions package.module:function from the figures of an episode to a number."""
+
+    @property
+    def samplers(self) -> int:
+        """Processes that sample: several learners, or runners, or the trainer's own."""
+        return self.learners if self.learners > 1 else max(self.runners, 1)
+
+    @property
+    def processes(self) -> int:
+        """Processes beside the trainer's."""
+        return self.learners if self.learners > 1 else self.runners + self.learners
 
     @model_validator(mode="after")
     def _one_start(self) -> Training:
@@ -233,13 +244,14 @@ class PolicyConfig(Schema):
     def _batch_is_whole_fragments(self) -> PolicyConfig:
         if isinstance(self.algorithm, APPO):
             return self
-        environments = max(self.training.runners, 1) * self.training.envs_per_runner
+        environments = self.training.samplers * self.training.envs_per_runner
         key = "sample_env_steps" if isinstance(self.algorithm, DDQN) else "batch_env_steps"
         env_steps = getattr(self.algorithm, key)
         if env_steps % environments:
             raise ValueError(
                 f"algorithm.{key} ({env_steps}) must be a multiple of "
-                f"runners x envs_per_runner ({environments}): every environment contributes as many steps"
+                f"{'learners' if self.training.learners > 1 else 'runners'} x envs_per_runner ({environments}): every "
+                "environment contributes as many steps"
             )
         return self
 
@@ -253,15 +265,20 @@ class PolicyConfig(Schema):
             raise ValueError(  # noqa: TRY004 - of the two settings neither has a wrong type
                 f"training.learners ({learners}): {name} learns in one process; accepted: 0 or 1"
             )
-        if learners > self.training.envs_per_runner:
+        if self.algorithm.constraints:
             raise ValueError(
-                f"training.learners ({learners}) must not exceed training.envs_per_runner "
-                f"({self.training.envs_per_runner}): a learner without environments would stall the others"
+                f"training.learners ({learners}): algorithm.constraints are measured over whole batches, and each of "
+                "several learners has a part; accepted: 0 or 1"
             )
-        if self.algorithm.batch_env_steps % learners:
+        if self.training.env_runner == "stock":
             raise ValueError(
-                f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
-                f"training.learners ({learners})"
+                f"training.env_runner: stock: each of {learners} learners samples batched; accepted: batched"
+            )
+        minibatch = self.algorithm.minibatch_steps
+        if minibatch is not None and minibatch < learners:
+            raise ValueError(
+                f"algorithm.minibatch_steps ({minibatch}) must be at least training.learners ({learners}), which share "
+                "every minibatch"
             )
         return self
 

@@ -126,14 +126,6 @@ class AgentSteps:
             memory=None if self.memory is None else self.memory[keep],
         )
 
-    def split(self, parts: int, part: int) -> list[AgentSteps]:
-        """Return the rows of the environments of one of several parts; nothing if it has no environment."""
-        mine = np.array_split(np.arange(self.environments), parts)[part]
-        if not len(mine):
-            return []
-        share = self.steps * len(mine)
-        return [replace(self.subset(np.isin(self.environment, mine)), env_steps=share)]
-
     def of_policies(self, owner: Array, policies: dict[str, Array]) -> list[AgentSteps]:
         """Return one object per policy.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -64,30 +64,6 @@ class Fragment:
     def choices(self) -> Array:
         """[T, E, A] bool: which steps had more than one valid action."""
         return self.masks[:-1].sum(-1, dtype=np.int32) > 1
-
-    def split(self, parts: int, part: int) -> list[Fragment]:
-        """Return the environments of one of several parts, as at most one fragment; views of this one's arrays."""
-        environments = np.arange(self.truncated.shape[1])
-        mine = np.array_split(environments, parts)[part]
-        if not len(mine):
-            return []
-        first, last = int(mine[0]), int(mine[-1]) + 1
-        ended = np.argwhere(self.truncated)[:, 1]
-        finals = (ended >= first) & (ended < last)
-        return [
-            replace(
-                self,
-                observations=self.observations[:, first:last],
-                masks=self.masks[:, first:last],
-                actions=self.actions[:, first:last],
-                log_probabilities=self.log_probabilities[:, first:last],
-                rewards=self.rewards[:, first:last],
-                costs=self.costs[:, first:last],
-                truncated=self.truncated[:, first:last],
-                final_observations=self.final_observations[finals],
-                final_masks=self.final_masks[finals],
-            )
-        ]
 
     def agent_steps_of(self, joint: tuple[Array, Array] | None = None) -> AgentSteps:
         """Return the steps as rows, by time, environment and agent; views of this fragment's arrays.

@@ -155,16 +155,17 @@ def algorithm_config(
         disable_env_checking=True,
     )
     remote_learners = training.learners
-    share = training.cpus_per_runner or cpus_per_runner(training.runners + remote_learners, nodes or (cpus,))
+    runners = 0 if remote_learners > 1 else training.runners
+    share = training.cpus_per_runner or cpus_per_runner(training.processes, nodes or (cpus,))
     config.env_runners(
         env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
-        num_env_runners=training.runners,
+        num_env_runners=runners,
         num_envs_per_env_runner=training.envs_per_runner,
         num_cpus_per_env_runner=share,
         rollout_fragment_length="auto",
         sample_timeout_s=training.sample_timeout_s,
     )
-    trainer_cpus = TRAINER_CPUS if training.runners else 1
+    trainer_cpus = TRAINER_CPUS if runners or remote_learners > 1 else 1
     config.resources(num_cpus_for_main_process=trainer_cpus)
     if trainer_node is not None:
         config.custom_resources_for_main_process = {trainer_node: NODE_SHARE}

@@ -85,8 +85,11 @@ def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
     Raises:
         ConfigError: there is room for none.
     """
+    learners = policy.training.learners
+    if learners > 1:
+        raise ConfigError(f"--runners all: each of {learners} learners samples by itself; accepted: --learners")
     nodes = found_or_local().cpus_by_node
-    room = places(policy.training.cpus_per_runner or 1.0, nodes) - policy.training.learners
+    room = places(policy.training.cpus_per_runner or 1.0, nodes) - learners
     content = policy.model_dump(mode="json", by_alias=True)
     for runners in range(room, 0, -1):
         content["training"]["runners"] = runners

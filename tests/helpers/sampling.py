@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from helpers.environments import small_environment
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.envs.rllib import register_environments
@@ -54,19 +56,20 @@ def make_runner(config: OffloadPPOConfig, *, worker: int = 0) -> BatchedEnvRunne
 def by_agent(fragments: list[Fragment], environment: int, agent: str) -> Fragment:
     """Return the part of one agent of one environment; the stock runner's fragments have one environment each."""
     fragment = next(f for f in fragments if agent in f.agents)
-    part = fragment.split(fragment.truncated.shape[1], environment)[0]
-    i = part.agents.index(agent)
+    e, i = slice(environment, environment + 1), fragment.agents.index(agent)
+    one = slice(i, i + 1)
+    finals = np.argwhere(fragment.truncated)[:, 1] == environment
     return Fragment(
-        part.module_id,
+        fragment.module_id,
         (agent,),
-        part.observations[:, :, i : i + 1],
-        part.masks[:, :, i : i + 1],
-        part.actions[:, :, i : i + 1],
-        part.log_probabilities[:, :, i : i + 1],
-        part.rewards[:, :, i : i + 1],
-        part.truncated,
-        part.final_observations[:, i : i + 1],
-        part.final_masks[:, i : i + 1],
+        fragment.observations[:, e, one],
+        fragment.masks[:, e, one],
+        fragment.actions[:, e, one],
+        fragment.log_probabilities[:, e, one],
+        fragment.rewards[:, e, one],
+        fragment.truncated[:, e],
+        fragment.final_observations[finals][:, one],
+        fragment.final_masks[finals][:, one],
     )
 
 

@@ -1,0 +1,445 @@
+"""Several learners: none waits for another in vain, none is neglected, and together they learn what one would."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from helpers.environments import small_environment
+from ray import cloudpickle
+from ray.exceptions import RayActorError
+
+from offload_rllib.algorithms.exchange import lesson
+from offload_rllib.algorithms.exchange.answers import answers_of
+from offload_rllib.algorithms.exchange.averaging import average
+from offload_rllib.algorithms.exchange.lesson import Met
+from offload_rllib.algorithms.exchange.meeting import EXCHANGE, GRADIENTS, WEIGHTS, LearnerLostError
+from offload_rllib.algorithms.exchange.moments import Moments
+from offload_rllib.algorithms.exchange.own_runner import OwnRunner
+from offload_rllib.algorithms.exchange.plan import Plan
+from offload_rllib.algorithms.exchange.threads import together
+from offload_rllib.algorithms.fused.learner import FUSED
+from offload_rllib.algorithms.fused.learner import GRADIENTS as HOW
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.envs.spaces import action_space, observation_space
+from offload_rllib.envs.vector import vector_env
+from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.training.rllib_config import algorithm_config
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import the tests
+
+Weights = dict[str, dict[str, np.ndarray]]
+
+
+def config_of(env: Any = None, sharing: Any = "shared", name: str = "PPO", learners: int = 0, **algorithm: Any) -> Any:
+    """Return RLlib's configuration of a small training."""
+    policy = load_policy_config(
+        {
+            "algorithm": {"name": name, "batch_env_steps": 96, "minibatch_steps": 16, "lr": 0.01} | algorithm,
+            "sharing": sharing,
+            "network": {"hidden": [8]},
+            "training": {"runners": 0, "envs_per_runner": 4, "seed": 3, "learners": learners},
+        }
+    )
+    return algorithm_config(load_environment(env or small_environment()), policy, cpus=12)
+
+
+def make_learners(count: int, env: Any = None, **how: Any) -> list[Any]:
+    """Return learners with the same weights, as those of one run have."""
+    config = config_of(env, **how)
+    env = vector_env(env or small_environment(), 1)
+    spaces: Any = {module_id: (observation_space(env), action_space(env)) for module_id in config.policies}
+    return [config.build_learner(env=None, spaces=spaces) for _ in range(count)]
+
+
+def draw_steps(learner: Any, module_id: str, rows: int, seed: int) -> AgentSteps:
+    """Return so many decisions of a policy, three in four of them with a choice."""
+    rng = np.random.default_rng(seed)
+    space = learner.network(module_id).observation_space
+    features, actions = space["observations"].shape[0], space["action_mask"].shape[0]
+    masks = np.ones((rows, actions), np.int8)
+    masks[rng.random(rows) < 0.25, 1:] = 0
+    return AgentSteps(
+        module_id=module_id,
+        agents=("a",),
+        agent=np.zeros(rows + 1, np.int64),
+        environment=np.zeros(rows + 1, np.int64),
+        observations=rng.uniform(-1, 1, (rows, features)).astype(np.float32),
+        masks=masks,
+        actions=np.where(masks[:, 1] > 0, rng.integers(0, actions, rows), 0).astype(np.int32),
+        log_probabilities=np.full(rows, -1.0, np.float32),
+        rewards=rng.normal(size=rows).astype(np.float32),
+        elapsed_s=rng.random(rows),
+        following=np.arange(1, rows + 1),
+        closing_observations=rng.uniform(-1, 1, (1, features)).astype(np.float32),
+        closing_masks=np.ones((1, actions), np.int8),
+        ended=np.ones(1, np.bool_),
+        env_steps=rows,
+        source=f"runner {seed}",
+        start=0,
+        steps=rows,
+    )
+
+
+def weights_of(learner: Any) -> Weights:
+    """Return copies of all weights and of what Adam remembers, by policy."""
+    found: Weights = {}
+    for module_id in list(learner.module.keys()):
+        optimizer = learner.get_optimizer(module_id)
+        named = list(learner.network(module_id).named_parameters())
+        found[module_id] = {name: value.detach().numpy().copy() for name, value in named}
+        for name, value in named:
+            for key, kept in optimizer.state.get(value, {}).items():
+                found[module_id][f"{name} {key}"] = kept.numpy().copy()
+    return found
+
+
+def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Return whether both have the same bits."""
+    return one.keys() == other.keys() and all(np.array_equal(value, other[key]) for key, value in one.items())
+
+
+def learn(learners: list[Any], samples: list[list[AgentSteps]], *, epochs: int = 2, minibatch: int | None = 16) -> None:
+    """Let every learner learn from its own samples, and meet."""
+
+    def update(learner: Any, index: int) -> None:
+        learner.update(episodes=samples[index], timesteps={}, num_epochs=epochs, minibatch_size=minibatch)
+
+    together(learners, update)
+
+
+@pytest.mark.parametrize(
+    ("env", "sharing", "shapes"),
+    [(small_environment(), {"mapping": {"x": ["a"], "y": ["b", "c"], "z": ["d"]}}, 100), ("ether_19", "per_node", 12)],
+)
+def test_no_shape_of_policies_learners_and_runners_hangs_and_none_is_neglected(
+    env: Any, sharing: Any, shapes: int
+) -> None:
+    rng = np.random.default_rng(11)
+    pool = make_learners(4, env=env, sharing=sharing)
+    modules = list(pool[0].module.keys())
+    assert len(modules) in (3, 15)
+    for shape in range(shapes):
+        learners = pool[: rng.integers(1, 5)]
+        together(learners, lambda learner, _: learner._begin_as_the_first(learner.meeting))
+        runners = int(rng.integers(1, 4))
+        busy = [module_id for module_id in modules if rng.random() < 0.7]
+        for learner in learners:
+            learner.config.learner_config_dict[EXCHANGE] = (WEIGHTS, GRADIENTS)[shape % 2]
+            learner.config.learner_config_dict[HOW] = (FUSED, "torch")[shape % 3 == 0]
+        samples: list[list[AgentSteps]] = [[] for _ in learners]
+        for own in samples:
+            for _ in range(runners):
+                for module_id in modules:
+                    # Of many policies some have no task at a runner; a few rows are less than a minibatch for each.
+                    rows = int(rng.choice([0, 1, 2, 5, 40])) if module_id in busy else 0
+                    own.append(draw_steps(learners[0], module_id, rows, int(rng.integers(1 << 30))))
+        before = weights_of(learners[0])
+        learn(learners, samples, epochs=int(rng.integers(1, 3)), minibatch=(None, 4, 16)[shape % 3])
+        after = [weights_of(learner) for learner in learners]
+        for module_id in modules:
+            rows = sum(len(steps) for own in samples for steps in own if steps.module_id == module_id)
+            assert all(same(after[0][module_id], other[module_id]) for other in after), "all have the same weights"
+            assert (not same(before[module_id], after[0][module_id])) == (rows > 0), (shape, module_id, rows)
+
+
+@pytest.mark.parametrize("how", [FUSED, "torch"])
+def test_added_gradients_are_those_of_one_learner_with_all_rows(how: str) -> None:
+    """One step over all rows: learners with 30, 11 and 0 of them take the step that one takes with 41."""
+    *several, alone = make_learners(4, learner=how, exchange=GRADIENTS, idle_per_choice=0)
+    samples = [[draw_steps(alone, "shared", rows, rows)] for rows in (30, 11)]
+    for _ in range(3):
+        learn(several, [*samples, []], epochs=1, minibatch=None)
+        alone.update(episodes=[*samples[0], *samples[1]], timesteps={}, num_epochs=1, minibatch_size=None)
+    wanted, found = (weights_of(learner)["shared"] for learner in (alone, several[0]))
+    assert wanted.keys() == found.keys()
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value, rtol=2e-3, atol=2e-6, err_msg=key)
+
+
+class Mute:
+    """A meeting of two that exchanges figures, which are known, and no weights: each keeps its share of its own."""
+
+    size = 2
+
+    def __init__(self, index: int, figures: list[np.ndarray]) -> None:
+        self.index, self._figures = index, figures
+
+    def gather(self, _: np.ndarray) -> np.ndarray:
+        """Return the figures of both."""
+        return np.stack(self._figures)
+
+    def add(self, vector: torch.Tensor) -> None:
+        """Leave a vector as it is."""
+
+
+def test_weights_and_moments_are_averages_by_rows_of_what_each_learner_has_learned() -> None:
+    *pair, one, other = make_learners(4, exchange=WEIGHTS)
+    samples = [[draw_steps(one, "shared", rows, rows)] for rows in (32, 16)]
+    figures: list[np.ndarray] = [np.empty(0)] * 2
+
+    def update(learner: Any, index: int) -> None:
+        gather = learner.meeting.gather
+
+        def noted(own: np.ndarray) -> np.ndarray:
+            figures[index] = own
+            return gather(own)
+
+        learner.meeting.gather = noted
+        learner.update(episodes=samples[index], timesteps={}, num_epochs=2, minibatch_size=8)
+
+    together(pair, update)
+    for index, learner in enumerate((one, other)):
+        learner.meeting = Mute(index, figures)
+        learner.update(episodes=samples[index], timesteps={}, num_epochs=2, minibatch_size=8)
+    parts = [weights_of(learner)["shared"] for learner in (one, other)]
+    for key, value in weights_of(pair[0])["shared"].items():
+        if key.endswith(" step"):
+            rows = max(figures[0][2], figures[1][2])
+            assert value == 2 * (2 * rows // 8)
+        else:
+            np.testing.assert_allclose(value, parts[0][key] + parts[1][key], rtol=1e-5, atol=1e-7, err_msg=key)
+
+
+@pytest.mark.parametrize("exchange", [WEIGHTS, GRADIENTS])
+@pytest.mark.parametrize(("name", "how"), [("PPO", FUSED), ("A2C", "torch")])
+def test_one_learner_that_meets_nobody_is_the_plain_algorithm_bit_for_bit(exchange: str, name: str, how: str) -> None:
+    plain, meets = make_learners(2, sharing="per_node", name=name, exchange=exchange, learner=how)
+    modules = list(plain.module.keys())
+    for seed in range(3):
+        samples = [draw_steps(plain, module_id, 30 + i, 10 * seed + i) for i, module_id in enumerate(modules)]
+        plain.update(episodes=samples, timesteps={}, num_epochs=3, minibatch_size=7)
+        learn([meets], [samples], epochs=3, minibatch=7)
+    wanted, found = weights_of(plain), weights_of(meets)
+    assert all(same(wanted[module_id], found[module_id]) for module_id in modules)
+
+
+def test_learners_meet_twice_per_batch_or_once_per_minibatch() -> None:
+    learners = make_learners(2)
+    samples = [[draw_steps(learners[0], "shared", 64, seed)] for seed in (1, 2)]
+    for exchange, wanted in ((WEIGHTS, 2), (GRADIENTS, 1 + 2 * (128 // 16))):
+        rooms: list[Any] = []
+        for learner in learners:
+            learner.config.learner_config_dict[EXCHANGE] = exchange
+
+        def update(learner: Any, index: int, rooms: list[Any] = rooms) -> None:
+            rooms.append(learner.meeting._room)
+            learner.update(episodes=samples[index], timesteps={}, num_epochs=2, minibatch_size=16)
+
+        together(learners, update)
+        assert rooms[0].meetings == wanted
+
+
+def test_a_late_learner_is_cut_short_by_the_same_share_in_every_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(lesson.time, "perf_counter", lambda: float(next(now)))
+    met = Met(np.array([[4, 8], [0, 0]]), 24, usual_s=4.0)
+    assert met.ends_s(met.sizes[0], None) == [math.inf] * 2
+    assert met.ends_s(met.sizes[0], 0.5) == [0 + 6 * 4 / 12, 0 + 6]
+    plan = Plan.of([100], 0, 10, together=False)
+    taught = lesson.Lesson("a", None, {}, [torch.arange(100)] * 2)
+    assert len(list(taught.minibatches(plan))) == 20
+    now = iter(range(1000))
+    monkeypatch.setattr(lesson.time, "perf_counter", lambda: float(next(now)))
+    assert len(list(taught.minibatches(plan, 6.0))) == 8, "one, and those begun at 0 to 6"
+    assert len(list(taught.minibatches(plan, -1.0))) == 1, "at least one"
+    with pytest.raises(ConfigError, match=r"late_share \(0.2\): exchange: gradients takes every step together"):
+        config_of(late_share=0.2, exchange=GRADIENTS)
+
+
+def test_a_learner_that_is_much_slower_is_not_waited_for() -> None:
+    fast, slow = make_learners(2, late_share=0.5)
+    samples = [[draw_steps(fast, "shared", 64, seed)] for seed in (1, 2)]
+    taken = []
+    original = fast.check_finite
+
+    def count(*given: Any) -> None:
+        taken.append(time.sleep(0.02))
+        original(*given)
+
+    slow.check_finite = count
+    fast._learned_s = slow._learned_s = 0.1  # as if of the last update
+    learn([fast, slow], samples, epochs=8, minibatch=8)
+    assert 1 <= len(taken) < 64, "of 8 passes of 16 or so"
+    assert same(weights_of(fast)["shared"], weights_of(slow)["shared"])
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.normal(3, 2, 50).astype(np.float32))
+    chosen = torch.from_numpy(rng.random(50) < 0.8)
+    edges = (0, 20, 20, 21, 50)
+    parts = [Moments.of(values[a:b], chosen[a:b]) for a, b in itertools.pairwise(edges)]
+    whole, found = Moments.of(values, chosen), Moments.of_all(parts)
+    assert found.count == whole.count
+    assert found.mean == pytest.approx(whole.mean, rel=1e-6)
+    assert found.spread == pytest.approx(whole.spread, rel=1e-6)
+    one = Moments.of_all([whole])
+    assert (np.float32(one.mean), np.float32(one.spread)) == (np.float32(whole.mean), np.float32(whole.spread))
+    assert Moments.of_all([Moments(0, 0.0, 0.0), Moments(1, 4.0, 0.0)]).standardised(values).equal(values)
+
+
+def test_plans_share_every_row_and_agree_on_the_number_of_steps() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        sizes = rng.choice([0, 1, 3, 17, 200], rng.integers(1, 6))
+        minibatch = None if rng.random() < 0.2 else int(rng.integers(1, 40))
+        if not sizes.any():
+            continue
+        for exchanged in (True, False):
+            plans = [Plan.of(sizes, i, minibatch, together=exchanged) for i in range(len(sizes))]
+            for plan, size in zip(plans, sizes, strict=True):
+                assert (plan.edges[0], plan.edges[-1]) == (0, size)
+                assert (np.diff(plan.edges) >= 0).all()
+            assert sum(plan.share for plan in plans) == pytest.approx(1)
+            assert len({plan.longest for plan in plans}) == 1
+            if exchanged:
+                np.testing.assert_allclose(np.sum([plan.shares for plan in plans], 0), 1, rtol=1e-12)
+                per_step = np.sum([np.diff(plan.edges) for plan in plans], 0)
+                assert minibatch is None or len(per_step) == 1 or len(per_step) <= sizes.sum() // minibatch
+
+
+def test_averages_are_by_share_and_one_with_the_whole_share_is_taken_over() -> None:
+    def make(seed: int) -> Any:
+        torch.manual_seed(seed)
+        layer = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+        layer(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+        return type("Owner", (), {"optimizer": optimizer, "meeting": None})()
+
+    for shares in ((0.25, 0.75), (0.0, 1.0)):
+        owners = [make(seed) for seed in (1, 2)]
+        before = [[v.clone() for v in state_of(owner.optimizer)] for owner in owners]
+        together(
+            owners,
+            lambda owner, index, shares=shares: average(owner.meeting, [owner.optimizer], [shares[index]], [7]),
+        )
+        for owner in owners:
+            for found, one, other in zip(state_of(owner.optimizer), *before, strict=True):
+                torch.testing.assert_close(found, shares[0] * one + shares[1] * other, rtol=1e-6, atol=1e-7)
+                assert shares[0] or found.equal(other)
+            assert {int(state["step"]) for state in owner.optimizer.state.values()} == {7}
+
+
+def state_of(optimizer: Any) -> list[torch.Tensor]:
+    """Return weights and moments."""
+    return [
+        value
+        for parameter, state in optimizer.state.items()
+        for value in (parameter.detach(), state["exp_avg"], state["exp_avg_sq"])
+    ]
+
+
+def test_learners_sample_different_episodes_and_their_share_of_a_batch() -> None:
+    config = config_of(learners=3)
+    spaces: Any = {"shared": tuple(f(vector_env(small_environment(), 1)) for f in (observation_space, action_space))}
+    learner = config.copy(copy_frozen=False).learners(num_learners=0).build_learner(env=None, spaces=spaces)
+    runners = [OwnRunner(config, index) for index in range(3)]
+    keys = set()
+    for runner in runners:
+        samples, metrics = runner.sample(learner.module, 0)
+        assert sum(sample.env_steps for sample in samples) == 32
+        assert sum(int(one["num_env_steps_sampled"]) for one in metrics) == 32
+        keys |= set(runner._runner.keys.tolist())
+    assert len(keys) == 12
+    # A resumed run begins with episodes that it has not had.
+    resumed = OwnRunner(config, 0)
+    resumed.sample(learner.module, 96)
+    assert not keys & set(resumed._runner.keys.tolist())
+
+
+class Fails:
+    """A learner that fails in its own way once it is asked."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def iterate(self, number: int) -> int:
+        """Answer, fail, end, or miss another learner."""
+        if self.how == "misses":
+            time.sleep(0.2)
+            raise LearnerLostError("another learner is gone")
+        if self.how == "fails":
+            time.sleep(0.6)
+            raise ConfigError("what it was given is wrong")
+        if self.how == "ends":
+            os._exit(1)
+        return number
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("deeds", "error"),
+    [
+        (("answers", "answers"), None),
+        (("misses", "fails", "answers"), ConfigError),
+        (("ends", "misses"), RayActorError),
+    ],
+)
+def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
+    deeds: tuple[str, ...], error: type[Exception] | None
+) -> None:
+    remote: Any = ray.remote(num_cpus=0)(Fails)  # pyright does not know that it is a class
+    learners = [remote.remote(deed) for deed in deeds]
+    if error is None:
+        assert answers_of(learners, "iterate", number=7) == [7, 7]
+        return
+    with pytest.raises(error):
+        answers_of(learners, "iterate", number=7)
+    for learner in learners:
+        with pytest.raises(RayActorError):
+            ray.get(learner.iterate.remote(number=7), timeout=60)
+
+
+TWO = """
+import sys, numpy, torch
+from torch import distributed
+from offload_rllib.algorithms.exchange.meeting import LearnerLostError, ProcessMeeting
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+meeting = ProcessMeeting("cpu")
+print(meeting.gather(numpy.array([meeting.index, 5.0])).tolist())
+vector = torch.full((3,), float(meeting.index + 1))
+meeting.add(vector)
+print(vector.tolist())
+if meeting.index == 1:
+    sys.stdout.flush()
+    import os
+    os._exit(0)
+try:
+    meeting.add(vector)
+except LearnerLostError as error:
+    print(error)
+"""
+
+
+def test_processes_meet_and_one_that_is_left_alone_is_told(tmp_path: Any) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / "group"), str(rank)], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=200)[0].splitlines() for process in started)
+    assert first[:2] == second == ["[[0.0, 5.0], [1.0, 5.0]]", "[3.0, 3.0, 3.0]"]
+    assert first[2].startswith("another learner is gone: ")
+
+
+def test_what_several_learners_cannot_do_is_refused() -> None:
+    constraint = {"figure": "late_share", "at_most": 0.1}
+    with pytest.raises(ConfigError, match=r"training.learners \(2\): algorithm.constraints are measured over whole"):
+        config_of(learners=2, constraints=[constraint])
+    with pytest.raises(ConfigError, match=r"minibatch_steps \(2\) must be at least training.learners \(3\)"):
+        config_of(learners=3, minibatch_steps=2)
+    with pytest.raises(ConfigError, match=r"batch_env_steps \(96\) must be a multiple of learners x envs_per_runner"):
+        config_of(learners=5)
