@@ -19,6 +19,7 @@ from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
 from offload_rllib.commands.home import ensure_home
+from offload_rllib.commands.imports import import_edgecloudsim, import_topo4mec, import_trace
 from offload_rllib.commands.init import init
 from offload_rllib.commands.record import record
 from offload_rllib.commands.replay import replay
@@ -80,6 +81,9 @@ app.command("tune-rule")(tune_rule)
 app.command("serve-env")(serve_env)
 app.command("testbed-report")(report_testbed)
 app.command("testbed")(play_testbed)
+app.command("import-trace")(import_trace)
+app.command("import-edgecloudsim")(import_edgecloudsim)
+app.command("import-topo4mec")(import_topo4mec)
 app.add_typer(suite_app, name="suite")
 
 

@@ -12,9 +12,11 @@ import argparse
 import csv
 import gzip
 import io
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +101,45 @@ def herd_20(folder: Path) -> None:
     write_csv(folder / "tasks.csv.gz", TASKS, rows)
 
 
-def ether(folder: Path) -> None:
-    """Write tasks for the cells of the paper: one hop, places that fill up, and deadlines within which not all end.
+@dataclass(frozen=True)
+class Law:
+    """How the tasks of a scenario are drawn whose nodes and links are those of its environment."""
 
-    The rates of the wireless links are those of the environment.
-    """
-    scenario = build_scenario(load_environment(folder.name))
+    environment: str
+    work: float
+    bits: float
+    load: float
+    """Of the clients' own nodes, if all stayed there."""
+    count: int
+    """Tasks, on average."""
+    deadline_s: tuple[float, float] | None = None
+
+
+LAWS = {
+    "ether_12": Law("ether_12", 3e7, 2e6, 1.2, 1500, (20, 100)),
+    "ether_31": Law("ether_31", 3e7, 2e6, 1.2, 1500, (20, 100)),
+    "mist": Law("network.yaml", 5e7, 5e5, 1.1, 3000, (0.1, 1.5)),
+    "faas": Law("network.yaml", 4e8, 1e5, 0.9, 2000),
+    "ecs_3": Law("network.yaml", 1.5e10, 2e7, 0.9, 4000),
+    "t4m_25": Law("network.yaml", 3e10, 2, 1.2, 1500),
+    "t4m_100": Law("network.yaml", 3e10, 2, 1.2, 1500),
+}
+EXACT = {"t4m_25": "tasks_exact.csv.gz", "t4m_100": "tasks_exact.csv.gz"}
+
+
+def drawn(folder: Path) -> None:
+    """Write nodes and links of an environment, and tasks of one hop: places fill up, and deadlines pass."""
+    law = LAWS[folder.name]
+    named = law.environment
+    config = load_environment(folder / named if named.endswith(".yaml") else named)
+    scenario = build_scenario(config)
     nodes = scenario.network.nodes
     names = [node.name for node in nodes]
-    rows = ((n.name, n.cores, repr(n.core_speed), "pooled", n.queue_capacity or "") for n in nodes)
+    services = [config.cloud.service if node.cloud and config.cloud else config.service for node in nodes]
+    rows = (
+        (n.name, n.cores, repr(n.core_speed), service, n.queue_capacity or "")
+        for n, service in zip(nodes, services, strict=True)
+    )
     write_csv(folder / "nodes.csv", NODES, rows)
     links = scenario.arrays.link
     ways = [(names[one["source"]], names[one["destination"]]) for one in links]
@@ -116,16 +148,15 @@ def ether(folder: Path) -> None:
     neighbours: dict[str, list[str]] = {name: [name] for name in names}
     for a, b in ways:
         neighbours[a].append(b)
-    clients = [node for node in nodes if node.client]
-    rates = {node.name: 1.2 * node.speed / WORK for node in clients}
-    rows = poisson_tasks(len(names), 1500 / sum(rates.values()), rates, neighbours, WORK, 2e6)
-    write_csv(
-        folder / "tasks.csv.gz", TASKS, ((*row[:-1], f"{20 + 80 * (i % 97) / 97:.3f}") for i, row in enumerate(rows))
-    )
+    rates = {node.name: law.load * node.speed / law.work for node in nodes if node.client}
+    tasks = poisson_tasks(len(names), law.count / sum(rates.values()), rates, neighbours, law.work, law.bits)
+    low, high = law.deadline_s or (0, 0)
+    deadlines = (f"{low + (high - low) * (i % 97) / 97:.3f}" if law.deadline_s else "" for i in itertools.count())
+    table = ((*row[:-1], deadline_s) for row, deadline_s in zip(tasks, deadlines, strict=False))
+    write_csv(folder / EXACT.get(folder.name, "tasks.csv.gz"), TASKS, table)
 
 
-WORK = 3e7
-WRITERS = {"queue_14": queue_14, "herd_20": herd_20, "ether_12": ether, "ether_31": ether}
+WRITERS = {"queue_14": queue_14, "herd_20": herd_20} | dict.fromkeys(LAWS, drawn)
 
 
 def write_fingerprints(folder: Path) -> None:
