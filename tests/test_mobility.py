@@ -17,7 +17,7 @@ from offload_rllib.simulator.types import FINISHED, LOST
 HORIZON_S, UPDATE_S = 400.0, 2.5
 ACCESS = {"left": (0.0, 0.0), "right": (100.0, 0.0)}
 # The phone passes both access points and comes back. Before the first row and behind the last it rests.
-ROWS = ((3.0, 10.0, 5.0), (150.0, 90.0, 5.0), (200.0, 130.0, 60.0), (201.0, 0.0, 1.0), (350.0, 55.0, 0.0))
+ROWS = ((3.0, 10.0, 5.0), (150.0, 90.0, 5.0), (200.0, 130.0, 60.0), (201.0, 0.0, 1.0), (350.0, 55.0, -3.0))
 RADIO = {"bandwidth_hz": 100.0, "transmit_power_dbm": -65.0}
 BACKHAUL_BPS, BACKHAUL_S = 800.0, 0.125
 
@@ -295,6 +295,7 @@ def test_impossible_movements(override: str, message: str) -> None:
         ("time_s,node,x_m,y_m\n5,phone,1,1\n5,phone,1,1\n", r"row 2: column 'time_s': 5 s is not after 5 s of 'phone'"),
         ("time_s,node,x_m,y_m\n5,phone,1\n", r"row 1: has 3 values for 4 columns"),
         ("time_s,node,x_m,y_m\n5,phone,1,far\n", r"row 1: column 'y_m'"),
+        ("time_s,node,x_m,y_m\n-1,phone,1,1\n", r"row 1: column 'time_s': '-1'; accepted: numbers from 0 up to 1e.30"),
         ("time_s,node,x_m,y_m\n", r"no rows for node 'phone', which moves"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from offload_rllib.config.base import LARGEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.links import RateSchedule
 from offload_rllib.config.loading import find_data
@@ -162,8 +163,17 @@ def _steps(schedule: RateSchedule) -> tuple[tuple[float, float], ...]:
     return tuple(rows)
 
 
-def numbers_of_rows(path: Path, columns: tuple[str, ...], what: str, text: str = "") -> list[dict[str, Any]]:
+def numbers_of_rows(
+    path: Path, columns: tuple[str, ...], what: str, text: str = "", signed: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
     """Return the rows of a CSV file whose columns hold numbers from 0 up, except one that may hold any text.
+
+    Args:
+        path: of the file.
+        columns: their names.
+        what: the file holds, for messages.
+        text: the column that may hold any text.
+        signed: columns whose numbers may be below 0.
 
     Raises:
         ConfigError: it has other columns, or holds something else; the message names file, row and column.
@@ -180,13 +190,14 @@ def numbers_of_rows(path: Path, columns: tuple[str, ...], what: str, text: str =
             row: dict[str, Any] = dict(zip(header, values, strict=True))
             for name in columns:
                 if name != text:
-                    row[name] = _number(row[name], f"{path}: row {number}: column '{name}'")
+                    lowest = -LARGEST if name in signed else 0.0
+                    row[name] = _number(row[name], f"{path}: row {number}: column '{name}'", lowest)
             rows.append(row)
     return rows
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str, where: str, lowest: float) -> float:
     value = number_of(text, where)
-    if value is None or not 0 <= value <= 1e30:
-        raise ConfigError(f"{where}: {text!r}; accepted: numbers from 0 up to 1e30")
+    if value is None or not lowest <= value <= LARGEST:
+        raise ConfigError(f"{where}: {text!r}; accepted: numbers from {lowest:g} up to {LARGEST:g}")
     return value

@@ -173,7 +173,8 @@ def _recorded(name: str, moving: list[int], network: Network, who: Array) -> Arr
     rows: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     names = {network.nodes[n].name for n in moving}
     columns = ("time_s", "node", "x_m", "y_m")
-    for number, row in enumerate(numbers_of_rows(path, columns, "a trace of positions", text="node"), start=1):
+    given = numbers_of_rows(path, columns, "a trace of positions", text="node", signed=("x_m", "y_m"))
+    for number, row in enumerate(given, start=1):
         node = str(row["node"])
         if node not in names:
             raise ConfigError(
