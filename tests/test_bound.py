@@ -22,7 +22,7 @@ from offload_rllib.runs.folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
-RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded")]
+RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded", "admit_if_in_time")]
 SCORE = "score_mean_s"
 
 

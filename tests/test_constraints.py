@@ -63,9 +63,11 @@ def charged(env: Any) -> np.ndarray:
 @pytest.mark.parametrize("when", ["arrival", "interval"])
 @pytest.mark.parametrize("scope", ["own", "team"])
 def test_costs_sum_to_the_figures_of_each_episode(when: str, scope: str) -> None:
-    types = vector_env(crowded(when, scope)).scenario.arriving.types
+    environment = crowded(when, scope)
+    environment["decisions"] |= {"reject": True}
+    types = vector_env(environment).scenario.arriving.types
     figures = (*COUNTED, f"dropped_share_of_{types[1]}")
-    env = vector_env(crowded(when, scope), 3, costs=figures)
+    env = vector_env(environment, 3, costs=figures)
     total = charged(env).sum(1)
     seen = np.zeros(len(figures))
     for e in range(3):

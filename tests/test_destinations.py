@@ -62,8 +62,9 @@ def test_rounding_of_distances_decides_nothing() -> None:
     scenario = full(NAMES, 4)
     link = scenario.arrays.link.copy()
     link["seconds_per_bit"] *= 1 + 1e-14 * np.arange(len(link))
-    expected = offered_links(scenario.arrays.link, scenario.arrays.link_law, 20, 4)
-    assert (offered_links(link, scenario.arrays.link_law, 20, 4) == expected).all()
+    law, every = scenario.arrays.link_law, np.ones(len(link), bool)
+    expected = offered_links(scenario.arrays.link, law, every, 20, 4)
+    assert (offered_links(link, law, every, 20, 4) == expected).all()
 
 
 LINE: dict[str, Any] = {

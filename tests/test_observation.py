@@ -42,7 +42,7 @@ def test_the_page_lists_the_features_of_every_group() -> None:
     assert listed == {
         group: {
             f"{feature.block}.{feature.name}"
-            for feature in available(failures=True, clock=True)
+            for feature in available(failures=True, clock=True, rejects=True, setups=True)
             if feature.group == group
         }
         for group in GROUPS
@@ -129,7 +129,7 @@ def test_the_time_of_day_is_shown_where_the_load_follows_it(arrivals: Any, perio
     clock = ["self.clock_sin", "self.clock_cos"]
     if not period_s:
         assert not set(clock) & set(env.layout.names)
-        with pytest.raises(ConfigError, match="clock show nothing where"):
+        with pytest.raises(ConfigError, match="show nothing where no node fails"):
             make_env(environment | {"observe": ["clock"]})
         return
     columns = [env.layout.names.index(name) for name in clock]

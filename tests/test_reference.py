@@ -235,9 +235,9 @@ def share_cores(rng: Random, environment: dict[str, Any]) -> None:
         environment["cloud"] |= {"service": "shared", "tasks_per_core": rng.choice([1, 2])}
 
 
-@pytest.mark.parametrize("when", ["interval", "arrival"])
+@pytest.mark.parametrize("when", ["interval", "arrival", "routed"])
 def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> None:
-    at_once = when == "arrival"
+    at_once = when != "interval"
     seen: Counter[int] = Counter()
     hops: Counter[int] = Counter()
 
@@ -250,6 +250,9 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
             hops_allowed = case.environment["decisions"]["max_hops"]
             case.environment |= {"decisions": {"when": "arrival", "max_hops": hops_allowed}}
             case.environment |= {"tick_s": None, "tick_order": "random"}
+        if when == "routed":
+            reach = Random(case.seed).choice([None, None, 2])  # noqa: S311  # no secrets here
+            case.environment["decisions"] |= {"destinations": "routed", "reach_hops": reach}
         env = batch_of(build_scenario(load_environment(case.environment)), 1, log=True)
         rng = np.random.default_rng(case.seed)
         shape = MOST_DECISIONS if at_once else (env.steps_per_episode or 0, len(env.agents))
@@ -277,6 +280,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
         ):
             features[kind, bool(exists)] += len(finished)
         features["cloud", True] += int((log["node"] == len(case.environment["topology"]["nodes"])).sum())
+        features["legs", True] += int((env.state.leg[0] > 1).sum()) if env.state.leg.size else 0
         seen.update(log["outcome"].tolist())
         hops.update(finished["hops"].tolist())
 
@@ -290,6 +294,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
     assert min(features["shared", True], features["shared", False]) >= 100, features
     assert at_once or features["ticks", True] >= 100, features
     assert min(features["shared link", True], features["half-duplex", True]) >= 100, features
+    assert when != "routed" or features["legs", True] >= 100, features
 
 
 def line(names: str, **changes: Any) -> dict[str, Any]:

@@ -168,7 +168,8 @@ def _delay_costs(env: NativeEnv) -> np.ndarray:
     by_node = np.bincount(log["origin"], weights=cost * arrays.type_weight[log["type"]], minlength=len(arrays.node))
     by_agent = np.zeros(len(env.agents))
     for a, n in enumerate(arrays.agent_node[: len(env.agents)]):
-        near = arrays.link["destination"][arrays.link["source"] == n]
+        first = arrays.node[n]["first_link"]
+        near = arrays.link["destination"][first : first + arrays.node[n]["degree"]]
         by_agent[a] = {
             "own": by_node[n],
             "neighbourhood": (by_node[n] + by_node[near].sum()) / (1 + len(near)),
@@ -178,27 +179,28 @@ def _delay_costs(env: NativeEnv) -> np.ndarray:
 
 
 def masks(subject: Subject) -> str:
-    """Check that there is always a valid action, and that a masked one acts as 0 and is counted."""
+    """Check that there is always a valid action, and that a masked one acts as the first of them and is counted."""
     config = subject.with_("decisions.strict=false")
     masked, kept = begin(config, subject.keys[:1]), begin(config, subject.keys[:1])
     rng = np.random.default_rng(subject.seed)
     asked = tried = 0
     for _ in steps_of(masked):
         mask = masked.masks
-        if not (mask[..., 0] == 1).all():
-            raise CheckFailed("action 0 (keep the task) is masked")
+        if not (mask == 1).any(-1).all():
+            raise CheckFailed("an agent has no valid action")
         actions, has_masked = masked.heuristic_actions("random"), (mask == 0).any(-1)
         wrong = has_masked & (rng.random(has_masked.shape) < 0.5)
         asked, tried = asked + int((mask.sum(-1) > 1).sum()), tried + int(wrong.sum())
-        kept.step(np.where(wrong, 0, actions))
+        kept.step(np.where(wrong, mask.argmax(-1), actions))
         masked.step(np.where(wrong, mask.argmin(-1), actions))
         if any((getattr(masked, what) != getattr(kept, what)).any() for what in ("observations", "rewards", "masks")):
-            raise CheckFailed("a masked action does not act as 0")
+            raise CheckFailed("a masked action does not act as the first valid one")
     if tried and masked.truncated[0] and masked.episode_metrics(0)["masked_actions"] != tried:
         raise CheckFailed(f"{tried} masked actions were tried, {masked.episode_metrics(0)['masked_actions']:g} counted")
     if not asked:
         return Note("no agent had a choice in an episode: there is nothing to decide")
-    return f"{asked:,} choices; {tried:,} masked actions acted as 0" if tried else f"{asked:,} choices; none was masked"
+    done = f"{tried:,} masked actions acted as the first valid one" if tried else "none was masked"
+    return f"{asked:,} choices; {done}"
 
 
 def observations(subject: Subject) -> str:

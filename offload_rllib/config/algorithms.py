@@ -16,6 +16,7 @@ CONSTRAINED = (
     "dropped_expired_share",
     "dropped_lost_share",
     "dropped_node_failed_share",
+    "dropped_rejected_share",
     "late_share",
     "unfinished_share",
     "missed_share",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from offload_rllib.config.base import (
+    ADDED,
     FUNCTION_PATH,
     NAMES_CODE,
     Count,
@@ -38,6 +39,13 @@ class Decisions(Schema):
     """A task that has travelled this often stays where it is."""
     max_destinations: Count | None = None
     """Offer at most this many neighbours, those with the fastest links; null: all."""
+    reject: Annotated[Flag, ADDED] = False
+    """Whether agents have a last action that rejects the task: it is dropped at once, and scores as a drop."""
+    destinations: Annotated[Literal["neighbours", "routed"], ADDED] = "neighbours"
+    """neighbours: tasks are sent to neighbours; routed: to any node within reach, over the links of the shortest path,
+    one after the other. Such a transfer is one hop of `max_hops`."""
+    reach_hops: Annotated[Count, ADDED] | None = None
+    """`destinations: routed` only: the most links of a path; null: any number."""
     strict: Flag = False
     """Raise on an action that is not valid, instead of treating it as 0 and counting it."""
 
@@ -50,6 +58,10 @@ class Decisions(Schema):
 
     @model_validator(mode="after")
     def _fits_when(self) -> Decisions:
+        if self.reach_hops is not None and self.destinations != "routed":
+            raise ValueError(f"reach_hops: {self.reach_hops} needs destinations: routed (given: {self.destinations})")
+        if self.reject and self.offer != "arrival":
+            raise ValueError(f"reject: true needs offer: arrival (given: {self.offer})")
         if self.when == "interval":
             if self.interval_s <= 0:
                 raise ValueError("interval_s: must be above 0 with when: interval (given: 0)")
@@ -128,6 +140,8 @@ OBSERVATION_GROUPS = (
     "hops",
     "clock",
     "failures",
+    "admission",
+    "setups",
 )
 
 

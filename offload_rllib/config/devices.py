@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from offload_rllib.config.base import ADDED, Capacity, Flag, Name, Positive, Schema
+from offload_rllib.config.base import ADDED, Capacity, Flag, Name, NonNegative, Positive, Schema
 
 # Below 1, so that every node has some speed left.
 Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
@@ -15,8 +15,8 @@ Variation = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)
 class Hardware(Schema):
     """A node's computing power, and whether tasks are created there."""
 
-    instructions_per_second: Positive
-    """Speed of one core."""
+    instructions_per_second: NonNegative
+    """Speed of one core; 0: a node without a processor, which makes tasks or passes them on and processes none."""
     cores: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
     """Number of cores."""
     queue_capacity: Capacity | None = None

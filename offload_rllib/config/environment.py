@@ -16,6 +16,7 @@ from offload_rllib.config.score import Score
 from offload_rllib.config.topology import Topology
 from offload_rllib.config.topology.mobility import Mobility
 from offload_rllib.config.workload import Deadlines, Workload
+from offload_rllib.config.workload.setup import Setup
 
 FORMAT_VERSION = 1
 LARGEST_STEPS = 10_000_000
@@ -75,6 +76,8 @@ class EnvironmentConfig(Schema):
     """What neighbours know of each other."""
     failures: Failures | None = None
     """Nodes that go down and up again; null: no node fails."""
+    setup: Annotated[Setup, ADDED] | None = None
+    """What a node does before it serves a task of a type that it does not hold; null: nothing."""
     energy: Energy | None = None
     """The power that nodes draw; null: energy is not accounted for."""
     observe: Observe = "full"

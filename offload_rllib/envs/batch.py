@@ -14,7 +14,7 @@ from offload_rllib.envs.costs import cost_table, counted
 from offload_rllib.envs.episode_keys import held_out_keys
 from offload_rllib.envs.extensions import AgentView, checked
 from offload_rllib.envs.layout import ObservationLayout, features_of, layout_of
-from offload_rllib.envs.observation import observe, scaling
+from offload_rllib.envs.observation import features_of_scenario, observe, scaling
 from offload_rllib.envs.reward import CUSTOM, reward_record
 from offload_rllib.scenario import BuiltScenario
 from offload_rllib.scenario.build import check_rule, redrawn
@@ -92,7 +92,7 @@ class EnvBatch:
         changes = len(arrays.rate_change) + len(arrays.moving) > 0
         own = num_envs if self._redraws or changes else 1
         # Where networks are drawn every episode, rows are padded to what any of them may need.
-        if not self._redraws:
+        if not self._redraws and not config.decisions.reject:
             self.num_actions = 1 + int((arrays.destination[: len(self.agents), 1:] != NONE).sum(axis=1).max())
         self._full_layout = self._layout("full", self.num_actions)
         self._refuse_too_large()
@@ -213,12 +213,11 @@ class EnvBatch:
         return parse_rule(name)
 
     def _layout(self, observe_what: str | tuple[str, ...], rows: int) -> ObservationLayout:
-        failures = self.scenario.config.failures is not None
-        clock = bool(self.scenario.arrays.settings[0]["clock_period_s"] > 0)
-        features = features_of(observe_what, failures=failures, clock=clock)
+        features = features_of(observe_what, features_of_scenario(self.scenario.arrays))
         if not features:
             raise ConfigError(
-                "observe: failures and clock show nothing where no node fails and the load does not follow the time"
+                "observe: failures, clock, admission and setups show nothing where no node fails, the load does not "
+                "follow the time, agents cannot reject tasks, and services begin with no set-up"
             )
         return layout_of(rows, self.tasks_per_decision, features)
 

@@ -28,15 +28,16 @@ from offload_rllib.simulator.types import (
     OPEN,
     OUTCOMES,
     QUEUE_FULL,
+    REJECTED,
     Array,
     State,
 )
 
-_DROPPED = (QUEUE_FULL, EXPIRED, LOST, NODE_FAILED)
+_DROPPED = (QUEUE_FULL, EXPIRED, LOST, NODE_FAILED, REJECTED)
 # Which ends of a task a figure counts, as `simulator.metrics.of_tasks` does.
 COUNTED = {
     "dropped_share": _DROPPED,
-    **{f"dropped_{cause}_share": (outcome,) for cause, outcome in zip(CAUSES, _DROPPED, strict=True)},
+    **{f"dropped_{cause}_share": (outcome,) for cause, outcome in zip((*CAUSES, "rejected"), _DROPPED, strict=True)},
     "late_share": (LATE,),
     "unfinished_share": (OPEN,),
     "missed_share": (*_DROPPED, LATE, OPEN),

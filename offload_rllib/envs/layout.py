@@ -51,7 +51,7 @@ FEATURES = (
     Feature(HERE, "finish", "timing", "time", "wait + service + return", "s", "[0, 1)"),
     Feature(HERE, "slack", "timing", "time", "time to the deadline - finish", "s", "(-1, 1]"),
     Feature(HERE, "tasks", "queue", "share", "tasks here without the one on offer / capacity", "tasks", "[0, 1]"),
-    Feature(HERE, "speed", "speed", "speed", "speed / fastest node's speed", "instructions/s", "(0, 1]"),
+    Feature(HERE, "speed", "speed", "speed", "speed / fastest node's speed", "instructions/s", "[0, 1]"),
     Feature(ROW, "valid", "valid", "share", "1 if the action is valid", "-", "{0, 1}"),
     Feature(ROW, "wait", "timing", "time", "time until a server is free there, by what is known", "s", "[0, 1)"),
     Feature(ROW, "service", "timing", "time", "time of service there", "s", "[0, 1)"),
@@ -62,11 +62,11 @@ FEATURES = (
     Feature(ROW, "tasks", "queue", "share", "tasks known and sent there / capacity", "tasks", "[0, 1]"),
     Feature(ROW, "information_age", "information", "time", "age of the last broadcast", "s", "[0, 1)"),
     Feature(ROW, "sent", "information", "2", "tasks sent there that are not counted yet", "tasks", "[0, 1)"),
-    Feature(ROW, "speed", "speed", "speed", "speed there / fastest node's speed", "instructions/s", "(0, 1]"),
+    Feature(ROW, "speed", "speed", "speed", "speed there / fastest node's speed", "instructions/s", "[0, 1]"),
     Feature(ROW, "offers_again", "hops", "share", "1 if the task would be offered once more there", "-", "{0, 1}"),
 )
 # Last in their block where there is something to see: the time of day where the load follows it, who is up where nodes
-# fail.
+# fail. Which action rejects the task where one does, and who holds its type where services may begin with a set-up.
 CLOCK = (
     Feature(SELF, "clock_sin", "clock", "share", "sine of the time of day", "-", "[-1, 1]"),
     Feature(SELF, "clock_cos", "clock", "share", "cosine of the time of day", "-", "[-1, 1]"),
@@ -75,7 +75,12 @@ ALIVE = (
     Feature(HERE, "alive", "failures", "share", "1 if this node is up", "-", "{0, 1}"),
     Feature(ROW, "alive", "failures", "share", "1 if the destination was up, as last broadcast", "-", "{0, 1}"),
 )
-GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE)))
+ADMISSION = (Feature(ROW, "rejects", "admission", "share", "1 if the action rejects the task", "-", "{0, 1}"),)
+SETUPS = (
+    Feature(HERE, "warm", "setups", "share", "1 if this node holds the type of the task", "-", "{0, 1}"),
+    Feature(ROW, "warm", "setups", "share", "1 if the destination does, as last broadcast", "-", "{0, 1}"),
+)
+GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *SETUPS)))
 
 
 # The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last
@@ -83,14 +88,28 @@ GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *A
 PAPER_FEATURES = ((HERE, "tasks"), (HERE, "speed"), (ROW, "valid"), (ROW, "tasks"))
 
 
-def available(*, failures: bool = False, clock: bool = False) -> tuple[Feature, ...]:
-    """Return all features of an environment, where nodes fail or not, and the load follows the time of day or not."""
-    return (*FEATURES, *(CLOCK if clock else ()), *(ALIVE if failures else ()))
+def available(
+    *, failures: bool = False, clock: bool = False, rejects: bool = False, setups: bool = False
+) -> tuple[Feature, ...]:
+    """Return all features of an environment.
+
+    Args:
+        failures: whether nodes fail.
+        clock: whether the load follows the time of day.
+        rejects: whether agents can reject tasks.
+        setups: whether services may begin with a set-up.
+    """
+    given = ((CLOCK, clock), (ALIVE, failures), (ADMISSION, rejects), (SETUPS, setups))
+    return (*FEATURES, *(feature for features, are_there in given if are_there for feature in features))
 
 
-def features_of(observe: str | tuple[str, ...], *, failures: bool = False, clock: bool = False) -> tuple[Feature, ...]:
-    """Return the features that the setting `observe` shows: ``full``, ``paper``, or a list of groups."""
-    every = available(failures=failures, clock=clock)
+def features_of(observe: str | tuple[str, ...], every: tuple[Feature, ...] = FEATURES) -> tuple[Feature, ...]:
+    """Return the features that the setting `observe` shows: ``full``, ``paper``, or a list of groups.
+
+    Args:
+        observe: the setting.
+        every: the features of the environment, from `available`.
+    """
     if observe == "full":
         return every
     if observe == "paper":

@@ -9,10 +9,22 @@ import math
 
 import numpy as np
 
-from offload_rllib.envs.layout import HERE, ROW, SELF, TASK, ObservationLayout, available, layout_of, names_of
-from offload_rllib.simulator.information import estimate, expected_wait, fill, known, offered, offered_next
+from offload_rllib.envs.layout import HERE, ROW, SELF, TASK, Feature, ObservationLayout, available, layout_of, names_of
+from offload_rllib.simulator.events.setups import has_setups
+from offload_rllib.simulator.information import (
+    estimate,
+    expected_wait,
+    fill,
+    has_processor,
+    is_valid,
+    is_warm,
+    known,
+    offered,
+    offered_next,
+)
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
+from offload_rllib.simulator.tasks import score_of_unfinished
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
 from offload_rllib.simulator.variants import has_extensions, is_large
 
@@ -47,6 +59,17 @@ NEVER_S = 1e30
 LARGEST = np.float32(1e30)
 
 
+def features_of_scenario(scenario: Scenario) -> tuple[Feature, ...]:
+    """Return all features of an environment, in order."""
+    settings = scenario.settings[0]
+    return available(
+        failures=bool(settings["failures"] != FAILURES_NONE),
+        clock=bool(settings["clock_period_s"] > 0),
+        rejects=bool(settings["rejects"]),
+        setups=len(scenario.setup_s) > 0,
+    )
+
+
 def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
     """Return [2, F] float32: a and b of x / (a + b |x|), which brings each raw number x of an observation to [-1, 1].
 
@@ -64,7 +87,7 @@ def scaling(scenario: Scenario, rows: int, tasks: int = 1) -> Array:
         "speed": (float(settings["max_speed"]), 0.0),
         "hops": (float(settings["max_hops"]), 0.0),
     }
-    every = available(failures=bool(settings["failures"] != FAILURES_NONE), clock=bool(settings["clock_period_s"] > 0))
+    every = features_of_scenario(scenario)
     of_block = {block: [scales[f.scale] for f in every if f.block == block] for block in (SELF, TASK, HERE, ROW)}
     offer = of_block[TASK] + of_block[HERE] + (rows - 1) * of_block[ROW]
     return np.minimum(np.array(of_block[SELF] + tasks * offer), LARGEST).astype(np.float32).T.copy()
@@ -126,6 +149,15 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     failures = has_extensions(scenario) and settings.failures != FAILURES_NONE
     here_size = HERE_SIZE + 1 if failures else HERE_SIZE
     row_size = ROW_SIZE + 1 if failures else ROW_SIZE
+    may_reject = has_extensions(scenario) and settings.rejects != 0
+    at_rejects = row_size
+    if may_reject:
+        row_size += 1
+    setups = has_setups(scenario)
+    if setups:
+        here_size += 1
+        row_size += 1
+    end = rows - 1 if may_reject else rows  # the last row is that of rejecting
     has_clock = settings.clock_period_s > 0.0
     self_size = SELF_SIZE + 2 if has_clock else SELF_SIZE
     n = scenario.agent_node[agent]
@@ -141,9 +173,10 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     seen[3] = here.degree
     if has_clock:
         seen[4], seen[5] = clock
+    offer_size = TASK_SIZE + here_size + (rows - 1) * row_size
     for k in range(mask_of_tasks.shape[0]):
         mask = mask_of_tasks[k]
-        offer = seen[self_size + k * (TASK_SIZE + here_size + (rows - 1) * row_size) :]
+        offer = seen[self_size + k * offer_size :]
         on_offer = slot != NONE
         task = environment.task[max(slot, 0)]
         left_s = min(task.deadline_s - now_s, NEVER_S)
@@ -158,9 +191,10 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
         else:
             offer[:TASK_SIZE] = 0.0
         row = offer[TASK_SIZE:]
-        mask[0] = 1
+        processor = has_processor(scenario, n)
+        mask[0] = 1 if processor or not on_offer else 0
         row[0] = expected_wait(scenario, own)
-        if on_offer:
+        if on_offer and processor:
             expected = estimate(scenario, environment, agent, 0, own, slot)
             row[1] = expected.service_s
             row[2] = expected.return_s
@@ -172,21 +206,24 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
         row[6] = here.speed
         if failures:
             row[7] = own.alive
+        if setups:
+            row[here_size - 1] = 1.0 if on_offer and is_warm(own, task.type) else 0.0
         padding = 0
         again = on_offer and task.hops + 1 < settings.max_hops
-        for action in range(1, rows):
+        for action in range(1, end):
             start = TASK_SIZE + here_size + (action - 1) * row_size
             row = offer[start : start + row_size]
             if scenario.destination[agent, action] == NONE:
                 # Behind the last destination there is only padding.
-                offer[start : TASK_SIZE + here_size + (rows - 1) * row_size] = 0.0
-                mask[action:] = 0
-                padding = (rows - action) * row_size
+                offer[start : TASK_SIZE + here_size + (end - 1) * row_size] = 0.0
+                mask[action:end] = 0
+                padding = (end - action) * row_size
                 break
             there = known(scenario, environment, agent, action, now_s)
             at = scenario.node[there.node]
-            mask[action] = 1 if on_offer else 0
-            row[0] = 1.0 if on_offer else 0.0
+            valid = is_valid(scenario, environment, agent, action, slot)
+            mask[action] = 1 if valid else 0
+            row[0] = 1.0 if valid else 0.0
             row[1] = expected_wait(scenario, there)
             if on_offer:
                 expected = estimate(scenario, environment, agent, action, there, slot)
@@ -204,6 +241,21 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
             row[11] = 1.0 if again and at.agent != NONE else 0.0
             if failures:
                 row[12] = there.alive
+            if may_reject:
+                row[at_rejects] = 0.0
+            if setups:
+                row[row_size - 1] = 1.0 if on_offer and is_warm(there, task.type) else 0.0
+        if may_reject:
+            padding = 0
+            row = offer[offer_size - row_size : offer_size]
+            row[:] = 0.0
+            row[at_rejects] = 1.0
+            mask[end] = 1 if on_offer else 0
+            if on_offer:
+                age_s = now_s - task.created_s
+                row[0] = 1.0
+                row[5] = score_of_unfinished(settings, task, age_s) - age_s  # in place of a finish: what it costs
+                row[6] = left_s - row[5]
         slot = offered_next(environment, slot)
     for feature in range(seen.shape[0] - padding):  # zeros stay zeros
         value = min(max(seen[feature], -LARGEST), LARGEST)

@@ -22,9 +22,9 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
 
     ## Description
     Clients create tasks at nodes. A task that enters a node with an agent is decided: the agent keeps it or sends it to
-    a neighbour, where it may be offered once more until it has made `decisions.max_hops` hops. The result travels back
-    the way the task came. `agents` in the configuration says which nodes are agents; the others follow a rule. The
-    model is in `docs/simulator.md`.
+    a neighbour (with `decisions.destinations: routed` to a node within reach). There it may be offered once more, until
+    it has made `decisions.max_hops` hops. The result travels back the way the task came. `agents` in the configuration
+    says which nodes are agents; the others follow a rule. The model is in `docs/simulator.md`.
 
     With `decisions.when: interval` all agents act at a time, every `decisions.interval_s`; a task is held, unserved,
     until the node's next decision. With `when: arrival` a task is decided at the moment at which it arrives, and a step
@@ -34,7 +34,9 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     ## Action space
     `Discrete(R)` for every agent, R = 1 + the largest number of destinations of an agent. 0: this node processes the
     task. k: send it to destination k, in the order of node indices (`destinations`). With nothing on offer only 0 is
-    valid. An action that is not valid acts as 0 and is counted, or raises with `decisions.strict`.
+    valid. An action that is not valid acts as 0 and is counted, or raises with `decisions.strict`. At a node without a
+    processor 0 is not valid for a task, and the first valid action acts in its place; row 0 is zeros there. A
+    destination without one stands for the processor that it leads to the soonest; its speed and wait are 0.
 
     ## Observation space
     `Dict(observation=Box(-1, 1, (F,), float32), action_mask=Box(0, 1, (R,), int8))`, F = 6 + 12 R. The mask is 1
@@ -60,7 +62,7 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     | 14 | row_0.finish | s(wait + service + return, tau) | s | [0, 1) |
     | 15 | row_0.slack | s(time to the deadline - finish, tau), 1 without deadlines | s | (-1, 1] |
     | 16 | row_0.tasks | tasks here without the one on offer / capacity; s(., 4) if unbounded | tasks | [0, 1] |
-    | 17 | row_0.speed | speed / fastest node's speed | instructions/s | (0, 1] |
+    | 17 | row_0.speed | speed / fastest node's speed | instructions/s | [0, 1] |
 
     Then, for each action k from 1 on, 12 numbers from index 6 + 12 k (all 0 where there is no destination):
 
@@ -76,7 +78,7 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     | 7 | tasks | tasks known and sent there / capacity; s(., 4) if unbounded | tasks | [0, 1] |
     | 8 | information_age | s(age of the last broadcast, tau) | s | [0, 1) |
     | 9 | sent | s(tasks sent there that the last broadcast does not count, 2) | tasks | [0, 1) |
-    | 10 | speed | speed there / fastest node's speed | instructions/s | (0, 1] |
+    | 10 | speed | speed there / fastest node's speed | instructions/s | [0, 1] |
     | 11 | offers_again | 1 if the task would be offered once more there | - | {0, 1} |
 
     What concerns the task is 0 with nothing on offer: 12 to 15, and of every row service to slack. What is known of a
@@ -85,6 +87,15 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     Where nodes fail (`failures`), every row has one more number at its end, `row_k.alive`: 1 if the destination of
     action k was up, as last broadcast (a broadcast that fails to come shows that it is down). It is 0 if not or if
     there is none; k = 0 is the node itself. A node that is down has nothing on offer.
+
+    Where agents can reject tasks (`decisions.reject`), action R - 1 does, for all of them. Every row from 1 on has one
+    more number at its end, `row_k.rejects`: 1 in the row of that action, 0 in all others. In that row `finish` is
+    s(what rejecting costs: the score of the drop - the age of the task, tau), `slack` follows from it, `valid` is as
+    everywhere, and the rest is 0.
+
+    Where services may begin with a set-up (`setup`), every row has one more number, its last, `row_k.warm`: 1 if the
+    destination of action k holds the type of the task, as last broadcast; k = 0 is the node itself. It is 0 with
+    nothing on offer.
 
     Where the load follows the time (`workload.arrivals` of kind `diurnal`, `zigzag`, `linear` or `table`, and clients
     without phases of their own), `self.clock_sin` and `self.clock_cos`, in [-1, 1], follow `self.degree`: sine and

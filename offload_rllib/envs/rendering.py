@@ -151,16 +151,15 @@ class NetworkPicture:
         self._canvas = FigureCanvasAgg(self._figure)
         axis = self._figure.add_axes((0.03, 0.03, 0.84, 0.88))
         both_ways = {(a, b): i for i, (a, b) in enumerate(network.links)}
-        self._undirected = np.array(
-            [
-                both_ways[min(link["source"], link["destination"]), max(link["source"], link["destination"])]
-                for link in arrays.link
-            ],
-            np.int64,
-        )
+        # What is on a path is drawn on all of its links.
+        ways = [[i] for i in range(2 * len(network.links))] + [way.tolist() for way in self.scenario.ways]
+        self._path = np.repeat(np.arange(len(ways)), [len(way) for way in ways])
+        ends = np.sort([[arrays.link[i]["source"], arrays.link[i]["destination"]] for way in ways for i in way], axis=1)
+        self._undirected = np.array([both_ways[a, b] for a, b in ends.tolist()], np.int64)
         self._links = LineCollection([positions[[a, b]] for a, b in network.links], zorder=1)
         axis.add_collection(self._links)
         speeds = np.array([node.speed for node in network.nodes])
+        speeds = np.maximum(speeds, speeds[speeds > 0].min())  # nodes without a processor are drawn as the slowest
         small = len(speeds) <= LARGEST_LABELLED
         self._nodes = axis.scatter(
             *positions.T,
@@ -194,7 +193,8 @@ class NetworkPicture:
         """Return the picture [height, width, 3] uint8."""
         env, e = self._env, self._e
         self._nodes.set_array(queue_fill(env, e))
-        busy = np.bincount(self._undirected, weights=_on_the_way(env, e), minlength=len(self.scenario.network.links))
+        on_the_way = _on_the_way(env, e)[self._path]
+        busy = np.bincount(self._undirected, weights=on_the_way, minlength=len(self.scenario.network.links))
         self._links.set_color(["0.2" if tasks else "0.8" for tasks in busy])
         self._links.set_linewidth(np.where(busy > 0, 1.0 + np.log2(1.0 + busy), 0.8).tolist())
         for text, tasks in zip(self._counts, env.state.node[e]["tasks"], strict=False):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from offload_rllib.simulator.information import is_valid, known, known_of_self, offered, offered_next
+from offload_rllib.simulator.information import known, known_of_self, offered, offered_next, valid_action
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import NONE, UNBOUNDED, Array
 from offload_rllib.simulator.waits import wait_of
@@ -87,8 +87,7 @@ def paper_reward(scenario, environment, reward, agent, action, slot):
     """
     if slot == NONE:
         return 0.0
-    if not is_valid(scenario, agent, action, slot):
-        action = 0
+    action = valid_action(scenario, environment, agent, action, slot)
     settings = scenario.settings[0]
     now_s = environment.episode[0].now_s
     task = environment.task[slot]

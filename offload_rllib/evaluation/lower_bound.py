@@ -8,7 +8,7 @@ why each of its parts holds for every policy.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy import optimize, sparse
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.decisions import Agents
 from offload_rllib.envs.vector import batch_of, held_out_keys
-from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.streams import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, OFFER_ARRIVAL, Array, Scenario
 
@@ -79,11 +79,12 @@ def recorded_tasks(config: EnvironmentConfig, keys: Array) -> Iterator[tuple[Sce
     everyone = config.model_copy(update={"agents": Agents()})
     scenario = build_scenario(everyone)
     _refuse_varying_rates(scenario.arrays)
-    env = batch_of(scenario, len(keys), log=True)
+    env = batch_of(_keeping_everywhere(scenario), len(keys), log=True)
     env.reset(keys)
     env.play("local")
+    lacking = len(scenario.arrays.onward) > 0
     for e in range(len(keys)):
-        arrays = env.scenario_of(e).arrays
+        arrays = scenario.arrays if lacking else env.scenario_of(e).arrays
         tasks = env.task_log(e)
         settings = arrays.settings[0]
         counts = (tasks["created_s"] >= settings["score_from_s"]) & (tasks["created_s"] < settings["score_until_s"])
@@ -101,8 +102,22 @@ def _refuse_varying_rates(arrays: Scenario) -> None:
             raise ConfigError(f"bound: {key}: the best rate of a link is not known; accepted: links of constant rates")
 
 
+def _keeping_everywhere(scenario: BuiltScenario) -> BuiltScenario:
+    """Return the same scenario, in which nodes without a processor can keep tasks as well."""
+    arrays = scenario.arrays
+    if not len(arrays.onward):
+        return scenario
+    node, lacking = arrays.node.copy(), arrays.node["speed"] <= 0
+    for key in ("speed", "core_speed", "seconds_per_instruction"):
+        node[key][lacking] = 1.0
+    return replace(scenario, arrays=arrays._replace(node=node, onward=arrays.onward[:0]))
+
+
 def _transfer(scenario: Scenario, index: int, bits: Array) -> Array:
     """Return the least seconds [J] that messages can take over a link: nothing waits, and random parts are least."""
+    legs = scenario.leg[slice(*scenario.first_leg[index : index + 2])] if len(scenario.leg) else ()
+    if len(legs):
+        return np.sum([_transfer(scenario, int(leg), bits) for leg in legs], axis=0)
     link, law = scenario.link[index], scenario.link_law[index]
     if link["plain"]:
         return link["latency_s"] + bits * link["seconds_per_bit"]
@@ -188,7 +203,7 @@ def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry
     latest = np.full(len(tasks), settings["horizon_s"])
     if settings["expiry"] == EXPIRY_ABORT:
         latest = np.minimum(latest, tasks["deadline_s"])
-    for j, n in np.argwhere(np.isfinite(soonest.ready_s)):
+    for j, n in np.argwhere(np.isfinite(soonest.ready_s) & (scenario.node["speed"] > 0)):
         ready_s, back_s = soonest.ready_s[j, n], soonest.back_s[j, n]
         service_s = float(tasks["work"][j] * scenario.node[n]["seconds_per_instruction"])
         end_s = latest[j] - back_s

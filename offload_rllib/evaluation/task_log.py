@@ -13,7 +13,7 @@ import pyarrow as pa
 from offload_rllib.config.names import plain_name
 from offload_rllib.evaluation.results import EPISODE, POLICY
 from offload_rllib.scenario import BuiltScenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LOST, NODE_FAILED, OPEN, QUEUE_FULL, REJECTED
 
 OUTCOMES = {
     OPEN: "unfinished",
@@ -22,6 +22,7 @@ OUTCOMES = {
     EXPIRED: "expired",
     LOST: "lost",
     NODE_FAILED: "node_failed",
+    REJECTED: "rejected",
 }
 NODES = ("origin", "node")
 # Columns of a file of exchange, with those of `task_table` that they are made of; see `docs/workloads.md`.

@@ -73,7 +73,7 @@ class DestinationLayers(nn.Module):
     def real_rows(self, observations: Tensor) -> Tensor:
         """Return [..., R] bool: which rows are not padding.
 
-        Padding is all zeros. A row of a real destination has a speed at least, and row 0 is always real.
+        Padding is all zeros. A row of a real destination has a speed, or a way there, and row 0 is always real.
         """
         real = (self.destinations_of(observations) != 0).any(-1)
         return torch.cat([torch.ones_like(real[..., :1]), real], -1)

@@ -117,6 +117,8 @@ class _ArrivalWatch(_Watch):
         agent, action = int(env.deciding[0]), int(actions[0])  # pyright: ignore[reportAttributeAccessIssue]
         if action <= 0 or action >= env.num_actions or not env.masks[0, action]:
             return  # it stays
+        if self.arrays.destination[agent, action] == NONE:
+            return  # it is rejected
         node = env.state.node[0][self.arrays.agent_node[agent]]
         newest = self.arrays.settings[0]["offer"] == OFFER_NEWEST
         slot = node["held_tail"] if newest else node["held_head"]
@@ -153,8 +155,8 @@ class _ClockedWatch(_Watch):
             for turn in range(turns):
                 if slot == NONE:
                     break
-                if chosen[agent, turn] > 0 and valid[agent, turn]:
-                    link = env.present_destination(0, agent, int(chosen[agent, turn]))
+                link = env.present_destination(0, agent, int(chosen[agent, turn]))
+                if chosen[agent, turn] > 0 and valid[agent, turn] and link != NONE:
                     self._sent.append((int(slot), int(task[slot]["number"]), link))
                 slot = task[slot][following]
 

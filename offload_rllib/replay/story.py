@@ -63,7 +63,9 @@ class _Teller:
         self.source, self.destination = arrays.link["source"].tolist(), arrays.link["destination"].tolist()
         self.reverse = arrays.link["reverse"].tolist()
         self.latency_s, self.per_bit = arrays.link["latency_s"].tolist(), arrays.link["seconds_per_bit"].tolist()
-        self.link_of = {pair: k for k, pair in enumerate(zip(self.source, self.destination, strict=True))}
+        self.links = 2 * len(recording.scenario.network.links)  # behind them there are paths
+        ends = zip(self.source[: self.links], self.destination[: self.links], strict=True)
+        self.link_of = {pair: k for k, pair in enumerate(ends)}
         self.at_once = recording.scenario.config.decisions.when == "arrival"
         self.legs: list[tuple[int, int, int, float, float]] = []
         self.stays: list[tuple[int, int, float, float, float]] = []
@@ -92,7 +94,7 @@ class _Teller:
             stayed += sent - now
             last = k == len(moves) - 1
             what, here, now = self._cross(row, link, sent, moved, None if last else moves[k + 1], stage)
-            self.legs.append((i, link, what, sent, now))
+            self._add(i, link, what, sent, now, row)
             moved += now - sent
             if what == TASK:
                 path.append(link)
@@ -134,6 +136,13 @@ class _Teller:
         path += links
         return now
 
+    def _add(self, i: int, link: int, what: int, begin: float, end: float, row: np.void) -> None:
+        """Note what is on a link, or on the links of a path one after the other, between two times."""
+        bits = float(row["bits_out" if what == RESULT else "bits_in"])
+        way = [link] if link < self.links else self.recording.scenario.ways[link - self.links].tolist()
+        for leg, first, last in self._divided(way, bits, begin, end):
+            self.legs.append((i, leg, what, first, last))
+
     def _divided(self, links: list[int], bits: float, begin: float, end: float) -> Iterator[tuple[int, float, float]]:
         """Yield links with the times at which something is on them, which crosses all of them between two times."""
         takes = [self._nominal_s(link, bits) for link in links]
@@ -171,13 +180,14 @@ class _Teller:
         ended, bits = float(row["ended_s"]), float(row["bits_out"])
         links = [self.reverse[link] for link in reversed(path)]
         if row["outcome"] == FINISHED:
-            self.legs += [(i, link, RESULT, a, b) for link, a, b in self._divided(links, bits, left, ended)]
+            for link, begin, end in self._divided(links, bits, left, ended):
+                self._add(i, link, RESULT, begin, end, row)
             return NONE
         for k, link in enumerate(links):
             end = left + self._nominal_s(link, bits)
             if end >= ended or k == len(links) - 1:
-                self.legs.append((i, link, RESULT, left, ended))
+                self._add(i, link, RESULT, left, ended, row)
                 return link
-            self.legs.append((i, link, RESULT, left, end))
+            self._add(i, link, RESULT, left, end, row)
             left = end
         return NONE

@@ -119,9 +119,13 @@ def picture_format(path: Path) -> str:
 
 
 def own_loads(scenario: BuiltScenario) -> Array:
-    """Return the load [N] of each node if it kept what enters at it: feasible work per second over its speed."""
+    """Return the load [N] of each node if it kept what enters at it: feasible work per second over its speed.
+
+    0 without a processor: such a node keeps nothing.
+    """
     speed = np.array([node.speed for node in scenario.network.nodes])
-    return np.array(scenario.load.entry_rates) * scenario.load.mean_feasible_work / speed
+    work = np.array(scenario.load.entry_rates) * scenario.load.mean_feasible_work
+    return np.divide(work, speed, out=np.zeros(len(speed)), where=speed > 0)
 
 
 def draw(scenario: BuiltScenario, path: Path, title: str) -> None:
@@ -169,7 +173,8 @@ def picture(scenario: BuiltScenario, title: str) -> Figure:
 def _areas(network: Network) -> Array:
     """Return the area [N] of each node, square points."""
     speed = np.array([node.speed for node in network.nodes])
-    return LARGEST_AREA * min(1.0, 60 / len(speed)) * (1 + np.log(speed / speed.min()))
+    slowest = speed[speed > 0].min()
+    return LARGEST_AREA * min(1.0, 60 / len(speed)) * (1 + np.log(np.maximum(speed, slowest) / slowest))
 
 
 def _places(network: Network, room: float) -> tuple[Array, bool, bool]:
@@ -222,7 +227,7 @@ def shown_links(scenario: BuiltScenario, kept: list[int]) -> tuple[Array, Array]
         scenario: with the links.
         kept: the nodes that are drawn, whose places in this list the result has.
     """
-    link = scenario.arrays.link
+    link = scenario.arrays.link[: 2 * len(scenario.network.links)]  # behind them there are paths
     place = np.full(len(scenario.network.nodes), -1)
     place[kept] = np.arange(len(kept))
     ends = np.stack([place[link["source"]], place[link["destination"]]], axis=1)

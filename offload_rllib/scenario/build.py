@@ -12,6 +12,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.config.workload.arrivals import Replay
 from offload_rllib.scenario.channels import rate_changes, write_channels
+from offload_rllib.scenario.checks import check_channels, check_keys
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
@@ -19,13 +20,23 @@ from offload_rllib.scenario.failures import failure_laws, powers
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.mobility import attached, moving_arrays, moving_nodes, with_access
 from offload_rllib.scenario.network import Network, Node
+from offload_rllib.scenario.processors import check_entries, check_processors, leading_to_processors, onward_routes
+from offload_rllib.scenario.routes import check_routed, routes_of
 from offload_rllib.scenario.score import check_drop_penalty
+from offload_rllib.scenario.setups import keep_warm_s_of, setup_times, slots_of
 from offload_rllib.scenario.topology import build_network, most_neighbours, resamples
 from offload_rllib.scenario.workload.arriving import BuiltWorkload, arriving_tasks
 from offload_rllib.scenario.workload.load import OfferedLoad, offered_load
 from offload_rllib.scenario.workload.rates import clock_of
 from offload_rllib.simulator.heap import MAX_NODES
-from offload_rllib.simulator.heuristics import ALWAYS_CLOUD, AS_RECORDED, HEURISTICS, is_rule, parse_rule
+from offload_rllib.simulator.heuristics import (
+    ADMIT_IF_IN_TIME,
+    ALWAYS_CLOUD,
+    AS_RECORDED,
+    HEURISTICS,
+    is_rule,
+    parse_rule,
+)
 from offload_rllib.simulator.streams import stable_hash
 from offload_rllib.simulator.types import (
     EDF,
@@ -78,6 +89,8 @@ class BuiltScenario:
     """The workload. It stays the same where episodes draw other networks: its files are read once."""
     mean_deadline_s: float | None
     """Mean relative deadline of the tasks that have one; None if none has."""
+    ways: tuple[np.ndarray, ...] = ()
+    """Of each path behind the links of the network, the links that it is made of (`routes`)."""
     others: tuple[str, ...] = ()
     """Names of the nodes that decide by the rule `agents.others`; they follow the agents in the arrays."""
     cost: Cost = NOTHING
@@ -94,11 +107,12 @@ def _nodes(
     for i, described in enumerate(network.nodes):
         pooled = config.service == "pooled" and not described.cloud
         node[i]["name_hash"] = stable_hash(described.name)
+        servers = 1 if pooled or described.speed <= 0 else described.cores
         node[i]["core_speed"] = described.speed if pooled else described.core_speed
-        node[i]["servers"] = 1 if pooled else described.cores
-        node[i]["concurrency"] = _concurrency(config, described, 1 if pooled else described.cores)
+        node[i]["servers"] = servers
+        node[i]["concurrency"] = _concurrency(config, described, servers)
         node[i]["speed"] = described.speed
-        node[i]["seconds_per_instruction"] = 1 / node[i]["core_speed"]
+        node[i]["seconds_per_instruction"] = _seconds_per_instruction(config, described)
         node[i]["capacity"] = UNBOUNDED if described.queue_capacity is None else described.queue_capacity
         bits = described.queue_capacity_bits
         node[i]["capacity_bits"] = np.inf if bits is None else bits
@@ -116,10 +130,16 @@ def _nodes(
     return node
 
 
+def _seconds_per_instruction(config: EnvironmentConfig, described: Node) -> float:
+    """Return the seconds that an instruction of a task alone at a node takes; infinite without a processor."""
+    speed = described.speed if config.service == "pooled" and not described.cloud else described.core_speed
+    return 1 / speed if speed > 0 else math.inf
+
+
 def _concurrency(config: EnvironmentConfig, described: Node, servers: int) -> int:
     """Return the number of tasks that a node serves at once."""
     given = config.cloud if config.cloud is not None and described.cloud else config
-    if given.service != "shared":
+    if given.service != "shared" or described.speed <= 0:
         return servers
     return UNBOUNDED if given.tasks_per_core is None else min(given.tasks_per_core * servers, UNBOUNDED)
 
@@ -141,10 +161,16 @@ def _deciding_nodes(
 
 
 def _used_links(
-    config: EnvironmentConfig, link: np.ndarray, offered: np.ndarray, agents: list[int], others: list[int]
+    config: EnvironmentConfig,
+    network: Network,
+    link: np.ndarray,
+    offered: np.ndarray,
+    agents: list[int],
+    others: list[int],
 ) -> np.ndarray:
     """Return [M] bool: the links that tasks may be sent over, those offered to nodes that do not keep all tasks."""
-    sending = agents if config.agents.others == KEEPS_ALL else agents + others
+    keeping = config.agents.others == KEEPS_ALL
+    sending = agents + [i for i in others if not keeping or network.nodes[i].speed <= 0]
     return offered & np.isin(link["source"], sending)
 
 
@@ -201,6 +227,8 @@ def _lacking(code: int, config: EnvironmentConfig) -> str:
     arrivals = config.workload.arrivals
     if code == ALWAYS_CLOUD and config.cloud is None:
         return "a cloud, and this environment has none (key cloud)"
+    if code == ADMIT_IF_IN_TIME and not (config.decisions.reject and config.workload.has_deadlines):
+        return "decisions.reject: true, and deadlines"
     if code == AS_RECORDED and not (isinstance(arrivals, Replay) and arrivals.columns.destination):
         return (
             "recorded destinations, and this environment has none (workload.arrivals.kind: replay, columns.destination)"
@@ -216,7 +244,7 @@ def fitting_rules(config: EnvironmentConfig) -> tuple[str, ...]:
 def _settings(config: EnvironmentConfig, network: Network, arriving: BuiltWorkload, load: OfferedLoad) -> np.ndarray:
     deadline_s = arriving.demand.mean_deadline_s
     fastest = max(node.speed for node in network.nodes)
-    at_the_edge = [node.speed for node in network.nodes if not node.cloud]
+    at_the_edge = [node.speed for node in network.nodes if node.speed > 0 and not node.cloud] or [fastest]
     average = math.fsum(at_the_edge) / len(at_the_edge)  # whatever the order of the nodes
     settings = np.zeros(1, SETTINGS)
     record = settings[0]
@@ -232,6 +260,8 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: BuiltWorklo
     record["drop_s"] = config.score.drop_s or 0.0
     record["tick_s"] = config.tick_s or 0.0
     record["ticks_in_order"] = config.tick_order == "fixed"
+    record["rejects"] = config.decisions.reject
+    record["slots"], record["keep_warm_s"] = slots_of(config), keep_warm_s_of(config)
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
@@ -270,31 +300,6 @@ def _arriving(config: EnvironmentConfig, network: Network, like: BuiltScenario |
     return arriving_tasks(config, network)
 
 
-def _check_keys(config: EnvironmentConfig) -> None:
-    """Raise ConfigError if keys do not fit together."""
-    if not config.workload.has_deadlines:
-        if config.deadlines.expiry == "queued":
-            raise ConfigError(
-                "deadlines.expiry: queued needs deadlines: workload.deadline_s, or those of types or rows"
-            )
-        for key, queue in (("queue", config.queue), ("cloud.queue", config.cloud.queue if config.cloud else "fifo")):
-            if queue == "edf":
-                raise ConfigError(
-                    f"{key}: edf (earliest deadline first) needs workload.deadline_s, or deadlines of types or rows. "
-                    "Accepted without: fifo, lifo, sjf."
-                )
-    if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
-        raise ConfigError(
-            "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "
-            f"(given: {config.decisions.tasks_per_decision})"
-        )
-    if config.decisions.offer == "newest" and config.decisions.tasks_per_decision > 1:
-        raise ConfigError(
-            "decisions.offer: newest offers one task and needs decisions.tasks_per_decision: 1 "
-            f"(given: {config.decisions.tasks_per_decision})"
-        )
-
-
 def _notes_of_cost(cost: Cost, config: EnvironmentConfig) -> tuple[str, ...]:
     capacity = note_of_capacity(cost, config)
     return (*notes_of_cost(cost), *([capacity] if capacity else []))
@@ -318,7 +323,9 @@ def build_scenario(
     network = with_access(config, with_cloud(config.cloud, made))
     if len(network.nodes) > MAX_NODES:
         raise ConfigError(f"topology: {len(network.nodes)} nodes; at most {MAX_NODES} can be simulated")
-    _check_keys(config)
+    check_keys(config)
+    check_processors(config, network)
+    check_routed(config)
     directions = link_directions(config, network)
     link, link_law = link_arrays(config, network, directions)
     moving = moving_nodes(config, network)
@@ -328,28 +335,33 @@ def build_scenario(
     check_drop_penalty(
         config, network, all_have_deadlines=arriving.demand.all_have_deadlines, drawn=episode_key is not None
     )
-    if config.tick_s is not None and (link_law["channel"] != NONE).any():
-        raise ConfigError(
-            f"tick_s: {config.tick_s:g}: in ticks no link shares its rate, or has one that changes; accepted: no "
-            "tick_s, or links without contention: shared and rate_schedule, and no mobility"
-        )
-    offered = offered_links(link, link_law, len(network.nodes), config.decisions.max_destinations, moving)
-    deciding = _deciding_nodes(config, network, np.flatnonzero(arriving.entries.share), link, offered)
+    check_channels(config, link_law)
+    entries, max_hops = np.flatnonzero(arriving.entries.share), config.decisions.max_hops
+    seconds_per_instruction = np.array([_seconds_per_instruction(config, node) for node in network.nodes])
+    work, bits_in, bits_out = arriving.demand.mean.tolist()
+    own_link, routes = link, routes_of(config, network, link, link_law, entries, bits_in)
+    link, link_law = routes.link, routes.law
+    limit = config.decisions.max_destinations
+    offered = offered_links(link, link_law, routes.offered, len(network.nodes), limit, moving)
+    onward = onward_routes(seconds_per_instruction, link, offered, (work, bits_in, bits_out), max_hops)
+    check_entries(onward, entries, network, max_hops)
+    offered = leading_to_processors(onward, link, offered, max_hops)
+    deciding = _deciding_nodes(config, network, entries, link, offered)
     if not deciding:
         raise ConfigError("topology: no node has a choice: a client needs a neighbour to send tasks to")
     if arriving.recording is not None:
         arriving.recording.check_destinations(network, link[offered & np.isin(link["source"], deciding)])
     agents, others = _split_deciders(config, network, deciding)
-    used = _used_links(config, link, offered, agents, others)
+    used = _used_links(config, network, link, offered, agents, others)
     rate = like.load.rate_per_client if like is not None else None
     load = offered_load(config, network, link, used, arriving.demand, arriving.entries, rate)
     if not load.mean_work > 0:
         raise ConfigError("workload.jobs: tasks need no instructions at all, so no load is defined")
     rates = load.rate_per_client * arriving.entries.client_rate
-    node = _nodes(config, network, link, rates, float(arriving.demand.mean[1]))
+    node = _nodes(config, network, own_link, rates, float(arriving.demand.mean[1]))
     deciding = agents + others
     node["agent"][deciding] = np.arange(len(deciding))
-    limit = config.decisions.max_destinations
+    setup_s = setup_times(config, network, arriving.types)
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
     unusual = (
         config.failures is not None
@@ -360,6 +372,10 @@ def build_scenario(
         or (node["concurrency"] > node["servers"]).any()
         or np.isfinite(node["capacity_bits"]).any()
         or len(moving) > 0
+        or len(onward) > 0
+        or config.decisions.reject
+        or len(routes.first_leg) > 0
+        or len(setup_s) > 0
     )
     arrays = Scenario(
         variant=variant(full=bool(unusual), ticks=config.tick_s is not None, nodes=len(network.nodes)),
@@ -371,9 +387,15 @@ def build_scenario(
         power=powers(config, network),
         throughput=throughput,
         rate_change=changes,
-        **vars(moving_arrays(config, network, directions, link)),
+        **vars(moving_arrays(config, network, directions, own_link)),
         agent_node=np.array(deciding, np.int32),
-        destination=destination_rows(link, attached(network, moving, link, offered), deciding, padded_to),
+        destination=destination_rows(
+            link, attached(network, moving, link, offered), deciding, padded_to, rejects=config.decisions.reject
+        ),
+        first_leg=routes.first_leg,
+        leg=routes.leg,
+        setup_s=setup_s,
+        onward=onward,
         cost=np.zeros((0, len(arriving.weights), OUTCOMES)),
         **arriving.arrays(load),
     )
@@ -390,6 +412,7 @@ def build_scenario(
         agents=tuple(names[i] for i in agents),
         arriving=arriving,
         mean_deadline_s=arriving.demand.mean_deadline_s,
+        ways=routes.ways,
         others=tuple(names[i] for i in others),
         cost=cost,
         notes=(*arriving.notes, *(_notes_of_cost(cost, config) if like is None else ())),

@@ -11,7 +11,7 @@ DIGITS = 9
 
 
 def offered_links(
-    link: Array, law: Array, nodes: int, limit: int | None, moving: frozenset[int] = frozenset()
+    link: Array, law: Array, among: Array, nodes: int, limit: int | None, moving: frozenset[int] = frozenset()
 ) -> Array:
     """Return [M] bool: the links that are offered to the node at their source, the fastest of each.
 
@@ -19,8 +19,9 @@ def offered_links(
     of the nodes, and that is independent from node to node.
 
     Args:
-        link: [M] LINK, sorted by source.
+        link: [M] LINK.
         law: [M] LINK_LAW.
+        among: [M] bool: the links to choose from.
         nodes: N.
         limit: at most so many of each node; None: all.
         moving: nodes that move: no node sends tasks to them, and they to whatever access point is the nearest.
@@ -28,13 +29,14 @@ def offered_links(
     moves = np.isin(link["source"], sorted(moving))
     to_others = ~np.isin(link["destination"], sorted(moving))
     if limit is None:
-        return to_others
+        return among & to_others
     slowness = np.round(np.log(link["seconds_per_bit"]), DIGITS)
     order = np.lexsort((law["name_hash"], slowness, ~to_others, link["source"]))
-    first = np.searchsorted(link["source"], np.arange(nodes))
+    order = order[among[order]]
+    first = np.searchsorted(link["source"][order], np.arange(nodes))
     offered = np.zeros(len(link), bool)
-    offered[order] = np.arange(len(link)) - first[link["source"][order]] < limit
-    return (offered | moves) & to_others
+    offered[order] = np.arange(len(order)) - first[link["source"][order]] < limit
+    return (offered | moves) & among & to_others
 
 
 def hops_of_tasks(entries: Array, link: Array, usable: Array, nodes: int, max_hops: int) -> Array:
@@ -55,24 +57,24 @@ def hops_of_tasks(entries: Array, link: Array, usable: Array, nodes: int, max_ho
     return hops
 
 
-def destination_rows(link: Array, offered: Array, deciding: list[int], padded_to: int) -> Array:
+def destination_rows(
+    link: Array, offered: Array, deciding: list[int], padded_to: int, *, rejects: bool = False
+) -> Array:
     """Return [D, R] int32: the link of each action of each deciding node; NONE in column 0 (self) and in padding.
 
     Args:
-        link: [M] LINK, sorted by source.
+        link: [M] LINK.
         offered: [M] bool, from `offered_links`.
         deciding: [D] nodes.
         padded_to: the fewest destinations that there are columns for.
+        rejects: add a column of NONE for the last action, which rejects a task.
     """
-    rows = [np.flatnonzero(offered[slice(*ends)]) + ends[0] for ends in _outgoing(link, deciding)]
-    width = 1 + max([padded_to, *map(len, rows)])
+    order = np.flatnonzero(offered)
+    order = order[np.lexsort((link["destination"][order], link["source"][order]))]
+    first, end = (np.searchsorted(link["source"][order], deciding, side) for side in ("left", "right"))
+    rows = [order[slice(*ends)] for ends in zip(first.tolist(), end.tolist(), strict=True)]
+    width = 1 + max([padded_to, *map(len, rows)]) + rejects
     destination = np.full((len(deciding), width), NONE, np.int32)
     for a, row in enumerate(rows):
         destination[a, 1 : 1 + len(row)] = row
     return destination
-
-
-def _outgoing(link: Array, nodes: list[int]) -> list[tuple[int, int]]:
-    first = np.searchsorted(link["source"], nodes, "left")
-    end = np.searchsorted(link["source"], nodes, "right")
-    return list(zip(first.tolist(), end.tolist(), strict=True))

@@ -22,7 +22,7 @@ class Node:
     position_m: tuple[float, float]
     cores: int
     core_speed: float
-    """Instructions per second of one core."""
+    """Instructions per second of one core; 0: the node has no processor."""
     queue_capacity: int | None
     """Tasks held, waiting and served together; None: unbounded."""
     client: bool
@@ -38,9 +38,9 @@ class Node:
 
     def check(self, where: str) -> None:
         """Raise ConfigError if the node is invalid."""
-        capacity, bits = self.queue_capacity, self.queue_capacity_bits
+        capacity, bits, speed = self.queue_capacity, self.queue_capacity_bits, self.core_speed
         for what, value, fits, accepted in (
-            ("core_speed", self.core_speed, SMALLEST <= self.core_speed <= LARGEST, f"{SMALLEST:g} to {LARGEST:g}"),
+            ("core_speed", speed, speed == 0 or SMALLEST <= speed <= LARGEST, f"0, or {SMALLEST:g} to {LARGEST:g}"),
             ("cores", self.cores, self.cores == int(self.cores) >= 1, "a whole number from 1 up"),
             ("queue_capacity", capacity, capacity is None or capacity == int(capacity) >= 1, "None, or from 1 up"),
             ("queue_capacity_bits", bits, bits is None or SMALLEST <= bits <= LARGEST, f"None, or up to {LARGEST:g}"),

@@ -34,14 +34,16 @@ def routes_of_entries(
 
     Args:
         entries: [C] nodes; of many only a part is evaluated, which represents all.
-        link: [M] LINK, sorted by source.
+        link: [M] LINK.
         usable: [M] bool: the links that tasks are sent over; results go back over any.
-        seconds_per_instruction: [N] of a task alone at a node.
+        seconds_per_instruction: [N] of a task alone at a node; infinite without a processor.
         max_hops: hop bound.
         mean_bits: input and output bits of a mean job.
     """
     nodes = len(seconds_per_instruction)
-    out, back = link[usable], link[link["reverse"][usable]]
+    used = np.flatnonzero(usable)
+    used = used[np.argsort(link["source"][used], kind="stable")]
+    out, back = link[used], link[link["reverse"][used]]
     first = np.searchsorted(out["source"], np.arange(nodes + 1))
     step = np.column_stack(
         [out["seconds_per_bit"], back["seconds_per_bit"], out["latency_s"] + back["latency_s"]],
@@ -76,6 +78,8 @@ def routes_of_entries(
         best[1:] = (np.diff(client[order]) != 0) | (np.diff(node[order]) != 0)
         kept = order[best]
         client, node, cost, newest = client[kept], node[kept], cost[kept], newest[kept]
+    processes = np.isfinite(seconds_per_instruction[node])
+    client, node, cost = client[processes], node[processes], cost[processes]
     route = np.column_stack([seconds_per_instruction[node], cost])
     ends = np.searchsorted(client, np.arange(len(clients) + 1))
     return {int(entry): _undominated(route[ends[c] : ends[c + 1]], mean) for c, entry in enumerate(clients)}

@@ -73,4 +73,6 @@ def _cause_of_drops(config: EnvironmentConfig, network: Network) -> str:
         return "links have a loss_probability"
     if config.failures is not None:
         return "nodes have failures"
+    if config.decisions.reject:
+        return "decisions.reject"
     return "deadlines.expiry: queued" if config.deadlines.expiry == "queued" else ""

@@ -7,22 +7,25 @@ import numpy as np
 from offload_rllib.simulator.events.broadcasts import save_broadcasts
 from offload_rllib.simulator.events.service import keep
 from offload_rllib.simulator.events.transfers import send
-from offload_rllib.simulator.information import is_valid, offered
+from offload_rllib.simulator.information import is_valid, offered, rejects, valid_action
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import join_queue, leave_queue
-from offload_rllib.simulator.tasks import remove_held
-from offload_rllib.simulator.types import HELD, LIFO, NONE
+from offload_rllib.simulator.tasks import change_tasks, release, remove_held
+from offload_rllib.simulator.types import HELD, LIFO, NONE, REJECTED
 from offload_rllib.simulator.variants import has_extensions, has_ticks
 
 
 @kernel
 def apply_action(scenario, environment, agent, action):
-    """Let a deciding node decide the task it has held longest. An action that is not valid acts as 0 and is counted."""
+    """Let a deciding node decide the task it has held longest.
+
+    An action that is not valid acts as the first that is (0, where the node has a processor), and is counted.
+    """
     now_s = environment.episode[0].now_s
     slot = offered(scenario, environment, agent)
-    if not is_valid(scenario, agent, action, slot):
+    if not is_valid(scenario, environment, agent, action, slot):
         environment.episode[0].masked_actions += 1
-        action = 0
+        action = valid_action(scenario, environment, agent, action, slot)
     if slot == NONE:
         return
     n = scenario.agent_node[agent]
@@ -31,6 +34,12 @@ def apply_action(scenario, environment, agent, action):
     save_broadcasts(scenario, environment, n, now_s)
     node.choices += 1
     environment.episode[0].choices += 1
+    if rejects(scenario, action):
+        remove_held(environment, node, slot)
+        task.holding_s += now_s - task.since_s
+        change_tasks(scenario, environment, n, now_s, -1, -task.bits_in)
+        release(scenario, environment, slot, now_s, REJECTED)
+        return
     if not has_extensions(scenario) or task.stage == HELD:
         remove_held(environment, node, slot)
         task.holding_s += now_s - task.since_s

@@ -14,7 +14,38 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.streams import stream, uniform
+from offload_rllib.simulator.types import record
 
+ARRIVALS = record(  # when clients create tasks
+    low="f8",  # levels, which multiply a client's mean rate
+    high="f8",
+    period_s="f8",
+    phase="f8",  # in periods, 0 to 1
+    rate_from="f8",  # ends of the factor on all rates (on the speed of a recording) that an episode draws
+    rate_to="f8",
+    recording_s="f8",  # length of the recording if an episode starts anywhere in it, 0 if at its beginning
+    kind="i4",
+    heterogeneous="i4",  # each client draws its own phase, levels, or states
+    rows_have_sizes="i4",
+    rows_have_deadlines="i4",
+    rows_have_types="i4",
+    parameters_vary="i4",  # episodes draw parameters between `distribution` and `distribution_to`
+)
+CLIENT = record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
+RECORDED = record(  # one arrival; sorted by origin, then time
+    time_s="f8",  # since the start of the recording
+    work="f8",
+    bits_in="f8",
+    bits_out="f8",
+    deadline_s="f8",  # relative to the arrival; infinite: none
+    node="i4",  # that the task enters first
+    destination="i4",  # that is to process it, for the rule `recorded`; or NONE
+    type="i4",  # of the task
+)
+RATE_PIECE = record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
+BURST_STATE = record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
+
+# Kinds of arrivals.
 CONSTANT = 0
 RECORDING = 1
 DIURNAL = 2

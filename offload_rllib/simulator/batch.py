@@ -8,7 +8,7 @@ from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import Array, Scenario, State
 
 # What environments that draw their own network do not share.
-OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination", "arrivals", "client")
+OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination", "onward", "arrivals", "client")
 
 
 def shared(scenario: Scenario) -> Scenario:
@@ -61,6 +61,10 @@ def scenario_of(scenarios, e):
         scenarios.next_link,
         scenarios.agent_node,
         scenarios.destination[v],
+        scenarios.first_leg,
+        scenarios.leg,
+        scenarios.setup_s,
+        scenarios.onward[v],
         scenarios.arrivals[v],
         scenarios.client[v],
         scenarios.recording,
@@ -92,10 +96,13 @@ def env_slice(state, e):
         state.channel[e],
         state.message[e],
         state.moving[e],
+        state.warm[e],
+        state.broadcast_warm[e],
         state.broadcast[e],
         state.broadcast_link[e],
         state.task[e],
         state.path[e],
+        state.leg[e],
         state.free[e],
         state.heap[e],
         state.bucket[e],

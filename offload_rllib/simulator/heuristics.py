@@ -15,12 +15,16 @@ from offload_rllib.simulator import streams
 from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.information import (
     Known,
+    all_have_processors,
     estimate,
     expected_wait,
     fill,
+    has_processor,
+    is_valid,
     known,
     offered,
     offered_next,
+    rejects,
     true_state,
 )
 from offload_rllib.simulator.jit import kernel
@@ -44,6 +48,7 @@ THRESHOLD = 12
 SHORTEST_FINISH_ORACLE = 13
 ALWAYS_CLOUD = 14
 AS_RECORDED = 15
+ADMIT_IF_IN_TIME = 16
 
 # Sub-streams of a node's stream for heuristics; ties are drawn from the stream itself.
 _NOISE = 1
@@ -81,6 +86,9 @@ HEURISTICS = {
     ),
     "keep_first": Rule(KEEP_FIRST, "keep while the wait here is below so many mean services, then as soft_finish", 0.5),
     "deadline_finish": Rule(DEADLINE_FINISH, "the shortest expected finish in time; keep what can be in time nowhere"),
+    "admit_if_in_time": Rule(
+        ADMIT_IF_IN_TIME, "as shortest_finish, but reject what is expected to be in time nowhere (decisions.reject)"
+    ),
     "size_interval": Rule(
         SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0
     ),
@@ -136,13 +144,36 @@ def parse_rule(text: str) -> tuple[int, float]:
 
 
 @kernel
-def _options(scenario, agent):
-    """Return the number of an agent's actions that lead somewhere, its own node included."""
-    count = 1
-    for action in range(1, scenario.destination.shape[1]):
-        if scenario.destination[agent, action] != NONE:
+def _is_option(scenario, environment, agent, action, slot):
+    """Return whether a rule may take an action for the task in `slot`."""
+    if all_have_processors(scenario):
+        return action == 0 or scenario.destination[agent, action] != NONE
+    return is_valid(scenario, environment, agent, action, slot) and not rejects(scenario, action)
+
+
+@kernel
+def _options(scenario, environment, agent, slot, end):
+    """Return how many of the actions below `end` a rule may take."""
+    count = 0
+    for action in range(end):
+        if _is_option(scenario, environment, agent, action, slot):
             count += 1
     return count
+
+
+@kernel
+def _option(scenario, environment, agent, slot, number):
+    """Return the action that is option `number`, from 0 on."""
+    if all_have_processors(scenario):
+        return np.int64(number)  # behind the last destination there is only padding
+    action = np.int64(0)
+    while action < scenario.destination.shape[1]:
+        if _is_option(scenario, environment, agent, action, slot):
+            if number == 0:
+                break
+            number -= 1
+        action += 1
+    return action
 
 
 @kernel
@@ -155,7 +186,7 @@ def _known(scenario, environment, agent, action, planned, now_s):
 def _with_planned(there, planned, action):
     sent_tasks = there.sent_tasks + np.int64(planned[action, 0])
     sent_work = there.sent_work + planned[action, 1]
-    return Known(there.node, there.tasks, there.wait_s, there.age_s, sent_tasks, sent_work, there.alive)
+    return Known(there.node, there.tasks, there.wait_s, there.age_s, sent_tasks, sent_work, there.alive, there.warm)
 
 
 @kernel
@@ -171,35 +202,45 @@ def _action_to(scenario, agent, n):
 @kernel
 def _picked(scenario, environment, rule, parameter, agent, slot, turn, rng_key, planned, now_s):
     """Return the action of a rule that does not weigh all actions; NONE of one that does."""
+    processor = has_processor(scenario, scenario.agent_node[agent])
     if rule == LOCAL:
-        return 0
+        return 0 if processor else NONE
     if rule == AS_RECORDED:
-        return _action_to(scenario, agent, environment.task[slot].destination)
-    if rule == KEEP_FIRST:
+        action = _action_to(scenario, agent, environment.task[slot].destination)
+        return action if _is_option(scenario, environment, agent, action, slot) else NONE
+    if rule == KEEP_FIRST and processor:
         own = _known(scenario, environment, agent, 0, planned, now_s)
         mean_service_s = scenario.settings[0].mean_service_s
         return 0 if expected_wait(scenario, own) < parameter * mean_service_s else NONE
-    options = _options(scenario, agent)
+    options = _options(scenario, environment, agent, slot, scenario.destination.shape[1])
     if rule == ROUND_ROBIN:
-        return np.int64(uniform(stream(rng_key, _START), 0) * options + turn) % options
+        number = np.int64(uniform(stream(rng_key, _START), 0) * options + turn) % options
+        return _option(scenario, environment, agent, slot, number)
     if rule == THRESHOLD:
         own = _known(scenario, environment, agent, 0, planned, now_s)
-        if own.tasks + own.sent_tasks < parameter or options == 1:
+        if processor and (own.tasks + own.sent_tasks < parameter or options == 1):
             return 0
-        action = 1 + np.int64(uniform(stream(rng_key, _CANDIDATES), turn) * (options - 1))
+        first = 1 if processor else 0
+        number = first + np.int64(uniform(stream(rng_key, _CANDIDATES), turn) * (options - first))
+        action = _option(scenario, environment, agent, slot, number)
+        if not processor:
+            return action
         there = _known(scenario, environment, agent, action, planned, now_s)
         return action if there.alive and there.tasks + there.sent_tasks < parameter else 0
     return NONE
 
 
 @kernel
-def _is_candidate(scenario, agent, action, turn, rng_key):
+def _is_candidate(scenario, environment, agent, action, slot, turn, rng_key):
     """Return whether an action is one of the two that `power_of_two` compares in this turn."""
-    options = _options(scenario, agent)
+    options = _options(scenario, environment, agent, slot, scenario.destination.shape[1])
+    number = action
+    if not all_have_processors(scenario):
+        number = _options(scenario, environment, agent, slot, action)
     candidates = stream(rng_key, _CANDIDATES)
     first = np.int64(uniform(candidates, 2 * turn) * options)
     second = np.int64(uniform(candidates, 2 * turn + 1) * (options - 1))
-    return action in (first, second + (1 if second >= first else 0))
+    return number in (first, second + (1 if second >= first else 0))
 
 
 @kernel
@@ -208,11 +249,14 @@ def _kept_off(scenario, environment, parameter, agent, there, slot):
     if environment.task[slot].work <= parameter * scenario.settings[0].mean_work:
         return False
     fastest = slowest = scenario.node[scenario.agent_node[agent]].speed
+    if slowest <= 0.0:
+        slowest = np.inf  # without a processor
     for action in range(1, scenario.destination.shape[1]):
         if scenario.destination[agent, action] != NONE:
             speed = scenario.node[scenario.link[scenario.destination[agent, action]].destination].speed
             fastest = max(fastest, speed)
-            slowest = min(slowest, speed)
+            if speed > 0.0:
+                slowest = min(slowest, speed)
     return slowest < fastest and scenario.node[there.node].speed == fastest
 
 
@@ -240,14 +284,16 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
         return 0.0
     if has_extensions(scenario) and not there.alive:
         return np.inf  # nothing is sent to a node that was down as last broadcast
+    counts = rule in (LEAST_QUEUE, LEAST_FILL, POWER_OF_TWO)
+    if counts and not has_processor(scenario, there.node):
+        return _LATE  # no task stays there, so its number says nothing
     if rule == LEAST_QUEUE:
         return float(there.tasks + there.sent_tasks)
     if rule == LEAST_FILL:
         return fill(there.tasks + there.sent_tasks, scenario.node[there.node].room)
     if rule == POWER_OF_TWO:
-        return (
-            float(there.tasks + there.sent_tasks) if _is_candidate(scenario, agent, action, turn, rng_key) else np.inf
-        )
+        is_candidate = _is_candidate(scenario, environment, agent, action, slot, turn, rng_key)
+        return float(there.tasks + there.sent_tasks) if is_candidate else np.inf
     if rule == ALWAYS_SERVER:
         return -scenario.node[there.node].speed
     if rule == ALWAYS_CLOUD:
@@ -259,7 +305,8 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
         return finish_s / temperature_s + math.log(-math.log(u))
     if rule == DEADLINE_FINISH:
         left_s = environment.task[slot].deadline_s - environment.episode[0].now_s
-        return finish_s if finish_s <= left_s else (_LATE if action == 0 else np.inf)
+        stays = action == 0 or not has_processor(scenario, scenario.agent_node[agent])
+        return finish_s if finish_s <= left_s else (_LATE if stays else np.inf)
     if rule == SIZE_INTERVAL and _kept_off(scenario, environment, parameter, agent, there, slot):
         return np.inf
     return finish_s
@@ -291,7 +338,7 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
     best_cost = np.inf
     ties = 0
     for action in range(scenario.destination.shape[1]):
-        if action > 0 and scenario.destination[agent, action] == NONE:
+        if not _is_option(scenario, environment, agent, action, slot):
             continue
         if rule == SHORTEST_FINISH_ORACLE:
             there = _with_planned(true_state(scenario, environment, agent, action, now_s), planned, action)
@@ -307,6 +354,12 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
             # Keeping the newcomer with probability 1/ties makes all equals equally likely (reservoir sampling).
             if uniform(rng_key, index + action) * ties < 1.0:
                 best = action
+    if has_extensions(scenario) and rule == ADMIT_IF_IN_TIME:
+        last = scenario.destination.shape[1] - 1
+        if rejects(scenario, last) and now_s + best_cost > environment.task[slot].deadline_s:
+            return last
+    if ties == 0:  # all are down, as last broadcast, or kept off
+        return _option(scenario, environment, agent, slot, 0)
     return best
 
 

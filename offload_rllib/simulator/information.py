@@ -14,6 +14,8 @@ import numpy as np
 
 from offload_rllib.simulator.batch import env_slice, scenario_of
 from offload_rllib.simulator.events.broadcasts import turn_heard
+from offload_rllib.simulator.events.routing import expected_way, has_legs, legs_of
+from offload_rllib.simulator.events.setups import has_setups, warm_types
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.links import expected_transfer
 from offload_rllib.simulator.sharing.cores import shares_cores
@@ -35,6 +37,7 @@ class Known(NamedTuple):
     sent_tasks: Integer  # sent there by the deciding node and not counted in `tasks` yet
     sent_work: float  # instructions of those
     alive: Integer  # 0 if the destination was down, as last broadcast
+    warm: Integer  # the types of tasks that it holds, as bits; 0 without set-ups
 
 
 class Estimate(NamedTuple):
@@ -45,6 +48,12 @@ class Estimate(NamedTuple):
     service_s: float
     return_s: float  # of the result, to the task's origin
     finish_s: float  # until the result is at the origin
+
+
+@kernel
+def has_processor(scenario, n):
+    """Return whether node `n` can process tasks."""
+    return not has_extensions(scenario) or scenario.node[n].speed > 0.0
 
 
 @kernel
@@ -62,7 +71,8 @@ def known_of_self(scenario, environment, n, now_s):
     node = environment.node[n]
     others = node.tasks - (1 if node.held_head != NONE else 0)
     wait_s = wait_of_offered(scenario, environment, n, now_s)
-    return Known(np.int64(n), np.int64(others), wait_s, 0.0, np.int64(0), 0.0, alive(scenario, node))
+    warm = warm_types(scenario, environment, n, now_s)
+    return Known(np.int64(n), np.int64(others), wait_s, 0.0, np.int64(0), 0.0, alive(scenario, node), warm)
 
 
 @kernel
@@ -94,8 +104,11 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
             counts_are_saved = turn < sent.unsaved_turn
         if not heard:
             # Every node starts up and empty, and its neighbours know that.
-            return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1))
+            return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1), np.uint64(0))
     place = turn & (environment.broadcast.shape[1] - 1)
+    warm = np.uint64(0)
+    if has_setups(scenario):
+        warm = environment.broadcast_warm[n, place] if is_saved else warm_types(scenario, environment, n, stamp_s)
     if is_saved:
         message = environment.broadcast[n, place]
         tasks = np.int64(message.tasks)
@@ -115,7 +128,7 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     pending = sent.sent - arrived
     # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
     work = max(sent.sent_work - arrived_work, 0.0) if pending > 0 else 0.0
-    return Known(n, tasks, max(free_s - now_s, 0.0), now_s - stamp_s, pending, work, up)
+    return Known(n, tasks, max(free_s - now_s, 0.0), now_s - stamp_s, pending, work, up, warm)
 
 
 @kernel
@@ -145,8 +158,25 @@ def true_state(scenario, environment, agent, action, now_s):
         pending = incoming.sent - incoming.arrived
         sent += pending
         sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
+    if has_extensions(scenario) and scenario.first_leg.shape[0] > 0:
+        for a in range(scenario.destination.shape[0]):
+            for row in range(1, scenario.destination.shape[1]):
+                path = np.int64(scenario.destination[a, row])
+                if path != NONE and scenario.link[path].destination == n and path >= _own_links(scenario):
+                    incoming = environment.link[path]
+                    pending = incoming.sent - incoming.arrived
+                    sent += pending
+                    sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
     there = environment.node[n]
-    return Known(n, np.int64(there.tasks), wait_s, 0.0, sent, sent_work, alive(scenario, there))
+    warm = warm_types(scenario, environment, n, now_s)
+    return Known(n, np.int64(there.tasks), wait_s, 0.0, sent, sent_work, alive(scenario, there), warm)
+
+
+@kernel
+def _own_links(scenario):
+    """Return the number of links of the network itself, before the paths."""
+    last = scenario.node[scenario.node.shape[0] - 1]
+    return np.int64(last.first_link + last.degree)
 
 
 @kernel
@@ -159,10 +189,15 @@ def fill(tasks, room):
 
 @kernel
 def expected_wait(scenario, known_state):
-    """Return the seconds until a destination has a server for one more task, behind those sent to it."""
+    """Return the seconds until a destination has a server for one more task, behind those sent to it.
+
+    0 where there is no processor: what waits further on is not known.
+    """
     there = scenario.node[known_state.node]
     idle_server = known_state.tasks + known_state.sent_tasks < there.servers
-    return 0.0 if idle_server else known_state.wait_s + known_state.sent_work / there.speed
+    if idle_server or not has_processor(scenario, known_state.node):
+        return 0.0
+    return known_state.wait_s + known_state.sent_work / there.speed
 
 
 @kernel
@@ -185,15 +220,25 @@ def _delay_by_sharing(scenario, known_state, wait_s, service_s, transfer_s):
 
 
 @kernel
+def is_warm(known_state, kind):
+    """Return whether a destination holds a type of tasks, as far as is known."""
+    return (np.uint64(known_state.warm) >> np.uint64(kind)) & np.uint64(1) != np.uint64(0)
+
+
+@kernel
 def estimate(scenario, environment, agent, action, known_state, slot):
     """Return what to expect if the task in `slot`, on offer to `agent`, takes an action.
 
     The wait shrinks while the task travels: finish = max(transfer, wait) + service + return. Where cores are shared it
-    is transfer + delay + service + return (`_delay_by_sharing`).
+    is transfer + delay + service + return (`_delay_by_sharing`). A destination without a processor stands for the one
+    that its shortest way leads to, as far as links and speed go (`ONWARD`). Where the type of the task is not held, its
+    set-up is part of the service.
     """
     task = environment.task[slot]
     wait_s = expected_wait(scenario, known_state)
     service_s = task.work * scenario.node[known_state.node].seconds_per_instruction
+    if has_setups(scenario) and not is_warm(known_state, task.type):
+        service_s += scenario.setup_s[task.type]
     transfer_s = 0.0
     return_latency_s = task.return_latency_s
     return_seconds_per_bit = task.return_seconds_per_bit
@@ -201,9 +246,18 @@ def estimate(scenario, environment, agent, action, known_state, slot):
         link_index = scenario.destination[agent, action]
         back = scenario.link[scenario.link[link_index].reverse]
         now_s = environment.episode[0].now_s
-        transfer_s = expected_transfer(scenario, environment, link_index, task.bits_in, now_s)
+        if has_legs(scenario) and legs_of(scenario, link_index) > 0:
+            transfer_s = expected_way(scenario, environment, link_index, task.bits_in, now_s)
+        else:
+            transfer_s = expected_transfer(scenario, environment, link_index, task.bits_in, now_s)
         return_latency_s += back.latency_s
         return_seconds_per_bit += back.seconds_per_bit
+        if not has_processor(scenario, known_state.node):
+            onward = scenario.onward[known_state.node]
+            service_s = task.work * onward.seconds_per_instruction
+            transfer_s += onward.latency_s + task.bits_in * onward.seconds_per_bit
+            return_latency_s += onward.return_latency_s
+            return_seconds_per_bit += onward.return_seconds_per_bit
     return_s = return_latency_s + task.bits_out * return_seconds_per_bit
     until_service_s = max(transfer_s, wait_s)
     if shares_cores(scenario, known_state.node):
@@ -227,13 +281,51 @@ def offered_next(environment, slot):
 
 
 @kernel
-def is_valid(scenario, agent, action, slot):
-    """Return whether an action is valid for the task in `slot`: 0 always is, a neighbour if it and the task exist."""
+def all_have_processors(scenario):
+    """Return whether every node can process tasks."""
+    return not has_extensions(scenario) or scenario.onward.shape[0] == 0
+
+
+@kernel
+def rejects(scenario, action):
+    """Return whether an action rejects a task: the last one, where agents can."""
+    last = scenario.destination.shape[1] - 1
+    return has_extensions(scenario) and action == last and scenario.settings[0].rejects != 0
+
+
+@kernel
+def is_valid(scenario, environment, agent, action, slot):
+    """Return whether an action is valid for the task in `slot`.
+
+    A neighbour is if it and the task exist, and if the task could be processed there, or further on with the hops that
+    it then has left. 0 is where the node has a processor; without a task it always is. A task can always be rejected
+    where agents can reject.
+    """
     if action == 0:
-        return True
-    if action < 0 or action >= scenario.destination.shape[1]:
+        return slot == NONE or has_processor(scenario, scenario.agent_node[agent])
+    if action < 0 or action >= scenario.destination.shape[1] or slot == NONE:
         return False
-    return scenario.destination[agent, action] != NONE and slot != NONE
+    if rejects(scenario, action):
+        return True
+    link_index = scenario.destination[agent, action]
+    if link_index == NONE:
+        return False
+    if all_have_processors(scenario):
+        return True
+    hops = environment.task[slot].hops + 1 + scenario.onward[scenario.link[link_index].destination].hops
+    return hops <= scenario.settings[0].max_hops
+
+
+@kernel
+def valid_action(scenario, environment, agent, action, slot):
+    """Return an action if it is valid for the task in `slot`, otherwise the first that is: 0 with a processor here."""
+    if is_valid(scenario, environment, agent, action, slot):
+        return np.int64(action)
+    if not all_have_processors(scenario):
+        for other in range(scenario.destination.shape[1]):
+            if is_valid(scenario, environment, agent, other, slot):
+                return np.int64(other)
+    return np.int64(0)
 
 
 @kernel

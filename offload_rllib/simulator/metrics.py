@@ -44,6 +44,7 @@ METRICS = record(  # of the tasks of a type that count (see `score_from_s`); not
     expired="i8",
     lost="i8",
     node_failed="i8",
+    rejected="i8",
     unfinished="i8",
     offloaded="i8",
 )
@@ -141,13 +142,16 @@ def jain(sums: np.ndarray, counts: np.ndarray) -> float:
     return float(means.sum()) ** 2 / squares if squares > 0 else 1.0
 
 
-def of_tasks(record: np.ndarray, histogram: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+def of_tasks(
+    record: np.ndarray, histogram: np.ndarray, weight: np.ndarray, *, rejects: bool = False
+) -> dict[str, float]:
     """Return the figures of the tasks of some types.
 
     Args:
         record: [Y] METRICS.
         histogram: [Y, 2, B] of the same types.
         weight: [Y] of a task in the score.
+        rejects: whether agents can reject tasks, and the share of those is a figure.
     """
     names = METRICS.names or ()
     if len(record) == 1:
@@ -159,7 +163,7 @@ def of_tasks(record: np.ndarray, histogram: np.ndarray, weight: np.ndarray) -> d
     weights = float(weight @ record["created"])
     per_created = 1 / created if created else float("nan")
     per_finished = 1 / finished if finished else float("nan")
-    causes = {cause: int(total[cause]) for cause in CAUSES}
+    causes = {cause: int(total[cause]) for cause in (*CAUSES, *(["rejected"] if rejects else []))}
     return {
         "score_mean_s": float(weight @ record["score_sum_s"]) * (1 / weights if weights else float("nan")),
         "score_p50_s": score_s[0],
@@ -195,7 +199,8 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     `occupancy_tasks` the mean number of tasks at a node. `missed_share` is the share of tasks without a result in time:
     dropped, late, or unfinished. `fairness` is Jain's index of the clients' mean scores (`jain`), by weight as well.
 
-    With failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
+    With set-ups there is `cold_start_share`, the share of the services of the whole episode that began with one. With
+    failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
     account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
     the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
     PeersimGym's unit.
@@ -213,6 +218,9 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     if scenario.settings[0]["failures"] != FAILURES_NONE:
         down_s = state.usage[e]["down_seconds"] + state.node[e]["down"] * now_s
         extra["availability"] = 1 - float(down_s.mean()) / now_s
+    if len(scenario.setup_s):
+        starts = int(state.warm[e]["starts"].sum())
+        extra["cold_start_share"] = int(state.warm[e]["cold"].sum()) / starts if starts else float("nan")
     account = scenario.settings[0]["energy"]
     if account != ENERGY_NONE:
         unit = "_j" if account == ENERGY_POWER else ""
@@ -223,13 +231,14 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     node = state.node[e]
     full_share = node["full_seconds"][bounded] / now_s
     record, histogram, weight = state.metrics[e], state.histogram[e], scenario.type_weight
+    rejects = bool(scenario.settings[0]["rejects"])
     each: dict[str, float] = {}
     if len(types) > 1:
         for i, name in enumerate(types):
-            of_one = of_tasks(record[i : i + 1], histogram[i : i + 1], weight[i : i + 1])
+            of_one = of_tasks(record[i : i + 1], histogram[i : i + 1], weight[i : i + 1], rejects=rejects)
             each |= {f"{figure}{OF_TYPE}{name}": value for figure, value in of_one.items()}
     return {
-        **of_tasks(record, histogram, weight),
+        **of_tasks(record, histogram, weight, rejects=rejects),
         "fairness": jain(node["score_sum_s"], node["scored"]),
         "overload": float(full_share.sum()) / len(full_share) if len(full_share) else 0.0,
         "occupancy_tasks": float(node["task_seconds"].sum()) / len(node) / now_s,

@@ -14,6 +14,7 @@ from offload_rllib.simulator.changes.movement import MOVING_STATE
 from offload_rllib.simulator.events.broadcasts import schedule_broadcasts
 from offload_rllib.simulator.events.failures import schedule_failure
 from offload_rllib.simulator.events.loop import UNFINISHED, run_until
+from offload_rllib.simulator.events.setups import WARM
 from offload_rllib.simulator.events.tick_work import schedule_work
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -89,6 +90,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     kept = remembered_broadcasts(scenario)
     hops = int(scenario.settings[0]["max_hops"])
     varying = bool(scenario.arrivals[0]["parameters_vary"])
+    setups = len(scenario.setup_s)
     sharing = bool((scenario.node["concurrency"] > scenario.node["servers"]).any())
     channels = bool((scenario.link_law["channel"] != NONE).any())
     return State(
@@ -103,10 +105,13 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         channel=np.zeros((num_envs, links if channels else 0), CHANNEL),
         message=np.zeros((num_envs, task_slots if channels else 0), MESSAGE),
         moving=np.zeros((num_envs, len(scenario.moving)), MOVING_STATE),
+        warm=np.zeros((num_envs, nodes if setups else 0, setups), WARM),
+        broadcast_warm=np.zeros((num_envs, nodes if setups else 0, kept), np.uint64),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
         broadcast_link=np.zeros((num_envs, links, kept), BROADCAST_LINK),
         task=np.zeros((num_envs, task_slots), TASK),
         path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
+        leg=np.zeros((num_envs, task_slots if len(scenario.leg) else 0), np.int32),
         free=np.zeros((num_envs, task_slots), np.int32),
         heap=np.zeros((num_envs, heap_size(nodes, task_slots)), EVENT),
         bucket=np.zeros((num_envs, buckets_of_expiries(scenario)), np.int32),
@@ -172,6 +177,7 @@ def grow(scenario: Scenario, state: State) -> State:
         task=_extended(state.task, slots),
         message=message,
         path=_extended(state.path, slots),
+        leg=_extended(state.leg, slots) if state.leg.shape[1] else state.leg,
         free=free,
         heap=_extended(state.heap, heap_size(scenario.node.shape[-1], slots)),
     )
@@ -195,6 +201,7 @@ def fit(scenario: Scenario, state: State) -> State:
         # The places of broadcasts follow from their numbers modulo the room, so those that are remembered move.
         state = state._replace(
             broadcast=_spread(state.broadcast, kept, state.node["unsaved_turn"]),
+            broadcast_warm=_spread(state.broadcast_warm, kept, state.node["unsaved_turn"][:, : state.warm.shape[1]]),
             broadcast_link=_spread(state.broadcast_link, kept, state.link["unsaved_turn"]),
         )
     return state
@@ -220,6 +227,7 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.usage,
         state.client,
         state.server,
+        state.warm,
         state.link,
         state.channel,
         state.moving,

@@ -26,6 +26,7 @@ from offload_rllib.simulator.types import (
     NONE,
     OVERDUE,
     QUEUE_FULL,
+    REJECTED,
     RETURNING,
     SENT_BACK,
     TRANSFERRED,
@@ -224,6 +225,8 @@ def account(scenario, environment, slot, now_s, outcome):
                 metrics.lost += 1
             elif outcome == NODE_FAILED:
                 metrics.node_failed += 1
+            elif outcome == REJECTED:
+                metrics.rejected += 1
             else:
                 metrics.unfinished += 1
             histogram[UNFINISHED_SCORES, histogram_bin(score)] += np.uint32(1)
@@ -306,6 +309,8 @@ def release(scenario, environment, slot, now_s, outcome):
         episode.dropped_expired += 1
     elif outcome == LOST:
         episode.dropped_lost += 1
+    elif outcome == REJECTED:
+        episode.dropped_rejected += 1
     else:
         episode.dropped_node_failed += 1
     account(scenario, environment, slot, now_s, outcome)

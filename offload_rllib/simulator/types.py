@@ -25,17 +25,18 @@ RESULT, SERVICE_END, LOSS, EXPIRE, FAILURE, REPAIR, TRANSFER, ARRIVAL, TICK, OVE
 FREE, HELD, WAITING, SERVED, TRANSFERRED, RETURNING = range(6)
 SENT_BACK = 6  # on its way to the node that had sent it to one that is down
 
-# How a task ended. The four causes of a drop are consecutive.
+# How a task ended. The causes of a drop are consecutive.
 OPEN = 0
 FINISHED = 1
 QUEUE_FULL = 2
 EXPIRED = 3
 LOST = 4
 NODE_FAILED = 5
-CAUSES = ("queue_full", "expired", "lost", "node_failed")
+REJECTED = 6  # by its agent; see `information.rejects`
+CAUSES = ("queue_full", "expired", "lost", "node_failed")  # those that there are in every environment
 # What `Scenario.cost` tells apart beside these: a task that finished after its deadline.
-LATE = 6
-OUTCOMES = 7
+LATE = 7
+OUTCOMES = 8
 
 # What a deadline does.
 EXPIRY_NEVER, EXPIRY_QUEUED, EXPIRY_ABORT = range(3)
@@ -86,6 +87,9 @@ SETTINGS = record(
     offer="i4",
     has_deadline="i4",  # whether any task has one
     energy="i4",  # which account is kept
+    keep_warm_s="f8",  # how long a node holds a type that is not in use
+    slots="i4",  # types that a node holds
+    rejects="i4",  # 1: the last action rejects a task
     ticks_in_order="i4",  # 1: messages, then work, then decisions; 0: in random order
 )
 
@@ -159,6 +163,15 @@ POWER = record(  # of a node: what each kind of use costs; J, or PeersimGym's un
     j_per_broadcast="f8",  # and neighbour
 )
 
+ONWARD = record(  # of a node: the way on to the processor that a task there is taken to go to; 0 with one of its own
+    latency_s="f8",
+    seconds_per_bit="f8",
+    return_latency_s="f8",
+    return_seconds_per_bit="f8",
+    seconds_per_instruction="f8",  # at that processor
+    hops="i4",  # the fewest
+)
+
 DISTRIBUTION = record(  # see `streams` for the kinds and what a, b, c mean
     a="f8",
     b="f8",
@@ -171,35 +184,6 @@ BITS_IN = 1
 BITS_OUT = 2
 DEADLINE = 3  # relative to the creation
 QUANTITIES = 4
-
-ARRIVALS = record(  # when clients create tasks; see `arrivals` for the kinds
-    low="f8",  # levels, which multiply a client's mean rate
-    high="f8",
-    period_s="f8",
-    phase="f8",  # in periods, 0 to 1
-    rate_from="f8",  # ends of the factor on all rates (on the speed of a recording) that an episode draws
-    rate_to="f8",
-    recording_s="f8",  # length of the recording if an episode starts anywhere in it, 0 if at its beginning
-    kind="i4",
-    heterogeneous="i4",  # each client draws its own phase, levels, or states
-    rows_have_sizes="i4",
-    rows_have_deadlines="i4",
-    rows_have_types="i4",
-    parameters_vary="i4",  # episodes draw parameters between `distribution` and `distribution_to`
-)
-CLIENT = record(first_row="i4", end_row="i4")  # its part of `recording`, or of `rate_piece`
-RECORDED = record(  # one arrival; sorted by origin, then time
-    time_s="f8",  # since the start of the recording
-    work="f8",
-    bits_in="f8",
-    bits_out="f8",
-    deadline_s="f8",  # relative to the arrival; infinite: none
-    node="i4",  # that the task enters first
-    destination="i4",  # that is to process it, for the rule `recorded`; or NONE
-    type="i4",  # of the task
-)
-RATE_PIECE = record(time_s="f8", level="f8", slope="f8")  # of a table of rates: from when on, level there, per second
-BURST_STATE = record(level="f8", mean_s="f8", cumulative_start="f8")  # and stationary distribution
 
 ACCOUNT = {  # of the tasks made at a node, or at all
     "own_changed_s": "f8",
@@ -230,6 +214,7 @@ EPISODE = record(
     dropped_expired="i8",
     dropped_lost="i8",
     dropped_node_failed="i8",
+    dropped_rejected="i8",
     events="i8",
     choices="i8",  # decisions with a task on offer
     masked_actions="i8",  # actions that were not valid and acted as 0
@@ -402,11 +387,15 @@ class Scenario(NamedTuple):
     next_link: Array  # [N, N] int32: that leads from one node to another one; [0, 0] where no node moves
     agent_node: Array  # [D] int32
     destination: Array  # [D, R] int32: link of each action; NONE in column 0 (self) and in padding
-    arrivals: Array  # [1] ARRIVALS
-    client: Array  # [N] CLIENT
-    recording: Array  # [P] RECORDED; empty without a recording
-    rate_piece: Array  # [P] RATE_PIECE, sorted by client, then time; empty without a table of rates
-    burst_state: Array  # [B] BURST_STATE
+    first_leg: Array  # [M + 1] int32: where the links of each path begin in `leg`; [0] without paths (`events.routing`)
+    leg: Array  # [K] int32: links of the paths whose links are crossed one by one
+    setup_s: Array  # [Y] float64: seconds of the set-up of each type; [0] without set-ups
+    onward: Array  # [N] ONWARD; [0] where every node has a processor
+    arrivals: Array  # [1] `arrivals.ARRIVALS`
+    client: Array  # [N] `arrivals.CLIENT`
+    recording: Array  # [P] `arrivals.RECORDED`; empty without a recording
+    rate_piece: Array  # [P] `arrivals.RATE_PIECE`, sorted by client, then time; empty without a table of rates
+    burst_state: Array  # [B] `arrivals.BURST_STATE`
     burst_jump: Array  # [B, B] float64: cumulative probabilities of the next state, a row for each state
     type_share: Array  # [Y] float64: cumulative shares of the task types, where a client draws them
     type_weight: Array  # [Y] float64: of a task in score and reward
@@ -435,10 +424,13 @@ class State(NamedTuple):
     channel: Array  # [E, M] CHANNEL; [E, 0] where all messages are sent as if they were alone, or in turn
     message: Array  # [E, T] MESSAGE; [E, 0] likewise
     moving: Array  # [E, P] MOVING_STATE
+    warm: Array  # [E, N, Y] `events.setups.WARM`; [E, 0, 0] without set-ups
+    broadcast_warm: Array  # [E, N, K] uint64: the types that the sender holds, as bits; [E, 0, K] without set-ups
     broadcast: Array  # [E, N, K] BROADCAST
     broadcast_link: Array  # [E, M, K] BROADCAST_LINK
     task: Array  # [E, T] TASK
-    path: Array  # [E, T, H] int32: links travelled so far
+    path: Array  # [E, T, H] int32: links, or paths, travelled so far
+    leg: Array  # [E, T] int32: links of its path that a message was given to; [E, 0] without legs
     free: Array  # [E, T] int32: stack of unused slots
     heap: Array  # [E, 3N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in each bucket

@@ -10,7 +10,8 @@ through (see `sharing`). With one core and nothing given up it is not: the work 
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
 with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
-it has received counts as if it were queued already. A failure that is still to come is not foreseen.
+it has received counts as if it were queued already. A failure that is still to come is not foreseen, nor a set-up that
+has not begun.
 """
 
 from __future__ import annotations
@@ -71,18 +72,25 @@ def _occupy(server, row, first, count, until_s):
 @kernel
 def _place(settings, here, server, row, free_s, task, now_s):
     """Place a task on the server that is free first, at `free_s`; return when the first one is free then."""
-    until_s = _served_until(settings, here, task, task.work / here.core_speed, max(free_s, now_s))
+    return _place_for(settings, here, server, row, free_s, task, task.work / here.core_speed, now_s)
+
+
+@kernel
+def _place_for(settings, here, server, row, free_s, task, service_s, now_s):
+    """Do the same for a service of so many seconds."""
+    until_s = _served_until(settings, here, task, service_s, max(free_s, now_s))
     return until_s if here.servers == 1 else _occupy(server, row, here.first_server, here.servers, until_s)
 
 
 @kernel
-def begin_service(scenario, environment, n, task, now_s):
-    """Note that a task is in service at node `n` from now on."""
+def begin_service(scenario, environment, n, task, setup_s, now_s):
+    """Note that a task is in service at node `n` from now on, with a set-up of so many seconds at first."""
     if not has_extensions(scenario):
         return  # no one will walk
     here = scenario.node[n]
-    environment.node[n].busy_until_s = _place(
-        scenario.settings[0], here, environment.server, SERVING, now_s, task, now_s
+    service_s = setup_s + task.work / here.core_speed
+    environment.node[n].busy_until_s = _place_for(
+        scenario.settings[0], here, environment.server, SERVING, now_s, task, service_s, now_s
     )
 
 
@@ -227,6 +235,8 @@ def advertised_free_at(scenario, environment, n, now_s):
         return free_s  # what is on offer waits in the queue, and is counted there
     settings = scenario.settings[0]
     here = scenario.node[n]
+    if has_extensions(scenario) and here.speed <= 0.0:
+        return free_s
     node = environment.node[n]
     if shares_cores(scenario, n) and not drains_alike(settings, here):
         if now_s != node.advertised_from_s:

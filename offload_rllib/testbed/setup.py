@@ -10,21 +10,18 @@ import numpy as np
 
 from offload_rllib.envs.node_view import of_one_node
 from offload_rllib.policies.portable import Shape, Weights
+from offload_rllib.simulator.arrivals import ARRIVALS, BURST_STATE, CLIENT, RATE_PIECE, RECORDED
 from offload_rllib.simulator.changes.due import RATE_CHANGE
 from offload_rllib.simulator.changes.movement import MOVEMENT, MOVING, PLACE, POSITION
 from offload_rllib.simulator.types import (
-    ARRIVALS,
-    BURST_STATE,
-    CLIENT,
     DISTRIBUTION,
     FAILURE_LAW,
     LINK,
     LINK_LAW,
     LOG,
     NODE,
+    ONWARD,
     POWER,
-    RATE_PIECE,
-    RECORDED,
     SETTINGS,
     Array,
     Scenario,
@@ -47,6 +44,10 @@ SCENARIO_TYPES: dict[str, Any] = {
     "next_link": np.int32,
     "agent_node": np.int32,
     "destination": np.int32,
+    "first_leg": np.int32,
+    "leg": np.int32,
+    "setup_s": np.float64,
+    "onward": ONWARD,
     "arrivals": ARRIVALS,
     "client": CLIENT,
     "recording": RECORDED,

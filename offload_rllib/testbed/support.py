@@ -63,6 +63,16 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
             config.service == "shared" or (config.cloud is not None and config.cloud.service == "shared"),
             "cores are not shared by tasks; accepted, for cloud.service as well: pooled, parallel",
         ),
+        "instructions_per_second: 0": (
+            any(node.speed <= 0 for node in scenario.network.nodes),
+            "every node is a process that serves tasks; accepted: above 0",
+        ),
+        "decisions.reject: true": (config.decisions.reject, "nodes keep tasks or send them; accepted: false"),
+        "decisions.destinations: routed": (
+            config.decisions.destinations == "routed",
+            "nodes have connections to their neighbours alone; accepted: neighbours",
+        ),
+        "setup": (config.setup is not None, "a process serves every type of task at once; accepted: null"),
         "topology.resample: episode": (resamples(config.topology), "all plays have one network; accepted: never"),
         "failures.tasks: returned": (
             config.failures is not None and config.failures.tasks == "returned",

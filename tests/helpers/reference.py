@@ -29,6 +29,7 @@ from simpy.events import NORMAL, EventPriority
 
 from helpers.distributions import lognormal
 from helpers.reference_arrivals import Recorded, arrival_times, per_episode, recorded_rows
+from helpers.reference_routes import shortest_paths
 from offload_rllib.config.base import Distribution
 from offload_rllib.config.cloud import Cloud
 from offload_rllib.config.duration import Duration
@@ -333,6 +334,13 @@ class _Reference:
             entries = {names.index(row.node) for row in rows}
         # Nothing gets anywhere through the cloud.
         passable = graph.subgraph(range(len(config.topology.nodes)))
+        # What a transfer to another node crosses.
+        self.routes = {pair: [pair] for pair in self.links}
+        if config.decisions.destinations == "routed":
+            self.routes = self._shortest_paths(graph, set(graph) - set(passable))
+            graph = nx.DiGraph(list(self.routes))
+            graph.add_nodes_from(range(len(described)))
+            passable = graph.subgraph(range(len(config.topology.nodes)))
         distance = nx.multi_source_dijkstra_path_length(passable, entries)
         self.nodes = [
             self._node(
@@ -356,6 +364,16 @@ class _Reference:
         if config.failures is not None:
             for i in range(len(config.topology.nodes)):  # the cloud does not fail
                 self.clock.process(self._failures(i))
+
+    def _shortest_paths(self, graph: nx.Graph, impassable: set[int]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        jobs = self.config.workload.jobs
+        assert isinstance(jobs, TaskMix)
+        mean_bits = sum(kind.weight * kind.bits_in.mean for kind in jobs.types) / sum(
+            kind.weight for kind in jobs.types
+        )
+        step_s = {pair: link.mean_latency_s + mean_bits / link.rate_bps for pair, link in self.links.items()}
+        most = self.config.decisions.reach_hops or len(self.names)
+        return shortest_paths(graph, step_s, self.names, impassable, most)
 
     def _link(self, key: np.uint64, a: str, b: str) -> _Link:
         """Return the direction from `a` to `b`, with what overrides say of it by name."""
@@ -690,8 +708,9 @@ class _Reference:
         task.ended_s = self.clock.now
 
     def _return_result(self, task: _Task, here: int, there: int, turn: int) -> Life:
-        self.nodes[here].result_bits += task.bits_out
-        yield from self._cross(task, here, there, task.bits_out, RESULT, turn)
+        for receiver, sender in reversed(self.routes[there, here]):
+            self.nodes[sender].result_bits += task.bits_out
+            yield from self._cross(task, sender, receiver, task.bits_out, RESULT, turn)
         if self.nodes[there].down:
             raise _Dropped(NODE_FAILED)
 
@@ -710,7 +729,8 @@ class _Reference:
                 return
             with self._stage(task, "transfer"):
                 task.path.append((here, there))
-                yield from self._cross(task, here, there, task.bits_in, TRANSFER, len(task.path))
+                for sender, receiver in self.routes[here, there]:
+                    yield from self._cross(task, sender, receiver, task.bits_in, TRANSFER, len(task.path))
             here = there
 
     def _go_back(self, task: _Task) -> Generator[simpy.Event, Any, int]:
@@ -719,8 +739,9 @@ class _Reference:
         if self.config.failures.tasks == "lost" or not task.path:
             raise _Dropped(NODE_FAILED)
         sender, failed = task.path.pop()
-        back = self.links[failed, sender]
-        notice_s = back.mean_latency_s + self.config.information.message_bits / back.rate_bps
+        way_back = [self.links[b, a] for a, b in self.routes[sender, failed]]
+        bits = self.config.information.message_bits
+        notice_s = sum(back.mean_latency_s + bits / back.rate_bps for back in way_back)
         if self.config.tick_s is not None:
             notice_s = self._whole_ticks_s(task, notice_s, 64 + len(task.path))
         with self._stage(task, "transfer"):

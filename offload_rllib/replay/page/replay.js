@@ -2,8 +2,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const unit = data.unit_s;
 const until = data.shown_s;
-const CAUSES = { 2: "queue_full", 3: "expired", 4: "lost", 5: "node_failed" };
-const CAUSE_NAMES = { 2: "queue full", 3: "expired", 4: "lost on a link", 5: "node failed" };
+const CAUSES = { 2: "queue_full", 3: "expired", 4: "lost", 5: "node_failed", 6: "rejected" };
+const CAUSE_NAMES = { 2: "queue full", 3: "expired", 4: "lost on a link", 5: "node failed", 6: "rejected" };
 const [TASK, RESULT, THERE_AND_BACK] = [0, 1, 2];
 const SHORTEST_SHOWN = 0.5; // seconds of the viewer's time that a crossing, or a drop, is shown at least
 const WHOLE = 60; // seconds of the viewer's time for all, at normal speed
@@ -173,6 +173,8 @@ function shapeOf(pen, what, x, y, r) {
     pen.moveTo(x - r, y - r); pen.lineTo(x + r, y + r); pen.moveTo(x + r, y - r); pen.lineTo(x - r, y + r); pen.stroke();
   } else if (what === "node_failed") {
     pen.moveTo(x, y - r); pen.lineTo(x + r, y + r); pen.lineTo(x - r, y + r); pen.closePath(); pen.stroke();
+  } else if (what === "rejected") {
+    pen.moveTo(x - r, y); pen.lineTo(x + r, y); pen.stroke();
   } else if (what === "expired") {
     pen.arc(x, y, r, 0, 2 * Math.PI); pen.moveTo(x, y - 0.6 * r); pen.lineTo(x, y); pen.lineTo(x + 0.5 * r, y);
     pen.stroke();

@@ -19,7 +19,7 @@ from offload_rllib.scenario.workload.demand import Demand, DrawnTasks, demand, d
 from offload_rllib.scenario.workload.load import Entries, OfferedLoad, client_weights
 from offload_rllib.scenario.workload.rates import RateShape, rate_shape, table_gives_rates
 from offload_rllib.scenario.workload.recording import Recording, of_jobs, read_recording
-from offload_rllib.simulator.types import RECORDED
+from offload_rllib.simulator.arrivals import RECORDED
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class OfferedLoad:
     rho_of_all_tasks: float
     """The plain ratio: work per second of all tasks, over `capacity`."""
     capacity: float
-    """Instructions per second of all nodes that tasks can come to within the hop bound, by the destinations offered."""
+    """Instructions per second of all nodes that tasks can come to within the hop bound, by the destinations offered.
+    The cloud counts only where no other node has a processor."""
     mean_work: float
     """Instructions per task."""
     mean_feasible_work: float
@@ -94,8 +95,8 @@ def _by_routes(
     """Return for each node that tasks enter, or for some that represent all, the routes of its tasks."""
     # By name: the load must not depend on the order in which the nodes are listed.
     nodes = sorted(_edge_entries(entries, network), key=lambda i: network.nodes[i].name)
-    pooled = config.service == "pooled"
-    seconds_per_instruction = np.array([1 / (node.speed if pooled else node.core_speed) for node in network.nodes])
+    speed = np.array([node.speed if config.service == "pooled" else node.core_speed for node in network.nodes])
+    seconds_per_instruction = np.divide(1.0, speed, out=np.full(len(speed), np.inf), where=speed > 0)
     mean_bits = (float(needed.mean[1]), float(needed.mean[2]))
     max_hops = config.decisions.max_hops
     return routes_of_entries(np.array(nodes), link, usable, seconds_per_instruction, max_hops, mean_bits)
@@ -172,6 +173,8 @@ def offered_load(
         ConfigError: a rho was asked for, no task could meet its deadline, and there is no fallback.
     """
     cloud = np.array([node.cloud for node in network.nodes])
+    if not any(node.speed > 0 and not node.cloud for node in network.nodes):
+        cloud[:] = False  # nothing else processes tasks
     usable = usable & ~cloud[link["source"]] & ~cloud[link["destination"]]
     max_hops = config.decisions.max_hops
     hops = hops_of_tasks(np.array(_edge_entries(entries, network), int), link, usable, len(cloud), max_hops)

@@ -26,7 +26,7 @@ from offload_rllib.config.workload.arrivals import (
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.text_files import opened_text
 from offload_rllib.simulator import arrivals as kinds
-from offload_rllib.simulator.types import ARRIVALS, BURST_STATE, CLIENT, RATE_PIECE
+from offload_rllib.simulator.arrivals import ARRIVALS, BURST_STATE, CLIENT, RATE_PIECE
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from offload_rllib.config.score import TYPE_NAME
 from offload_rllib.config.workload.arrivals import Column, Recorded, Replay
 from offload_rllib.scenario.network import Network
 from offload_rllib.scenario.text_files import opened, opened_text
+from offload_rllib.simulator.arrivals import RECORDED
 from offload_rllib.simulator.streams import RECORDING_ORIGIN, fill_uniforms, stable_hash, stream
-from offload_rllib.simulator.types import NONE, RECORDED
+from offload_rllib.simulator.types import NONE
 
 # Speeds that represent all between two ends, where each episode draws its own.
 SPEEDS = 33

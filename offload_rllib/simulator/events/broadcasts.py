@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from offload_rllib.simulator.events.setups import has_setups, warm_types
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.variants import has_extensions
 from offload_rllib.simulator.waits import advertised_free_at
@@ -35,6 +36,9 @@ def _write(scenario, environment, n, turn, stamp_s):
     if has_extensions(scenario):
         # The silence of a node that is down tells its neighbours as much: that it is down, and empty.
         message.down = environment.node[n].down
+        if has_setups(scenario):
+            place = turn & (environment.broadcast.shape[1] - 1)
+            environment.broadcast_warm[n, place] = warm_types(scenario, environment, n, stamp_s)
 
 
 @kernel

@@ -11,6 +11,7 @@ import numpy as np
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.durations import draw_duration
 from offload_rllib.simulator.events.service import stop_service
+from offload_rllib.simulator.events.setups import forget_types
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import leave_queue
@@ -114,6 +115,7 @@ def fail(scenario, environment, n, now_s):
         if not send_back(scenario, environment, slot, now_s):
             release(scenario, environment, slot, now_s, NODE_FAILED)
     clear(scenario, environment, n)
+    forget_types(scenario, environment, n)
 
 
 @kernel

@@ -14,9 +14,10 @@ from offload_rllib.simulator.events.deadlines import open_bucket
 from offload_rllib.simulator.events.entry import enter
 from offload_rllib.simulator.events.expiry import expire
 from offload_rllib.simulator.events.failures import fail, repair
+from offload_rllib.simulator.events.routing import has_legs, is_on_the_way, path_of
 from offload_rllib.simulator.events.service import end_service
 from offload_rllib.simulator.events.tick_work import do_tick
-from offload_rllib.simulator.events.transfers import leave_link, lose, return_result
+from offload_rllib.simulator.events.transfers import leave_link, lose, pass_on, return_result
 from offload_rllib.simulator.heap import KIND_SHIFT, NODE_MASK, NODE_SHIFT, NUMBER_MASK, event_key, pop
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.prefetch import prefetch
@@ -87,6 +88,8 @@ def _changed_node(scenario, environment, kind, key, slot):
         if task.stage == TRANSFERRED:
             return np.int64(scenario.link[environment.path[slot, task.hops - 1]].destination)
         return np.int64(task.node)
+    if kind == LOSS and has_legs(scenario):
+        return np.int64(scenario.link[path_of(scenario, environment, slot)].destination)
     return n
 
 
@@ -161,7 +164,9 @@ def run_until(scenario, environment, end_s):
         else:
             if in_heap:
                 pop(environment)
-            if kind == SERVICE_END:
+            if kind in (RESULT, TRANSFER) and is_on_the_way(scenario, environment, slot):
+                pass_on(scenario, environment, slot, time_s)
+            elif kind == SERVICE_END:
                 end_service(scenario, environment, slot, time_s)
                 returns = True
             elif kind == RESULT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.events.setups import begin_use, end_use, has_setups
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.queues import dequeue_first, enqueue
@@ -25,7 +26,13 @@ def _start_service(scenario, environment, n, slot, now_s):
     if shares_cores(scenario, n):
         share(here, node, environment.sharing, environment.task, n, slot, now_s)
         return
-    end_s = now_s + task.work / here.core_speed
+    setup_s = 0.0
+    if has_setups(scenario):
+        setup_s = begin_use(scenario, environment, n, task, now_s)
+        if setup_s > 0.0:  # which no wait has foreseen
+            node.stale = 1
+            node.advertised_from_s = -1.0
+    end_s = now_s + setup_s + task.work / here.core_speed
     task.service_end_s = end_s
     node.busy += 1
     if has_ticks(scenario) and here.works_in_ticks:
@@ -36,7 +43,7 @@ def _start_service(scenario, environment, n, slot, now_s):
     if has_extensions(scenario):
         node.busy_seconds -= now_s
         last_s = min(last_s, node.failure_s)
-    begin_service(scenario, environment, n, task, now_s)
+    begin_service(scenario, environment, n, task, setup_s, now_s)
     # An event that would come after the task's abortion, or the node's failure, is never scheduled, so none is stale.
     if end_s <= last_s:
         push(environment, end_s, event_key(SERVICE_END, n, task.number), slot)
@@ -55,6 +62,8 @@ def stop_service(scenario, environment, n, slot, now_s):
         if has_extensions(scenario) and not (has_ticks(scenario) and here.works_in_ticks):
             node.busy_seconds += now_s
     task.service_s += now_s - task.since_s
+    if has_setups(scenario):
+        end_use(environment, n, task, now_s)
 
 
 @kernel
