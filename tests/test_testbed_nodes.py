@@ -35,6 +35,10 @@ CASES = {
         ("deadlines.expiry=queued", "score.drop_s=150", "workload.load.rho=1.2"),
         {"finished", "expired"},
     ),
+    "late at their node": (
+        ("deadlines.expiry=queued", "score.drop_s=150", "links.bandwidth_hz=1e5", "workload.load.rho=1.2"),
+        {"finished", "expired"},
+    ),
     "no deadline counts": (
         ("deadlines.expiry=never", "score.drop_s=150", "workload.load.rho=1.2"),
         {"finished", "unfinished"},
