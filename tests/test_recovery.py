@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from helpers.command_line import finish, start
 from helpers.environments import small_environment
@@ -28,8 +27,6 @@ from offload_rllib.training.recovery import FIRST_STATE, collect_staged, mend, n
 from offload_rllib.training.train import TrainingError
 
 WANTED = 16_000
-# In the names that Ray gives the processes of learners.
-LEARNER = "_WrappedExecutable"
 
 
 @pytest.mark.slow
@@ -66,40 +63,6 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_though_records_are_old_
     first_again = next(row for row in rows if row["iterations_since_restore"] == 1 and row["training_iteration"] > 1)
     assert first_again["training_iteration"] == progress["training_iteration"] + 1
     assert len(RunFolder.open(run).checkpoints()) == 2
-
-
-@pytest.mark.slow
-def test_a_run_with_several_learners_goes_on_when_one_is_killed_and_stops_and_is_resumed(tmp_path: Path) -> None:
-    (tmp_path / "ring.yaml").write_text(yaml.safe_dump(small_environment()))
-    policy = policy_config(learners=2, env_steps=WANTED).model_dump(mode="json", by_alias=True)
-    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(policy))
-    process = start(tmp_path, "train", "ring.yaml", "quick.yaml", "--name", "cut")
-    run = tmp_path / "runs" / "cut"
-
-    def wait_for(iteration: int) -> None:
-        deadline = time.monotonic() + 400
-        while not (run / "status.json").exists() or (
-            json.loads((run / "status.json").read_text())["iteration"] < iteration
-        ):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    wait_for(5)
-    # Ray's own processes are in groups of their own.
-    learners = [
-        one for one in psutil.Process(process.pid).children(recursive=True) if LEARNER in "".join(one.cmdline())
-    ]
-    assert len(learners) == 2
-    learners[1].kill()
-    wait_for(15)
-    process.send_signal(signal.SIGINT)
-    output = finish(process)
-    assert "the trainer was lost; continuing from the last checkpoint" in output
-    assert json.loads((run / "run.json").read_text())["state"] == "interrupted", output
-    output = finish(start(tmp_path, "train", "--resume", "runs/cut", "--episodes", "2"))
-    assert json.loads((run / "run.json").read_text())["state"] == "finished", output
-    assert trained_steps(run) == list(range(160, WANTED + 1, 160)), "every iteration once, none missing"
 
 
 def test_a_full_disk_and_storage_that_is_gone_are_named_with_the_way_on(
