@@ -12,12 +12,13 @@ import pytest
 from offload_rllib.config import ConfigError
 from scripts.hype import run
 from scripts.hype.__main__ import main
-from scripts.hype.collect import EPISODES, PAGE, RECORD, Data, findings, learned_of, page_of, write_page
+from scripts.hype.collect import DOCS, EPISODES, PAGE, RECORD, Data, findings, learned_of, page_of, write_page
 from scripts.hype.plan import Budget, Piece, pieces
 from scripts.results.study import METRICS
 from tests.helpers.hype import short_environment
 
 SIZE = ["--decisions", "600", "--seeds", "2", "--episodes", "2"]
+MISSING = ["ether_12-bound", "ether_12-a2c-0", "ether_12-ppo-1", "ether_12-a2c-2"]
 ABOUT = {"decisions": 600, "seeds": 3, "episodes": 8}
 
 
@@ -45,7 +46,7 @@ def written(docs: Path, offsets: dict[str, float], *, bound: float = 10.0) -> Da
     (docs / "images").mkdir(parents=True)
     pd.DataFrame(rows).to_csv(docs / EPISODES, index=False)
     machine = {"cpus": 2, "processor": "test", "python": "3"}
-    record = {"budget": ABOUT, "machine": machine, "missing": ["ether_12-a2c-0"], "pieces": pieces}
+    record = {"budget": ABOUT, "machine": machine, "missing": MISSING, "pieces": pieces}
     (docs / RECORD).write_text(json.dumps(record))
     return Data(docs)
 
@@ -77,12 +78,21 @@ def test_where_the_rule_wins_the_findings_say_so(tmp_path: Path) -> None:
     assert "closes 0 % of the gap" in text[3]
 
 
+def test_a_method_with_one_training_seed_is_not_judged(tmp_path: Path) -> None:
+    data = written(tmp_path, {"tuned_rule:3": 0.0, "size_interval": 0.5, "droo:1": -9.0, "mappo:3": -5.0})
+    assert "1 of 1 learned policies score certainly lower" in findings(data)[0]
+    page = page_of(data)
+    assert "the method is not judged: `droo`." in page
+    assert "| droo " in page
+    assert "| droo - tuned_rule" not in page
+
+
 def test_a_page_is_made_of_its_data_alone(tmp_path: Path) -> None:
     written(tmp_path, {"tuned_rule:3": 0.0, "size_interval": 0.5, "droo:3": 4.0})
     assert main(["--page", "--docs", str(tmp_path)]) == 0
     page = (tmp_path / PAGE).read_text()
     assert page == page_of(Data(tmp_path))
-    assert "Not run: `ether_12-a2c-0`." in page
+    assert "Not run yet: `bound` in ether_12; `a2c` in ether_12 (seeds 0, 2); `ppo` in ether_12 (seed 1)." in page
     assert "`tuned_rule`, by training seed: `size_interval:0`, `size_interval:1`, `size_interval:2`." in page
     assert "Budget: 600 decisions per training, 3 training seeds, 8 held-out episodes. Machine: one core of 2" in page
     assert (tmp_path / "images/hype_ether_12.png").stat().st_size > 5000
@@ -95,6 +105,13 @@ def test_a_page_is_made_of_its_data_alone(tmp_path: Path) -> None:
         write_page(tmp_path)
     (tmp_path / RECORD).unlink()
     assert main(["--page", "--docs", str(tmp_path)]) == 2
+
+
+def test_the_page_in_the_docs_is_that_of_its_data() -> None:
+    data = Data(DOCS)
+    assert (DOCS / PAGE).read_text(encoding="utf-8") == page_of(data)
+    for environment in data.environments:
+        assert (DOCS / f"images/hype_{environment}.png").is_file()
 
 
 def test_a_study_is_collected_as_far_as_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from scripts.hype.plan import BOUND, BY_NAME, ENVIRONMENTS, METHODS, TUNED, Budg
 from scripts.hype.plan import HELD_OUT_SEED as EPISODES_OF
 from scripts.hype.run import ORACLE, done
 from scripts.hype.text import HEAD, METHODS_TEXT, READING
-from scripts.results.study import METRICS, verdicts
+from scripts.results.study import METRICS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EPISODES, RECORD = "images/hype_episodes.csv", "images/hype.json"
@@ -45,6 +45,7 @@ PAGE = "hype.md"
 # What `json` and the CSV keep of a figure.
 DIGITS = 7
 MOST_RULES = 4  # in the figure
+FEWEST_SEEDS = 3  # with fewer, the quantile of Student's t is 12.7
 
 
 def collect(folder: Path, budget: Budget, docs: Path) -> None:
@@ -112,7 +113,8 @@ class Data:
             self._rows: Any = pd.read_csv(docs / EPISODES)
             self.budget = Budget(**self.record["budget"])
             self.pieces: list[dict[str, Any]] = self.record["pieces"]
-            self.environments = [name for name in ENVIRONMENTS if name in set(self._rows[ENVIRONMENT])]
+            trained = {piece["environment"] for piece in self.pieces if piece["seed"] is not None}
+            self.environments = [name for name in ENVIRONMENTS if name in trained & set(self._rows[ENVIRONMENT])]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{docs / EPISODES}: not the data of the study ({error!r})") from error
 
@@ -161,12 +163,17 @@ def learned_of(comparison: Comparison) -> list[str]:
     return sorted(found, key=lambda name: (order.index(name.removesuffix(SAMPLED)), name))
 
 
+def judged_of(comparison: Comparison) -> list[str]:
+    """Return the learned policies with at least two training seeds: one seed says nothing of a method."""
+    return [name for name in learned_of(comparison) if len(comparison.matrix(name, SCORE)) > 1]
+
+
 def findings(data: Data) -> list[str]:
     """Return what the data say, one sentence each: computed, whatever it is."""
     lines, better, worse, pairs = [], 0, 0, 0
     for environment in data.environments:
         comparison, bound = data.comparison(environment), data.bound(environment)
-        policies = learned_of(comparison)
+        policies = judged_of(comparison)
         if TUNED not in comparison.policies or not policies:
             continue
         differences = [comparison.difference(name, TUNED, SCORE) for name in policies]
@@ -174,6 +181,12 @@ def findings(data: Data) -> list[str]:
         lower = [name for name, each, is_sure in _judged(policies, differences, sure) if is_sure and each.mean < 0]
         higher = [name for name, each, is_sure in _judged(policies, differences, sure) if is_sure and each.mean > 0]
         better, worse, pairs = better + len(lower), worse + len(higher), pairs + len(policies)
+        few = [name for name in policies if len(comparison.matrix(name, SCORE)) < FEWEST_SEEDS]
+        if few:
+            lines.append(
+                f"In {environment} {len(few)} of these policies have two training seeds: their intervals are wide, and "
+                "only large differences can be certain."
+            )
         rule = comparison.mean(TUNED, SCORE).mean
         means = {name: comparison.mean(name, SCORE).mean for name in policies}
         best = min(means, key=means.__getitem__)
@@ -252,6 +265,9 @@ def figure_of(data: Data, environment: str) -> Figure:
     rules.sort(key=lambda name: comparison.matrix(name, SCORE).mean())
     shown = [*learned_of(comparison), *([TUNED] if TUNED in comparison.policies else []), *rules[:MOST_RULES]]
     figure = of_points(comparison.only(shown), SCORE)
+    # The interval of two seeds can be many times as wide as everything else.
+    highest = max(float(comparison.matrix(name, SCORE).mean(axis=1).max()) for name in shown)
+    figure.axes[0].set_xlim(0, 1.1 * highest)
     if np.isfinite(bound):
         figure.axes[0].axvline(bound, color="black", lw=1, ls=":")
         figure.axes[0].set_title(f"{environment}; dotted: lower bound", fontsize=figure.axes[0].title.get_fontsize())
@@ -275,7 +291,7 @@ def page_of(data: Data) -> str:
         "",
     ]
     if data.record["missing"]:
-        lines += [f"Not run: {', '.join(f'`{name}`' for name in data.record['missing'])}.", ""]
+        lines += [f"Not run yet: {_missing(data.record['missing'])}.", ""]
     lines += [READING, "", METHODS_TEXT, ""]
     settings = [
         {"method": method.name, "settings": ", ".join(f"{key} {value}" for key, value in method.settings.items())}
@@ -288,21 +304,35 @@ def page_of(data: Data) -> str:
         lines += [f"## {ENVIRONMENTS[environment]}", ""]
         caption = (
             f"{environment}: mean score after {budget.decisions:,} decisions, {budget.seeds} training seeds (rings), "
-            f"{budget.episodes} held-out episodes, one core of {machine['cpus']}"
+            f"{budget.episodes} held-out episodes, one core of {machine['cpus']}; wide intervals leave the figure"
         )
         lines += [f"![{caption}](images/hype_{environment}.png)", "", f"*{caption}.*", ""]
         lines += [_table(means_and_costs(data, environment)), ""]
         if TUNED in comparison.policies:
             chosen = ", ".join(f"`{rule}`" for rule in data.chosen(environment))
             lines += [f"`{TUNED}`, by training seed: {chosen}.", ""]
-            point = comparison.points[0]
-            against = differences_table(
-                comparison, point, TUNED, (SCORE, "score_p95_s", "dropped_share"), learned_of(comparison)
-            )
-            lines += [_table(against), ""]
-        if learned_of(comparison):
-            lines += [_table(verdicts(comparison, SCORE, learned_of(comparison))), ""]
+            if judged := judged_of(comparison):
+                metrics = (SCORE, "score_p95_s", "dropped_share")
+                lines += [_table(differences_table(comparison, comparison.points[0], TUNED, metrics, judged)), ""]
+        if single := [name for name in learned_of(comparison) if name not in judged_of(comparison)]:
+            lines += [
+                "One training seed so far, so that the interval is over episodes alone, and the method is not judged: "
+                + _names(single)
+                + ".",
+                "",
+            ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _missing(names: Sequence[str]) -> str:
+    """Return what was not run, with the training seeds of each method in one place."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        environment, method, *seed = name.split("-")
+        seeds.setdefault(f"`{method}` in {environment}", []).extend(seed)
+    return "; ".join(
+        what + (f" (seed{'s' if len(of) > 1 else ''} {', '.join(of)})" if of else "") for what, of in seeds.items()
+    )
 
 
 def _table(table: pd.DataFrame) -> str:
