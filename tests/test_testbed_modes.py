@@ -354,3 +354,30 @@ def network_namespaces() -> set[str]:
         if target.startswith("net:["):
             found.add(target)
     return found
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    program = (
+        "import os, time\n"
+        "from offload_rllib.testbed.processes import end_with_parent\n"
+        "ready, told = os.pipe()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    end_with_parent()\n"
+        "    os.write(told, b'.')\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "os.read(ready, 1)\n"
+        "print(child, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert child.exists()
+        parent.kill()
+        parent.wait()
+    end = time.monotonic() + 10
+    while child.exists() and (child / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end, "no connection ends it"
+        time.sleep(0.05)
