@@ -101,7 +101,7 @@ def test_impossible_nodes() -> None:
     environment = small_environment()
     del environment["topology"]["nodes"][1]["instructions_per_second"]
     refused(environment, [], r"topology.nodes.1.instructions_per_second: missing")
-    refused(small_environment(), ["topology.nodes.1.instructions_per_second=0"], r"greater than 0")
+    refused(small_environment(), ["topology.nodes.1.instructions_per_second=-1"], r"greater than or equal to 0")
     refused(
         small_environment(),
         ["topology.nodes.1.name=a", "topology.links=[[a, c], [c, d]]"],

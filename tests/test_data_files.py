@@ -83,7 +83,7 @@ def test_every_key_that_names_a_file_is_known_as_such() -> None:
         if names_a_file(field)
     }
     assert found == known
-    assert len(known) == 8
+    assert len(known) == 10
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -89,6 +89,8 @@ def _equal_tasks(env: NativeEnv) -> bool:
 REASONS = (
     # It tells padding from a destination, and is all there is of a task where `observe` leaves the task out.
     Reason(r"row\.valid", _always),
+    # 1 in the row of the action that rejects a task, which leads to no destination.
+    Reason(r"row\.rejects", _always),
     Reason(r"task\.hops|row\.offers_again|row_0\.return", _one_hop),
     Reason(r"task\.time_left|row(_0)?\.slack", _no_deadlines),
     Reason(r"self\.client", _all_clients),

@@ -256,7 +256,7 @@ def test_overrides_reach_the_links_that_they_name() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("links.contention=lifo", r"links.contention: .*'none' or 'fifo'.*lifo"),
+        ("links.contention=lifo", r"links.contention: .*'none', 'fifo' or 'shared'.*lifo"),
         ("links.loss_probability=1", r"links.loss_probability: .*less than 1 .*1"),
         ("links.latency_s={lognormal: {cv: 1}}", r"latency_s.lognormal.mean: missing"),
         ("links.latency_s={lognormal: {mean: 1, least: 2}}", r"latency_s.lognormal: .*needs least < mean"),

@@ -158,7 +158,7 @@ def test_a_phone_decides_about_the_nearest_access_point_alone(tmp_path: Path) ->
     while not env.truncated[0]:
         assert env.destinations_of(0, phone) == ["phone", attached(env.state.episode[0]["now_s"])]
         if env.deciding[0] == phone:
-            assert env.masks[0, 0].tolist() == [1, 1]
+            assert env.masks[0].tolist() == [1, 1]
         seen.add(env.destinations_of(0, phone)[1])
         env.step(env.heuristic_actions("random"))
     assert seen == set(ACCESS)

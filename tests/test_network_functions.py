@@ -50,7 +50,7 @@ def test_a_function_of_the_users_makes_the_network(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ("nodes[1] = replace(nodes[1], core_speed=0.0)", r"topology: node 'n1': core_speed is 0.0; accepted: 1e-30 to"),
+        ("nodes[1] = replace(nodes[1], core_speed=-1.0)", r"node 'n1': core_speed is -1.0; accepted: 0, or 1e-30 to"),
         ("nodes[1] = replace(nodes[1], core_speed=math.nan)", r"node 'n1': core_speed is nan"),
         ("nodes[1] = replace(nodes[1], cores=0)", r"node 'n1': cores is 0; accepted: a whole number from 1 up"),
         ("nodes[0] = replace(nodes[0], queue_capacity=0)", r"node 'n0': queue_capacity is 0; accepted: None, or"),

@@ -176,7 +176,8 @@ def test_a_policy_without_torch_gives_what_it_gives_with_torch(
         valid = mask != 0
         np.testing.assert_allclose(scores(weights, shape, seen, mask)[valid], wanted[valid], rtol=1e-5, atol=1e-5)
         action = policy(env.observations, env.masks, agents=env.deciding)
-        assert alone(seen, mask) == action[0], name
+        # Equal destinations may have scores that differ only by rounding.
+        assert wanted[alone(seen, mask)] == pytest.approx(wanted[valid].max(), rel=1e-5, abs=1e-5), name
         assert mask[alone(seen, mask, deterministic=False)] == 1
         env.step(action)
     draws = [alone(env.observations[0], env.masks[0], deterministic=False) for _ in range(400)]

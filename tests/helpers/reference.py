@@ -439,6 +439,8 @@ class _Reference:
         end_s = self.config.horizon_s if self.at_once else len(self.actions) * self.config.decisions.interval_s
         while self.clock.peek() <= end_s:
             self.clock.step()
+        if self.clock.now < end_s:
+            self.clock.run(until=end_s)  # what shares a channel is sent until then
         fates = [
             Fate(
                 outcome=task.outcome,
