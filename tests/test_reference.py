@@ -243,7 +243,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
 
     features: Counter[tuple[str, bool]] = Counter()
 
-    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(cases())
     def compare(case: Case) -> None:
         if at_once:
