@@ -113,7 +113,8 @@ def _rows(*rows: tuple[str, str]) -> Iterator[str]:
 def _network(policy: PolicyDescription) -> str:
     hidden = " x ".join(map(str, policy.network.hidden)) or "no"
     dueling = ", dueling" if policy.dueling else ""
-    return f"{policy.network.kind}, {hidden} hidden units, {policy.network.activation}{dueling}"
+    memory = f", memory of {policy.network.memory} units" if policy.network.memory else ""
+    return f"{policy.network.kind}, {hidden} hidden units, {policy.network.activation}{dueling}{memory}"
 
 
 def _source(started_from: dict[str, Any] | None) -> str:
