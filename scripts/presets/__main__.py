@@ -1,0 +1,53 @@
+"""Train shipped learners on every preset of envs/, hold them against every rule, and write docs/presets.md.
+
+Usage: python -m scripts.presets [--folder comparisons/presets] [--algorithms ppo a2c ddqn] [--only PRESET ...]
+
+Budget: a part is one learner on one preset, three trainings, and takes one core for two to ten minutes. Calls with
+different parts can run at the same time. Ctrl-C saves the finished parts; the same command continues. The page holds
+the parts that are finished, and counts the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from offload_rllib.config import ConfigError
+from offload_rllib.config.loading import presets
+from offload_rllib.training.train import TrainingError
+from scripts.presets.page import write_page
+from scripts.presets.plan import ALGORITHMS, parts
+from scripts.results.study import run_study
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def main() -> int:
+    """Run all parts and write the page; return the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m scripts.presets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("comparisons/presets"), help="where the runs are kept")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS, help="run only these")
+    parser.add_argument("--only", nargs="+", choices=sorted(presets("envs")), help="run only these presets")
+    arguments = parser.parse_args()
+    console = Console()
+    try:
+        for algorithm in arguments.algorithms:
+            for preset in arguments.only or sorted(presets("envs")):
+                for part in parts([preset], [algorithm], arguments.folder, console):
+                    if not run_study(part, arguments.folder, console):
+                        console.print("interrupted; the same command goes on")
+                        return 130
+                    write_page(DOCS / "presets.md", arguments.folder)
+    except (ConfigError, TrainingError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
