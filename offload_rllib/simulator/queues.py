@@ -40,14 +40,35 @@ def _join(scenario, environment, n, slot):
     if has_extensions(scenario) and discipline != FIFO:
         _enter_queue(task, node, discipline, slot)
         return
-    tail = node.queue_tail
+    append(task, node, slot)
+
+
+@kernel
+def append(task, queue, slot):
+    """Put a task at the end of a linked list; `queue` is a record with its `queue_head` and `queue_tail`."""
+    tail = queue.queue_tail
     task[slot].previous = tail
     task[slot].next = NONE
     if tail == NONE:
-        node.queue_head = slot
+        queue.queue_head = slot
     else:
         task[tail].next = slot
-    node.queue_tail = slot
+    queue.queue_tail = slot
+
+
+@kernel
+def unlink(task, queue, slot):
+    """Take a task out of a linked list, wherever it stands; `queue` as in `append`."""
+    before = task[slot].previous
+    after = task[slot].next
+    if before == NONE:
+        queue.queue_head = after
+    else:
+        task[before].next = after
+    if after == NONE:
+        queue.queue_tail = before
+    else:
+        task[after].previous = before
 
 
 @kernel
@@ -139,16 +160,7 @@ def _leave_queue(task, node, discipline, slot):
     if discipline > LIFO:
         node.queue_head = leave_heap(task, discipline, node.queue_head, slot)
         return
-    before = task[slot].previous
-    after = task[slot].next
-    if before == NONE:
-        node.queue_head = after
-    else:
-        task[before].next = after
-    if after == NONE:
-        node.queue_tail = before
-    else:
-        task[after].previous = before
+    unlink(task, node, slot)
 
 
 @called_kernel

@@ -17,6 +17,7 @@ from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.links import draw_gain, draw_latency, is_drawn, is_lost, time_at_gain
 from offload_rllib.simulator.pairing_heap import enter_heap, leave_heap
+from offload_rllib.simulator.queues import append, unlink
 from offload_rllib.simulator.sharing.clock import begin_clocks, bring_up_to_date, foresee_end, speed_of_each
 from offload_rllib.simulator.streams import node_key
 from offload_rllib.simulator.types import EXPIRY_ABORT, LOSS, NONE, RESULT, SHARING, TRANSFER, TRANSFERRED, record
@@ -122,29 +123,12 @@ def _stop_sending(scenario, environment, c, slot, now_s):
 
 
 @kernel
-def _leave_waiting(environment, c, slot):
-    """Take a message out of those that wait for a channel."""
-    task = environment.task
-    channel = environment.channel[c]
-    before = task[slot].previous
-    after = task[slot].next
-    if before == NONE:
-        channel.queue_head = after
-    else:
-        task[before].next = after
-    if after == NONE:
-        channel.queue_tail = before
-    else:
-        task[after].previous = before
-
-
-@kernel
 def _go_on(scenario, environment, c, now_s):
     """Let a message that waits be sent, if there is room for one, and work out who leaves the channel next."""
     channel = environment.channel[c]
     if channel.queue_head != NONE and channel.sending < scenario.link_law[c].at_once:
         slot = np.int64(channel.queue_head)
-        _leave_waiting(environment, c, slot)
+        unlink(environment.task, environment.channel[c], slot)
         _begin_sending(scenario, environment, c, slot, now_s)
     foresee_end(environment.channel, environment.task, c, _rate_of_each(scenario, environment, c))
 
@@ -166,15 +150,7 @@ def give(scenario, environment, link_index, slot, bits, now_s):
     message.link = link_index
     message.waiting = 1
     c = np.int64(law.channel)
-    channel = environment.channel[c]
-    task = environment.task
-    task[slot].next = NONE
-    task[slot].previous = channel.queue_tail
-    if channel.queue_tail == NONE:
-        channel.queue_head = slot
-    else:
-        task[channel.queue_tail].next = slot
-    channel.queue_tail = slot
+    append(environment.task, environment.channel[c], slot)
     _go_on(scenario, environment, c, now_s)
 
 
@@ -207,7 +183,7 @@ def withdraw_message(scenario, environment, slot, now_s):
         return
     c = np.int64(scenario.link_law[message.link].channel)
     if message.waiting:
-        _leave_waiting(environment, c, slot)
+        unlink(environment.task, environment.channel[c], slot)
     else:
         _stop_sending(scenario, environment, c, slot, now_s)
     message.link = NONE
