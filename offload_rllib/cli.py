@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -28,7 +27,7 @@ from offload_rllib.commands.serve import serve
 from offload_rllib.commands.serve_env import serve_env
 from offload_rllib.commands.status import status
 from offload_rllib.commands.suite import app as suite_app
-from offload_rllib.commands.terminal import console, say
+from offload_rllib.commands.terminal import console, say, say_error
 from offload_rllib.commands.testbed import play_testbed
 from offload_rllib.commands.testbed_report import report_testbed
 from offload_rllib.commands.train import train
@@ -229,5 +228,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    say_error(message)
     sys.exit(code)

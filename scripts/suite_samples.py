@@ -7,7 +7,6 @@ What the importers make of them is written by `import-topo4mec` and `import-trac
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
+from offload_rllib.scenario.imports.traces import as_csv
+
 SUITE = Path(__file__).resolve().parent.parent / "suite"
 TASKS = ("TaskName", "GenerationTime", "TaskID", "TaskSize", "CyclesPerBit", "TransBitRate", "DDL", "SrcName")
 INVOCATIONS = ("app", "func", "end_timestamp", "duration")
@@ -23,10 +24,7 @@ INVOCATIONS = ("app", "func", "end_timestamp", "duration")
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    path.write_text(as_csv(header, rows), encoding="utf-8")
 
 
 def topo4mec(folder: Path, nodes: int, links: int, clients: int, tasks: int, gap_s: float) -> None:

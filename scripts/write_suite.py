@@ -9,9 +9,7 @@ draws the task lists again. They are drawn by numpy, not by the simulator, so th
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
-import io
 import itertools
 import math
 import re
@@ -26,8 +24,9 @@ from offload_rllib.config import load_environment
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import read_yaml
 from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario.imports.traces import as_csv
 from offload_rllib.suite.exchange import LINKS, NODES, TASKS
-from offload_rllib.suite.scenarios import CATALOGUE, CHECKSUMS, SCENARIO, digest, suite_files
+from offload_rllib.suite.scenarios import CATALOGUE, CHECKSUMS, SCENARIO, digest, environment_source, suite_files
 
 SUITE = Path(__file__).resolve().parent.parent / "suite"
 Rows = Iterator[Sequence[Any]]
@@ -35,11 +34,7 @@ Rows = Iterator[Sequence[Any]]
 
 def write_csv(path: Path, header: Sequence[str], rows: Rows) -> None:
     """Write a table; one whose name ends in .gz compressed, without the time of writing."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    content = text.getvalue().encode()
+    content = as_csv(header, rows).encode()
     path.write_bytes(gzip.compress(content, 9, mtime=0) if path.suffix == ".gz" else content)
 
 
@@ -130,8 +125,7 @@ EXACT = {"t4m_25": "tasks_exact.csv.gz", "t4m_100": "tasks_exact.csv.gz"}
 def drawn(folder: Path) -> None:
     """Write nodes and links of an environment, and tasks of one hop: places fill up, and deadlines pass."""
     law = LAWS[folder.name]
-    named = law.environment
-    config = load_environment(folder / named if named.endswith(".yaml") else named)
+    config = load_environment(environment_source(folder, law.environment))
     scenario = build_scenario(config)
     nodes = scenario.network.nodes
     names = [node.name for node in nodes]
@@ -164,10 +158,8 @@ def write_fingerprints(folder: Path) -> None:
     path = folder / SCENARIO
     text = path.read_text(encoding="utf-8")
     for point in read_yaml(path)["points"]:
-        named = point["environment"]
-        found = fingerprint(
-            load_environment(folder / named if named.endswith(".yaml") else named, point.get("set", ()))
-        )
+        source = environment_source(folder, point["environment"])
+        found = fingerprint(load_environment(source, point.get("set", ())))
         pattern = rf"(name: {re.escape(point['name'])}\n(?:    .*\n)*?    fingerprint: )\"?\w*\"?"
         text, count = re.subn(pattern, rf'\g<1>"{found}"', text)
         if count != 1:

@@ -78,13 +78,8 @@ def select_rows(has_choice: np.ndarray, idle_per_choice: float, rng: np.random.G
     """
     chosen = np.flatnonzero(has_choice)
     idle = np.flatnonzero(~has_choice)
-    count = _idle_rows(len(chosen), len(idle), idle_per_choice)
+    count = min(len(idle), round(idle_per_choice * len(chosen))) if len(chosen) else len(idle)
     return rng.permutation(np.concatenate([chosen, rng.choice(idle, count, replace=False)]))
-
-
-def _idle_rows(chosen: int, idle: int, idle_per_choice: float) -> int:
-    """Return how many of the steps without a choice are kept."""
-    return min(idle, round(idle_per_choice * chosen) if chosen else idle)
 
 
 class OnPolicyLearner(MeetingLearner):
@@ -311,14 +306,16 @@ class OnPolicyLearner(MeetingLearner):
         """Let every policy learn its lesson, alone or with all learners."""
         index = 0 if self.meeting is None else self.meeting.index
         averages: list[tuple[Any, float, int]] = []
+        averages_weights = self.meeting is not None and not self.adds_gradients
         ends_s = met.ends_s(met.sizes[index], self.config.learner_config_dict[LATE_SHARE])
         began_s = time.perf_counter()
         for lesson, of_all, end_s in zip(lessons, met.sizes.T, ends_s, strict=True):
             if not of_all.any():
                 continue  # none of the policy's agents had a task
             plan = Plan.of(of_all, index, minibatch_size, together=self.adds_gradients)
-            optimizer = self.get_optimizer(lesson.module_id)
-            averages.append((optimizer, plan.share, steps_of(optimizer) + plan.longest * num_epochs))
+            if averages_weights:
+                optimizer = self.get_optimizer(lesson.module_id)
+                averages.append((optimizer, plan.share, steps_of(optimizer) + plan.longest * num_epochs))
             if lesson.size or self.adds_gradients:
                 minibatches = lesson.minibatches(plan, end_s)
                 self.learn_from(lesson.module_id, lesson.config, lesson.rows, minibatches, lesson.joint)
@@ -327,7 +324,7 @@ class OnPolicyLearner(MeetingLearner):
             self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED), rows, reduce="sum")
             self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), rows, reduce="lifetime_sum")
         self._learned_s = time.perf_counter() - began_s
-        if averages and self.meeting is not None and not self.adds_gradients:
+        if averages and self.meeting is not None:
             average(self.meeting, *zip(*averages, strict=True))
 
     def learn_from(
@@ -391,7 +388,8 @@ class OnPolicyLearner(MeetingLearner):
             for order, share in minibatches:
                 if len(order):
                     figures = steps.compute(rows, order, settings)
-                    steps.gradient *= share
+                    if share != 1:
+                        steps.gradient *= share
                 else:
                     figures = np.zeros(FIGURES)
                     steps.gradient.zero_()

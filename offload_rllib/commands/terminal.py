@@ -24,3 +24,8 @@ def say_logs(folder: Path) -> None:
 def say(line: str) -> None:
     """Print a line that a person may copy: unbroken, uncoloured."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_error(message: str) -> None:
+    """Print what went wrong as one line on the error stream."""
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)

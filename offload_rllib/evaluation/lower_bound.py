@@ -19,6 +19,7 @@ from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.decisions import Agents
 from offload_rllib.envs.vector import batch_of, held_out_keys
 from offload_rllib.scenario import BuiltScenario, build_scenario
+from offload_rllib.scenario.links import gains_are_drawn
 from offload_rllib.simulator.streams import CONSTANT, LOGNORMAL, UNIFORM
 from offload_rllib.simulator.types import EXPIRY_ABORT, NONE, OFFER_ARRIVAL, Array, Scenario
 
@@ -92,11 +93,10 @@ def recorded_tasks(config: EnvironmentConfig, keys: Array) -> Iterator[tuple[Sce
 
 
 def _refuse_varying_rates(arrays: Scenario) -> None:
-    laws = arrays.link_law
     for key, given in (
         ("mobility", len(arrays.moving) > 0),
         ("links.rate_schedule", len(arrays.rate_change) > 0),
-        ("links with fading or shadowing_db", bool(((laws["scattered"] > 0) | (laws["shadowing_db"] > 0)).any())),
+        ("links with fading or shadowing_db", gains_are_drawn(arrays.link_law)),
     ):
         if given:
             raise ConfigError(f"bound: {key}: the best rate of a link is not known; accepted: links of constant rates")

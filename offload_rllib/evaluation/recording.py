@@ -23,6 +23,7 @@ from offload_rllib.evaluation.evaluate import LARGEST_BATCH, one_torch_thread
 from offload_rllib.policies.behaviour import probabilities_of
 from offload_rllib.policies.policy import Policy
 from offload_rllib.rollout import dataset
+from offload_rllib.runs.folder import refuse_existing
 from offload_rllib.runs.lookup import load_policy
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import NONE, Array
@@ -127,8 +128,7 @@ def _check_out(path: Path) -> None:
         raise ConfigError(f"--out {path}: accepted ending: .parquet")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
-    if path.exists():
-        raise ConfigError(f"{path}: exists and is not overwritten; choose another --out")
+    refuse_existing(path)
 
 
 @dataclass
@@ -139,9 +139,6 @@ class _Played:
     policy: Policy
     deterministic: bool
     rows: list[dict[str, Array]] = field(default_factory=list)
-    earned: list[Array] = field(default_factory=list)
-    """Of the agents of the rows, since their rows before, or the start."""
-    waited_s: list[Array] = field(default_factory=list)
     closing: dict[tuple[int, int], tuple[Array, float, float]] = field(default_factory=dict)
     """By environment and agent: the last observation, and reward and time since the agent's last row."""
 
@@ -163,9 +160,8 @@ class _Played:
 
     def _arrival(self, env: ArrivalEnv) -> None:
         who = np.flatnonzero(env.deciding != NONE)
-        self._note(who, env.deciding[who], env.time_s[who], env.observations[who], env.masks[who])
-        self.earned.append(env.rewards[who].copy())
-        self.waited_s.append(env.elapsed_s[who].copy())
+        earned, waited_s = env.rewards[who], env.elapsed_s[who]
+        self._note(who, env.deciding[who], env.time_s[who], env.observations[who], env.masks[who], earned, waited_s)
         actions = self.policy(env.observations, env.masks, agents=env.deciding, deterministic=self.deterministic)
         self._chose(np.asarray(actions)[who])
         env.step(np.asarray(actions))
@@ -174,14 +170,24 @@ class _Played:
         environments, agents = env.num_envs, len(env.agents)
         who, of = np.repeat(np.arange(environments), agents), np.tile(np.arange(agents), environments)
         now_s = env.state.episode["now_s"][who]
-        self._note(who, of, now_s, env.observations.reshape(len(who), -1), env.masks.reshape(len(who), -1))
-        self.earned.append(env.rewards.reshape(-1).copy())
-        self.waited_s.append(np.full(len(who), env.scenario.config.decisions.interval_s))
+        seen, masks = env.observations.reshape(len(who), -1), env.masks.reshape(len(who), -1)
+        waited_s = np.full(len(who), env.scenario.config.decisions.interval_s)
+        self._note(who, of, now_s, seen, masks, env.rewards.reshape(-1), waited_s)
         actions = np.asarray(self.policy(env.observations, env.masks, deterministic=self.deterministic))
         self._chose(actions.reshape(-1))
         env.step(actions)
 
-    def _note(self, e: Array, agents: Array, time_s: Array, observations: Array, masks: Array) -> None:
+    def _note(
+        self,
+        e: Array,
+        agents: Array,
+        time_s: Array,
+        observations: Array,
+        masks: Array,
+        earned: Array,
+        waited_s: Array,
+    ) -> None:
+        """Note rows; `earned` and `waited_s` are since the agents' rows before, or the start."""
         self.rows.append(
             {
                 "e": e.copy(),
@@ -189,6 +195,8 @@ class _Played:
                 "time_s": time_s.copy(),
                 "observations": observations.copy(),
                 "masks": masks.copy(),
+                "earned": earned.copy(),
+                "waited_s": waited_s.copy(),
             }
         )
 
@@ -220,10 +228,9 @@ class _Played:
         column = {name: np.concatenate([rows[name] for rows in self.rows]) for name in self.rows[0]}
         order = np.argsort(column["e"], kind="stable")  # each environment's rows are in the order of time
         column = {name: values[order] for name, values in column.items()}
-        earned, waited_s = (np.concatenate(values)[order] for values in (self.earned, self.waited_s))
         following, last = dataset.followers(column["e"], column["agent"])
         after = np.where(last, 0, following)
-        rewards, elapsed_s = earned[after], waited_s[after]
+        rewards, elapsed_s = column["earned"][after], column["waited_s"][after]
         ends = [
             self.closing[place]
             for place in zip(column["e"][last].tolist(), column["agent"][last].tolist(), strict=True)

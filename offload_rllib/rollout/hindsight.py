@@ -20,6 +20,7 @@ import numpy as np
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.scenario.build import BuiltScenario
+from offload_rllib.scenario.links import gains_are_drawn
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array
 
@@ -75,8 +76,6 @@ def require_hindsight(scenario: BuiltScenario) -> None:
     links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
     lossy = any(link is not None and link.loss_probability for link in links)
     contended = next((link.contention for link in links if link and link.contention not in (None, "none")), "none")
-    laws = scenario.arrays.link_law
-    drawn = bool((laws["scattered"] > 0).any() or (laws["shadowing_db"] > 0).any())
     for key, value, accepted, fits in (
         ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
         ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
@@ -88,7 +87,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("loss_probability", "above 0", "0 on every link", not lossy),
         ("contention", contended, "none on every link", contended == "none"),
         ("rate_schedule", "given", "null", not len(scenario.arrays.rate_change)),
-        ("fading or shadowing_db", "given", "none", not drawn),
+        ("fading or shadowing_db", "given", "none", not gains_are_drawn(scenario.arrays.link_law)),
         ("mobility", "given", "null", config.mobility is None),
         ("failures", "given", "null", config.failures is None),
         ("cloud", "given", "null", config.cloud is None),

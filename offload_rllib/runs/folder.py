@@ -84,7 +84,7 @@ def write_results(out: Path | None, parent: Path, stem: str, write: Callable[[Pa
 
 
 def refuse_existing(out: Path | None) -> None:
-    """Reject a folder for results that exists.
+    """Reject a file or folder for results that exists.
 
     Raises:
         ConfigError: it does.

@@ -387,7 +387,7 @@ def build_scenario(
         power=powers(config, network),
         throughput=throughput,
         rate_change=changes,
-        **vars(moving_arrays(config, network, directions, own_link)),
+        **vars(moving_arrays(config, network, moving, directions)),
         agent_node=np.array(deciding, np.int32),
         destination=destination_rows(
             link, attached(network, moving, link, offered), deciding, padded_to, rejects=config.decisions.reject

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from offload_rllib.config.base import LARGEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.links import RateSchedule
 from offload_rllib.config.loading import find_data
 from offload_rllib.scenario.links import Direction
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.text_files import opened_text
-from offload_rllib.scenario.topology.files import number_of
+from offload_rllib.scenario.rows import numbers_of_rows
 from offload_rllib.simulator.changes.due import RATE_CHANGE
 from offload_rllib.simulator.types import NONE, UNBOUNDED, Array
 
@@ -46,6 +41,8 @@ def write_channels(directions: Directions, network: Network, moving: frozenset[i
     members: dict[tuple[object, ...], list[int]] = {}
     ways = list(directions)
     for i, (pair, direction) in enumerate(directions.items()):
+        if direction.contention == "none" and direction.rate_schedule is None and moving.isdisjoint(pair):
+            continue  # nothing contends with it, and its rate is constant
         members.setdefault(_channel_of(pair, direction, network), []).append(i)
     tables: dict[tuple[float, ...], int] = {}
     law["queue"] = np.arange(len(law))
@@ -161,43 +158,3 @@ def _steps(schedule: RateSchedule) -> tuple[tuple[float, float], ...]:
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     return tuple(rows)
-
-
-def numbers_of_rows(
-    path: Path, columns: tuple[str, ...], what: str, text: str = "", signed: tuple[str, ...] = ()
-) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file whose columns hold numbers from 0 up, except one that may hold any text.
-
-    Args:
-        path: of the file.
-        columns: their names.
-        what: the file holds, for messages.
-        text: the column that may hold any text.
-        signed: columns whose numbers may be below 0.
-
-    Raises:
-        ConfigError: it has other columns, or holds something else; the message names file, row and column.
-    """
-    rows = []
-    with opened_text(path) as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if sorted(header) != sorted(columns):
-            raise ConfigError(f"{path}: {what} has the columns {', '.join(columns)}; has {', '.join(header) or 'none'}")
-        for number, values in enumerate(reader, start=1):
-            if len(values) != len(header):
-                raise ConfigError(f"{path}: row {number}: has {len(values)} values for {len(header)} columns")
-            row: dict[str, Any] = dict(zip(header, values, strict=True))
-            for name in columns:
-                if name != text:
-                    lowest = -LARGEST if name in signed else 0.0
-                    row[name] = _number(row[name], f"{path}: row {number}: column '{name}'", lowest)
-            rows.append(row)
-    return rows
-
-
-def _number(text: str, where: str, lowest: float) -> float:
-    value = number_of(text, where)
-    if value is None or not lowest <= value <= LARGEST:
-        raise ConfigError(f"{where}: {text!r}; accepted: numbers from {lowest:g} up to {LARGEST:g}")
-    return value

@@ -207,7 +207,6 @@ def link_arrays(
         link[i]["plain"] = direction.plain and config.energy is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
         law[i]["propagation_s"] = direction.propagation_s
-        law[i]["seconds_per_bit"] = link[i]["seconds_per_bit"]
         write_duration(law[i]["latency"], direction.latency)
         write_duration(law[i]["jitter"], direction.jitter)
         law[i]["loss_probability"] = direction.loss_probability
@@ -216,7 +215,13 @@ def link_arrays(
         law[i]["message_snr_bits"] = direction.message_snr_bits
         if direction.radio is not None:
             _write_radio(law[i], direction.radio, direction.distance_m)
+    law["seconds_per_bit"] = link["seconds_per_bit"]
     return link, law
+
+
+def gains_are_drawn(law: np.ndarray) -> bool:
+    """Return whether transfers over some link of [M] LINK_LAW fade, or are shadowed; `is_drawn` says it of one link."""
+    return bool(((law["scattered"] > 0) | (law["shadowing_db"] > 0)).any())
 
 
 def _write_radio(law: np.void, radio: Wireless, distance_m: float) -> None:

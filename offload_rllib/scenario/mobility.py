@@ -13,9 +13,10 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.links import StatedLinks
 from offload_rllib.config.loading import find_data, nearest
 from offload_rllib.config.topology.mobility import Mobility, RandomWaypoint
-from offload_rllib.scenario.channels import Directions, numbers_of_rows
+from offload_rllib.scenario.channels import Directions
 from offload_rllib.scenario.durations import write_duration
 from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.rows import numbers_of_rows
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.changes.movement import MOVEMENT, MOVING, PLACE, POSITION
 from offload_rllib.simulator.types import NONE, Array
@@ -108,14 +109,16 @@ def attached(network: Network, moving: frozenset[int], link: Array, offered: Arr
     return result
 
 
-def moving_arrays(config: EnvironmentConfig, network: Network, directions: Directions, link: Array) -> Moving:
+def moving_arrays(
+    config: EnvironmentConfig, network: Network, moving: frozenset[int], directions: Directions
+) -> Moving:
     """Return how nodes move.
 
     Args:
         config: of the environment.
         network: from `with_access`.
-        directions: of the links, in the order of `link`.
-        link: [M] LINK.
+        moving: `moving_nodes`.
+        directions: of the links, in the order of the arrays.
 
     Raises:
         ConfigError: keys do not fit together, a file does not hold positions of every node that moves, or there is no
@@ -124,15 +127,15 @@ def moving_arrays(config: EnvironmentConfig, network: Network, directions: Direc
     mobility = config.mobility
     if mobility is None:
         return NOTHING
-    moving = sorted(moving_nodes(config, network))
+    order = sorted(moving)
     _check_links(moving, directions, network)
     movement = np.zeros(1, MOVEMENT)
     record = movement[0]
     record["update_s"] = mobility.update_s
     record["hysteresis_m"] = mobility.hysteresis_m
     record["breaks"] = mobility.handover == "break_before_make"
-    who = np.zeros(len(moving), MOVING)
-    who["node"] = moving
+    who = np.zeros(len(order), MOVING)
+    who["node"] = order
     position = NOTHING.position
     if isinstance(mobility.movement, RandomWaypoint):
         area_m = mobility.movement.area_m or getattr(config.topology, "area_m", None)
@@ -142,15 +145,15 @@ def moving_arrays(config: EnvironmentConfig, network: Network, directions: Direc
         record["slowest_m_per_s"], record["fastest_m_per_s"] = mobility.movement.speed_m_per_s
         write_duration(record["pause"], mobility.movement.pause_s)
     else:
-        position = _recorded(mobility.movement.path, moving, network, who)
+        position = _recorded(mobility.movement.path, order, network, who)
     place = np.zeros(len(network.nodes), PLACE)
     place["x_m"], place["y_m"] = np.array([node.position_m for node in network.nodes]).T
     place["moving"] = NONE
-    place["moving"][moving] = np.arange(len(moving))
-    return Moving(movement, who, position, place, _next_links(network, moving, link))
+    place["moving"][order] = np.arange(len(order))
+    return Moving(movement, who, position, place, _next_links(network, moving, directions))
 
 
-def _check_links(moving: list[int], directions: Directions, network: Network) -> None:
+def _check_links(moving: frozenset[int], directions: Directions, network: Network) -> None:
     for (a, b), direction in directions.items():
         if a not in moving and b not in moving:
             continue
@@ -196,16 +199,16 @@ def _recorded(name: str, moving: list[int], network: Network, who: Array) -> Arr
     return np.array(position, POSITION)
 
 
-def _next_links(network: Network, moving: list[int], link: Array) -> Array:
+def _next_links(network: Network, moving: frozenset[int], directions: Directions) -> Array:
     """Return [N, N] the link that leads from one node to another one on a way of the fewest links; NONE: none does.
 
     Ways lead over nodes that do not move, nor through the cloud.
     """
-    passable = [n for n, node in enumerate(network.nodes) if n not in set(moving) and not node.cloud]
+    passable = [n for n, node in enumerate(network.nodes) if n not in moving and not node.cloud]
     graph = network.graph().subgraph(passable)
-    index = {(int(of["source"]), int(of["destination"])): i for i, of in enumerate(link)}
+    index = {pair: i for i, pair in enumerate(directions)}
     following = np.full((len(network.nodes),) * 2, NONE, np.int32)
-    points = {b if a in set(moving) else a for a, b in network.links if (a in set(moving)) != (b in set(moving))}
+    points = {b if a in moving else a for a, b in network.links if (a in moving) != (b in moving)}
     for there in sorted(points):
         for here, way in sorted(nx.single_source_shortest_path(graph, there).items()):
             if here != there:

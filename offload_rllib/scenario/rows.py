@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from offload_rllib.config.base import LARGEST, SMALLEST
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import nearest
 from offload_rllib.scenario.text_files import opened_text
+from offload_rllib.scenario.topology.files import number_of
 
 POSITIVE = f"{SMALLEST:g} to {LARGEST:g}"
 NON_NEGATIVE = f"0 to {LARGEST:g}"
@@ -109,3 +111,43 @@ def _checked(path: Path, reader: Iterable[Sequence[str]], columns: Sequence[str]
                 f"{path}: row {number}: {len(fields)} fields; accepted: {len(columns)}, {said}. The file may be cut off"
             )
         yield Row(path, number, dict(zip(columns, (field.strip() for field in fields), strict=True)))
+
+
+def numbers_of_rows(
+    path: Path, columns: tuple[str, ...], what: str, text: str = "", signed: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file whose columns hold numbers from 0 up, except one that may hold any text.
+
+    Args:
+        path: of the file.
+        columns: their names.
+        what: the file holds, for messages.
+        text: the column that may hold any text.
+        signed: columns whose numbers may be below 0.
+
+    Raises:
+        ConfigError: it has other columns, or holds something else; the message names file, row and column.
+    """
+    rows = []
+    with opened_text(path) as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if sorted(header) != sorted(columns):
+            raise ConfigError(f"{path}: {what} has the columns {', '.join(columns)}; has {', '.join(header) or 'none'}")
+        for number, values in enumerate(reader, start=1):
+            if len(values) != len(header):
+                raise ConfigError(f"{path}: row {number}: has {len(values)} values for {len(header)} columns")
+            row: dict[str, Any] = dict(zip(header, values, strict=True))
+            for name in columns:
+                if name != text:
+                    lowest = -LARGEST if name in signed else 0.0
+                    row[name] = _number(row[name], f"{path}: row {number}: column '{name}'", lowest)
+            rows.append(row)
+    return rows
+
+
+def _number(text: str, where: str, lowest: float) -> float:
+    value = number_of(text, where)
+    if value is None or not lowest <= value <= LARGEST:
+        raise ConfigError(f"{where}: {text!r}; accepted: numbers from {lowest:g} up to {LARGEST:g}")
+    return value

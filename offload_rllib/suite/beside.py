@@ -17,10 +17,10 @@ from offload_rllib.suite.conformance import (
     RECORDED,
     Differences,
     compared,
+    conformance_of,
     destinations_of,
     exact_of,
     network_of,
-    simulated,
 )
 from offload_rllib.suite.exchange import TASKS, read_responses
 from offload_rllib.suite.results import FORMAT
@@ -102,8 +102,8 @@ def beside(
     exact = exact_of(place, rule)
     count = len(exact.outcome)
     read = [(name, *read_responses(path, count)) for name, path in files]
-    response_s, outcome, speed = simulated(place, rule, math.ceil(exact.last_s) + 1.0)
-    found = [Beside(OURS, compared(response_s, outcome, exact), speed)]
+    ours = conformance_of(place, rule)
+    found = [Beside(OURS, ours.differences, ours.tasks_per_cpu_s)]
     for name, theirs_s, outcomes in read:
         known = count / cpu_s[name] if name in cpu_s else math.nan
         found.append(Beside(name, compared(theirs_s, outcomes, exact), known))

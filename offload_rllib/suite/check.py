@@ -12,14 +12,13 @@ from rich.progress import Progress
 from scipy import stats
 
 from offload_rllib.config import ConfigError
-from offload_rllib.config.files import read_bytes
-from offload_rllib.evaluation.evaluate import evaluate
+from offload_rllib.evaluation.evaluate import Player, evaluate
 from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.policies.saved import DESCRIPTION, load_description
 from offload_rllib.suite.conformance import conform
-from offload_rllib.suite.results import PointResult, PolicyResult, Result, sha_of
-from offload_rllib.suite.scenarios import Place, places
+from offload_rllib.suite.results import PointResult, PolicyResult, Result
+from offload_rllib.suite.scenarios import Place, digest, places
 from offload_rllib.suite.scorecard import entrants, exact_result, why_not_comparable
 
 PASSED, NOTE, FAILED = "passed", "note", "failed"
@@ -66,6 +65,7 @@ def check_result(
             f"{folder}: holds {len(result.points)} of {len(result.places)} points; accepted: a finished result "
             "(suite run --resume)"
         )
+    player = Player()  # builds each network once
     known = {(place.scenario.title, place.point.name): place for place in places()}
     for point in result.points:
         place = known.get((point.scenario, point.point))
@@ -78,7 +78,8 @@ def check_result(
             )
         yield from _check_exact(point, place)
         for policy in point.policies:
-            yield from _check_policy(policy, place, result, folder, hidden, episodes or result.episodes, progress)
+            unknown = hidden, episodes or result.episodes
+            yield from _check_policy(policy, place, result, folder, unknown, player, progress)
 
 
 def _check_exact(point: PointResult, place: Place) -> Iterator[Finding]:
@@ -114,7 +115,8 @@ def contenders_of(policy: PolicyResult, folder: Path) -> list[Contender]:
         expected = {DESCRIPTION, *(f"{name}.safetensors" for name in load_description(place).serves)}
         if set(seed.files) != expected:
             raise ConfigError(f"{place}: files {sorted(seed.files)}; accepted: {sorted(expected)}")
-        for name, sha in sha_of({name: read_bytes(place / name) for name in expected}).items():
+        for name in sorted(expected):
+            sha = digest(place / name)
             if sha != seed.files[name]:
                 raise ConfigError(f"{place / name}: its SHA-256 is {sha}; the result states {seed.files[name]}")
         module = load_description(place).network.module
@@ -129,8 +131,8 @@ def _check_policy(
     place: Place,
     result: Result,
     folder: Path,
-    hidden: int,
-    episodes: int,
+    unknown: tuple[int, int],
+    player: Player,
     progress: Progress | None,
 ) -> Iterator[Finding]:
     contenders = contenders_of(policy, folder)
@@ -143,13 +145,14 @@ def _check_policy(
         yield Finding(place.name, policy.name, "comparable", FAILED, f"states {list(policy.not_comparable)}: {reasons}")
     elif reasons:
         yield Finding(place.name, policy.name, "comparable", NOTE, "; ".join(reasons))
-    again = evaluate(config, contenders, episodes=result.episodes, seed=result.seed, progress=progress)
+    again = evaluate(config, contenders, episodes=result.episodes, seed=result.seed, progress=progress, player=player)
     stated = np.array(policy.scores_s, float)
     yield _repeated(place, policy, stated, again.matrix(policy.name, SCORE))
     mean = policy.figures.get(SCORE)
     if mean is None or mean.mean is None or not np.isclose(mean.mean, np.nanmean(stated), rtol=1e-9):
         yield Finding(place.name, policy.name, "mean", FAILED, "the stated mean is not that of the stated scores")
-    other = evaluate(config, contenders, episodes=episodes, seed=hidden, progress=progress)
+    seed, episodes = unknown
+    other = evaluate(config, contenders, episodes=episodes, seed=seed, progress=progress, player=player)
     yield _on_hidden(place, policy, stated, other.matrix(policy.name, SCORE))
 
 

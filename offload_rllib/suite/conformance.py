@@ -113,16 +113,12 @@ def destinations_of(network: Network, rule: str) -> np.ndarray:
     raise ConfigError(f"'{rule}': destinations depend on the state of the network; accepted: {RECORDED}, {LOCAL}")
 
 
-def exact_of(place: Place, rule: str = RECORDED) -> Exact:
-    """Return the exact responses and outcomes of the tasks of a point; errors as `network_of` and `destinations_of`."""
-    return _exact(place.folder, place.point.model_dump_json(), place, rule)
-
-
 _EXACT: dict[tuple[Path, str, str], Exact] = {}
 
 
-def _exact(folder: Path, point: str, place: Place, rule: str) -> Exact:
-    key = folder, point, rule
+def exact_of(place: Place, rule: str = RECORDED) -> Exact:
+    """Return the exact responses and outcomes of the tasks of a point; errors as `network_of` and `destinations_of`."""
+    key = place.folder, place.point.model_dump_json(), rule
     if key not in _EXACT:
         network = network_of(place)
         columns = {name: getattr(network.tasks, name) for name in TaskList.__dataclass_fields__}
@@ -193,19 +189,25 @@ def simulated(place: Place, rule: str, horizon_s: float) -> tuple[np.ndarray, li
     return response_s, [OUTCOMES[code] for code in log["outcome"].tolist()], len(log) / max(spent_s, 1e-9)
 
 
+def conformance_of(place: Place, rule: str) -> Conformance:
+    """Play the tasks of a point with a rule whose destinations are fixed, and compare every response.
+
+    Raises:
+        ConfigError: as `exact_of`; or the simulator creates other tasks.
+    """
+    exact = exact_of(place, rule)
+    response_s, outcome, speed = simulated(place, rule, math.ceil(exact.last_s) + 1.0)
+    if len(outcome) != len(exact.outcome):
+        raise ConfigError(f"{place.name}: {len(outcome)} of {len(exact.outcome)} tasks were created")
+    return Conformance(rule, compared(response_s, outcome, exact), speed)
+
+
 def conform(place: Place) -> list[Conformance]:
-    """Play the tasks of a point with each rule whose destinations are fixed, and compare every response.
+    """Do so with each rule that the point names.
 
     Raises:
         ConfigError: the point has no exact reference.
     """
-    network = network_of(place)
+    network_of(place)
     assert place.point.exact is not None  # noqa: S101 - `network_of` has said so
-    found = []
-    for rule in place.point.exact.replay:
-        exact = exact_of(place, rule)
-        response_s, outcome, speed = simulated(place, rule, math.ceil(exact.last_s) + 1.0)
-        if len(outcome) != len(network.tasks):
-            raise ConfigError(f"{place.name}: {len(outcome)} of {len(network.tasks)} tasks were created")
-        found.append(Conformance(rule, compared(response_s, outcome, exact), speed))
-    return found
+    return [conformance_of(place, rule) for rule in place.point.exact.replay]

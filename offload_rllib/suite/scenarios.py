@@ -132,9 +132,7 @@ class Place:
         Raises:
             ConfigError: it is not that of this version of the suite.
         """
-        named = self.point.environment
-        source = self.folder / named if named.endswith(".yaml") else named
-        config = load_environment(source, self.point.set)
+        config = load_environment(environment_source(self.folder, self.point.environment), self.point.set)
         found = fingerprint(config)
         if found != self.point.fingerprint:
             raise ConfigError(
@@ -148,6 +146,11 @@ class Place:
 def suite_folder() -> Path:
     """Return the folder of the suite: the checkout's, otherwise the wheel's."""
     return preset_folder(KIND)
+
+
+def environment_source(folder: Path, named: str) -> Path | str:
+    """Return what `load_environment` takes for a point's environment: a file of the folder, or a preset's name."""
+    return folder / named if named.endswith(".yaml") else named
 
 
 def digest(path: Path) -> str:

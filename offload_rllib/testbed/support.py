@@ -9,6 +9,7 @@ import numpy as np
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.base import is_function_path
 from offload_rllib.scenario import BuiltScenario
+from offload_rllib.scenario.links import gains_are_drawn
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.heuristics import AS_RECORDED, SHORTEST_FINISH_ORACLE, parse_rule
 from offload_rllib.testbed.namespaces import why_not
@@ -97,7 +98,7 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
             "nodes know of no message but their own; accepted: direction",
         ),
         "links with fading or shadowing": (
-            bool(((scenario.arrays.link_law["scattered"] > 0) | (scenario.arrays.link_law["shadowing_db"] > 0)).any()),
+            gains_are_drawn(scenario.arrays.link_law),
             "transfers over a link have one rate; accepted: none",
         ),
         f"{len(scenario.network.nodes)} nodes": (

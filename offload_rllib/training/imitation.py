@@ -44,13 +44,13 @@ LARGEST_NORM = 1.0
 HELD_OUT_EVERY = 10
 
 
-def check_imitation(policy: PolicyConfig, env: NativeEnv, *, cloned: bool = False) -> Imitation:
+def check_imitation(policy: PolicyConfig, env: NativeEnv, *, reads: bool = True) -> Imitation:
     """Return what is to be cloned.
 
     Args:
         policy: that is to be trained.
         env: where.
-        cloned: whether that is done already, so that the file is not needed any more.
+        reads: read a file of decisions, to check it; not needed where that is done elsewhere, or cloning is over.
 
     Raises:
         ConfigError: there is no such rule, the file cannot be learned from, or the environment or the algorithm cannot
@@ -68,7 +68,7 @@ def check_imitation(policy: PolicyConfig, env: NativeEnv, *, cloned: bool = Fals
         raise ConfigError(f"training.imitate: network.module: {policy.network.module}; accepted: null")
     if wanted.rule is not None:
         check_rule(wanted.rule, "training.imitate.rule", env.scenario.config)
-    elif not cloned:
+    elif reads:
         _lesson_of(wanted, env)
     return wanted
 
@@ -84,7 +84,7 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     Raises:
         ConfigError: as `check_imitation`.
     """
-    wanted = check_imitation(policy, env)
+    wanted = check_imitation(policy, env, reads=False)
     assignment = assign_in(policy.sharing, env.scenario)
     description = _description(wanted.teacher, policy, env, assignment)
     lesson = _lesson_of(wanted, env) if wanted.rule is None else None

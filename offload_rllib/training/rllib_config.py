@@ -199,7 +199,7 @@ def algorithm_config(
     module = RLModuleSpec(module_class=module_class, model_config=model)
     config.rl_module(rl_module_spec=module)
     if training.imitate is not None:
-        check_imitation(policy, env, cloned=start is not None)
+        check_imitation(policy, env, reads=start is None)
     if start is None and training.start_from is not None:
         start = source_folder(training.start_from)
     if start is not None:

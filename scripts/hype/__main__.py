@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError
 from scripts.hype.collect import DOCS, collect, write_page
 from scripts.hype.plan import Budget
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             run(given.folder, budget, given.only, console)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say_error(str(error))
         return 2
     except KeyboardInterrupt:
         console.print("interrupted; the same command continues")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.evaluation.evaluate import one_torch_thread
 from offload_rllib.simulator.types import Array
 from scripts.hype.decisions import Extra, NoExtra
 
@@ -25,14 +26,9 @@ Scores = Callable[[Array, Array, Array], Array]
 @contextmanager
 def seeded(seed: int) -> Iterator[np.random.Generator]:
     """Give a generator of a seed, and let torch draw from the same seed and work on one thread, inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield np.random.default_rng(seed)
-    finally:
-        torch.set_num_threads(threads)
+    with one_torch_thread(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield np.random.default_rng(seed)
 
 
 def perceptron(

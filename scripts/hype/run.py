@@ -164,10 +164,8 @@ def _trained(
     method = BY_NAME[piece.method]
     if method.train is not None:
         policy, taken = method.train(build_scenario(config), budget.decisions, seed, report)
-        sources = [(policy, "")]
         return taken, [
-            Contender(piece.method + ending, source, not ending, piece.environment, seed, policy)
-            for policy, source in sources
+            Contender(piece.method + ending, "", not ending, piece.environment, seed, policy)
             for ending in ("", *([SAMPLED] if method.draws else []))
         ]
     saved = train_policy(config, preset_of(piece, budget), folder / POLICIES / piece.name)

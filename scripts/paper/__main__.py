@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError
 from scripts.paper.estimate import estimated_hours, hours_by_folder
 from scripts.paper.plan import BUDGETS, Budget
@@ -59,7 +60,7 @@ def main(
         for path in write_report(folder):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
     except ConfigError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say_error(str(error))
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on")

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import presets
 from offload_rllib.training.train import TrainingError
 from scripts.presets.page import write_page
-from scripts.presets.plan import ALGORITHMS, parts
+from scripts.presets.plan import ALGORITHMS, part_of
 from scripts.results.study import run_study
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -38,13 +39,13 @@ def main() -> int:
     try:
         for algorithm in arguments.algorithms:
             for preset in arguments.only or sorted(presets("envs")):
-                for part in parts([preset], [algorithm], arguments.folder, console):
-                    if not run_study(part, arguments.folder, console):
-                        console.print("interrupted; the same command goes on")
-                        return 130
-                    write_page(DOCS / "presets.md", arguments.folder)
+                part = part_of(preset, algorithm, arguments.folder, console)
+                if not run_study(part, arguments.folder, console):
+                    console.print("interrupted; the same command goes on")
+                    return 130
+                write_page(DOCS / "presets.md", arguments.folder)
     except (ConfigError, TrainingError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say_error(str(error))
         return 2
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,14 @@ def rows_of(algorithm: str, folder: Path) -> list[Row]:
     for preset in sorted(presets("envs")):
         path = folder / part_name(preset, algorithm)
         if path.is_dir() and ComparisonFolder.open(path).state == "finished":
-            rows.append(row_of(preset, load_comparison(path), f"{algorithm}_shared"))
+            rows.append(_finished_row(preset, algorithm, path))
     return rows
+
+
+@cache
+def _finished_row(preset: str, algorithm: str, path: Path) -> Row:
+    """Return the row of a finished part: it does not change any more, and the page is written after every part."""
+    return row_of(preset, load_comparison(path), f"{algorithm}_shared")
 
 
 def verdict(algorithm: str, rows: Sequence[Row]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -27,29 +27,25 @@ def part_name(preset: str, algorithm: str) -> str:
     return f"{preset}-{algorithm}"
 
 
-def parts(presets: Sequence[str], algorithms: Sequence[str], folder: Path, console: Console) -> list[Study]:
-    """Return a part for each preset and learner; the rules with a parameter are tuned first, once per preset.
+def part_of(preset: str, algorithm: str, folder: Path, console: Console) -> Study:
+    """Return the part of a preset and a learner; the rules with a parameter are tuned first, once per preset.
 
     Args:
-        presets: of `envs/`.
-        algorithms: of `ALGORITHMS`.
+        preset: of `envs/`.
+        algorithm: of `ALGORITHMS`.
         folder: holds the tuned rules of earlier calls.
         console: for the progress of tuning.
     """
-    return [
-        Study(
-            part_name(preset, algorithm),
-            preset,
-            preset,
-            (algorithm,),
-            question="",
-            tuned=tuned_rules(preset, folder, console),
-            reference="local",
-            seeds=SEEDS,
-        )
-        for preset in presets
-        for algorithm in algorithms
-    ]
+    return Study(
+        part_name(preset, algorithm),
+        preset,
+        preset,
+        (algorithm,),
+        question="",
+        tuned=tuned_rules(preset, folder, console),
+        reference="local",
+        seeds=SEEDS,
+    )
 
 
 def tuned_rules(preset: str, folder: Path, console: Console) -> tuple[str, ...]:
@@ -59,14 +55,18 @@ def tuned_rules(preset: str, folder: Path, console: Console) -> tuple[str, ...]:
     """
     environment = load_environment(preset)
     path = folder / TUNED
-    kept = read_json(path, "tuned rules") if path.is_file() else {}
-    found = kept.get(preset)
+    found = _kept(path).get(preset)
     if found is None or found["fingerprint"] != fingerprint(environment):
         found = {"fingerprint": fingerprint(environment), "rules": _tune(environment, preset, console)}
         folder.mkdir(parents=True, exist_ok=True)
-        with written_at_once(path) as partial:
-            partial.write_text(json.dumps({**kept, preset: found}, indent=2, sort_keys=True), encoding="utf-8")
+        with written_at_once(path) as partial:  # read again: other calls tune other presets meanwhile
+            content = _kept(path) | {preset: found}
+            partial.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
     return tuple(found["rules"])
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    return read_json(path, "tuned rules") if path.is_file() else {}
 
 
 def _tune(environment: EnvironmentConfig, preset: str, console: Console) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError
 from offload_rllib.training.train import TrainingError
 from scripts.results.plan import STUDIES
@@ -60,7 +61,7 @@ def main() -> int:
                 write_page(PAGE, HEAD, STUDIES, arguments.folder)
                 console.print(f"written: {PAGE}", highlight=False)
     except (ConfigError, TrainingError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say_error(str(error))
         return 2
     return 0
 

@@ -27,11 +27,12 @@ from typing import Any
 
 import pandas as pd
 
+from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.results import POLICY
 from offload_rllib.reporting.testbed_page import verdict_table, write_testbed_report
 from offload_rllib.testbed.analysis.differences import Differences
 from offload_rllib.testbed.analysis.log import TASKS
-from offload_rllib.testbed.results import RECORD
+from offload_rllib.testbed.results import RECORD, read_record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testbed_results.md"
 LOADS = (0.5, 0.8, 1.1)
@@ -101,7 +102,7 @@ def groups_of(cells: Sequence[Cell], together: int) -> list[list[Cell]]:
 
 def counts(folder: Path) -> bool:
     """Return whether a folder has a play that counts."""
-    return (folder / RECORD).exists() and record_of(folder)["valid"]
+    return (folder / RECORD).exists() and read_record(folder)["valid"]
 
 
 def play(group: Sequence[Cell], folder: Path, tries: int) -> str:
@@ -132,7 +133,7 @@ def keep(run: Path, place: int, folder: Path, scratch: Path) -> None:
         folder: where its plays go.
         scratch: a new folder on the same file system.
     """
-    record = record_of(run)
+    record = read_record(run)
     tasks = pd.read_parquet(run / TASKS)
     policies = list(dict.fromkeys(tasks[POLICY]))
     plays = [each for each in record["plays"] if each[POLICY] == policies[place]]
@@ -153,11 +154,6 @@ def _command(cells: Sequence[Cell], out: Path) -> list[str]:
     return [sys.executable, "-m", "offload_rllib", "testbed", study.env, *policies, *load, *options]
 
 
-def record_of(folder: Path) -> dict[str, Any]:
-    """Return `testbed.json` of a folder."""
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-
-
 def page_of(folder: Path, runs: Path) -> Iterator[str]:
     """Yield the lines of the page: what is finished, and what is not."""
     yield HEAD
@@ -173,7 +169,7 @@ def page_of(folder: Path, runs: Path) -> Iterator[str]:
             yield "Not played yet.\n"
             continue
         folders = [folder / cell.folder for cell in there]
-        plays = [play_ for path in folders for play_ in record_of(path)["plays"]]
+        plays = [play_ for path in folders for play_ in read_record(path)["plays"]]
         differences, _, _ = write_testbed_report(folders, folder / study.env)
         yield f"{_episodes(study.episodes)} of each policy and load, at speed {_speeds(folders)}. {_timing(plays)}\n"
         if len(there) < len(cells):
@@ -184,7 +180,7 @@ def page_of(folder: Path, runs: Path) -> Iterator[str]:
 
 
 def _speeds(folders: Sequence[Path]) -> str:
-    return " to ".join(f"{speed:g}" for speed in sorted({record_of(path)["speed"] for path in folders}))
+    return " to ".join(f"{speed:g}" for speed in sorted({read_record(path)["speed"] for path in folders}))
 
 
 def _episodes(count: int) -> str:
@@ -264,7 +260,8 @@ def main() -> int:
                 pool.shutdown(cancel_futures=True)
                 sys.stderr.write("interrupted; the same command continues\n")
                 return 130
-    PAGE.write_text("\n".join(page_of(arguments.folder, arguments.runs)), encoding="utf-8")
+    with written_at_once(PAGE) as partial:
+        partial.write_text("\n".join(page_of(arguments.folder, arguments.runs)), encoding="utf-8")
     sys.stdout.write(f"written: {PAGE}\n")
     return 0
 

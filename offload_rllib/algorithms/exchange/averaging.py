@@ -18,7 +18,9 @@ def adam_state(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     """Return what an Adam remembers of a weight; it begins with zeros, as Adam itself begins."""
     state = optimizer.state[parameter]
     if not state:
-        state |= {"step": torch.tensor(0.0)} | {name: torch.zeros_like(parameter) for name in MOMENTS}
+        state |= {"step": torch.zeros((), device=parameter.device)} | {
+            name: torch.zeros_like(parameter) for name in MOMENTS
+        }
     return state
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offload_rllib.algorithms.exchange.averaging import MOMENTS, adam_state
 from offload_rllib.algorithms.fused.kernels import adam_step, norm_of
 from offload_rllib.algorithms.fused.network import CoveredNetwork
 from offload_rllib.algorithms.fused.perceptron import Layer
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class FusedSteps:
@@ -93,9 +92,7 @@ class FusedSteps:
         parameters, state = self.network.parameters(), self.optimizer.state
         _copy(self._weights, parameters)
         for parameter in parameters:
-            if parameter not in state:
-                state[parameter] = {"step": torch.tensor(0.0)} | {name: torch.zeros_like(parameter) for name in MOMENTS}
-            state[parameter]["step"].fill_(self._taken)
+            adam_state(self.optimizer, parameter)["step"].fill_(self._taken)
         for name, places in zip(MOMENTS, self._moments, strict=True):
             _copy(places, [state[parameter][name] for parameter in parameters])
 

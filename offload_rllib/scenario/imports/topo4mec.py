@@ -41,7 +41,7 @@ def import_topo4mec(config: Path, tasks: Path, name: str) -> Imported:
         ConfigError: a value is invalid; the message names the file, the place, the value and what is accepted.
     """
     nodes, graph = _network(config)
-    rows, horizon_s, origins = [], 0.0, set()
+    rows, origins = [], set()
     last_s = 0.0
     names = {node["name"]: i for i, node in enumerate(nodes)}
     for row in rows_of(tasks, TASK_COLUMNS):
@@ -55,7 +55,6 @@ def import_topo4mec(config: Path, tasks: Path, name: str) -> Imported:
         deadline_s = row.positive("DDL")
         rows.append((repr(time_s), origin, repr(bits * row.positive("CyclesPerBit")), repr(sent_s), repr(deadline_s)))
         origins.add(origin)
-        horizon_s = max(horizon_s, time_s)
     if not rows:
         raise ConfigError(f"{tasks}: holds no tasks")
     hops = dict(nx.all_pairs_shortest_path_length(graph))
@@ -73,7 +72,7 @@ def import_topo4mec(config: Path, tasks: Path, name: str) -> Imported:
         f"{name}_links.csv": as_csv(("source", "destination", "rate_bps", "latency_s"), links),
         f"{name}_tasks.csv": as_csv(("time_s", "origin", "work", "seconds_of_a_link", "deadline_s"), rows),
     }
-    return Imported(config, _environment(name, horizon_s), files, _notes(len(nodes), graph, len(rows)))
+    return Imported(config, _environment(name, last_s), files, _notes(len(nodes), graph, len(rows)))
 
 
 def _environment(name: str, last_s: float) -> dict[str, Any]:

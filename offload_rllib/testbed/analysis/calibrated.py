@@ -12,7 +12,7 @@ from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.topology import Manual
 from offload_rllib.config.topology.graphs import Placed, Tiers
-from offload_rllib.runs.folder import write_yaml
+from offload_rllib.runs.folder import refuse_existing, write_yaml
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.scenario.links import Direction, link_directions
 from offload_rllib.scenario.topology import resamples
@@ -177,8 +177,7 @@ def write_calibrated(content: Mapping[str, Any], out: Path, *, about: str) -> En
     """
     if out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{out}: must end in .yaml or .yml")
-    if out.exists():
-        raise ConfigError(f"{out}: exists and is not overwritten; choose another --out")
+    refuse_existing(out)
     with tempfile.TemporaryDirectory() as trial:
         draft = Path(trial) / out.name
         write_yaml(draft, content)
