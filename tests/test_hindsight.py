@@ -93,6 +93,8 @@ def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
         ([CLOCK, "tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
         (["queue=sjf"], "queue: fifo"),
         (["workload.deadline_s=5", "deadlines.expiry=never"], "workload.deadline_s: null"),
+        (["decisions.reject=true"], "decisions.reject: false"),
+        (["setup={duration_s: 0.5}"], "setup: null"),
     ],
 )
 def test_credit_in_hindsight_needs_delays_that_are_all_known(overrides: list[str], message: str) -> None:
@@ -103,3 +105,9 @@ def test_credit_in_hindsight_needs_delays_that_are_all_known(overrides: list[str
     changed = build_scenario(load_environment("herd_20", ["score.drop_s=1000", *named]))
     with pytest.raises(ConfigError, match=f"needs {message}"):
         require_hindsight(changed)
+
+
+def test_credit_in_hindsight_needs_a_processor_everywhere() -> None:
+    scenario = build_scenario(load_environment("relay_8"))
+    with pytest.raises(ConfigError, match=r"needs instructions_per_second: above 0 at every node .*given: 0"):
+        require_hindsight(scenario)

@@ -77,8 +77,11 @@ def require_hindsight(scenario: BuiltScenario) -> None:
     lossy = any(link is not None and link.loss_probability for link in links)
     contended = next((link.contention for link in links if link and link.contention not in (None, "none")), "none")
     for key, value, accepted, fits in (
+        ("instructions_per_second", "0", "above 0 at every node", not len(scenario.arrays.onward)),
         ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
         ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
+        ("decisions.reject", "true", "false", not config.decisions.reject),
+        ("setup", "given", "null", config.setup is None),
         ("queue", config.queue, "fifo", config.queue == "fifo"),
         ("service", config.service, "pooled", config.service == "pooled"),
         ("workload.deadline_s", "given", "null", not config.workload.has_deadlines),
