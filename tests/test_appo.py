@@ -18,11 +18,13 @@ from helpers.command_line import finish, start
 from helpers.environments import small_environment
 from helpers.results import trained_steps
 from helpers.sampling import SHARING, by_agent, make_runner, runner_config
+from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 import offload_rllib
-from offload_rllib.algorithms.appo import TARGET_LOGP, APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.appo import LAG, TARGET_LOGP, APPOLearner, LearnerStoppedError
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
@@ -157,9 +159,9 @@ def test_episodes_hold_what_fragments_hold(sharing: str) -> None:
     assert compared > 4 * 3 * len(fragments_runner.env.batch.agents)
 
 
-def make_learner(policy: PolicyConfig) -> tuple[APPOLearner, EpisodesEnvRunner]:
-    """Return a learner and a runner with the same weights."""
-    config = algorithm_config(load_environment(small_environment()), policy, cpus=2)
+def make_learner(policy: PolicyConfig, **changes: Any) -> tuple[APPOLearner, EpisodesEnvRunner]:
+    """Return a learner and a runner with the same weights, in a small environment with some changes."""
+    config = algorithm_config(load_environment(small_environment(**changes)), policy, cpus=2)
     runner = EpisodesEnvRunner(config=config, worker_index=1)
     learner = config.build_learner(env=None, spaces=runner.get_spaces())
     assert isinstance(learner, APPOLearner)
@@ -297,6 +299,29 @@ def test_the_target_network_follows_when_it_is_due() -> None:
     learner.shutdown()
 
 
+@pytest.mark.parametrize("when", ["interval", "arrival"])
+def test_lag_counts_gradient_steps_since_the_weights_that_sampled(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, runner = make_learner(appo_config({"minibatch_steps": 10_000}), decisions={"when": when})
+    lags: list[float] = []
+    monkeypatch.setattr(learner, "descend", lambda *_: lags.append(float(learner._noted[SHARED][-1][LAG])))
+    first = batch_of(learner, runner)
+    for _ in range(3):
+        learner._update({SHARED: first})
+    learner._weights_seq_no = 7  # RLlib numbers weights by batches
+    runner.set_state(learner.get_state(components=COMPONENT_RL_MODULE))
+    learner._update({SHARED: first})
+    second = batch_of(learner, runner)
+    learner._update({SHARED: second})
+    learner._update({SHARED: first})
+    chosen = (second[Columns.OBS]["action_mask"].sum(-1) > 1) & second[Columns.LOSS_MASK].bool()
+    older = torch.nonzero(chosen)[: int(chosen.sum()) // 4, 0]
+    second[WEIGHTS_SEQ_NO][older] = 0
+    learner._update({SHARED: second})
+    share = len(older) / int(chosen.sum())
+    assert lags == [0, 1, 2, 3, 1, 5, pytest.approx(share * 6 + (1 - share) * 3)]
+    learner.shutdown()
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_learner_that_has_failed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, runner = make_learner(appo_config({"uses_per_batch": 1}))
@@ -327,6 +352,9 @@ def test_sampling_waits_until_batches_have_been_used_often_enough() -> None:
     learner._uses_of_all = 14
     learner.update(training_data=samples[1], timesteps={})
     assert learner._batches == 13
+    deadline = time.monotonic() + 60
+    while learner._uses_of_all == 14 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert learner._uses_of_all > 14, "what the learner does is counted"
     learner.shutdown()
 

@@ -399,7 +399,14 @@ def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
         answers_of(learners, "iterate", number=7)
     for learner in learners:
         with pytest.raises(RayActorError):
-            ray.get(learner.iterate.remote(number=7), timeout=60)
+            _ask_until_it_has_ended(learner)
+
+
+def _ask_until_it_has_ended(learner: Any) -> None:
+    """Ask a learner for a minute at most: `ray.kill` returns before the process has ended."""
+    for _ in range(600):
+        ray.get(learner.iterate.remote(number=7), timeout=60)
+        time.sleep(0.1)
 
 
 TWO = """

@@ -24,7 +24,7 @@ from ray.rllib.core.learner.utils import update_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.metrics import LEARNER_RESULTS
+from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
@@ -54,6 +54,7 @@ WAIT_FOR_USES_S = 0.002
 LOOK_AFTER_THREAD_S = 1.0
 UPDATES = "updates"
 USES = "batch_uses"
+LAG = "lag"
 TARGET_LOGP = "target_logp"
 
 
@@ -168,6 +169,8 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         self._updates: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
         self._batches = self._uses_of_all = 0
+        # Gradient steps of each module before weights of this number were handed out.
+        self._steps_before: dict[int, Counter[str]] = {}
         self._rng = np.random.default_rng(self.config.seed or 0)
         super().build()
         self._agg_event = _WatchedEvent(self._check_thread)
@@ -175,6 +178,22 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
     def schedules(self) -> list[Scheduler]:
         """Return the schedules of the entropy's weight."""
         return [self.entropy_coeff_schedulers_per_module[module_id] for module_id in list(self.module.keys())]
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state, and note how many gradient steps its weights have had."""
+        state = super().get_state(*args, **kwargs)
+        self._steps_before.setdefault(state[WEIGHTS_SEQ_NO], self._updates.copy())
+        return state
+
+    def _lag(self, module_id: str, numbers: Tensor) -> Tensor:
+        """Return the mean number of gradient steps since the weights of these numbers [N] were handed out.
+
+        Numbers that this learner has not handed out are those of the weights that it began with.
+        """
+        known, counts = torch.unique(numbers, return_counts=True)
+        before = [self._steps_before.get(int(number), Counter())[module_id] for number in known]
+        steps = self._updates[module_id] - torch.tensor(before, device=counts.device)
+        return (counts * steps).sum() / counts.sum().clamp_min(1)
 
     def _check_thread(self) -> None:
         """Find out whether the thread still learns.
@@ -242,6 +261,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             minibatch = take(selected, order[first:last])
             outputs = self.module[module_id].forward_train(_chosen(minibatch))
             loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
+            self._noted[module_id][-1][LAG] = self._lag(module_id, minibatch[WEIGHTS_SEQ_NO][minibatch[HAS_CHOICE]])
             self.descend(module_id, config, loss)
             self._updates[module_id] += 1
             if self._updates[module_id] % config.target_update_every == 0:
@@ -300,6 +320,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
             Columns.ACTIONS: rows[Columns.ACTIONS],
             Columns.ACTION_LOGP: logp,
             HAS_CHOICE: has_choice,
+            WEIGHTS_SEQ_NO: rows[WEIGHTS_SEQ_NO],
             TARGET_LOGP: target_logp,
             Postprocessing.VALUE_TARGETS: targets,
             Postprocessing.ADVANTAGES: standardised(advantages, has_choice),

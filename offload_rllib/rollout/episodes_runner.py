@@ -42,7 +42,7 @@ class EpisodesEnvRunner(BatchedEnvRunner):
         episodes: list[SingleAgentEpisode] = []
         for sample in super()._sample(num_episodes=num_episodes, force_reset=force_reset, **how):
             if isinstance(sample, Fragment):
-                episodes += episodes_of(sample, self._played, steps_before)
+                episodes += episodes_of(sample, self._played, steps_before, self._weights_seq_no)
             else:
-                episodes += episodes_at_arrivals(sample)
+                episodes += episodes_at_arrivals(sample, self._weights_seq_no)
         return episodes

@@ -8,6 +8,7 @@ import numpy as np
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from offload_rllib.envs.spaces import ELAPSED_S
 from offload_rllib.rollout.agent_steps import AgentSteps
@@ -16,7 +17,7 @@ from offload_rllib.simulator.types import Array
 
 
 def episodes_of(
-    fragment: Fragment, played: Sequence[Sequence[str]], steps_before: np.ndarray
+    fragment: Fragment, played: Sequence[Sequence[str]], steps_before: np.ndarray, weights: int
 ) -> list[SingleAgentEpisode]:
     """Return a flat list of RLlib's episodes: one for each environment, agent and piece of an episode.
 
@@ -27,6 +28,7 @@ def episodes_of(
         fragment: of E environments.
         played: for each of the E environments, the ids of its episodes in order.
         steps_before: [E] int, steps that the first of them had before the fragment.
+        weights: number of the weights that decided.
     """
     episodes = []
     finals = {(int(t), int(e)): k for k, (t, e) in enumerate(np.argwhere(fragment.truncated))}
@@ -40,13 +42,21 @@ def episodes_of(
                 break
             final = finals.get((last - 1, e))
             agents = range(len(fragment.agents))
-            episodes += [_piece(fragment, e, a, first, last, final, name, t_started) for a in agents]
+            episodes += [_piece(fragment, e, a, first, last, final, name, t_started, weights) for a in agents]
             first, t_started = last, 0
     return episodes
 
 
 def _piece(
-    fragment: Fragment, e: int, a: int, first: int, last: int, final: int | None, episode: str, t_started: int
+    fragment: Fragment,
+    e: int,
+    a: int,
+    first: int,
+    last: int,
+    final: int | None,
+    episode: str,
+    t_started: int,
+    weights: int,
 ) -> SingleAgentEpisode:
     seen = {"observations": fragment.observations, "action_mask": fragment.masks}
     if final is None:
@@ -66,6 +76,7 @@ def _piece(
         fragment.rewards[here, e, a],
         fragment.log_probabilities[here, e, a],
         np.full(last - first, fragment.interval_s),
+        weights,
         truncated=final is not None,
         t_started=t_started,
     )
@@ -80,6 +91,7 @@ def _episode(
     rewards: Array,
     log_probabilities: Array,
     elapsed_s: Array,
+    weights: int,
     *,
     truncated: bool,
     t_started: int = 0,
@@ -97,6 +109,7 @@ def _episode(
         extra_model_outputs={
             Columns.ACTION_LOGP: InfiniteLookbackBuffer(log_probabilities),
             ELAPSED_S: InfiniteLookbackBuffer(elapsed_s),
+            WEIGHTS_SEQ_NO: InfiniteLookbackBuffer(np.full(len(actions), weights)),
         },
         truncated=truncated,
         t_started=t_started,
@@ -104,11 +117,12 @@ def _episode(
     )
 
 
-def episodes_at_arrivals(steps: AgentSteps) -> list[SingleAgentEpisode]:
+def episodes_at_arrivals(steps: AgentSteps, weights: int) -> list[SingleAgentEpisode]:
     """Return a flat list of RLlib's episodes: one for each environment, agent and piece of an episode.
 
     Args:
         steps: with decisions at arrivals.
+        weights: number of the weights that decided.
     """
     rows = len(steps)
     episodes = []
@@ -134,6 +148,7 @@ def episodes_at_arrivals(steps: AgentSteps) -> list[SingleAgentEpisode]:
                 steps.rewards[chain],
                 steps.log_probabilities[chain],
                 steps.elapsed_s[chain],
+                weights,
                 truncated=bool(steps.ended[closing]),
             )
         )
