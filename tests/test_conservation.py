@@ -38,7 +38,8 @@ def environments(draw: st.DrawFn) -> dict:
     environment = small_environment()
     environment["deadlines"] = {"expiry": draw(st.sampled_from(EXPIRIES))}
     environment["score"] = {"drop_s": 40, "weights": {"type_0": draw(st.sampled_from([1.0, 0.3]))}}
-    environment["queue"] = draw(st.sampled_from(["fifo", "lifo", "edf", "sjf"]))
+    environment["queue"] = draw(st.sampled_from(["fifo", "lifo", "edf", "sjf", "priority"]))
+    environment["priorities"] = {"type_0": 1} if environment["queue"] == "priority" else {}
     if draw(st.booleans()):
         environment["cloud"] = {
             "vms": draw(st.integers(1, 3)),

@@ -15,11 +15,14 @@ from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, WAITING
 
+# Of the types of `one_queue`.
+PRIORITIES = {"type_1": 3, "type_2": -1}
 KEYS = {
     "fifo": lambda task: task["number"],
     "lifo": lambda task: -task["number"],
     "edf": lambda task: (task["deadline_s"], task["number"]),
     "sjf": lambda task: (task["work"], task["number"]),
+    "priority": lambda task: (-PRIORITIES.get(f"type_{task['type']}", 0), task["number"]),
 }
 
 
@@ -37,10 +40,14 @@ def one_queue(queue: str, **changes: Any) -> VectorEnv:
         },
         "links": {"kind": "fixed", "rate_bps": 1.0},
         "queue": queue,
+        "priorities": PRIORITIES if queue == "priority" else {},
         "workload": {
             # Some jobs are equally long, so that ties are met.
-            "jobs": {"kind": "mix", "types": [{"instructions": {"exponential": 1.0}}, {"instructions": 1.0}]},
-            "load": {"tasks_per_second_per_client": 2.0},
+            "jobs": {
+                "kind": "mix",
+                "types": [{"instructions": {"exponential": 1.0}}, {"instructions": 1.0}, {"instructions": 0.5}],
+            },
+            "load": {"tasks_per_second_per_client": 2.4},
             "deadline_s": {"uniform": [5.0, 3000.0]},
         },
         "deadlines": {"expiry": "never"},
@@ -62,7 +69,7 @@ def play(env: VectorEnv) -> np.ndarray:
 def test_thousands_of_tasks_are_served_in_the_order_of_the_discipline(queue: str) -> None:
     log = play(one_queue(queue))
     assert len(log) > 3900
-    known = ("created_s", "deadline_s", "work")
+    known = ("created_s", "deadline_s", "work", "type")
     tasks = [{name: log[name][i] for name in known} | {"number": i} for i in range(len(log))]
     waiting: list[tuple[Any, int]] = []
     free_s, following = 0.0, 0
@@ -113,11 +120,25 @@ def test_the_earliest_deadline_first_makes_fewer_tasks_late() -> None:
 def test_the_earliest_deadline_needs_deadlines() -> None:
     environment = small_environment(queue="edf")
     del environment["workload"]["deadline_s"]
-    with pytest.raises(ConfigError, match=r"queue: edf .* Accepted without: fifo, lifo, sjf"):
+    with pytest.raises(ConfigError, match=r"queue: edf .* Accepted without: fifo, lifo, sjf, priority"):
         build_scenario(load_environment(environment))
     environment |= {"queue": "fifo", "cloud": CLOUD | {"queue": "edf"}}
     with pytest.raises(ConfigError, match=r"cloud.queue: edf"):
         build_scenario(load_environment(environment))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"queue": "priority"}, r"queue: priority .* go together"),
+        ({"priorities": {"type_0": 1}}, r"queue: priority .* go together"),
+        ({"queue": "priority", "priorities": {"type_9": 1}}, r"priorities: no type .* 'type_9'.* Accepted: type_0"),
+        ({"queue": "priority", "priorities": {"type_0": 1.5}}, "priorities.type_0.*1.5"),
+    ],
+)
+def test_priorities_that_order_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_scenario(load_environment(small_environment(**changes)))
 
 
 CLOUD: dict[str, Any] = {"vms": 3, "instructions_per_second": 1e6, "link": {"rate_bps": 2e6, "latency_s": 0.5}}

@@ -243,6 +243,40 @@ def test_mean_wait_of_shortest_job_first() -> None:
     check(figures(env, "waiting_mean_s"), rate * factor)
 
 
+def test_mean_waits_of_types_by_priority() -> None:
+    """E[W_k] = (lambda E[S^2] / 2) / ((1 - rho(k-1)) (1 - rho(k))), rho(k) the load of type k and those before it.
+
+    A. Cobham, "Priority assignment in waiting line problems", Operations Research 2, 1954; without preemption.
+    """
+    rates, means = (0.25, 0.3, 0.2), (0.8, 1.2, 1.0)  # the first and the last exponential, the second uniform
+    second_moments = (2 * 0.8**2, (0.4**2 + 0.4 * 2.0 + 2.0**2) / 3, 2 * 1.0**2)
+    work = ({"exponential": 0.8}, {"uniform": [0.4, 2.0]}, {"exponential": 1.0})
+    env = single_queue(
+        "pooled",
+        1,
+        sum(rates),
+        1.0,
+        queue="priority",
+        priorities={"urgent": 7, "last": -2},
+        workload={
+            "jobs": {
+                "kind": "mix",
+                "types": [
+                    {"name": name, "weight": rate, "instructions": each}
+                    for name, rate, each in zip(("urgent", "usual", "last"), rates, work, strict=True)
+                ],
+            },
+            "load": {"tasks_per_second_per_client": sum(rates)},
+        },
+    )
+    rest = sum(rate * square for rate, square in zip(rates, second_moments, strict=True)) / 2
+    before = 0.0
+    for name, rate, mean in zip(("urgent", "usual", "last"), rates, means, strict=True):
+        behind = before + rate * mean
+        check(figures(env, f"waiting_mean_s_of_{name}"), rest / ((1 - before) * (1 - behind)), width=0.02)
+        before = behind
+
+
 def test_an_open_jackson_network() -> None:
     """Nodes that send tasks on with fixed probabilities are independent M/M/1 queues.
 

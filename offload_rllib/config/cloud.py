@@ -11,6 +11,9 @@ from offload_rllib.config.base import ADDED, Finite, NonNegative, Positive, Sche
 TasksPerCore = Annotated[int, Field(strict=True, ge=1, le=1_000_000), ADDED]
 
 
+Queue = Literal["fifo", "lifo", "edf", "sjf", "priority"]
+
+
 def check_sharing(service: str, tasks_per_core: int | None, queue: str) -> None:
     """Check what is said of shared cores and of the queue behind them.
 
@@ -66,7 +69,7 @@ class Cloud(Schema):
     """Number of virtual machines; with `service: parallel` the tasks served at once."""
     instructions_per_second: Positive
     """Speed of one virtual machine."""
-    queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
+    queue: Queue = "fifo"
     """Order in which waiting tasks are served, as for other nodes."""
     service: Annotated[Literal["parallel", "shared"], ADDED] = "parallel"
     """parallel: one task on each machine; shared: all tasks at once, with equal shares of the machines, each at most

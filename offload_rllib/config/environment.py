@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from offload_rllib.config.base import ADDED, Count, NonNegative, Positive, Schema
-from offload_rllib.config.cloud import Cloud, TasksPerCore, check_sharing
+from offload_rllib.config.cloud import Cloud, Queue, TasksPerCore, check_sharing
 from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
 from offload_rllib.config.energy import Energy
 from offload_rllib.config.failures import Failures
 from offload_rllib.config.links import LinkOverride, Links
-from offload_rllib.config.score import Score
+from offload_rllib.config.score import Priority, Score, TypeName
 from offload_rllib.config.topology import Topology
 from offload_rllib.config.topology.mobility import Mobility
 from offload_rllib.config.workload import Deadlines, Workload
@@ -48,9 +48,12 @@ class EnvironmentConfig(Schema):
     equal shares of the cores, each at most one core (processor sharing)."""
     tasks_per_core: TasksPerCore | None = None
     """With `service: shared`, a node serves so many tasks per core at once, and the others wait; null: all of them."""
-    queue: Literal["fifo", "lifo", "edf", "sjf"] = "fifo"
+    queue: Queue = "fifo"
     """Order in which a node serves its waiting tasks: first in first out, last in first out, earliest deadline first,
-    shortest job first. Tasks in service are not interrupted."""
+    shortest job first, highest priority first. Tasks in service are not interrupted."""
+    priorities: Annotated[dict[TypeName, Priority], ADDED] = Field(default={})
+    """With `queue: priority` here or in `cloud`: the priority of tasks, by the name of their type; 0 if not given.
+    Tasks of a higher one are served first, equals in order of creation."""
     tick_s: Positive | None = None
     """null: time is continuous. Otherwise it has ticks of this length, as in PeersimGym: nodes do the work of a tick at
     one random moment of it, transfers take whole ticks, and the order of the events in a tick is random; see

@@ -11,6 +11,7 @@ from offload_rllib.config.base import Positive, Schema
 # Part of the names of figures, which become tags of TensorBoard, columns and words of the command line.
 TYPE_NAME = r"^[A-Za-z0-9_-]+$"
 TypeName = Annotated[str, StringConstraints(pattern=TYPE_NAME)]
+Priority = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
 
 
 class Score(Schema):

@@ -54,6 +54,7 @@ from offload_rllib.simulator.types import (
     OFFER_ARRIVAL,
     OFFER_NEWEST,
     OUTCOMES,
+    PRIORITY,
     SETTINGS,
     SJF,
     TASKS_LOST,
@@ -63,7 +64,7 @@ from offload_rllib.simulator.types import (
 )
 from offload_rllib.simulator.variants import variant
 
-QUEUE = {"fifo": FIFO, "lifo": LIFO, "edf": EDF, "sjf": SJF}
+QUEUE = {"fifo": FIFO, "lifo": LIFO, "edf": EDF, "sjf": SJF, "priority": PRIORITY}
 OFFER = {"arrival": OFFER_ARRIVAL, "newest": OFFER_NEWEST}
 EXPIRY = {"abort": EXPIRY_ABORT, "queued": EXPIRY_QUEUED, "never": EXPIRY_NEVER}
 ENERGY = {"power": ENERGY_POWER, "peersimgym": ENERGY_PEERSIMGYM}

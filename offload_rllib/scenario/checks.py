@@ -22,8 +22,14 @@ def check_keys(config: EnvironmentConfig) -> None:
             if queue == "edf":
                 raise ConfigError(
                     f"{key}: edf (earliest deadline first) needs workload.deadline_s, or deadlines of types or rows. "
-                    "Accepted without: fifo, lifo, sjf."
+                    "Accepted without: fifo, lifo, sjf, priority."
                 )
+    by_priority = "priority" in (config.queue, config.cloud.queue if config.cloud else "")
+    if by_priority != bool(config.priorities):
+        raise ConfigError(
+            "queue: priority (or cloud.queue) and priorities go together: the one orders waiting tasks by the other "
+            f"(given: queue: {config.queue}, priorities: {config.priorities})"
+        )
     if config.reward.name == "peersimgym" and config.decisions.tasks_per_decision > 1:
         raise ConfigError(
             "reward.name: peersimgym prices one decision per step and needs decisions.tasks_per_decision: 1 "

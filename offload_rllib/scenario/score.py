@@ -1,6 +1,8 @@
-"""The weights of types in the score, and a penalty of drops with which dropping never gains."""
+"""The weights and priorities of types, and a penalty of drops with which dropping never gains."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -17,12 +19,26 @@ def type_weights(score: Score, types: tuple[str, ...]) -> np.ndarray:
     Raises:
         ConfigError: a weight is that of no type.
     """
-    for name in score.weights:
+    _check_types("score.weights", score.weights, types)
+    return np.array([score.weights.get(name, 1.0) for name in types])
+
+
+def type_priorities(priorities: Mapping[str, int], types: tuple[str, ...]) -> np.ndarray:
+    """Return the priority [Y] int16 of a task of each type.
+
+    Raises:
+        ConfigError: a priority is that of no type.
+    """
+    _check_types("priorities", priorities, types)
+    return np.array([priorities.get(name, 0) for name in types], np.int16)
+
+
+def _check_types(key: str, given: Iterable[str], types: tuple[str, ...]) -> None:
+    for name in given:
         if name not in types:
             raise ConfigError(
-                f"score.weights: no type of task is called '{name}'.{nearest(name, types)} Accepted: {', '.join(types)}"
+                f"{key}: no type of task is called '{name}'.{nearest(name, types)} Accepted: {', '.join(types)}"
             )
-    return np.array([score.weights.get(name, 1.0) for name in types])
 
 
 def check_drop_penalty(config: EnvironmentConfig, network: Network, *, all_have_deadlines: bool, drawn: bool) -> None:

@@ -73,6 +73,7 @@ def scenario_of(scenarios, e):
         scenarios.burst_jump,
         scenarios.type_share,
         scenarios.type_weight,
+        scenarios.type_priority,
         scenarios.distribution,
         scenarios.distribution_to,
         scenarios.choice,

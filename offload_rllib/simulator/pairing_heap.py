@@ -10,18 +10,21 @@ task that goes before all others; NONE: it is empty.
 from __future__ import annotations
 
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import EDF, NONE, SHARING
+from offload_rllib.simulator.types import EDF, NONE, PRIORITY, SHARING
 
 
 @kernel
 def goes_before(task, discipline, a, b):
-    """Return whether task `a` goes before `b`: by deadline, work, or end of service; equals in order of creation."""
+    """Return whether task `a` goes before `b`: by deadline, priority, work, or end of service; equals by creation."""
     if discipline == EDF:
         first = task[a].deadline_s
         second = task[b].deadline_s
     elif discipline == SHARING:
         first = task[a].work_end
         second = task[b].work_end
+    elif discipline == PRIORITY:
+        first = -float(task[a].priority)
+        second = -float(task[b].priority)
     else:
         first = task[a].work
         second = task[b].work

@@ -1,7 +1,7 @@
 """The waiting tasks of a node, in the order in which its servers take them: first in first out, and other disciplines.
 
-FIFO and LIFO are doubly linked lists, whose links are fields of the tasks' own records. EDF and SJF are pairing heaps
-(see `pairing_heap`). Whatever the discipline, `queue_head` is the next task to be served.
+FIFO and LIFO are doubly linked lists, whose links are fields of the tasks' own records. EDF, SJF and priorities are
+pairing heaps (see `pairing_heap`). Whatever the discipline, `queue_head` is the next task to be served.
 
 Where time has ticks, a task that comes from its client is received first, and joins the queue later (see `ticks` and
 `docs/peersimgym.md`). It waits all the same: it counts among the node's tasks, and in the node's wait (see `waits`).

@@ -47,7 +47,7 @@ FAILURES_NONE, TASKS_LOST, TASKS_RETURNED = range(3)
 # Accounts of energy: none, in joules, in PeersimGym's unit.
 ENERGY_NONE, ENERGY_POWER, ENERGY_PEERSIMGYM = range(3)
 # The order in which a node serves its waiting tasks; the last is that in which those leave that share its cores.
-FIFO, LIFO, EDF, SJF, SHARING = range(5)
+FIFO, LIFO, EDF, SJF, PRIORITY, SHARING = range(6)
 
 # Which task an agent decides: the one that entered first, held until then, or the newest that waits.
 OFFER_ARRIVAL, OFFER_NEWEST = range(2)
@@ -331,7 +331,8 @@ TASK = record(
     stage="i4",
     awaited="i4",  # 1 while its origin waits for it
     undecided="i4",  # 1 while among its node's `held`
-    received="i4",  # in ticks: 1 while it waits to join its node's queue
+    received="i2",  # in ticks: 1 while it waits to join its node's queue
+    priority="i2",  # of its type; where a queue may be by priority
     held_next="i4",
     held_previous="i4",
     next="i4",  # links of the queue, see `queues`
@@ -399,6 +400,7 @@ class Scenario(NamedTuple):
     burst_jump: Array  # [B, B] float64: cumulative probabilities of the next state, a row for each state
     type_share: Array  # [Y] float64: cumulative shares of the task types, where a client draws them
     type_weight: Array  # [Y] float64: of a task in score and reward
+    type_priority: Array  # [Y] int16: of a task in queues by priority; higher ones go first
     distribution: Array  # [Y, 4] DISTRIBUTION of each type's WORK, BITS_IN, BITS_OUT, DEADLINE
     distribution_to: Array  # [Y, 4] DISTRIBUTION: upper ends of the parameters that episodes draw
     choice: Array  # [I, 2] float64: values of empirical distributions and their cumulative shares

@@ -9,9 +9,9 @@ are read. Where tasks share the cores, a server is free when one more task would
 through (see `sharing`). With one core and nothing given up it is not: the work is done as soon as in any other order.
 
 The newcomer counts as the last to be served, whatever the order. That is an upper bound for LIFO, for a short task
-with SJF, and for an urgent one with EDF. In ticks the node is taken to work all the time between its moments, and what
-it has received counts as if it were queued already. A failure that is still to come is not foreseen, nor a set-up that
-has not begun.
+with SJF, and for an urgent one with EDF or priorities. In ticks the node is taken to work all the time between its
+moments, and what it has received counts as if it were queued already. A failure that is still to come is not foreseen,
+nor a set-up that has not begun.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from offload_rllib.scenario import BuiltScenario
 from offload_rllib.scenario.links import gains_are_drawn
 from offload_rllib.scenario.topology import resamples
 from offload_rllib.simulator.heuristics import AS_RECORDED, SHORTEST_FINISH_ORACLE, parse_rule
+from offload_rllib.simulator.types import PRIORITY
 from offload_rllib.testbed.namespaces import why_not
 from offload_rllib.testbed.setup import COMPUTE, NAMESPACES, NETWORK, REAL, SHAPED, Options
 
@@ -88,6 +89,10 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
             "TCP repeats what a real link loses; accepted: --network shaped",
         ),
         "mobility": (config.mobility is not None, "processes do not move; accepted: null"),
+        "queue: priority": (
+            PRIORITY in scenario.arrays.node["queue"],
+            "a station orders tasks by their own numbers; accepted: fifo, lifo, edf, sjf",
+        ),
         "links.rate_schedule": (len(scenario.arrays.rate_change) > 0, "rates of links do not change; accepted: null"),
         "links.contention: shared": (
             bool((scenario.arrays.link_law["throughputs"] > 0).any()),

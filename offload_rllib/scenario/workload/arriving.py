@@ -13,7 +13,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.workload import AlibabaJobs
 from offload_rllib.config.workload.arrivals import JobTimes, Recorded, Replay, TableRate
 from offload_rllib.scenario.network import Network
-from offload_rllib.scenario.score import type_weights
+from offload_rllib.scenario.score import type_priorities, type_weights
 from offload_rllib.scenario.workload.alibaba import job_table
 from offload_rllib.scenario.workload.demand import Demand, DrawnTasks, demand, drawn_tasks
 from offload_rllib.scenario.workload.load import Entries, OfferedLoad, client_weights
@@ -36,6 +36,8 @@ class BuiltWorkload:
     recorded: Recorded | None
     weights: np.ndarray
     """[Y] of the types in the score."""
+    priorities: np.ndarray
+    """[Y] of the types in queues, int16."""
     notes: tuple[str, ...]
 
     @property
@@ -70,6 +72,7 @@ class BuiltWorkload:
             "burst_jump": self.shape.burst_jump,
             "type_share": self.drawn.type_share,
             "type_weight": self.weights,
+            "type_priority": self.priorities,
             "distribution": self.drawn.distribution,
             "distribution_to": self.drawn.distribution_to,
             "choice": self.drawn.choice,
@@ -130,5 +133,6 @@ def arriving_tasks(config: EnvironmentConfig, network: Network) -> BuiltWorkload
         recording=recording,
         recorded=arrivals if isinstance(arrivals, Recorded) else None,
         weights=type_weights(config.score, drawn.types),
+        priorities=type_priorities(config.priorities, drawn.types),
         notes=notes,
     )

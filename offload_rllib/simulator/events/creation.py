@@ -12,6 +12,7 @@ from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.streams import quantile, stream, uniform
 from offload_rllib.simulator.tasks import change_unfinished
 from offload_rllib.simulator.types import ARRIVAL, BITS_IN, BITS_OUT, DEADLINE, EXPIRY_NEVER, HELD, NONE, WORK
+from offload_rllib.simulator.variants import has_extensions
 
 
 @kernel
@@ -97,6 +98,8 @@ def create(scenario, environment, n, entered, now_s):
     task.return_seconds_per_bit = 0.0
     task.origin = n
     task.type = kind
+    if has_extensions(scenario):
+        task.priority = scenario.type_priority[kind]
     task.node = entered
     task.hops = 0
     task.undecided = 0
