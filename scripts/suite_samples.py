@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import networkx as nx
@@ -20,6 +20,7 @@ from offload_rllib.scenario.imports.traces import as_csv
 SUITE = Path(__file__).resolve().parent.parent / "suite"
 TASKS = ("TaskName", "GenerationTime", "TaskID", "TaskSize", "CyclesPerBit", "TransBitRate", "DDL", "SrcName")
 INVOCATIONS = ("app", "func", "end_timestamp", "duration")
+Network = Callable[[np.random.Generator, int, int], nx.Graph]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -27,9 +28,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     path.write_text(as_csv(header, rows), encoding="utf-8")
 
 
-def topo4mec(folder: Path, nodes: int, links: int, clients: int, tasks: int, gap_s: float) -> None:
-    """Write a random network, a tree and more links, and Poisson tasks of some nodes."""
-    rng = np.random.default_rng(nodes)
+def random_network(rng: np.random.Generator, nodes: int, links: int) -> nx.Graph:
+    """Return a random tree with more links, drawn uniformly."""
     graph = nx.Graph()
     graph.add_nodes_from(range(nodes))
     for i in range(1, nodes):
@@ -38,6 +38,27 @@ def topo4mec(folder: Path, nodes: int, links: int, clients: int, tasks: int, gap
         a, b = rng.integers(nodes, size=2)
         if a != b:
             graph.add_edge(int(a), int(b))
+    return graph
+
+
+def city(rng: np.random.Generator, nodes: int, links: int) -> nx.Graph:
+    """Return sites drawn uniformly in a square: the shortest tree that joins all, and the shortest links beside it."""
+    sites = rng.random((nodes, 2))
+    pairs = [(i, j) for i in range(nodes) for j in range(i + 1, nodes)]
+    pairs.sort(key=lambda pair: math.dist(*sites[list(pair)]))
+    near = nx.Graph()
+    near.add_weighted_edges_from((i, j, math.dist(sites[i], sites[j])) for i, j in pairs)
+    graph = nx.Graph(nx.minimum_spanning_tree(near).edges)
+    for pair in pairs:
+        if graph.number_of_edges() < links:
+            graph.add_edge(*pair)
+    return graph
+
+
+def topo4mec(folder: Path, graph_of: Network, nodes: int, links: int, clients: int, tasks: int, gap_s: float) -> None:
+    """Write a network, and Poisson tasks of some nodes."""
+    rng = np.random.default_rng(nodes)
+    graph = graph_of(rng, nodes, links)
     described = [
         {
             "NodeType": "Node",
@@ -83,8 +104,9 @@ def invocations(path: Path) -> None:
 
 def main() -> None:
     """Draw the files."""
-    topo4mec(SUITE / "t4m_25", 25, 50, 4, 1500, 0.7)
-    topo4mec(SUITE / "t4m_100", 100, 150, 10, 1500, 0.25)
+    topo4mec(SUITE / "t4m_25", random_network, 25, 50, 4, 1500, 0.7)
+    topo4mec(SUITE / "t4m_100", random_network, 100, 150, 10, 1500, 0.25)
+    topo4mec(SUITE / "t4m_milan", city, 30, 35, 7, 1400, 1.0)
     invocations(SUITE / "faas" / "invocations.csv")
 
 

@@ -118,8 +118,9 @@ LAWS = {
     "ecs_3": Law("network.yaml", 1.5e10, 2e7, 0.9, 4000),
     "t4m_25": Law("network.yaml", 3e10, 2, 1.2, 1500),
     "t4m_100": Law("network.yaml", 3e10, 2, 1.2, 1500),
+    "t4m_milan": Law("network.yaml", 3e10, 2, 1.2, 1500),
 }
-EXACT = {"t4m_25": "tasks_exact.csv.gz", "t4m_100": "tasks_exact.csv.gz"}
+EXACT: dict[str, str] = dict.fromkeys(("t4m_25", "t4m_100", "t4m_milan"), "tasks_exact.csv.gz")
 
 
 def drawn(folder: Path) -> None:
@@ -167,6 +168,12 @@ def write_fingerprints(folder: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def write_checksums() -> None:
+    """Write the checksums of all files of the suite."""
+    sums = "".join(f"{digest(SUITE / path)}  {path}\n" for path in suite_files(SUITE))
+    (SUITE / CHECKSUMS).write_text(sums, encoding="utf-8")
+
+
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,8 +183,7 @@ def main() -> None:
         if arguments.tasks is not None and name in (arguments.tasks or WRITERS) and name in WRITERS:
             WRITERS[name](SUITE / name)
         write_fingerprints(SUITE / name)
-    sums = "".join(f"{digest(SUITE / path)}  {path}\n" for path in suite_files(SUITE))
-    (SUITE / CHECKSUMS).write_text(sums, encoding="utf-8")
+    write_checksums()
 
 
 if __name__ == "__main__":

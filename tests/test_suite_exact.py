@@ -11,6 +11,7 @@ from helpers.processor_sharing import shared_departures
 from helpers.suites import LINKS, NODES, TASKS, seal, suite_in, write_small_suite
 
 from offload_rllib.config import ConfigError
+from offload_rllib.evaluation import task_log
 from offload_rllib.suite.conformance import Differences, compared, conform, exact_of, network_of, simulated
 from offload_rllib.suite.exact import Exact, Line, Station, TaskList, Way, exact_responses, with_shared_cores
 from offload_rllib.suite.exchange import read_links, read_nodes, read_responses, read_tasks
@@ -174,7 +175,7 @@ def test_no_link_and_bounded_shared_cores_are_refused(tmp_path: Path) -> None:
         ("0,1.5,finished\n", "row 2: column 'task': no row for task 1; accepted: one row for each of the 2 tasks"),
         ("0,1.5,finished\n0,1,finished\n", "row 2: column 'task': '0'; accepted: each task once"),
         ("0,1.5,finished\n2,1,finished\n", "row 2: column 'task': '2'; accepted: a number from 0 to 1"),
-        ("0,1.5,done\n", "row 1: column 'outcome': 'done'; accepted: finished, unfinished, expired"),
+        ("0,1.5,done\n", "row 1: column 'outcome': 'done'; accepted: unfinished, finished, queue_full, expired, lost"),
         ("0,,finished\n", "row 1: column 'response_s': ''; accepted: 0 to 1e+30"),
         ("0,-1,finished\n", "row 1: column 'response_s': '-1'; accepted: 0 to 1e+30"),
         ("0,1,expired\n", "row 1: column 'response_s': '1'; accepted: nothing, because the outcome is expired"),
@@ -186,6 +187,14 @@ def test_wrong_responses_are_refused(tmp_path: Path, text: str, message: str) ->
     with pytest.raises(ConfigError) as error:
         read_responses(path, 2)
     assert message in str(error.value)
+
+
+def test_a_task_may_have_every_outcome_of_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "responses.csv"
+    names = list(task_log.OUTCOMES.values())
+    rows = (f"{i},{1.5 if name == 'finished' else ''},{name}\n" for i, name in enumerate(names))
+    path.write_text("task,response_s,outcome\n" + "".join(rows))
+    assert read_responses(path, len(names))[1] == names
 
 
 def test_files_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

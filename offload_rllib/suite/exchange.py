@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from offload_rllib.config import ConfigError
+from offload_rllib.evaluation import task_log
 from offload_rllib.scenario.rows import rows_of
-from offload_rllib.suite.exact import EXPIRED, FINISHED, PARALLEL, POOLED, QUEUE_FULL, SHARED, Station, TaskList, Way
+from offload_rllib.suite.exact import FINISHED, PARALLEL, POOLED, SHARED, Station, TaskList, Way
 
 NODES = ("name", "cores", "instructions_per_second", "service", "capacity")
 LINKS = ("from", "to", "latency_s", "rate_bps")
 TASKS = ("task", "time_s", "origin", "destination", "work", "bits_in", "bits_out", "deadline_s")
 RESPONSES = ("task", "response_s", "outcome")
 SERVICES = (PARALLEL, POOLED, SHARED)
-UNFINISHED = "unfinished"
-OUTCOMES = (FINISHED, UNFINISHED, EXPIRED, QUEUE_FULL, "lost", "node_failed")
+OUTCOMES = tuple(task_log.OUTCOMES.values())
 
 
 def read_nodes(path: Path) -> list[Station]:

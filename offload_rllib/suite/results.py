@@ -181,12 +181,20 @@ def _shown(content: dict[str, Any], key: str) -> str:
 
 
 def references() -> dict[tuple[str, str], PointResult]:
-    """Return the reference results of the suite by scenario and point; those that are there."""
+    """Return the reference results of the suite by scenario and point; those that are there.
+
+    In the folder of a scenario is the result of its rules, and in folders of their own are those of learners. At each
+    point their policies are put behind the rules.
+    """
     found: dict[tuple[str, str], PointResult] = {}
     for name in catalogue().scenarios:
-        path = suite_folder() / REFERENCES / name / RESULT
-        if path.is_file():
-            found |= {(point.scenario, point.point): point for point in read_result(path).points}
+        folder = suite_folder() / REFERENCES / name
+        for path in [*folder.glob(RESULT), *sorted(folder.glob(f"*/{RESULT}"))]:
+            for more in read_result(path).points:
+                key = more.scenario, more.point
+                known = found.get(key)
+                both = None if known is None else known.model_copy(update={"policies": known.policies + more.policies})
+                found[key] = both or more
     return found
 
 

@@ -12,6 +12,7 @@ from offload_rllib.config.names import plain_name
 from offload_rllib.evaluation.interval_text import with_half_width
 from offload_rllib.evaluation.metrics import SCORE, metric_of
 from offload_rllib.evaluation.statistics import Interval
+from offload_rllib.suite.learning import learning
 from offload_rllib.suite.results import PointResult, PolicyResult, Result
 from offload_rllib.suite.scenarios import SEPARATOR, Scenario, catalogue, scenarios
 
@@ -118,7 +119,7 @@ def page(found: dict[tuple[str, str], PointResult], others: Sequence[Result] = (
         for point in result.points:
             more.setdefault((point.scenario, point.point), []).extend(point.policies)
     episodes = max(len(policy.scores_s[0]) for point in found.values() for policy in point.policies)
-    parts = [HEAD.format(version=catalogue().version, episodes=episodes)]
+    parts = [HEAD.format(version=catalogue().version, episodes=episodes), learning(found)]
     for title, (folder, scenario) in scenarios().items():
         mine = [found[title, point.name] for point in scenario.points if (title, point.name) in found]
         if mine:
@@ -136,6 +137,8 @@ def _section(
     more: dict[tuple[str, str], list[PolicyResult]],
 ) -> str:
     again = f"`offload-rllib suite check suite/results/{name}`"
+    if any(policy.seeds for point in points for policy in point.policies):
+        again += f", and of learners `suite/results/{name}/*`"
     lines = [
         f"## {title}",
         "",
