@@ -65,6 +65,60 @@ def test_a_cache_folder_that_cannot_be_written_is_named_and_done_without(tmp_pat
     assert not private.exists(), "the private folder is removed at the end"
 
 
+SLOWLY_COMPILED = """
+import sys
+import time
+from offload_rllib.simulator.compiling import kernel_cache
+from offload_rllib.simulator.jit import kernel
+
+kernel_cache.LONGEST_WAIT_S = 30
+
+@kernel
+def probe(x):
+    return x + 1.0
+
+compiler = probe.entry._compiler
+compile_at_once = compiler.compile
+compiler.compile = lambda *given: (time.sleep(2), compile_at_once(*given))[1]
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    probe("text" if "wrongly" in sys.argv else 1.5)
+except Exception as error:
+    print(type(error).__name__)
+print(sum(probe.entry.stats.cache_misses.values()), probe.entry._cache._lock.is_locked)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], ["0 False", "1 False"]), (["wrongly"], ["TypingError 1 False", "TypingError 1 False"])],
+)
+def test_processes_that_need_a_kernel_together_compile_it_once(
+    arguments: list[str], said: list[str], tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(SLOWLY_COMPILED)
+    environment = os.environ | {"OFFLOAD_RLLIB_CACHE": str(tmp_path / "cache")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(program), *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    pipes = [(process.stdin, process.stdout) for process in started]
+    assert [out.readline() for _, out in pipes if out] == ["ready\n"] * 2
+    for into, _ in pipes:
+        assert into is not None
+        into.write("go\n")
+        into.flush()
+    assert sorted(" ".join(process.communicate(timeout=120)[0].split()) for process in started) == said
+
+
 def test_kernels_outside_the_hashed_folders_call_none_of_other_files_there() -> None:
     """Numba notices an edit of a kernel's own file, and the hash one of the folders it covers; nothing else."""
     package = jit.PACKAGE

@@ -40,7 +40,7 @@ BESIDE = {
     "__main__": {"cli"},
 }
 # The ground floors know of the outside no more than these; llvmlite is numba's own, for what numba has no word for.
-OUTSIDE = {"config": {"pydantic", "pydantic_core", "yaml"}, "simulator": {"numpy", "numba", "llvmlite"}}
+OUTSIDE = {"config": {"pydantic", "pydantic_core", "yaml"}, "simulator": {"numpy", "numba", "llvmlite", "filelock"}}
 MOST_FILES = 25
 
 

@@ -2,6 +2,8 @@
 
 Numba hands what it reads to pickle and LLVM unseen, where a file that was cut off or changed ends the process, often
 without a word. Here each file carries a checksum, and one that does not fit counts as missing.
+
+Runners, nodes and tests start together, and all need the same code. One process compiles it, and the others wait.
 """
 
 from __future__ import annotations
@@ -9,11 +11,15 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+# Many times what a kernel takes on a busy machine. After that it is compiled here, too.
+LONGEST_WAIT_S = 600.0
 
 
 class _CheckedFiles(IndexDataCacheFile):
@@ -56,7 +62,7 @@ def _read(path: str) -> bytes | None:
 
 
 class KernelCache(FunctionCache):
-    """Numba's cache of a kernel, with checksums, and content with a disk that takes nothing."""
+    """Numba's cache of a kernel, with checksums, a lock, and content with a disk that takes nothing."""
 
     has_warned = False
 
@@ -65,6 +71,27 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         numbas = self._cache_file
         self._cache_file = _CheckedFiles(numbas._cache_path, self._impl.filename_base, numbas._source_stamp)  # noqa: SLF001 - there is no other way
+        self._lock = FileLock(Path(self.cache_path) / f"{self._impl.filename_base}.lock", thread_local=False)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return compiled code from the disk. None: compile it, and call `release` afterwards."""
+        found = super().load_overload(sig, target_context)
+        if found is None and self._has_turn():
+            found = super().load_overload(sig, target_context)
+        return found
+
+    def _has_turn(self) -> bool:
+        """Wait for another process that compiles this kernel; return whether it is this one's turn."""
+        try:
+            Path(self.cache_path).mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=LONGEST_WAIT_S)
+        except (OSError, NotImplementedError):  # a disk without locks, or full, or the wait was too long
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let other processes load what this one has compiled, or compile it themselves."""
+        self._lock.release(force=True)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code; on a full or lost disk it stays in memory, and a warning says so once."""

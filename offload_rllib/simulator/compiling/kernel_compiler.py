@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
-import numba
 from numba.core import config as numba_config
 from numba.core import types
 from numba.core.codegen import JITCodeLibrary
@@ -66,6 +65,20 @@ class _PartCompiler(CompilerBase):
         return [pipeline]
 
 
+class _Entry(CPUDispatcher):
+    """A kernel as Python calls it, compiled by one process at a time."""
+
+    _cache: Any
+
+    def compile(self, sig: Any) -> Any:
+        """Return the machine code for arguments of some types."""
+        try:
+            return super().compile(sig)
+        finally:
+            if isinstance(self._cache, KernelCache):
+                self._cache.release()
+
+
 class Kernel(CPUDispatcher):
     """A kernel: a part of those that call it, and a function that Python can call.
 
@@ -88,17 +101,15 @@ class Kernel(CPUDispatcher):
     @cached_property
     def entry(self) -> Any:
         """The kernel as Python calls it."""
-        settings: Any = numba_config  # its attributes are set by numba at import, unseen by the type checker
-        before = settings.CACHE_DIR, settings.DISABLE_JIT
-        # Numba looks at both when it decorates; the user's own settings are put back for other packages. Interpreted,
-        # kernels would not work: they count in the unsigned numbers of the machine, and write into structs.
-        settings.CACHE_DIR, settings.DISABLE_JIT = self._cache_folder or "", 0
-        try:
-            compiled: Any = numba.njit(**self._options)(self.py_func)
-            if self._cache_folder is not None:
+        compiled: Any = _Entry(self.py_func, targetoptions={"nopython": True} | self._options)
+        if self._cache_folder is not None:
+            settings: Any = numba_config  # its attributes are set by numba at import, unseen by the type checker
+            before = settings.CACHE_DIR
+            settings.CACHE_DIR = self._cache_folder
+            try:
                 compiled._cache = KernelCache(self.py_func)  # noqa: SLF001 - what `cache=True` does, with another class
-        finally:
-            settings.CACHE_DIR, settings.DISABLE_JIT = before
+            finally:
+                settings.CACHE_DIR = before  # for other packages
         return compiled
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
