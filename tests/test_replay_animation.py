@@ -110,6 +110,10 @@ def test_it_is_written_with_the_frames_that_fit(tmp_path: Path, monkeypatch: pyt
     shorter = write_replay(tmp_path / "shorter.gif", POLICIES, environment)
     assert shorter.size_bytes < len(content)
     monkeypatch.setattr(animation, "MOST_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"takes more than 0\.001 MB; write a page instead"):
+    fewest = write_replay(tmp_path / "fewest.gif", POLICIES, environment)
+    with Image.open(fewest.path) as picture:
+        assert picture.n_frames == 15
+    monkeypatch.setattr(animation, "LARGEST_BYTES", fewest.size_bytes - 1)
+    with pytest.raises(ConfigError, match=r"takes more than 0\.\d+ MB; write a page instead"):
         write_replay(tmp_path / "none.gif", POLICIES, environment)
     assert not (tmp_path / "none.gif").exists()

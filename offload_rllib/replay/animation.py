@@ -19,7 +19,8 @@ from offload_rllib.replay.scores import running_score
 from offload_rllib.replay.story import RESULT, Story
 from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array
 
-MOST_BYTES = 1_000_000
+# With fewer frames an animation is no larger than the first; with the fewest, no larger than the second.
+MOST_BYTES, LARGEST_BYTES = 1_000_000, 3_000_000
 FRAMES, FRAME_MS, LAST_MS = 120, 100, 2500
 FEWEST_FRAMES = 20
 # A crossing of a link, or a drop, is shown in so many frames at least.
@@ -31,6 +32,7 @@ INK, SOFT, LINE, BACK = "#1a1a1a", "#595959", "#b5b5b5", "#ffffff"
 TASK, DONE, LEVEL, FULL, NODE = "#0072b2", "#009e73", "#56b4e9", "#d55e00", "#f2f2f2"
 OF_POLICY = (TASK, FULL)
 NAMED_NODES = 16
+SMALLEST_NUMBERED = 7.0  # radius of a node, pixels, that a number fits into
 MOST_POINTS = 600  # of a curve
 # Rims are drawn softly: each colour is mixed with those behind it, in so many parts.
 SOFTER = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
@@ -112,21 +114,26 @@ class Animation:
         places[:, 1] = 1 - places[:, 1]  # pictures count from the top
         self._places = places * (width, height) + (MARGIN, MARGIN)
         self._radius = min(20.0, 0.3 * width / math.sqrt(len(network.nodes)))
+        # Size of tasks and drops: in large networks smaller than the nodes.
+        self._sign = min(4.0, max(1.5, 0.4 * self._radius))
         self._fonts = {size: ImageFont.load_default(size * FINER) for size in (11, 13, 16)}
 
     def gif(self) -> bytes:
         """Return the animation; with fewer frames where it would be larger than 1 MB.
 
         Raises:
-            ConfigError: it would be larger in any case.
+            ConfigError: it would be larger than 3 MB with the fewest.
         """
         frames = FRAMES
-        while frames >= FEWEST_FRAMES:
+        while True:
             content = self._encoded(frames)
-            if len(content) <= MOST_BYTES:
+            if len(content) <= (MOST_BYTES if frames > FEWEST_FRAMES else LARGEST_BYTES):
                 return content
-            frames = int(frames * 0.9 * MOST_BYTES / len(content))
-        raise ConfigError(f"an animation of this network takes more than {MOST_BYTES / 1e6:g} MB; write a page instead")
+            if frames == FEWEST_FRAMES:
+                raise ConfigError(
+                    f"an animation of this network takes more than {LARGEST_BYTES / 1e6:g} MB; write a page instead"
+                )
+            frames = max(int(frames * 0.9 * MOST_BYTES / len(content)), FEWEST_FRAMES)
 
     def _encoded(self, count: int) -> bytes:
         times = np.linspace(0.0, self.until_s, count)
@@ -179,7 +186,7 @@ class Animation:
         for leg, part in zip(legs[(share >= 0) & (share < 1)], share[(share >= 0) & (share < 1)], strict=True):
             begin, end = places[link["source"][leg["link"]]], places[link["destination"][leg["link"]]]
             x, y = self._fine(begin + part * (end - begin))
-            size = 4 * FINER
+            size = self._sign * FINER
             if leg["what"] == RESULT:
                 draw.polygon([(x, y - size), (x + size, y), (x, y + size), (x - size, y)], fill=DONE)
             else:
@@ -198,7 +205,7 @@ class Animation:
             rim = np.linspace(math.pi / 2 - half, math.pi / 2 + half, 33)
             draw.polygon(list(zip(x + r * np.cos(rim), y + r * np.sin(rim), strict=True)), fill=LEVEL)
         draw.ellipse(box, outline=INK, width=FINER * (3 if client else 1))
-        if tasks:
+        if tasks and self._radius >= SMALLEST_NUMBERED:
             self._text(draw, tuple(place), str(tasks), 13, INK, anchor="mm")
 
     def _drops(self, draw: ImageDraw.ImageDraw, film: Film, places: Array, time_s: float, least_s: float) -> None:
@@ -209,9 +216,10 @@ class Animation:
             else:
                 place = (places[link["source"][drop["link"]]] + places[link["destination"][drop["link"]]]) / 2
             x, y = self._fine(place)
-            size = 5 * FINER
+            size = 1.25 * self._sign * FINER
+            width = round(0.75 * self._sign * FINER)
             for way in (-1, 1):
-                draw.line([x - size, y - way * size, x + size, y + way * size], fill=FULL, width=3 * FINER)
+                draw.line([x - size, y - way * size, x + size, y + way * size], fill=FULL, width=width)
 
     def _scores(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
         """Draw the running mean scores up to a time, on one scale."""

@@ -56,7 +56,7 @@ def write_replay(
     A trained policy takes its best actions.
 
     Args:
-        path: of the page, `.html`; or of an animation, `.gif`, of at most 1 MB.
+        path: of the page, `.html`; or of an animation, `.gif`, of at most 3 MB.
         policies: one or two, as `evaluate` takes them: heuristics, functions ``package.module:function``, folders of
             runs, checkpoints or policies, addresses of services.
         env: a preset's name, a path to a YAML file, a mapping, or a configuration.
