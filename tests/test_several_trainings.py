@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from offload_rllib.config import load_environment
 from offload_rllib.policies.saved import load_description
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training.several import STOP, at_once, train_all
+from offload_rllib.training.status import last_status
 
 
 def cluster(*cpus: float, gpus: float = 0.0) -> Cluster:
@@ -61,6 +63,13 @@ def test_side_by_side_is_as_one_after_another(tmp_path: Path) -> None:
     alone = runs(tmp_path / "alone")
     for run in alone:
         assert train_all([run], Console(quiet=True))
+    # Tune names the folder that it copies to a run by the second: runs that begin in the same one must not share it.
+    staged = [last_status(run)["logs"] for run in together + alone]
+    assert all(re.search(r"/artifacts/[-_\d]+-[\da-f]{8}/tune/", path) for path in staged)
+    for seed, run in enumerate(together):
+        assert [path.name for path in (run.path / "tune").glob("trial*")] == ["trial"]
+        rows = [json.loads(row) for row in (run.path / "tune" / "trial" / "result.json").read_text().splitlines()]
+        assert {row["config"]["seed"] for row in rows} == {seed}
     for one, other in zip(together, alone, strict=True):
         assert one.state == other.state == "finished"
         kept, expected = (load_file(run.path / "policy" / "shared.safetensors") for run in (one, other))

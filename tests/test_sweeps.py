@@ -146,6 +146,12 @@ def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome
     return run(plan, files / "sweeps" / "grid")
 
 
+def test_sweeps_that_begin_together_do_not_share_what_is_staged(
+    grid: tuple[SweepFolder, list[TrialOutcome], str],
+) -> None:
+    assert re.search(r"/artifacts/[-_\d]+-[\da-f]{8}/tune/", grid[0].entries()["logs"])
+
+
 def test_one_bad_trial_does_not_end_a_sweep(grid: tuple[SweepFolder, list[TrialOutcome], str]) -> None:
     folder, outcomes, printed = grid
     assert sorted(outcome.state for outcome in outcomes) == [FAILED, FAILED, FINISHED, FINISHED]

@@ -27,6 +27,7 @@ from offload_rllib.sweep.trial import ENV_STEPS, SweepTrial, trial_resources
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
 from offload_rllib.training.process_callback import PresentCallback
 from offload_rllib.training.recovery import collect_staged, mend_trials
+from offload_rllib.training.staging import stage_apart
 from offload_rllib.training.trackers import trackers
 from offload_rllib.training.train import TrainingError, available_cpus, quieten
 
@@ -104,6 +105,7 @@ class NotedLogs(PresentCallback):
 
 
 def _tuner(folder: SweepFolder, plan: SweepPlan, table: SweepTable, logs: NotedLogs, *, resume: bool) -> tune.Tuner:
+    stage_apart()
     cpus = available_cpus()
     trainable = tune.with_resources(
         tune.with_parameters(SweepTrial, plan=plan, cpus=cpus),

@@ -29,6 +29,7 @@ from offload_rllib.training.model_card import write_model_card
 from offload_rllib.training.progress import TrainingProgress
 from offload_rllib.training.recovery import collect_staged, mend
 from offload_rllib.training.rllib_config import algorithm_config, built
+from offload_rllib.training.staging import stage_apart
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
 from offload_rllib.training.warm_start import START, keep_source
@@ -196,6 +197,7 @@ def _tuner(
     *,
     resume: bool,
 ) -> tune.Tuner:
+    stage_apart()
     storage = run.storage
     config: Any = algorithm_config(  # Tune takes it, but declares a dictionary
         env.scenario.config,
