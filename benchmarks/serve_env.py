@@ -3,18 +3,21 @@
 Usage: python benchmarks/serve_env.py [--env ether_12] [--seconds 3] [--envs 16 64 256]
 
 Serves the environment from a process of its own, with one client on the same machine, and prints one table last. A
-step of one environment is one request of `remote_env`, in which all agents observe. A step of a batch of E is counted
-as E: each of its environments goes to its next decision, or through its next interval. Actions are 0; episodes that
-end are reset within the time that is measured.
+step of one environment is one request of `remote_env`, in which all agents observe. It is also given per second of CPU
+that client and service use together, which depends less on what else the machine does (Linux). A step of a batch of E
+is counted as E: each of its environments goes to its next decision, or through its next interval. Actions are 0;
+episodes that end are reset within the time that is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -34,8 +37,17 @@ def rate(step: Callable[[], int], seconds: float) -> float:
     return made / elapsed
 
 
-def one_environment(url: str, when: str, seconds: float, *, binary: bool) -> float:
-    """Return steps per second of one environment."""
+def cpu_s(service: int) -> float:
+    """Return the CPU time of this process and of the service; nan where /proc does not tell it."""
+    try:
+        fields = Path(f"/proc/{service}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def one_environment(url: str, when: str, seconds: float, service: int, *, binary: bool) -> tuple[float, float]:
+    """Return steps of one environment per second, and per second of CPU."""
     env = remote_env(url, overrides=[f"decisions.when={when}"], binary=binary)
     env.reset(seed=0)
 
@@ -45,9 +57,17 @@ def one_environment(url: str, when: str, seconds: float, *, binary: bool) -> flo
         env.step({})
         return 1
 
-    measured = rate(step, seconds)
+    made, before = 0, cpu_s(service)
+
+    def counted() -> int:
+        nonlocal made
+        made += step()
+        return 1
+
+    measured = rate(counted, seconds)
+    per_cpu_s = made / (cpu_s(service) - before)
     env.close()
-    return measured
+    return measured, per_cpu_s
 
 
 def batch(url: str, when: str, envs: int, seconds: float, *, binary: bool) -> float:
@@ -84,13 +104,13 @@ def main() -> None:
         rows = []
         for when in WHENS:
             for form, binary in FORMS.items():
-                measured = [one_environment(url, when, arguments.seconds, binary=binary)]
+                measured = [*one_environment(url, when, arguments.seconds, service.pid, binary=binary)]
                 measured += [batch(url, when, envs, arguments.seconds, binary=binary) for envs in arguments.envs]
                 rows.append((when, form, *(f"{value:,.0f}" for value in measured)))
     finally:
         service.terminate()
         service.wait()
-    header = ("decisions", "form", "1 environment", *(f"batch of {envs}" for envs in arguments.envs))
+    header = ("decisions", "form", "1 environment", "per CPU-second", *(f"batch of {envs}" for envs in arguments.envs))
     for row in (header, ("---", "---", *["---:"] * (len(header) - 2)), *rows):
         print(f"| {' | '.join(row)} |")
 

@@ -34,7 +34,7 @@ from offload_rllib.testbed.launch import LOOPBACK, HostSpec, LocalLauncher
 from offload_rllib.testbed.play import play
 from offload_rllib.testbed.playing import Fault, Outcome, Playing
 from offload_rllib.testbed.recorded import arrivals_of, network_of
-from offload_rllib.testbed.results import read_record, reasons_against, table_of_run
+from offload_rllib.testbed.results import read_record, reasons_against, record_of_play, record_of_run, table_of_run
 from offload_rllib.testbed.setup import ARRIVAL_ROW, MOVE, ROW, Brain, Options
 
 SPEED = 20.0
@@ -124,6 +124,8 @@ def test_the_record_says_how_it_was_played(played: Path) -> None:
     record = read_record(played)
     assert record["speed"] == SPEED
     assert record["hosts"][0]["nodes"] == ["sensor_a", "gateway_a", "sensor_b", "gateway_b", "server"]
+    tasks: Any = pd.read_parquet(played / "tasks.parquet")
+    testbed = tasks[tasks["side"] == "testbed"]
     for one in record["plays"]:
         assert one["valid"] == (not one["reasons"])
         assert one["notes"] == []
@@ -131,6 +133,8 @@ def test_the_record_says_how_it_was_played(played: Path) -> None:
         assert set(one["nodes"]) == set(record["hosts"][0]["nodes"])
         decided = sum(node["decisions"] for node in one["nodes"].values())
         assert decided > 50
+        deciding_s = testbed.loc[testbed["policy"] == one["policy"], "decision_s"].sum()
+        assert deciding_s == pytest.approx(decided * one["decision_ms"]["mean"] / 1e3 * SPEED, rel=1e-3)
         for node in one["nodes"].values():
             assert abs(node["clock_offset_s"]) <= node["clock_round_trip_s"], "one machine has one clock"
             assert node["resident_bytes"] < 150e6
@@ -148,6 +152,11 @@ def test_a_play_on_a_machine_that_is_too_slow_does_not_count() -> None:
     quick, slow = np.full(1000, 1e-5, np.float32), np.full(1000, 1e-3, np.float32)
     assert reasons_against(outcome(late_s=quick), empty, options, 10.0) == []
     assert "too slow for --speed 100" in reasons_against(outcome(late_s=slow), empty, options, 10.0)[0]
+    about = dict.fromkeys(("policy", "training_seed", "held_out_seed", "episode"), 0)
+    plays = [record_of_play(about, outcome(late_s=late), empty, options, (), 10.0) for late in (quick, slow)]
+    assert [play["valid"] for play in plays] == [True, False]
+    assert plays[1]["reasons"] == reasons_against(outcome(late_s=slow), empty, options, 10.0)
+    assert [record_of_run("", "", options, [], (), each)["valid"] for each in (plays[:1], plays)] == [True, False]
     rare = np.where(np.arange(1000) % 50 == 0, 1e-2, 0.0).astype(np.float32)
     assert "1 of 100 by 1 s" in reasons_against(outcome(late_s=rare), empty, options, 10.0)[0]
     lost = fates(arrivals(1), outcome())

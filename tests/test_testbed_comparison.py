@@ -37,7 +37,12 @@ def plays_of(policies: list[str], valid: dict[str, bool]) -> tuple[pd.DataFrame,
         }
         for policy in policies
     ]  # fmt: skip
-    return pd.concat(logs), {"valid": all(valid.values()), "speed": 10.0, "plays": plays}
+    return pd.concat(logs), {
+        "valid": all(valid.values()),
+        "speed": 10.0,
+        "created": "2026-01-02T03:04:05",
+        "plays": plays,
+    }
 
 
 def test_what_counts_is_kept_and_what_does_not_is_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +72,12 @@ def test_what_counts_is_kept_and_what_does_not_is_played_again(tmp_path: Path, m
     assert len(calls) == 3, "finished plays are kept"
 
     monkeypatch.setattr(comparison, "STUDIES", (STUDY,))
-    page = "\n".join(page_of(tmp_path, Path("runs")))
-    assert "| 0.5 | local | 60 | 3.91 s | 3.90 s | +0.3 % | +0.1 % | 0.00 % | 0.00 % | 0.150 |" in page
-    assert "2 of 2 plays count" in page
+    monkeypatch.setattr(comparison, "REPEATED", ())
+    page = "\n".join(page_of(tmp_path, Path("runs"), late=False))
+    assert (
+        "| 0.5 | local | 60 | 3.91 s | 3.90 s | +0.3 % | +0.3 [+0.3, +0.3] | +0.1 % | 0.00 % | 0.00 % | 0.150 |" in page
+    )
+    assert "at speed 10, played on 2026-01-02. 2 of 2 plays count" in page
     assert "22 of 24 are not played yet." in page
     assert "| mean response time | at most 5 % | 0.256 % |" in page
 
@@ -88,3 +96,5 @@ def test_the_plan_has_eight_policies_at_three_loads_that_there_are() -> None:
         assert len(cells) == len({cell.folder for cell in cells}) == 24
         assert [len(group) for group in groups_of(cells, 5)] == [5, 3] * 3
         assert all(is_heuristic(rule, "rule") for rule in study.rules)
+    every = [cell for study in (*comparison.STUDIES, *comparison.REPEATED) for cell in cells_of(study, Path("runs"))]
+    assert len(every) == len({cell.folder for cell in every}) == 24 + 24 + 1

@@ -30,6 +30,7 @@ from offload_rllib.testbed.playing import Playing
 from offload_rllib.testbed.ray_hosts import RayLauncher
 from offload_rllib.testbed.recorded import network_of
 from offload_rllib.testbed.setup import ARRIVAL_ROW, Brain, Network, NodeOrder, Options
+from offload_rllib.testbed.wire import TOKEN_BYTES, pack_message
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "cluster"))
 
@@ -82,6 +83,25 @@ def test_the_controllers_port_that_is_taken_is_named() -> None:
 
         with pytest.raises(TestbedError, match=rf"^{LOOPBACK}:{launcher.port}: .*address already in use"):
             asyncio.run(start())
+
+
+@pytest.mark.parametrize("token", ["00" * TOKEN_BYTES, None], ids=["another", "that of the run"])
+def test_only_who_knows_the_token_of_the_run_is_a_host(token: str | None) -> None:
+    async def greet() -> tuple[set[str], bool]:
+        async with Controller(network(), Options(), [], LocalLauncher()) as controller:
+            assert controller._server is not None
+            port = controller._server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            sent = token or controller._token.hex()
+            writer.write(pack_message({"kind": "host", "name": "stranger", "token": sent}))
+            try:
+                closed = await asyncio.wait_for(reader.read(1), 10 if token else 0.5) == b""
+            except TimeoutError:
+                closed = False
+            writer.close()
+            return set(controller._connections), closed
+
+    assert asyncio.run(greet()) == ((set(), True) if token else ({"stranger"}, False))
 
 
 def test_a_neighbour_that_does_not_listen_ends_the_play_before_its_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ from offload_rllib.testbed.processes import clock_name
 from offload_rllib.testbed.recorded import network_of
 from offload_rllib.testbed.results import read_record
 from offload_rllib.testbed.setup import Network, Options
+from offload_rllib.testbed.wire import MOST_CONTROL_BYTES, cut, read_message
 
 SHORT = ("horizon_s=60", "warmup_s=0", "drain_s=0")
 LONGER = ("horizon_s=120", "warmup_s=0", "drain_s=0")
@@ -73,6 +75,40 @@ def test_one_clock_has_no_offset_and_another_one_that_of_its_fastest_answer() ->
     playing._offsets_s = {0: (1e-4, 5e-4), 1: (7.2, 0.4), 2: (7.01, 0.1), 3: (2.0, 0.1), 4: (3.0, 0.1)}
     assert [playing.ahead_s(n) for n in range(5)] == [0.0, 7.01, 7.01, 2.0, 3.0]
     assert clock_name() == clock_name() != ""
+
+
+class NodeElsewhere:
+    """Stands in for the connection of a node whose clock is ahead, and remembers what the node is told."""
+
+    def __init__(self, playing: Playing, n: int, ahead_s: float) -> None:
+        self.told: dict[str, dict[str, Any]] = {}
+        self.playing, self.n, self.ahead_s = playing, n, ahead_s
+
+    def write(self, data: bytes) -> None:
+        for _, body in cut(bytearray(data), MOST_CONTROL_BYTES):
+            message = read_message(body)
+            self.told[message["kind"]] = message
+            if message["kind"] == "sync":
+                reader: Any = self
+                answer = {"kind": "sync", "number": message["number"], "time": time.monotonic() + self.ahead_s}
+                self.playing.on_message(self.n, reader, answer, {})
+
+
+def test_nodes_start_at_the_same_time_by_clocks_that_differ() -> None:
+    playing = Playing(1, network(), 20.0, lambda *_: None)
+    ahead_s = [0.0, 5000.0, -300.0, 1.0, 2.0]
+    nodes = [NodeElsewhere(playing, n, each) for n, each in enumerate(ahead_s)]
+    for n, node in enumerate(nodes):
+        reader: Any = node
+        playing.join(n, reader, ("127.0.0.1", 1), f"machine {n}")
+
+    asyncio.run(playing.measure_clocks())
+    began = time.monotonic()
+    playing.begin(0.3, [])
+    starts = [node.told["start"]["start"] - began - 0.3 for node in nodes]
+    assert starts == pytest.approx(ahead_s, abs=0.2)
+    offsets = [playing.outcome().offsets_s[n][0] for n in range(5)]
+    assert offsets == pytest.approx(ahead_s, abs=0.2)
 
 
 class ShiftedLauncher(LocalLauncher):

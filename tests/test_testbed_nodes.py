@@ -17,9 +17,12 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation.evaluate import Cell, Place, Player, about_episodes
 from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.heuristics import parse_rule
+from offload_rllib.simulator.types import FINISHED
 from offload_rllib.testbed.play import contenders_of
 from offload_rllib.testbed.recorded import brain_of
 from offload_rllib.testbed.results import measured_table, simulated_table
+from offload_rllib.testbed.setup import NAMESPACES, REAL, Brain
 
 KEY = int(held_out_keys(0, 1)[0])
 SHORT = ("horizon_s=150", "warmup_s=0", "drain_s=0")
@@ -88,6 +91,18 @@ def test_what_a_slow_link_cannot_deliver_in_time_ends_at_its_deadline() -> None:
     on_a_link = tasks[(tasks["outcome"] == "expired") & (tasks["transfer_s"] > 0) & (tasks["waiting_s"] == 0)]
     assert len(on_a_link) > 3
     assert (on_a_link["ended_s"] - on_a_link["deadline_s"]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("links", "latency_s"), [(NAMESPACES, 0.5), (REAL, 0.0)])
+def test_a_sender_holds_latencies_where_the_kernel_has_the_rates_and_nothing_on_real_links(
+    links: str, latency_s: float
+) -> None:
+    env = ArrivalEnv(build_scenario(load_environment("manual_5", [*SHORT, "links.latency_s=0.5"])), 1, log=True)
+    log = VirtualTestbed(env, Brain(rule=parse_rule("always_server")), KEY, links).play().log
+    sent = log[(log["hops"] > 0) & (log["outcome"] == FINISHED)]
+    assert len(sent) > 5
+    for part in ("transfer_s", "return_s"):
+        np.testing.assert_allclose(sent[part], latency_s * sent["hops"], atol=1e-3, err_msg=part)
 
 
 @pytest.mark.parametrize("policy", ["least_queue", "random", "power_of_two", "size_interval", "soft_finish"])

@@ -83,7 +83,8 @@ def test_a_testbed_that_does_not_count_is_said_first(tmp_path: Path) -> None:
             "episode": 0,
             "valid": True,
             "decision_ms": {"p99": 3.25},
-            "nodes": {"a": {"resident_bytes": 9e7}},
+            "nodes": {"a": {"resident_bytes": 9e7, "clock_offset_s": -0.0125}, "b": {"clock_offset_s": 0.001}},
+            "notes": ["node a: its process has ended at 48.3 s", *["<i>"] * 30],
         },
     ]
     page, verdict = report(tmp_path, log(), {"valid": False, "plays": plays})
@@ -91,6 +92,10 @@ def test_a_testbed_that_does_not_count_is_said_first(tmp_path: Path) -> None:
     assert "<b>" not in page
     assert "<td>3.25</td>" in page
     assert "<td>90</td>" in page
+    assert "<td>12.5</td>" in page, "clocks that differ are shown"
+    assert "<p>Note: x, episode 0: node a: its process has ended at 48.3 s.</p>" in page
+    assert "<i>" not in page
+    assert "<p>11 more notes are in testbed.json.</p>" in page
 
 
 @pytest.mark.parametrize("content", [{"plays": "x"}, {"plays": [1]}, {"plays": [{"nodes": 5, "decision_ms": "y"}]}])

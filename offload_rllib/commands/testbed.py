@@ -93,6 +93,9 @@ def play_testbed(
     for one in record["plays"]:
         for reason in one["reasons"]:
             say(f"invalid: {one['policy']}, episode {one['episode']}: {reason}")
+    for each in records:
+        for note in each.notes:
+            say(f"note: {note}")
     if not record["valid"]:
         raise typer.Exit(1)
 

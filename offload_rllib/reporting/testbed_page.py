@@ -39,6 +39,8 @@ CAUSE_TITLES = {
     "lost": "lost on a link",
     "node_failed": "node failed",
 }
+# Notes of plays that are shown.
+MOST_NOTES = 20
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 92rem; margin: 2rem auto; padding: 0 1rem; color: #222;
   background: #fff }
@@ -51,7 +53,7 @@ th:first-child, td:first-child { text-align: left }
 .verdict { padding: .6rem .9rem; border-left: 6px solid #009e73; background: #f1f8f5 }
 .verdict.missed { border-color: #d55e00; background: #fdf3ec }
 img { max-width: 100%; height: auto }
-@media (max-width: 50rem) { .scroll img { max-width: none; width: 50rem } }
+@media (max-width: 50rem) { .scroll img { max-width: 50rem } }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
 """
 
@@ -80,6 +82,16 @@ class Record:
                 found.append(f"{play.get(POLICY)}, episode {play.get('episode')}: {said}")
         if self.content.get("valid") is False and not found:
             found.append(f"{self.folder}: the testbed says that it does not count")
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What else went wrong in plays, e.g. a node whose process ended."""
+        found = []
+        for play in self.plays:
+            notes = play.get("notes")
+            said = notes if isinstance(notes, list) else []
+            found += [f"{play.get(POLICY)}, episode {play.get('episode')}: {note}" for note in said]
         return found
 
 
@@ -213,6 +225,7 @@ def plays_table(records: Sequence[Record]) -> pd.DataFrame:
             nodes = play.get("nodes")
             each = [node for node in nodes.values() if isinstance(node, Mapping)] if isinstance(nodes, Mapping) else []
             memory = [size for node in each if isinstance(size := node.get("resident_bytes"), int | float)]
+            apart = [abs(offset) for node in each if isinstance(offset := node.get("clock_offset_s"), int | float)]
             rows.append(
                 {
                     "policy": str(play.get(POLICY, "")),
@@ -222,6 +235,7 @@ def plays_table(records: Sequence[Record]) -> pd.DataFrame:
                     "decision, p99, ms": _percentile(play, "decision_ms"),
                     "CPUs in use": _number(play.get("cpu_share")),
                     "memory of a node, at most, MB": number(max(memory) / 1e6) if memory else "",
+                    "clock of a node off, at most, ms": number(max(apart) * 1e3) if apart else "",
                 }
             )
     return pd.DataFrame(rows)
@@ -234,7 +248,8 @@ def conclusion(differences: Differences, records: Sequence[Record]) -> tuple[boo
     said = (
         f"All {len(verdicts)} targets are met."
         if not missed
-        else (f"{len(missed)} of {len(verdicts)} targets are missed: {'; '.join(v.target.title for v in missed)}.")
+        else f"{len(missed)} of {len(verdicts)} targets {'is' if len(missed) == 1 else 'are'} missed: "
+        f"{'; '.join(verdict.target.title for verdict in missed)}."
     )
     parts = differences.parts.dropna(subset=["difference_s"])
     if missed and len(parts):
@@ -283,6 +298,10 @@ def _page(tasks: Table, differences: Differences, records: Sequence[Record]) -> 
         yield "<h2>How the testbed went</h2>" + _html(plays)
         reasons = [reason for record in records for reason in record.reasons]
         yield from (f"<p>Does not count: {html.escape(one_line(reason))}.</p>" for reason in reasons)
+        notes = [note for record in records for note in record.notes]
+        yield from (f"<p>Note: {html.escape(one_line(note))}.</p>" for note in notes[:MOST_NOTES])
+        if len(notes) > MOST_NOTES:
+            yield f"<p>{len(notes) - MOST_NOTES} more notes are in {RECORD}.</p>"
     for record in records:
         about = {key: value for key, value in record.content.items() if key != "plays"}
         text = html.escape(yaml.safe_dump(about, sort_keys=False))
@@ -312,7 +331,7 @@ def _interval(case: Any) -> str:
 
 
 def _signed(value: float, factor: float) -> str:
-    text = number(value * factor)
+    text = number(0.0 if abs(value) <= ROUNDING_S else value * factor)
     return f"+{text}" if value > 0 and text else text
 
 

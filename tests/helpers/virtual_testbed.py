@@ -15,7 +15,7 @@ from offload_rllib.testbed.node import NodeProcess
 from offload_rllib.testbed.node_tasks import NodeTasks
 from offload_rllib.testbed.playing import Outcome
 from offload_rllib.testbed.recorded import arrivals_of, network_of
-from offload_rllib.testbed.setup import MOVE, ROW, Brain, NodeOrder, Options
+from offload_rllib.testbed.setup import MOVE, ROW, SHAPED, Brain, NodeOrder, Options
 from offload_rllib.testbed.wire import cut
 
 
@@ -76,7 +76,7 @@ class VirtualTestbed:
         clock: of all of them.
     """
 
-    def __init__(self, env: ArrivalEnv, brain: Brain, key: int) -> None:
+    def __init__(self, env: ArrivalEnv, brain: Brain, key: int, links: str = SHAPED) -> None:
         self.arriving = arrivals_of(env, key)
         self.clock = VirtualClock()
         network, clock = network_of(env), self.clock
@@ -84,7 +84,9 @@ class VirtualTestbed:
         nodes = []
         for n in range(len(network.names)):
             mine = self.arriving[self.arriving["origin"] == n]
-            order = NodeOrder(network, Options(speed=1.0), brain, n, key, mine, ("", 0), "", 0, b"", 1, 0.0)
+            order = NodeOrder(
+                network, Options(speed=1.0, network=links), brain, n, key, mine, ("", 0), "", 0, b"", 1, 0.0
+            )
             nodes.append(NodeProcess(order))
         self.tasks: list[NodeTasks] = []
         for n, node in enumerate(nodes):
