@@ -141,6 +141,7 @@ OBSERVATION_GROUPS = (
     "clock",
     "failures",
     "admission",
+    "charges",
     "setups",
 )
 
@@ -224,6 +225,11 @@ class Reward(Schema):
     drop_penalty_s: NonNegative = 0.0
     """`delay` only: seconds that a dropped task costs in addition to its score, for policies that are to drop
     little."""
+    energy_weight: Annotated[NonNegative, ADDED] = 0.0
+    """`delay` and `sparse` only: what a joule that a task uses (or a unit of PeersimGym's account) takes off the
+    reward of its origin, in seconds, or in tasks with `sparse`; needs `energy`."""
+    price_weight: Annotated[NonNegative, ADDED] = 0.0
+    """The same for a unit of money that a task costs; needs `price`."""
     utility: Finite = 10.0
     """`paper` and `peersimgym` only: r_u."""
     waiting_weight: NonNegative = 1.0

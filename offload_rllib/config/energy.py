@@ -1,4 +1,4 @@
-"""The schema of `energy`: what nodes draw."""
+"""The schema of `energy` and `price`: what nodes draw, and what tasks pay for their use."""
 
 from __future__ import annotations
 
@@ -41,6 +41,24 @@ class PeersimGymCost(Schema):
     """Chooses this kind."""
     cost: NonNegative = 10.0
     """Cost of an instruction processed, and of a megabyte of broadcasts and results."""
+
+
+class NodePrice(Schema):
+    """What the use of some nodes costs, in any one unit of money."""
+
+    types: DeviceTypes | None = None
+    """Device types that this holds for; null: all."""
+    per_core_s: NonNegative = 0.0
+    """For every second for which a task occupies a core."""
+    per_bit: NonNegative = 0.0
+    """For every bit of tasks and results that the node sends."""
+
+
+class Price(Schema):
+    """What tasks pay."""
+
+    devices: tuple[NodePrice, ...] = Field(min_length=1)
+    """Which nodes cost what; later entries override earlier ones, and a node without one is free."""
 
 
 Energy = Annotated[PowerDraw | PeersimGymCost, Field(discriminator="kind")]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from offload_rllib.config.base import ADDED, Count, NonNegative, Positive, Schema
 from offload_rllib.config.cloud import Cloud, Queue, TasksPerCore, check_sharing
 from offload_rllib.config.decisions import Agents, Decisions, Information, Observe, Reward
-from offload_rllib.config.energy import Energy
+from offload_rllib.config.energy import Energy, Price
 from offload_rllib.config.failures import Failures
 from offload_rllib.config.links import LinkOverride, Links
 from offload_rllib.config.score import Priority, Score, TypeName
@@ -83,6 +83,8 @@ class EnvironmentConfig(Schema):
     """What a node does before it serves a task of a type that it does not hold; null: nothing."""
     energy: Energy | None = None
     """The power that nodes draw; null: energy is not accounted for."""
+    price: Annotated[Price, ADDED] | None = None
+    """What tasks pay for the nodes that they use; null: nothing."""
     observe: Observe = "full"
     """What agents see: everything, PeersimGym's few numbers, groups of features, or a function; see
     `docs/observation.md`."""

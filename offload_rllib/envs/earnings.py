@@ -17,6 +17,7 @@ from offload_rllib.envs.reward import (
     TEAM,
     potential_of,
 )
+from offload_rllib.simulator.energy import has_charges
 from offload_rllib.simulator.jit import kernel
 
 AGENT_ACCOUNT = np.dtype(
@@ -39,23 +40,28 @@ def _own_total(account, reward, now_s):
 
 
 @kernel
-def _node_total(environment, reward, paid, n, now_s):
-    return _own_total(environment.node[n], reward, now_s) if reward.name in (DELAY, SPARSE) else paid[n]
+def _node_total(scenario, environment, reward, paid, n, now_s):
+    total = _own_total(environment.node[n], reward, now_s) if reward.name in (DELAY, SPARSE) else paid[n]
+    return total - environment.charged[n] if has_charges(scenario) else total
 
 
 @kernel
 def _agent_total(scenario, environment, reward, paid, agents, agent, now_s):
     """Return an agent's rewards so far, before `scale`."""
     if reward.scope == TEAM:
+        last = environment.node.shape[0]
+        total = paid[last]
         if reward.name in (DELAY, SPARSE):
-            return _own_total(environment.episode[0], reward, now_s) / agents
-        return paid[environment.node.shape[0]] / agents
+            total = _own_total(environment.episode[0], reward, now_s)
+        if has_charges(scenario):
+            total -= environment.charged[last]
+        return total / agents
     n = scenario.agent_node[agent]
-    total = _node_total(environment, reward, paid, n, now_s)
+    total = _node_total(scenario, environment, reward, paid, n, now_s)
     if reward.scope == NEIGHBOURHOOD:
         here = scenario.node[n]
         for link in range(here.first_link, here.first_link + here.degree):
-            total += _node_total(environment, reward, paid, scenario.link[link].destination, now_s)
+            total += _node_total(scenario, environment, reward, paid, scenario.link[link].destination, now_s)
         total /= here.degree + 1
     return total
 

@@ -66,7 +66,8 @@ FEATURES = (
     Feature(ROW, "offers_again", "hops", "share", "1 if the task would be offered once more there", "-", "{0, 1}"),
 )
 # Last in their block where there is something to see: the time of day where the load follows it, who is up where nodes
-# fail. Which action rejects the task where one does, and who holds its type where services may begin with a set-up.
+# fail. Which action rejects the task where one does, what an action costs where the reward counts that, and who holds
+# the task's type where services may begin with a set-up.
 CLOCK = (
     Feature(SELF, "clock_sin", "clock", "share", "sine of the time of day", "-", "[-1, 1]"),
     Feature(SELF, "clock_cos", "clock", "share", "cosine of the time of day", "-", "[-1, 1]"),
@@ -80,7 +81,11 @@ SETUPS = (
     Feature(HERE, "warm", "setups", "share", "1 if this node holds the type of the task", "-", "{0, 1}"),
     Feature(ROW, "warm", "setups", "share", "1 if the destination does, as last broadcast", "-", "{0, 1}"),
 )
-GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *SETUPS)))
+CHARGES = tuple(
+    Feature(block, "charge", "charges", "time", "energy and price in the reward, of the action", "s", "[0, 1)")
+    for block in (HERE, ROW)
+)
+GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *CHARGES, *SETUPS)))
 
 
 # The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last
@@ -89,7 +94,7 @@ PAPER_FEATURES = ((HERE, "tasks"), (HERE, "speed"), (ROW, "valid"), (ROW, "tasks
 
 
 def available(
-    *, failures: bool = False, clock: bool = False, rejects: bool = False, setups: bool = False
+    *, failures: bool = False, clock: bool = False, rejects: bool = False, charges: bool = False, setups: bool = False
 ) -> tuple[Feature, ...]:
     """Return all features of an environment.
 
@@ -97,9 +102,10 @@ def available(
         failures: whether nodes fail.
         clock: whether the load follows the time of day.
         rejects: whether agents can reject tasks.
+        charges: whether the reward has terms for energy or price.
         setups: whether services may begin with a set-up.
     """
-    given = ((CLOCK, clock), (ALIVE, failures), (ADMISSION, rejects), (SETUPS, setups))
+    given = ((CLOCK, clock), (ALIVE, failures), (ADMISSION, rejects), (CHARGES, charges), (SETUPS, setups))
     return (*FEATURES, *(feature for features, are_there in given if are_there for feature in features))
 
 

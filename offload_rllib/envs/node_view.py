@@ -145,7 +145,7 @@ def _cross(scenario, environment, link_index, bits, deadline_s, now_s):
     link = scenario.link[link_index]
     if link.plain:
         return now_s + link.latency_s + bits * link.seconds_per_bit, False
-    return cross(scenario, environment, link_index, bits, deadline_s, now_s)
+    return cross(scenario, environment, link_index, bits, 0, deadline_s, now_s)
 
 
 # What Python calls: each takes a batch of one.

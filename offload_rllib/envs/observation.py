@@ -10,9 +10,11 @@ import math
 import numpy as np
 
 from offload_rllib.envs.layout import HERE, ROW, SELF, TASK, Feature, ObservationLayout, available, layout_of, names_of
+from offload_rllib.simulator.energy import has_charges
 from offload_rllib.simulator.events.setups import has_setups
 from offload_rllib.simulator.information import (
     estimate,
+    expected_charge,
     expected_wait,
     fill,
     has_processor,
@@ -66,6 +68,7 @@ def features_of_scenario(scenario: Scenario) -> tuple[Feature, ...]:
         failures=bool(settings["failures"] != FAILURES_NONE),
         clock=bool(settings["clock_period_s"] > 0),
         rejects=bool(settings["rejects"]),
+        charges=len(scenario.charge) > 0,
         setups=len(scenario.setup_s) > 0,
     )
 
@@ -153,6 +156,12 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     at_rejects = row_size
     if may_reject:
         row_size += 1
+    charges = has_charges(scenario)
+    here_charge = here_size
+    row_charge = row_size
+    if charges:
+        here_size += 1
+        row_size += 1
     setups = has_setups(scenario)
     if setups:
         here_size += 1
@@ -206,6 +215,10 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
         row[6] = here.speed
         if failures:
             row[7] = own.alive
+        if charges:
+            row[here_charge] = 0.0
+            if on_offer:
+                row[here_charge] = expected_charge(scenario, environment, agent, 0, own, slot)
         if setups:
             row[here_size - 1] = 1.0 if on_offer and is_warm(own, task.type) else 0.0
         padding = 0
@@ -243,6 +256,10 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
                 row[12] = there.alive
             if may_reject:
                 row[at_rejects] = 0.0
+            if charges:
+                row[row_charge] = 0.0
+                if on_offer:
+                    row[row_charge] = expected_charge(scenario, environment, agent, action, there, slot)
             if setups:
                 row[row_size - 1] = 1.0 if on_offer and is_warm(there, task.type) else 0.0
         if may_reject:

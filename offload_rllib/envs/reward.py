@@ -274,6 +274,9 @@ def account_step(environment, reward, node_rewards):
             node_rewards[n] = node.own_finished - node.own_dropped
         elif reward.name == DELAY:
             node_rewards[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
+    if environment.charged.shape[0] > 0:
+        for n in range(environment.node.shape[0]):
+            node_rewards[n] -= environment.charged[n]
 
 
 @kernel

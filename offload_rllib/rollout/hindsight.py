@@ -94,6 +94,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("mobility", "given", "null", config.mobility is None),
         ("failures", "given", "null", config.failures is None),
         ("cloud", "given", "null", config.cloud is None),
+        ("reward.energy_weight and price_weight", "above 0", "0", not len(scenario.arrays.charge)),
     ):
         if not fits:
             raise ConfigError(

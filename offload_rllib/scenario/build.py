@@ -16,7 +16,7 @@ from offload_rllib.scenario.checks import check_channels, check_keys
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
-from offload_rllib.scenario.failures import failure_laws, powers
+from offload_rllib.scenario.failures import charges, failure_laws, powers, prices
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.mobility import attached, moving_arrays, moving_nodes, with_access
 from offload_rllib.scenario.network import Network, Node
@@ -364,9 +364,11 @@ def build_scenario(
     node["agent"][deciding] = np.arange(len(deciding))
     setup_s = setup_times(config, network, arriving.types)
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
+    power, price = powers(config, network), prices(config, network)
     unusual = (
         config.failures is not None
         or config.energy is not None
+        or config.price is not None
         or config.decisions.offer != "arrival"
         or not link["plain"].all()
         or not (node["queue"] == FIFO).all()
@@ -385,7 +387,9 @@ def build_scenario(
         link=link,
         link_law=link_law,
         failure_law=failure_laws(config, network),
-        power=powers(config, network),
+        power=power,
+        price=price,
+        charge=charges(config, power, price),
         throughput=throughput,
         rate_change=changes,
         **vars(moving_arrays(config, network, moving, directions)),

@@ -1,4 +1,4 @@
-"""From the configuration of failures and energy to one record per node."""
+"""From the configuration of failures, energy and prices to one record per node."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from offload_rllib.config.energy import Power, PowerDraw
+from offload_rllib.config.energy import NodePrice, Power, PowerDraw
 from offload_rllib.config.environment import EnvironmentConfig
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.failures import FailureLaw
 from offload_rllib.scenario.durations import write_duration
-from offload_rllib.scenario.network import Network
+from offload_rllib.scenario.network import Network, Node
 from offload_rllib.simulator.types import FAILURE_LAW, POWER
 
-Law = TypeVar("Law", FailureLaw, Power)
+Law = TypeVar("Law", FailureLaw, Power, NodePrice)
 
 BITS_PER_MEGABYTE = 8e6
 
@@ -56,6 +56,53 @@ def failure_laws(config: EnvironmentConfig, network: Network) -> np.ndarray:
     return record
 
 
+def prices(config: EnvironmentConfig, network: Network) -> np.ndarray:
+    """Return [N] POWER, in money; [0] without prices.
+
+    Raises:
+        ConfigError: an entry names a type that no node has.
+    """
+    if config.price is None:
+        return np.zeros(0, POWER)
+    record = np.zeros(len(network.nodes), POWER)
+    for i, price in enumerate(_by_node(config.price.devices, network, "price.devices")):
+        if price is not None:
+            record[i]["server_w"] = price.per_core_s * _cores_of_server(config, network.nodes[i])
+            record[i]["j_per_bit"] = price.per_bit
+    return record
+
+
+def charges(config: EnvironmentConfig, power: np.ndarray, price: np.ndarray) -> np.ndarray:
+    """Return [N] POWER: what the reward is charged with, in s; [0] if it has no term of energy or price.
+
+    Idling and broadcasts are left out: no task uses them.
+
+    Raises:
+        ConfigError: a weight is given without what it weighs.
+    """
+    reward = config.reward
+    if reward.energy_weight == 0 and reward.price_weight == 0:
+        return np.zeros(0, POWER)
+    for key, weight, what, given in (
+        ("energy_weight", reward.energy_weight, "energy", config.energy),
+        ("price_weight", reward.price_weight, "price", config.price),
+    ):
+        if weight > 0 and given is None:
+            raise ConfigError(f"reward.{key}: {weight:g} needs {what}: nothing is accounted for (given: null)")
+        if weight > 0 and reward.name not in ("delay", "sparse"):
+            raise ConfigError(f"reward.{key}: {weight:g} needs reward.name: delay or sparse (given: {reward.name})")
+    record = np.zeros(len(power), POWER)
+    for use in ("server_w", "transmit_w", "j_per_bit", "j_per_result_bit"):
+        record[use] = reward.energy_weight * power[use]
+        if len(price):
+            record[use] += reward.price_weight * price[use]
+    return record
+
+
+def _cores_of_server(config: EnvironmentConfig, node: Node) -> int:
+    return node.cores if config.service == "pooled" and not node.cloud else 1
+
+
 def powers(config: EnvironmentConfig, network: Network) -> np.ndarray:
     """Return [N] POWER: what the integrals of a node's use are multiplied with.
 
@@ -66,10 +113,8 @@ def powers(config: EnvironmentConfig, network: Network) -> np.ndarray:
     if isinstance(config.energy, PowerDraw):
         for i, power in enumerate(_by_node(config.energy.devices, network, "energy.devices")):
             if power is not None:
-                pooled = config.service == "pooled" and not network.nodes[i].cloud
-                pooled_cores = network.nodes[i].cores if pooled else 1
                 record[i]["idle_w"] = power.idle_w
-                record[i]["server_w"] = power.core_busy_w * pooled_cores
+                record[i]["server_w"] = power.core_busy_w * _cores_of_server(config, network.nodes[i])
                 record[i]["transmit_w"] = power.transmit_w
                 record[i]["j_per_bit"] = power.transmit_j_per_bit
     elif config.energy is not None:

@@ -203,8 +203,8 @@ def link_arrays(
         link[i]["seconds_per_bit"] = 1 / direction.rate_bps
         link[i]["latency_s"] = direction.mean_latency_s
         link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.message_bits / direction.rate_bps
-        # The account of energy needs every transfer.
-        link[i]["plain"] = direction.plain and config.energy is None
+        # The accounts of energy and price need every transfer.
+        link[i]["plain"] = direction.plain and config.energy is None and config.price is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
         law[i]["propagation_s"] = direction.propagation_s
         write_duration(law[i]["latency"], direction.latency)

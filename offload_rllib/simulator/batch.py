@@ -8,7 +8,19 @@ from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import Array, Scenario, State
 
 # What environments that draw their own network do not share.
-OWN = ("settings", "node", "link", "link_law", "failure_law", "power", "destination", "onward", "arrivals", "client")
+OWN = (
+    "settings",
+    "node",
+    "link",
+    "link_law",
+    "failure_law",
+    "power",
+    "price",
+    "charge",
+    "destination",
+    "arrivals",
+    "client",
+)
 
 
 def shared(scenario: Scenario) -> Scenario:
@@ -52,6 +64,8 @@ def scenario_of(scenarios, e):
         scenarios.link_law[v],
         scenarios.failure_law[v],
         scenarios.power[v],
+        scenarios.price[v],
+        scenarios.charge[v],
         scenarios.throughput,
         scenarios.rate_change,
         scenarios.movement,
@@ -64,7 +78,7 @@ def scenario_of(scenarios, e):
         scenarios.first_leg,
         scenarios.leg,
         scenarios.setup_s,
-        scenarios.onward[v],
+        scenarios.onward,
         scenarios.arrivals[v],
         scenarios.client[v],
         scenarios.recording,
@@ -111,4 +125,5 @@ def env_slice(state, e):
         state.histogram[e],
         state.log[e],
         state.cost[e],
+        state.charged[e],
     )

@@ -154,22 +154,27 @@ def true_state(scenario, environment, agent, action, now_s):
     sent_work = 0.0
     here = scenario.node[n]
     for link_index in range(here.first_link, here.first_link + here.degree):
-        incoming = environment.link[scenario.link[link_index].reverse]
-        pending = incoming.sent - incoming.arrived
-        sent += pending
-        sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
+        more, more_work = _on_the_way(environment.link[scenario.link[link_index].reverse])
+        sent += more
+        sent_work += more_work
     if has_extensions(scenario) and scenario.first_leg.shape[0] > 0:
         for a in range(scenario.destination.shape[0]):
             for row in range(1, scenario.destination.shape[1]):
                 path = np.int64(scenario.destination[a, row])
                 if path != NONE and scenario.link[path].destination == n and path >= _own_links(scenario):
-                    incoming = environment.link[path]
-                    pending = incoming.sent - incoming.arrived
-                    sent += pending
-                    sent_work += max(incoming.sent_work - incoming.arrived_work, 0.0) if pending > 0 else 0.0
+                    more, more_work = _on_the_way(environment.link[path])
+                    sent += more
+                    sent_work += more_work
     there = environment.node[n]
     warm = warm_types(scenario, environment, n, now_s)
     return Known(n, np.int64(there.tasks), wait_s, 0.0, sent, sent_work, alive(scenario, there), warm)
+
+
+@kernel
+def _on_the_way(link):
+    """Return how many tasks are on their way over a link, or a path, and their instructions; of its LINK_STATE."""
+    pending = link.sent - link.arrived
+    return pending, max(link.sent_work - link.arrived_work, 0.0) if pending > 0 else 0.0
 
 
 @kernel
@@ -263,6 +268,46 @@ def estimate(scenario, environment, agent, action, known_state, slot):
     if shares_cores(scenario, known_state.node):
         until_service_s = transfer_s + _delay_by_sharing(scenario, known_state, wait_s, service_s, transfer_s)
     return Estimate(transfer_s, wait_s, service_s, return_s, until_service_s + service_s + return_s)
+
+
+@kernel
+def _charge_of_link(scenario, link_index, bits_in, bits_out):
+    """Return what it takes off the reward, in s, to send a task over a link, and its result back."""
+    link = scenario.link[link_index]
+    there = scenario.charge[link.source]
+    back = scenario.charge[link.destination]
+    return_s = bits_out * scenario.link[link.reverse].seconds_per_bit
+    return (
+        there.transmit_w * bits_in * link.seconds_per_bit
+        + there.j_per_bit * bits_in
+        + back.transmit_w * return_s
+        + (back.j_per_bit + back.j_per_result_bit) * bits_out
+    )
+
+
+@kernel
+def expected_charge(scenario, environment, agent, action, known_state, slot):
+    """Return what an action for the task in `slot` is expected to take off the reward, in s: of energy and price.
+
+    The service, with its set-up, and the way to the destination and back to here. The way back from here is the same
+    for all actions and left out. What a task costs beyond a node without a processor is not known here: 0.
+    """
+    task = environment.task[slot]
+    n = known_state.node
+    seconds = 0.0
+    if has_processor(scenario, n):
+        busy_s = task.work * scenario.node[n].seconds_per_instruction
+        if has_setups(scenario) and not is_warm(known_state, task.type):
+            busy_s += scenario.setup_s[task.type]
+        seconds += scenario.charge[n].server_w * busy_s
+    if action == 0:
+        return seconds
+    link_index = scenario.destination[agent, action]
+    if not has_legs(scenario) or legs_of(scenario, link_index) == 0:
+        return seconds + _charge_of_link(scenario, link_index, task.bits_in, task.bits_out)
+    for place in range(scenario.first_leg[link_index], scenario.first_leg[link_index + 1]):
+        seconds += _charge_of_link(scenario, scenario.leg[place], task.bits_in, task.bits_out)
+    return seconds
 
 
 @kernel

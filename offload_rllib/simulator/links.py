@@ -14,6 +14,7 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.durations import draw_duration
+from offload_rllib.simulator.energy import charge_sending, has_charges
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.sharing.clock import speed_of_each
 from offload_rllib.simulator.streams import node_key, normal_quantile, stream, uniform
@@ -102,8 +103,8 @@ def time_at_gain(scenario, link_index, bits, gain):
 
 
 @kernel
-def cross(scenario, environment, link_index, bits, deadline_s, now_s):
-    """Give a message to a link that is not plain.
+def cross(scenario, environment, link_index, bits, origin, deadline_s, now_s):
+    """Give a message of a task made at node `origin` to a link that is not plain.
 
     Returns:
         When it arrives, or would have arrived, in seconds; and whether it is lost.
@@ -111,7 +112,7 @@ def cross(scenario, environment, link_index, bits, deadline_s, now_s):
     settings = scenario.settings[0]
     law = scenario.link_law[link_index]
     link = environment.link[link_index]
-    usage = environment.usage[scenario.link[link_index].source]
+    source = scenario.link[link_index].source
     number = link.transfers
     link.transfers += 1
     key = node_key(environment.episode[0].key, law.name_hash)
@@ -128,8 +129,12 @@ def cross(scenario, environment, link_index, bits, deadline_s, now_s):
     if law.contention:
         environment.link[law.queue].free_s = sent_until_s
     counted_s = max(min(sent_until_s, settings.horizon_s) - begins_s, 0.0)
+    sent_bits = bits * (counted_s / sending_s) if sending_s > 0.0 else 0.0
+    usage = environment.usage[source]
     usage.sending_seconds += counted_s
-    usage.sent_bits += bits * (counted_s / sending_s) if sending_s > 0.0 else 0.0
+    usage.sent_bits += sent_bits
+    if has_charges(scenario):
+        charge_sending(scenario, environment, source, origin, counted_s, sent_bits)
     return arrives_s, lost
 
 

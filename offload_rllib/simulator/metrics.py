@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from offload_rllib.simulator.energy import node_energy
+from offload_rllib.simulator.energy import node_energy, node_use
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.types import (
     CAUSES,
@@ -199,11 +199,12 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     `occupancy_tasks` the mean number of tasks at a node. `missed_share` is the share of tasks without a result in time:
     dropped, late, or unfinished. `fairness` is Jain's index of the clients' mean scores (`jain`), by weight as well.
 
+    Where nodes move there is `handovers`, changes of the access point over the whole episode for each of them.
     With set-ups there is `cold_start_share`, the share of the services of the whole episode that began with one. With
     failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
     account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
     the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
-    PeersimGym's unit.
+    PeersimGym's unit. Prices have the same figures: `price_compute`, `price_transmit`, `price`, `price_per_task`.
 
     Args:
         scenario: of the environment.
@@ -221,13 +222,20 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     if len(scenario.setup_s):
         starts = int(state.warm[e]["starts"].sum())
         extra["cold_start_share"] = int(state.warm[e]["cold"].sum()) / starts if starts else float("nan")
-    account = scenario.settings[0]["energy"]
+    if len(scenario.moving):
+        extra["handovers"] = int(state.episode[e]["handovers"]) / len(scenario.moving)
+    account, ended = scenario.settings[0]["energy"], int(state.episode[e]["finished"])
     if account != ENERGY_NONE:
         unit = "_j" if account == ENERGY_POWER else ""
         uses = {f"energy_{use}{unit}": float(used.sum()) for use, used in node_energy(scenario, state, e).items()}
-        total, ended = sum(uses.values()), int(state.episode[e]["finished"])
+        total = sum(uses.values())
         extra |= {f"energy{unit}": total, **uses}
         extra[f"energy_per_task{unit}"] = total / ended if ended else float("nan")
+    if len(scenario.price):
+        paid = {use: float(each.sum()) for use, each in node_use(scenario, state, e, scenario.price).items()}
+        total = paid["compute"] + paid["transmit"]
+        extra |= {"price": total, "price_compute": paid["compute"], "price_transmit": paid["transmit"]}
+        extra["price_per_task"] = total / ended if ended else float("nan")
     node = state.node[e]
     full_share = node["full_seconds"][bounded] / now_s
     record, histogram, weight = state.metrics[e], state.histogram[e], scenario.type_weight

@@ -119,6 +119,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         histogram=np.zeros((num_envs, len(scenario.type_weight), 2, HISTOGRAM_BINS), np.uint32),
         log=np.zeros((num_envs, log_rows), LOG),
         cost=np.zeros((num_envs, nodes + 1, len(scenario.cost))),
+        charged=np.zeros((num_envs, nodes + 1 if len(scenario.charge) else 0)),
     )
 
 
@@ -148,7 +149,8 @@ def lacks_room(state: State, e: int) -> bool:
 
 def task_bytes(state: State) -> int:
     """Return the size of the arrays that `grow` doubles."""
-    return sum(array.nbytes for array in (state.task, state.message, state.path, state.free, state.heap, state.log))
+    doubled = (state.task, state.message, state.path, state.leg, state.free, state.heap, state.log)
+    return sum(array.nbytes for array in doubled)
 
 
 def grow(scenario: Scenario, state: State) -> State:
@@ -234,6 +236,7 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.metrics,
         state.histogram,
         state.cost,
+        state.charged,
     ):
         # As bytes: numpy sets records field by field.
         in_bytes = array[..., np.newaxis].view(np.uint8)

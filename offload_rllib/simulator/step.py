@@ -22,6 +22,7 @@ EVENTS_RUNNING = 1
 def begin_step(environment):
     """Open the account of a step: what happens from now on is this step's."""
     now_s = environment.episode[0].now_s
+    environment.charged[:] = 0.0
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         node.own_changed_s = now_s

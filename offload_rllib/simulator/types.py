@@ -154,7 +154,7 @@ FAILURE_LAW = record(  # of a node
     fails="i4",
 )
 
-POWER = record(  # of a node: what each kind of use costs; J, or PeersimGym's unit
+POWER = record(  # of a node: what each kind of use costs; J, PeersimGym's unit, money, or seconds of reward
     idle_w="f8",
     server_w="f8",  # per busy server
     transmit_w="f8",  # per transfer being sent
@@ -379,6 +379,8 @@ class Scenario(NamedTuple):
     link_law: Array  # [M] LINK_LAW
     failure_law: Array  # [N] FAILURE_LAW
     power: Array  # [N] POWER
+    price: Array  # [N] POWER, in money; [0] without prices
+    charge: Array  # [N] POWER: what use by a task takes off the reward of its origin, in s; [0]: nothing
     throughput: Array  # [P] float64: of channels with 1, 2, ... messages, relative to one message alone
     rate_change: Array  # [P] RATE_CHANGE, sorted by time
     movement: Array  # [1] MOVEMENT; empty where no node moves
@@ -440,3 +442,4 @@ class State(NamedTuple):
     histogram: Array  # [E, Y, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log
     cost: Array  # [E, N + 1, C] float64: costs so far of the tasks made at each node; last, of all of them
+    charged: Array  # [E, N + 1] float64: charges so far of the same, in a step where decisions are clocked; or [E, 0]

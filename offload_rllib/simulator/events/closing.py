@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.energy import charge_open_services, has_charges
 from offload_rllib.simulator.events.broadcasts import save_broadcasts
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.sharing.channels import close_channels, has_channels
@@ -18,6 +19,8 @@ def close_episode(scenario, environment):
     for slot in range(environment.task.shape[0]):
         if environment.task[slot].stage != FREE:
             account(scenario, environment, slot, now_s, OPEN)
+    if has_charges(scenario):
+        charge_open_services(scenario, environment, now_s)
     if has_channels(scenario, environment):
         close_channels(scenario, environment, now_s)
     for n in range(environment.node.shape[0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.energy import charge_service, has_charges
 from offload_rllib.simulator.events.setups import begin_use, end_use, has_setups
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
@@ -57,10 +58,15 @@ def stop_service(scenario, environment, n, slot, now_s):
     task = environment.task[slot]
     if shares_cores(scenario, n):
         stop_sharing(here, node, environment.sharing, environment.task, n, slot, now_s)
+        if has_charges(scenario):
+            left = max(task.work_end - environment.sharing[n].work_each, 0.0)
+            charge_service(scenario, environment, n, task.origin, (task.work - left) / here.core_speed)
     else:
         node.busy -= 1
         if has_extensions(scenario) and not (has_ticks(scenario) and here.works_in_ticks):
             node.busy_seconds += now_s
+            if has_charges(scenario):
+                charge_service(scenario, environment, n, task.origin, now_s - task.since_s)
     task.service_s += now_s - task.since_s
     if has_setups(scenario):
         end_use(environment, n, task, now_s)

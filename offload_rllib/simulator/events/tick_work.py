@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offload_rllib.simulator.energy import charge_service, has_charges
 from offload_rllib.simulator.events.broadcasts import broadcast_in_tick
 from offload_rllib.simulator.events.service import serve_next
 from offload_rllib.simulator.heap import event_key, push
@@ -48,6 +49,8 @@ def _work(scenario, environment, n, now_s):
     node.tick_work -= done
     node.busy_seconds += done / speed
     task = environment.task[node.serving]
+    if has_charges(scenario):
+        charge_service(scenario, environment, n, task.origin, done / speed)
     task.service_end_s = now_s + node.work_left / speed
     if node.work_left > 0.0:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.simulator.changes.movement import link_to_origin
+from offload_rllib.simulator.energy import charge_result, has_charges
 from offload_rllib.simulator.events.broadcasts import save_counts
 from offload_rllib.simulator.events.routing import begin_path, next_on_path
 from offload_rllib.simulator.heap import event_key, push
@@ -60,7 +61,7 @@ def _send_over(scenario, environment, slot, link_index, now_s):
         if has_channels(scenario, environment) and scenario.link_law[link_index].channel != NONE:
             give(scenario, environment, link_index, slot, task.bits_in, now_s)
             return
-        arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.deadline_s, now_s)
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_in, task.origin, task.deadline_s, now_s)
         if lost:
             kind = LOSS
     if has_ticks(scenario):
@@ -134,10 +135,12 @@ def _return_over(scenario, environment, slot, link_index, now_s):
     kind = RESULT
     if has_extensions(scenario) and not link.plain:
         environment.usage[link.source].sent_result_bits += task.bits_out
+        if has_charges(scenario):
+            charge_result(scenario, environment, link.source, task.origin, task.bits_out)
         if has_channels(scenario, environment) and scenario.link_law[link_index].channel != NONE:
             give(scenario, environment, link_index, slot, task.bits_out, now_s)
             return
-        arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.deadline_s, now_s)
+        arrival_s, lost = cross(scenario, environment, link_index, task.bits_out, task.origin, task.deadline_s, now_s)
         if lost:
             kind = LOSS
     if has_ticks(scenario):

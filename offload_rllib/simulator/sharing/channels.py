@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offload_rllib.simulator.energy import charge_sending, has_charges
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.links import draw_gain, draw_latency, is_drawn, is_lost, time_at_gain
@@ -40,6 +41,7 @@ MESSAGE = record(  # of a task on its way: its input, or its result
     airtime_s="f8",  # that the whole message needs if it is alone, at the present rate
     gain="f8",  # of the power at the receiver, as drawn
     latency_s="f8",  # as drawn
+    begun_s="f8",  # when its sending began
     link="i4",  # that it is sent over, or waits for; NONE: it is not on a channel
     waiting="i4",
     lost="i4",
@@ -99,6 +101,7 @@ def _begin_sending(scenario, environment, c, slot, now_s):
     message = environment.message[slot]
     _bring_channel_up_to_date(scenario, environment, c, now_s)
     message.waiting = 0
+    message.begun_s = now_s
     message.airtime_s = time_at_gain(scenario, message.link, message.bits, message.gain)
     environment.task[slot].work_end = channel.work_each + _needs(message.left, message.airtime_s)
     channel.first = enter_heap(environment.task, SHARING, channel.first, slot)
@@ -117,9 +120,21 @@ def _stop_sending(scenario, environment, c, slot, now_s):
     message.left = _left(environment, c, slot)
     channel.first = leave_heap(environment.task, SHARING, channel.first, slot)
     channel.sending -= 1
-    usage = environment.usage[scenario.link[message.link].source]
+    _count_sending(scenario, environment, slot, message.left, now_s)
+
+
+@kernel
+def _count_sending(scenario, environment, slot, left, now_s):
+    """Enter what was sent of a message, all but a share `left`, into the account of its sender."""
+    message = environment.message[slot]
+    source = scenario.link[message.link].source
+    sent_bits = message.bits * (1.0 - left)
+    usage = environment.usage[source]
     usage.sending_seconds += now_s
-    usage.sent_bits += message.bits * (1.0 - message.left)
+    usage.sent_bits += sent_bits
+    if has_charges(scenario):
+        origin = environment.task[slot].origin
+        charge_sending(scenario, environment, source, origin, now_s - message.begun_s, sent_bits)
 
 
 @kernel
@@ -249,7 +264,5 @@ def close_channels(scenario, environment, now_s):
         if message.link != NONE and not message.waiting:
             c = np.int64(scenario.link_law[message.link].channel)
             _bring_channel_up_to_date(scenario, environment, c, now_s)
-            usage = environment.usage[scenario.link[message.link].source]
-            usage.sending_seconds += now_s
-            usage.sent_bits += message.bits * (1.0 - _left(environment, c, slot))
+            _count_sending(scenario, environment, slot, _left(environment, c, slot), now_s)
             message.link = NONE
