@@ -106,3 +106,33 @@ def test_a_click_on_a_node_shows_its_details(page: Path) -> None:
             )
             assert rows["tasks now"] == tasks
         assert complaints(driver) == []
+
+
+@pytest.mark.slow
+def test_nodes_move_and_rejected_tasks_are_counted(tmp_path: Path) -> None:
+    environment = load_environment("move_20", ["horizon_s=60", "warmup_s=5", "drain_s=5", "decisions.reject=true"])
+    written = write_replay(tmp_path / "moving.html", ["random"], environment).path
+    lines_of = """const at = panels[0].place.access, n = arguments[0];
+        return data.edges.filter(([a, b]) => a === n || b === n)
+            .filter(([a, b]) => (at.get(a) ?? b) === b && (at.get(b) ?? a) === a).length"""
+    with browser(1400, 900) as driver:
+        shown = []
+        for time_s in (10, 50):
+            driver.get(address(written, f"#t={time_s}"))
+            driver.refresh()
+            x, y = driver.execute_script("return [[...panels[0].place.x], [...panels[0].place.y]]")
+            shown.append(list(zip(x, y, strict=True)))
+            tracks = driver.execute_script("return tracks.map((track) => [track.node, placeOf(track, now)])")
+            assert len(tracks) == 14
+            for n, place in tracks:
+                script = "return [panels[0].place.across(arguments[0]), panels[0].place.down(arguments[1])]"
+                assert driver.execute_script(script, place["x"], place["y"]) == [x[n], y[n]]
+                assert driver.execute_script(lines_of, n) == 1, "a line to one access point alone"
+        moved = [before != after for before, after in zip(*shown, strict=True)]
+        assert sum(moved[:14]) >= 12
+        assert not any(moved[14:])
+        rejected = driver.execute_script("return policies[0].drops.filter((d) => d.cause === 6 && d.time <= 50).length")
+        assert rejected > 5
+        assert f"{rejected} rejected" in figures(driver, "dropped")[0]
+        assert "dropped: rejected" in driver.find_element("id", "legend").text
+        assert complaints(driver) == []

@@ -24,12 +24,13 @@ from offload_rllib.replay import page as pages
 from offload_rllib.replay import record as records
 from offload_rllib.replay import write as writing
 from offload_rllib.replay.page import Page
+from offload_rllib.replay.places import Places, spread
 from offload_rllib.replay.record import Recording, record
 from offload_rllib.replay.scores import running_score
 from offload_rllib.replay.story import RESULT, Story, tell
 from offload_rllib.replay.write import write_replay
 from offload_rllib.scenario import build_scenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, OPEN, QUEUE_FULL
+from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, OPEN, QUEUE_FULL
 
 
 def recorded(environment: dict[str, Any], policy: str = "shortest_finish", *, episode: int = 0) -> Recording:
@@ -249,7 +250,44 @@ def test_nodes_at_one_place_are_drawn_apart() -> None:
     environment = at_once()
     for i, node in enumerate(environment["topology"]["nodes"]):
         node["position_m"] = [0.0, 0.0] if i < 2 else [10.0 * i, 5.0]
-    places = pages.spread(build_scenario(load_environment(environment)).network)
+    places = spread(build_scenario(load_environment(environment)).network)
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(len(places))
     assert apart.min() > 0.2
     assert ((places >= 0) & (places <= 1)).all()
+
+
+def test_nodes_that_move_are_shown_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_environment("move_20", ["horizon_s=60", "warmup_s=5", "drain_s=5"])
+    seen: list[tuple[float, np.ndarray, np.ndarray]] = []
+    noted = records._Watch.after
+
+    def after(watch: Any) -> None:
+        noted(watch)
+        state, movers = watch.env.state, watch.env.state.moving[0]
+        looked_s = float(state.episode[0]["moves"] - 1)  # once a second
+        positions = np.stack([movers["x_m"], movers["y_m"]], axis=1)
+        seen.append((looked_s, positions, watch.arrays.link["destination"][movers["link"]]))
+
+    monkeypatch.setattr(records._Watch, "after", after)
+    recording = record(build_scenario(config), make_contenders(["shortest_finish"])[0], seed=0, episode=0)
+    places = Places(recording)
+    movers = recording.scenario.arrays.moving["node"]
+    assert places.moving == movers.tolist()
+    # All that is drawn is relative to one rectangle, around all places at all times.
+    still = np.array([node.position_m for node in recording.scenario.network.nodes])[14:]
+    corners = np.concatenate([still, *(positions for _, positions, _ in seen)])
+    low, size = corners.min(axis=0), np.ptp(corners, axis=0)
+    assert places.still[14:] == pytest.approx((still - low) / size)
+    columns = {track["node"]: track for track in places.columns(60.0, 0.001, 1000)}
+    changed = 0
+    for looked_s, positions, access in seen[5::20]:
+        shown, attached = places.at(looked_s)
+        assert shown[movers] == pytest.approx((positions - low) / size, abs=1e-9)
+        assert attached[movers].tolist() == access.tolist()
+        assert (attached[14:] == NONE).all()
+        changed += int((access != seen[0][2]).sum())
+        for n, place in zip(movers.tolist(), shown[movers], strict=True):
+            row = columns[n]["time"].index(round(1000 * looked_s))
+            assert [columns[n][axis][row] for axis in "xy"] == np.rint(1000 * place).tolist()
+    assert changed > 3, "handovers"
+    assert len(columns[0]["time"]) <= 62

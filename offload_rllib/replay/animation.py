@@ -13,7 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from offload_rllib.config import ConfigError
 from offload_rllib.config.names import one_line
 from offload_rllib.evaluation.interval_text import number
-from offload_rllib.replay.page import spread
+from offload_rllib.replay.places import Places, is_linked
 from offload_rllib.replay.record import Recording
 from offload_rllib.replay.scores import running_score
 from offload_rllib.replay.story import RESULT, Story
@@ -110,9 +110,7 @@ class Animation:
         self.size = (PANEL[0] * len(self.films), TOP + PANEL[1] + BOTTOM)
         network = recordings[0].scenario.network
         width, height = (length - 2 * MARGIN for length in PANEL)
-        places = spread(network)
-        places[:, 1] = 1 - places[:, 1]  # pictures count from the top
-        self._places = places * (width, height) + (MARGIN, MARGIN)
+        self._places, self._area = Places(recordings[0]), (width, height)
         self._radius = min(20.0, 0.3 * width / math.sqrt(len(network.nodes)))
         # Size of tasks and drops: in large networks smaller than the nodes.
         self._sign = min(4.0, max(1.5, 0.4 * self._radius))
@@ -162,13 +160,18 @@ class Animation:
     def _panel(
         self, draw: ImageDraw.ImageDraw, film: Film, corner: tuple[int, int], time_s: float, least_s: float
     ) -> None:
-        moment, places = film.at(time_s), self._places + corner
+        moment = film.at(time_s)
+        places, access = self._places.at(time_s)
+        places[:, 1] = 1 - places[:, 1]  # pictures count from the top
+        places = places * self._area + (MARGIN, MARGIN) + corner
         self._text(draw, (corner[0] + 30, corner[1] - 36), one_line(film.recording.policy), 16, INK)
         score = f"mean score {number(moment.mean_s) or '-'} s"
         numbers = f"{score}   {moment.finished} finished   {moment.dropped} dropped"
         self._text(draw, (corner[0] + 12, corner[1] - 14), numbers, 13, INK)
         network = film.recording.scenario.network
         for a, b in network.links:
+            if not is_linked(a, b, access):
+                continue
             draw.line([*self._fine(places[a]), *self._fine(places[b])], fill=LINE, width=FINER)
         self._legs(draw, film, places, time_s, least_s)
         capacity = film.recording.scenario.arrays.node["capacity"]

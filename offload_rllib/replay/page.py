@@ -16,15 +16,15 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.names import one_line
 from offload_rllib.evaluation.interval_text import number
 from offload_rllib.evaluation.metrics import SCORE, chosen, metric_of
+from offload_rllib.replay.places import Places
 from offload_rllib.replay.record import Recording
 from offload_rllib.replay.scores import running_score
 from offload_rllib.replay.story import Story
-from offload_rllib.reporting.network_picture import layout, moved_apart
-from offload_rllib.scenario.network import Network
 from offload_rllib.simulator.types import FINISHED, UNBOUNDED, Array
 
 MOST_BYTES = 2_000_000
 MOST_POINTS = 1500  # of a curve: more than a screen has columns
+PLACES = 1000  # in each direction
 # A page that is too long is shortened to this part of what would fit, and tried again.
 MARGIN = 0.95
 
@@ -53,7 +53,8 @@ class Page:
         self.title, self.about = one_line(title), one_line(about)
         self.horizon_s = float(first.scenario.arrays.settings[0]["horizon_s"])
         self._curves = [running_score(recording) for recording in recordings]
-        self._network = _network_columns(first)
+        self._places = Places(first)
+        self._network = _network_columns(first, self._places.still)
 
     def fitting(self, until_s: float) -> tuple[str, float, list[str]]:
         """Return the page, up to which time it shows the episode, and its notes.
@@ -128,6 +129,7 @@ class Page:
             "score_from_s": float(settings["score_from_s"]),
             "score_until_s": min(float(settings["score_until_s"]), self.horizon_s),
             **self._network,
+            "tracks": self._places.columns(until_s, unit_s, PLACES),
             "tasks": {
                 "created": _steps(made),
                 "deadline": np.where(np.isfinite(log["deadline_s"][:count]), relative, -1).tolist(),
@@ -219,9 +221,9 @@ def _spans(records: Array, unit_s: float, made: Array) -> dict[str, list[int]]:
     }
 
 
-def _network_columns(recording: Recording) -> dict[str, Any]:
+def _network_columns(recording: Recording, places: Array) -> dict[str, Any]:
     network, arrays = recording.scenario.network, recording.scenario.arrays
-    places = np.rint(1000 * spread(network)).astype(int)
+    places = np.rint(PLACES * places).astype(int)
     capacity = arrays.node["capacity"]
     return {
         "nodes": {
@@ -236,13 +238,3 @@ def _network_columns(recording: Recording) -> dict[str, Any]:
         "edges": [list(pair) for pair in network.links],
         "links": {end: arrays.link[end].tolist() for end in ("source", "destination")},
     }
-
-
-def spread(network: Network) -> Array:
-    """Return where the page shows each node [N, 2], 0 to 1: as in pictures of the network, with room between them."""
-    positions, _ = layout(network)
-    count = len(positions)
-    size = np.ptp(positions, axis=0)
-    places = (positions - positions.min(axis=0)) / np.where(size > 0, size, 1.0)
-    places[:, size == 0] = 0.5
-    return moved_apart(places, 0.75 / math.sqrt(count), 0.0, 1.0)

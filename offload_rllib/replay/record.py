@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from offload_rllib.simulator.types import FREE, NONE, OFFER_NEWEST, Array
 
 MOVE = np.dtype([("task", "i8"), ("link", "i4"), ("sent_s", "f8")], align=True)
 STAGE = np.dtype([("stage", "i4"), ("since_s", "f8")], align=True)
+TRACK = np.dtype([("node", "i4"), ("access", "i4"), ("time_s", "f8"), ("x_m", "f8"), ("y_m", "f8")], align=True)
+# Positions of a node that moves that are kept of an episode, about.
+POSITIONS = 300
 OUTAGE = np.dtype([("node", "i4"), ("down", "i4"), ("time_s", "f8")], align=True)
 
 
@@ -35,6 +39,8 @@ class Recording:
     """[tasks] STAGE: where the tasks are that had not ended at the end; FREE for all others."""
     outages: Array
     """[changes] OUTAGE: nodes seen to go down and up, at the first decision behind it."""
+    tracks: Array
+    """[positions] TRACK: where nodes that move were, in order of time, and the access point of each then."""
     figures: dict[str, float]
     """Of the episode, as an evaluation reports them."""
 
@@ -80,6 +86,7 @@ def record(scenario: BuiltScenario, contender: Contender, *, seed: int, episode:
         moves[np.argsort(moves["task"], kind="stable")],
         last,
         np.array(watch.outages, OUTAGE),
+        np.array(watch.tracks, TRACK),
         env.episode_metrics(0),
     )
 
@@ -92,13 +99,17 @@ class _Watch:
         self.arrays = env.scenario_of(0).arrays
         self.moves: list[tuple[int, int, float]] = []
         self.outages: list[tuple[int, int, float]] = []
+        self.tracks: list[tuple[int, int, float, float, float]] = []
         self._down = env.state.node[0]["down"].copy() if env.scenario.config.failures else None
+        self._apart_s = env.scenario.config.horizon_s / POSITIONS
+        self._note_positions()
 
     def before(self, actions: Array) -> None:
         """Note what is about to be decided."""
 
     def after(self) -> None:
         """Note what has happened."""
+        self._note_positions()
         if self._down is None:
             return
         down = self.env.state.node[0]["down"]
@@ -107,6 +118,21 @@ class _Watch:
             now_s = float(self.env.state.episode[0]["now_s"])
             self.outages += [(n, int(down[n]), now_s) for n in changed.tolist()]
             self._down = down.copy()
+
+    def _note_positions(self) -> None:
+        moving = self.arrays.moving
+        if not len(moving):
+            return
+        state = self.env.state
+        # Positions are looked at at every multiple of `update_s`, the first of which is 0.
+        time_s = max(int(state.episode[0]["moves"]) - 1, 0) * float(self.arrays.movement[0]["update_s"])
+        last_s = self.tracks[-1][2] if self.tracks else -math.inf
+        apart_s = 0.0 if self.env.truncated[0] else self._apart_s
+        if time_s <= last_s or time_s < last_s + apart_s:
+            return
+        for n, mover in zip(moving["node"].tolist(), state.moving[0], strict=True):
+            access = int(self.arrays.link["destination"][mover["link"]])
+            self.tracks.append((n, access, time_s, float(mover["x_m"]), float(mover["y_m"])))
 
 
 class _ArrivalWatch(_Watch):

@@ -39,6 +39,7 @@ function decodePolicy(policy) {
   return { ...policy, legs, stays, drops, finished, outages, index: 0 };
 }
 const policies = data.policies.map(decodePolicy);
+const tracks = data.tracks.map((track) => ({ ...track, time: track.time.map((t) => t * unit) }));
 policies.forEach((policy, i) => { policy.index = i; });
 
 // The number of entries of an ascending list that are not above a value.
@@ -49,6 +50,15 @@ function upTo(list, value, key = (x) => x) {
     if (key(list[middle]) <= value) low = middle + 1; else high = middle;
   }
   return low;
+}
+
+// Where a node that moves is, on a line between two known places, and the access point that it is attached to.
+function placeOf(track, t) {
+  const i = Math.max(upTo(track.time, t) - 1, 0), j = Math.min(i + 1, track.time.length - 1);
+  const span = track.time[j] - track.time[i];
+  const share = span > 0 ? Math.min(Math.max((t - track.time[i]) / span, 0), 1) : 0;
+  const between = (v) => v[i] + share * (v[j] - v[i]);
+  return { x: between(track.x), y: between(track.y), access: track.access[i] };
 }
 
 // As `interval_text.number` writes it.
@@ -190,9 +200,10 @@ function places(panel, width, height) {
   const count = data.nodes.name.length;
   const radius = Math.min(Math.max(Math.min(width, height) / (4.2 * Math.sqrt(count)), 2.5), 15);
   const edge = radius + 12, top = radius + 8;
-  const x = data.nodes.x.map((v) => edge + (v / 1000) * (width - 2 * edge));
-  const y = data.nodes.y.map((v) => top + (1 - v / 1000) * (height - top - radius - 22));
-  panel.place = { x, y, radius, width, height, names: [] };
+  const across = (v) => edge + (v / 1000) * (width - 2 * edge);
+  const down = (v) => top + (1 - v / 1000) * (height - top - radius - 22);
+  const x = data.nodes.x.map(across), y = data.nodes.y.map(down);
+  panel.place = { x, y, radius, width, height, names: [], across, down, access: new Map() };
   if (count > 60) return;
   // A name is written below its node, beside it, or above, where it covers no other name and no node.
   const taken = x.map((cx, i) => [cx - radius, y[i] - radius, cx + radius, y[i] + radius]);
@@ -206,7 +217,7 @@ function places(panel, width, height) {
         && taken.every((t) => box[0] >= t[2] || box[2] <= t[0] || box[1] >= t[3] || box[3] <= t[1]);
       if (!free) continue;
       taken.push(box);
-      panel.place.names.push([name, x[i] + dx, y[i] + dy]);
+      panel.place.names.push([name, i, dx, dy]);
       break;
     }
   });
@@ -217,14 +228,20 @@ function drawPanel(panel) {
   const { pen, width, height } = prepared(canvas);
   panel.pen = pen;
   if (!panel.place || panel.place.width !== width || panel.place.height !== height) places(panel, width, height);
-  const { x, y, radius, names } = panel.place;
+  const { x, y, radius, names, across, down, access } = panel.place;
+  for (const track of tracks) {
+    const place = placeOf(track, now);
+    [x[track.node], y[track.node]] = [across(place.x), down(place.y)];
+    access.set(track.node, place.access);
+  }
+  const linked = (a, b) => (access.get(a) ?? b) === b && (access.get(b) ?? a) === a;
   const state = stateAt(policy, now);
   const large = radius < 7;
   pen.strokeStyle = colours.line;
   pen.lineWidth = large ? 0.8 : 1;
   pen.globalAlpha = Math.min(1, Math.max(0.5, 250 / data.edges.length));
   pen.beginPath();
-  for (const [a, b] of data.edges) { pen.moveTo(x[a], y[a]); pen.lineTo(x[b], y[b]); }
+  for (const [a, b] of data.edges) if (linked(a, b)) { pen.moveTo(x[a], y[a]); pen.lineTo(x[b], y[b]); }
   pen.stroke();
   pen.globalAlpha = 1;
   for (let i = 0; i < x.length; i++) drawNode(pen, state, i, x[i], y[i], radius);
@@ -258,8 +275,11 @@ function drawPanel(panel) {
   pen.fillStyle = colours.text;
   pen.strokeStyle = colours.panel;
   pen.lineWidth = 3;
-  for (const [name, nx, ny] of names) { pen.strokeText(name, nx, ny); pen.fillText(name, nx, ny); }
-  const parts = [0, 0, 0, 0, 0, 0];
+  for (const [name, i, dx, dy] of names) {
+    pen.strokeText(name, x[i] + dx, y[i] + dy);
+    pen.fillText(name, x[i] + dx, y[i] + dy);
+  }
+  const parts = Object.fromEntries(Object.keys(CAUSES).map((cause) => [cause, 0]));
   for (let i = 0; i < state.dropped; i++) parts[policy.drops[i].cause]++;
   panel.score.textContent = scoreAt(policy, now);
   panel.finished.textContent = String(state.finished);
