@@ -272,3 +272,32 @@ def test_overrides_reach_the_links_that_they_name() -> None:
 )
 def test_impossible_links(override: str, message: str) -> None:
     refused(small_environment(), [override], message)
+
+
+def test_a_background_load_is_the_mean_delay_of_an_m_m_1_queue() -> None:
+    rate_bps, bits, load = 1000.0, 500.0, 0.6
+    mu = rate_bps / bits
+    environment = pair(latency_s=0.25)
+    environment["link_overrides"] = [{"between": ["a", "b"], "one_way": True, "background_load": load}]
+    done = finished(play(environment))
+    assert len(done) > 100
+    assert done["transfer_s"] == pytest.approx(0.25 + 1 / (mu - load * mu), abs=1e-9)
+    assert done["return_s"] == pytest.approx(0.25 + 100.0 / rate_bps, abs=1e-9)
+    # Everywhere, and for all that nodes expect.
+    arrays = build_scenario(load_environment(pair(background_load=0.5))).arrays
+    assert arrays.link["seconds_per_bit"].tolist() == [1 / 500.0] * 2
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ({"background_load": 1.0}, "background_load.*less than 1"),
+        ({"kind": "wireless", "fading": "rayleigh", "background_load": 0.1}, "background_load: 0.1 on the link a - b"),
+        ({"kind": "wireless", "noise_over": "message", "background_load": 0.1}, "accepted there: 0"),
+    ],
+)
+def test_impossible_background_loads(links: dict[str, Any], message: str) -> None:
+    environment = pair(**links)
+    if "kind" in links:
+        del environment["links"]["rate_bps"]
+    refused(environment, [], message)

@@ -63,6 +63,39 @@ def test_a_star_of_sources_and_a_server_is_one_queue() -> None:
     assert abs(response_s.mean() - theory) < half
 
 
+def test_users_behind_an_access_link_reach_their_site_that_much_later() -> None:
+    access = {"between_types": ["users", "site"], "rate_bps": 2048.0, "latency_s": 0.01}
+    nodes = []
+    for name, speed in (("a", 1.0), ("b", 2.0)):
+        nodes += [node(f"users_{name}", type="users", client=True), node(f"site_{name}", speed, type="site")]
+    environment = network(
+        nodes,
+        [["users_a", "site_a"], ["users_b", "site_b"], ["site_a", "site_b"]],
+        link_overrides=[access],
+        agents={"types": ["site"]},
+        horizon_s=400.0,
+    )
+    environment["workload"]["jobs"]["types"][0]["instructions"] = {"exponential": 1.0}
+    environment["workload"]["load"]["tasks_per_second_per_client"] = 0.7
+    env = make_env(environment, log=True)
+    assert env.agents == ("site_a", "site_b")
+    decided = 0
+    while not env.truncated[0]:
+        env.step(np.zeros(1, np.int32))
+        decided += 1
+    log = env.task_log(0)
+    for users, site, speed in ((0, 1, 1.0), (2, 3, 2.0)):
+        of_site = log[log["origin"] == users]
+        assert len(of_site) > 200
+        assert (of_site["node"][of_site["outcome"] == FINISHED] == site).all()
+        free_s = 0.0  # one server, first come, first served (Lindley's recursion)
+        for task in of_site:
+            free_s = max(free_s, task["created_s"] + 0.01 + 512 / 2048) + task["work"] / speed
+            if task["outcome"] == FINISHED:
+                assert task["ended_s"] == pytest.approx(free_s + 0.01 + 256 / 2048, abs=1e-9)
+    assert abs(decided - len(log)) <= 4, "one decision per task, of its site"
+
+
 def test_a_relay_passes_on_what_it_holds_and_never_serves() -> None:
     env = make_env(line(), log=True)
     env.play("shortest_finish")

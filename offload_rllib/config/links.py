@@ -21,6 +21,7 @@ from offload_rllib.config.base import (
 from offload_rllib.config.duration import Duration
 
 LossProbability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
+BackgroundLoad = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True), ADDED]
 Contention = Literal["none", "fifo", "shared"]
 Channel = Annotated[Literal["direction", "link", "cell"], ADDED]
 Throughput = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=1024), ADDED]
@@ -86,6 +87,9 @@ class LinkProperties(Schema):
     the last value holds for more. null: the rate of the link, however many."""
     rate_schedule: Annotated[RateSchedule, ADDED] | None = None
     """Factors of the rate that change in time; null: the rate is constant."""
+    background_load: BackgroundLoad = 0.0
+    """Share of the rate that other traffic takes, which is not simulated: messages are sent in the mean time of an
+    M/M/1 queue of that load."""
 
     @model_validator(mode="after")
     def _contention_fits(self) -> LinkProperties:
@@ -203,6 +207,8 @@ class LinkOverride(Schema):
     """What several get together."""
     rate_schedule: Annotated[RateSchedule, ADDED] | None = None
     """Factors of the rate that change in time."""
+    background_load: BackgroundLoad | None = None
+    """Share of the rate that other traffic takes."""
 
     @model_validator(mode="after")
     def _one_selection(self) -> LinkOverride:

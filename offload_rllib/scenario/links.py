@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Direction:
     cell_of: tuple[str, ...] | None = None
     throughput: tuple[float, ...] | None = None
     rate_schedule: RateSchedule | None = None
+    background_load: float = 0.0
     radio: Wireless | None = None
     """Of a radio link whose rate is not given; the rate follows from it and the distance."""
     distance_m: float = 0.0
@@ -40,6 +42,11 @@ class Direction:
     """Bandwidth, if the noise is that of the message's bits; otherwise 0."""
     message_snr_bits: float = 0.0
     """SNR of a message of one bit, if the noise is that of the message's bits."""
+
+    @property
+    def free_bps(self) -> float:
+        """Rate that other traffic leaves."""
+        return self.rate_bps * (1 - self.background_load)
 
     @property
     def mean_latency_s(self) -> float:
@@ -61,7 +68,10 @@ def _directions(medium: Medium, network: Network) -> dict[tuple[int, int], Direc
     pairs = [pair for a, b in network.links for pair in ((a, b), (b, a))]
     both_ways = zip(pairs, rates_bps.ravel().tolist(), propagation_s.ravel().tolist(), strict=True)
     for (a, b), rate_bps, delay_s in both_ways:
-        direction = Direction(
+        radio = medium if isinstance(medium, Wireless) else None
+        distance_m = math.dist(network.nodes[a].position_m, network.nodes[b].position_m) if radio else 0.0
+        by_message = radio is not None and radio.noise_over == "message"
+        directions[a, b] = Direction(
             rate_bps=rate_bps,
             propagation_s=delay_s,
             latency=medium.latency_s,
@@ -72,17 +82,12 @@ def _directions(medium: Medium, network: Network) -> dict[tuple[int, int], Direc
             cell_of=medium.cell_of,
             throughput=medium.throughput,
             rate_schedule=medium.rate_schedule,
+            background_load=medium.background_load,
+            radio=radio,
+            distance_m=distance_m,
+            message_noise_hz=radio.bandwidth_hz if radio and by_message else 0.0,
+            message_snr_bits=10 ** (received_over_noise_dbhz(radio, distance_m) / 10) if radio and by_message else 0.0,
         )
-        if isinstance(medium, Wireless):
-            distance_m = math.dist(network.nodes[a].position_m, network.nodes[b].position_m)
-            direction = replace(direction, radio=medium, distance_m=distance_m)
-        if isinstance(medium, Wireless) and medium.noise_over == "message":
-            direction = replace(
-                direction,
-                message_noise_hz=medium.bandwidth_hz,
-                message_snr_bits=10 ** (received_over_noise_dbhz(medium, direction.distance_m) / 10),
-            )
-        directions[a, b] = direction
     return directions
 
 
@@ -102,19 +107,16 @@ def _overridden(direction: Direction, override: LinkOverride, of_medium: Directi
         direction = replace(direction, rate_bps=override.rate_bps, message_noise_hz=0.0, radio=None)
     if override.latency_s is not None:
         direction = replace(direction, latency=override.latency_s, propagation_s=0.0)
-    if override.jitter_s is not None:
-        direction = replace(direction, jitter=override.jitter_s)
-    if override.loss_probability is not None:
-        direction = replace(direction, loss_probability=override.loss_probability)
-    if override.contention is not None:
-        direction = replace(direction, contention=override.contention)
-    if override.channel is not None:
-        direction = replace(direction, channel=override.channel)
-    if override.throughput is not None:
-        direction = replace(direction, throughput=override.throughput)
-    if override.rate_schedule is not None:
-        direction = replace(direction, rate_schedule=override.rate_schedule)
-    return direction
+    replaced: dict[str, Any] = {
+        "jitter": override.jitter_s,
+        "loss_probability": override.loss_probability,
+        "contention": override.contention,
+        "channel": override.channel,
+        "throughput": override.throughput,
+        "rate_schedule": override.rate_schedule,
+        "background_load": override.background_load,
+    }
+    return replace(direction, **{key: value for key, value in replaced.items() if value is not None})
 
 
 def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[int, int], Direction]:
@@ -149,7 +151,19 @@ def link_directions(config: EnvironmentConfig, network: Network) -> dict[tuple[i
                 f"links: the link {network.nodes[a].name} - {network.nodes[b].name} would have rate "
                 f"{direction.rate_bps:g} bit/s; raise transmit_power_dbm or move the nodes closer"
             )
+        _refuse_background(direction, config, f"{network.nodes[a].name} - {network.nodes[b].name}")
     return dict(sorted(directions.items()))
+
+
+def _refuse_background(direction: Direction, config: EnvironmentConfig, name: str) -> None:
+    """Raise ConfigError if a link has a background load, and a rate that is not one number."""
+    radio = direction.radio
+    drawn = (radio is not None and radio.draws) or direction.message_noise_hz > 0
+    if direction.background_load > 0 and (drawn or (radio is not None and config.mobility is not None)):
+        raise ConfigError(
+            f"links: background_load: {direction.background_load:g} on the link {name}, whose rate changes with each "
+            "message, or with the distance; accepted there: 0"
+        )
 
 
 def _may_select(override: LinkOverride, network: Network) -> bool:
@@ -200,9 +214,9 @@ def link_arrays(
         link[i]["source"] = source
         link[i]["destination"] = destination
         link[i]["reverse"] = index[destination, source]
-        link[i]["seconds_per_bit"] = 1 / direction.rate_bps
+        link[i]["seconds_per_bit"] = 1 / direction.free_bps
         link[i]["latency_s"] = direction.mean_latency_s
-        link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.message_bits / direction.rate_bps
+        link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.message_bits / direction.free_bps
         # The accounts of energy and price need every transfer.
         link[i]["plain"] = direction.plain and config.energy is None and config.price is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")
