@@ -1,4 +1,4 @@
-"""The schema of `energy` and `price`: what nodes draw, and what tasks pay for their use."""
+"""The schema of `energy` and `price`: what nodes draw, and what their use costs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class NodePrice(Schema):
 
 
 class Price(Schema):
-    """What tasks pay."""
+    """What tasks cost."""
 
     devices: tuple[NodePrice, ...] = Field(min_length=1)
     """Which nodes cost what; later entries override earlier ones, and a node without one is free."""

@@ -84,7 +84,7 @@ class EnvironmentConfig(Schema):
     energy: Energy | None = None
     """The power that nodes draw; null: energy is not accounted for."""
     price: Annotated[Price, ADDED] | None = None
-    """What tasks pay for the nodes that they use; null: nothing."""
+    """What tasks cost at the nodes that they use; null: nothing."""
     observe: Observe = "full"
     """What agents see: everything, PeersimGym's few numbers, groups of features, or a function; see
     `docs/observation.md`."""
