@@ -94,8 +94,8 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     everywhere, and the rest is 0.
 
     Where the reward has a term for energy or price (`reward.energy_weight`, `reward.price_weight`), every row has one
-    more number at its end, `row_k.charge`: s(what action k is expected to take off the reward by that term: service,
-    way there, and way back to here, tau). It is 0 with nothing on offer.
+    more number at its end. `row_k.charge` is s(what action k is expected to take off the reward by that term, tau): for
+    the service, the way there, and the way back to here. It is 0 with nothing on offer.
 
     Where services may begin with a set-up (`setup`), every row has one more number, its last, `row_k.warm`: 1 if the
     destination of action k holds the type of the task, as last broadcast; k = 0 is the node itself. It is 0 with
