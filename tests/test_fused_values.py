@@ -11,7 +11,7 @@ from helpers.ddqn import make_learner, make_sample, policy_config
 from helpers.environments import small_environment
 from helpers.learners import give_loss_without_gradient
 
-from offload_rllib.algorithms.ddqn import DDQNLearner
+from offload_rllib.algorithms.ddqn_learner import DDQNLearner
 from offload_rllib.algorithms.direct_learner import DivergedError
 from offload_rllib.config import load_environment
 from offload_rllib.envs.rllib import register_environments

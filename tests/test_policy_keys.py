@@ -179,6 +179,8 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("name", "DDQN", lambda built: built.rllib.algo_class.__name__),
         Key("n_step", 3, setting("n_step")),
         Key("dueling", value=False, found=module_key("dueling")),
+        Key("mixer", "qmix", lambda built: (built.module["mixer"], built.module["agents"]), ("qmix", 4)),
+        Key("mixing_units", 6, module_key("mixing_units"), beside={"algorithm.mixer": "qmix"}),
         Key("learner", "torch", learner_setting("gradients")),
         Key("batch_transitions", 48, setting("train_batch_size_per_learner")),
         Key("replay_ratio", 2.5, setting("replay_ratio")),
@@ -304,7 +306,7 @@ def build(schema: type[Schema], key: Key) -> Built:
         part[name] = value
     policy = load_policy_config(content)
     changes: dict[str, Any] = WITHOUT_DEADLINES if key.name == "credit" else {}
-    if "training.imitate" in key.beside or key.name == "memory":
+    if "training.imitate" in key.beside or key.name in ("memory", "mixer", "mixing_units"):
         changes = {"decisions": ARRIVAL}
     environment = small_environment(**changes)
     if key.name == "credit":

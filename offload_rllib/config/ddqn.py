@@ -29,6 +29,12 @@ class DDQN(AlgorithmSettings):
     """Choices of an agent until the value of what follows is taken from the network."""
     dueling: Flag = True
     """Learn the value of the state apart from the advantages of actions (Wang et al., arXiv 1511.06581)."""
+    mixer: Literal["vdn", "qmix"] | None = None
+    """How the values of all agents' actions make up that of the team's joint action, which is learned from the team's
+    reward (`docs/algorithms/value_factorisation.md`). vdn: their sum; qmix: a network that rises with each of them;
+    null: each agent's value is learned from its own reward."""
+    mixing_units: Annotated[int, Field(ge=1, le=1024, strict=True)] = 32
+    """With `mixer: qmix`: units of the hidden layer between the values of the agents and that of the team."""
     batch_transitions: Count = 256
     """Transitions per gradient step."""
     replay_ratio: Positive = 4.0

@@ -196,6 +196,15 @@ def _misfit_of_memory(policy: PolicyConfig) -> str:
     return next(iter(wrong), "")
 
 
+def _misfit_of_mixer(policy: PolicyConfig) -> str:
+    """Return the first setting that a mixer does not go with, and what is accepted; nothing if there is none."""
+    if policy.sharing.kind != "shared":
+        return f"sharing: {policy.sharing.kind}; accepted: shared. The values of one network are mixed"
+    if policy.training.env_runner != "batched":
+        return f"training.env_runner: {policy.training.env_runner}; accepted: batched"
+    return ""
+
+
 class PolicyConfig(Schema):
     """One policy set."""
 
@@ -238,6 +247,14 @@ class PolicyConfig(Schema):
         misfit = _misfit_of_memory(self) if units else ""
         if misfit:
             raise ValueError(f"network.memory ({units}) does not go with {misfit.replace('None', 'null')}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_mixer_has_one_policy(self) -> PolicyConfig:
+        mixer = getattr(self.algorithm, "mixer", None)
+        misfit = _misfit_of_mixer(self) if mixer is not None else ""
+        if misfit:
+            raise ValueError(f"algorithm.mixer: {mixer} does not go with {misfit}")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network
+from offload_rllib.policies.mixer import joint_state, make_mixer
 from offload_rllib.policies.network import OF_ROWS, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.remembering import RememberingActor, remembering_critic
@@ -34,6 +35,8 @@ SHAPE = ("hidden", "activation", "kind", "heads")
 # Key of `model_config`, and of a batch: what agents remember (`remembering.RememberingActor`), and which rows follow
 # each other.
 MEMORY, SEQUENCES = "memory", "sequences"
+# Key of `model_config`, and attribute of a module: see `policies.mixer`.
+MIXER = "mixer"
 
 
 class _Masked(TorchRLModule):
@@ -162,6 +165,8 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
     number (default: 0), or RLlib's schedule ``[[env steps, value], ...]``. RLlib's DQN fills both in from its own
     settings. Exploration draws among the valid actions only: RLlib's own counts an
     action as invalid if its value is -inf or exactly 0.
+
+    With `mixer` (`policies.mixer`), `mixing_units` and `agents`, A, there is a mixer for `MixingLearner`, too.
     """
 
     def setup(self) -> None:
@@ -171,6 +176,12 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         self.q = self.make_network(size, actions, **self._shape(), dueling=given.get("dueling", False))
         self.epsilon = Scheduler(fixed_value_or_schedule=given.get("epsilon", 0.0), framework=self.framework)
         self.action_dist_cls = TorchCategorical
+        if given.get(MIXER) is not None and not self.inference_only:
+            self.agents = int(given["agents"])
+            first, here_size, _ = given.get("rows", FULL_ROWS)
+            # What an agent knows of its own node and of its task; where an observation has none of that, all of it.
+            self._own_size = first + here_size or size
+            self.mixer = make_mixer(given[MIXER], self.agents, self._own_size, given["mixing_units"])
 
     @classmethod
     def make_network(cls, observation_size: int, actions: int, **shape: Any) -> nn.Module:
@@ -186,12 +197,23 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         return {QF_PREDS: self.q(seen["observations"], seen["action_mask"])}
 
     def make_target_networks(self) -> None:
-        """Make `target_q`, a copy of `q` that no optimiser moves."""
+        """Make `target_q`, a copy of `q` that no optimiser moves, and the same of a mixer."""
         self.target_q = make_target_network(self.q)
+        if hasattr(self, MIXER):
+            self.target_mixer = make_target_network(self.mixer)
 
     def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
         """Return (network, its target), which the learner keeps in step."""
-        return [(self.q, self.target_q)]
+        pairs = [(self.q, self.target_q)]
+        return [*pairs, (self.mixer, self.target_mixer)] if hasattr(self, MIXER) else pairs
+
+    def mix(self, values: Tensor, observations: Tensor) -> Tensor:
+        """Return the team's values [B] of the agents' values [B, A], where they observe [B, A, F]."""
+        return self.mixer(values, joint_state(observations, self._own_size))
+
+    def mix_target(self, values: Tensor, observations: Tensor) -> Tensor:
+        """Return what `mix` does, by the target of the mixer."""
+        return self.target_mixer(values, joint_state(observations, self._own_size))
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return ``{QF_PREDS: [B, R]}`` of the target network for ``batch[Columns.OBS]``."""
@@ -199,8 +221,8 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         return {QF_PREDS: self.target_q(seen["observations"], seen["action_mask"])}
 
     def get_non_inference_attributes(self) -> list[str]:
-        """Runners need no target network."""
-        return ["target_q"]
+        """Runners need no target network, and no mixer."""
+        return ["target_q", MIXER, "target_mixer"]
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         outputs = self.compute_q_values(batch)

@@ -16,6 +16,7 @@ from offload_rllib.rollout.hindsight import credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
 from offload_rllib.rollout.tally import Tally
+from offload_rllib.rollout.team import TeamView
 from offload_rllib.simulator.jit import entry_point
 
 
@@ -26,10 +27,13 @@ class ArrivalSampling:
         """Allocate what one step needs."""
         self._runner, self._batch = runner, batch
         size = batch.num_envs
+        self._team = TeamView(batch) if runner.joins else None
+        # Whose decisions are recorded: every agent's as its own, or all as the team's.
+        self._recorded = self._team or batch
         self._recorder = Recorder(
             size,
-            tuple(batch.agents),
-            batch.observation_size,
+            tuple(self._recorded.agents),
+            self._recorded.observation_size,
             batch.num_actions,
             joint=runner.has_central_critic,
             costs=batch.costs.shape[1],
@@ -51,6 +55,8 @@ class ArrivalSampling:
     def begin(self, which: np.ndarray) -> None:
         """Notice that episodes begin in some environments."""
         self._recorder.returns[which] = 0.0
+        if self._team is not None:
+            self._team.begin(which)
 
     def restart(self) -> None:
         """Notice that all environments are reset."""
@@ -67,7 +73,9 @@ class ArrivalSampling:
         while left.any() if episodes else step < steps:
             if episodes:
                 lasted.append(left > 0)
-            new = self._recorder.note(batch)
+            if self._team is not None:
+                self._team.look()
+            new = self._recorder.note(self._recorded)
             actions, log_probabilities = self._recorder.chosen(new)
             memory = None
             if self._memories is not None:
@@ -100,13 +108,15 @@ class ArrivalSampling:
     def _end_episodes(self, which: np.ndarray, left: np.ndarray) -> None:
         runner, batch = self._runner, self._batch
         for e in which.tolist():
-            self._recorder.close(batch, e, self._memories)
+            self._recorder.close(self._recorded, e, self._memories)
             if runner.in_hindsight:
                 places, rows = self._recorder.episode(e, int(batch.decisions[e]))
                 credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows)
         counted = which[left[which] > 0] if left.any() else which
         self._tally.close(which)
-        runner.finish_episodes(counted, self._recorder.returns[counted], batch.decisions[counted])
+        # What the team earns is what each of its agents earns.
+        returns = np.broadcast_to(self._recorder.returns[counted], (len(counted), len(batch.agents)))
+        runner.finish_episodes(counted, returns, batch.decisions[counted])
         left[counted] = np.maximum(left[counted] - 1, 0)
         runner.start_episodes(which)
 

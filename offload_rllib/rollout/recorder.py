@@ -10,6 +10,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.rows import Rows
+from offload_rllib.rollout.team import TeamView
 from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.types import NONE, Array
 
@@ -129,7 +130,7 @@ class Recorder:
             memory[:kept] = self._memory[:kept]
             self._memory = memory
 
-    def note(self, batch: ArrivalEnv) -> slice:
+    def note(self, batch: ArrivalEnv | TeamView) -> slice:
         """Record the pending decision of every environment of a native batch; return the place of the new rows."""
         self._make_room(self._count + self._environments)
         arguments = (
@@ -162,7 +163,7 @@ class Recorder:
         """Return where to write the actions [E] of what `note` has recorded, and their log-probabilities [E]."""
         return self._rows.actions[new], self._rows.log_probabilities[new]
 
-    def close(self, batch: ArrivalEnv, e: int, memories: Memories | None = None) -> None:
+    def close(self, batch: ArrivalEnv | TeamView, e: int, memories: Memories | None = None) -> None:
         """End the episode of environment `e`, which has reached its horizon.
 
         Args:

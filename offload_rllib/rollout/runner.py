@@ -30,7 +30,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
-from offload_rllib.policies.module import CENTRAL, LOCAL, MEMORY
+from offload_rllib.policies.module import CENTRAL, LOCAL, MEMORY, MIXER
 from offload_rllib.policies.remembering import remembered_scores
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.arrivals import ArrivalSampling
@@ -138,6 +138,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         self.has_central_critic = any(
             (module.model_config or {}).get("critic", LOCAL) == CENTRAL for module in self.module.values()
         )
+        self.joins = any((module.model_config or {}).get(MIXER) is not None for module in self.module.values())
         self.memory = max(int((module.model_config or {}).get(MEMORY, 0)) for module in self.module.values())
         self.steps_in_series = 0
         self.keys = np.zeros(batch.num_envs, np.uint64)

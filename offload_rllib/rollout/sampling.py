@@ -38,6 +38,8 @@ class SamplingRunner(Protocol):
     """Whether decisions are credited in hindsight."""
     has_central_critic: bool
     """Whether learners need what all agents see."""
+    joins: bool
+    """Whether learners need the choices of all agents as one series (`rollout.team`)."""
     memory: int
     """H: units of each agent's memory; 0: agents remember nothing."""
 

@@ -185,7 +185,8 @@ def algorithm_config(
     )
     config.apply(algorithm, training)
     assignment = assign_in(policy.sharing, env.scenario)
-    model = policy.network.model_dump() | {"rows": env.layout.blocks} | config.model_settings(algorithm)
+    shape = {"rows": env.layout.blocks, "agents": len(env.agents)}
+    model = policy.network.model_dump() | shape | config.model_settings(algorithm)
     config.adapt(algorithm, training, env, len(assignment.policies))
     spec: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec()
     module_class = spec.module_class

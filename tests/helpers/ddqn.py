@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from helpers.environments import make_env, small_environment
-from offload_rllib.algorithms.ddqn import DDQNLearner
+from offload_rllib.algorithms.ddqn_learner import DDQNLearner
 from offload_rllib.config import PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.policies.sharing import SHARED
@@ -38,10 +38,11 @@ def policy_config(
     )
 
 
-def make_learner(network: dict[str, Any] | None = None, **algorithm: Any) -> DDQNLearner:
+def make_learner(network: dict[str, Any] | None = None, *, when: str = "interval", **algorithm: Any) -> DDQNLearner:
     """Return a learner of the small environment; those of one network have the same weights."""
-    env = make_env(small_environment())
-    config = algorithm_config(load_environment(small_environment()), policy_config(algorithm, network), cpus=2)
+    environment = small_environment(decisions={"when": when})
+    env = make_env(environment)
+    config = algorithm_config(load_environment(environment), policy_config(algorithm, network), cpus=2)
     spaces = {SHARED: (observation_space(env), action_space(env))}
     learner = config.build_learner(env=None, spaces=spaces)
     assert isinstance(learner, DDQNLearner)
