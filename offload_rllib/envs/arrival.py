@@ -10,15 +10,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.envs.batch import EnvBatch, observe_one, observe_some
 from offload_rllib.envs.costs import settle_costs, settle_costs_of_all
 from offload_rllib.envs.earnings import AGENT_ACCOUNT
-from offload_rllib.envs.epochs import (
-    Pending,
-    Rules,
-    advance_batch,
-    earned_by_all,
-    settle_batch,
-    settle_first,
-    settle_team,
-)
+from offload_rllib.envs.epochs import Pending, Rules, advance_batch, earned_by_all, settle_batch, settle_first
 from offload_rllib.envs.extensions import AgentView, checked
 from offload_rllib.envs.reward import CUSTOM
 from offload_rllib.scenario import BuiltScenario
@@ -287,17 +279,6 @@ class ArrivalEnv(EnvBatch):
         rewards = np.zeros(count, np.float32)
         settle_first(self._arrays, self._state, self._reward, self._paid, self._step_accounts, e, rewards)
         return rewards
-
-    def team_rewards(self, out: Array) -> None:
-        """Write what the team of each environment has earned since this was asked last into `out` [E] float32.
-
-        At first in an episode, since its start. It is the reward of agent 0, who stands for all with `reward.scope:
-        team`. The accounts are those of `step_rewards`.
-        """
-        arguments = (self._arrays, self._state, self._reward, self._paid, self._step_accounts, out)
-        if "team" not in self._compiled:
-            self._compiled["team"] = entry_point(settle_team, *arguments)
-        self._compiled["team"](*arguments)
 
     def observe_all(self, e: int) -> tuple[Array, Array]:
         """Return what all agents of environment `e` observe now, [A, F] and [A, R].

@@ -173,13 +173,6 @@ def earned_by_all(scenarios, batch, reward, paid, accounts, e, rewards):
 
 
 @kernel
-def settle_team(scenarios, batch, reward, paid, accounts, rewards):
-    """Write what agent 0 of every environment has earned since its account was settled, and settle it."""
-    for e in range(rewards.shape[0]):
-        rewards[e] = settle(scenario_of(scenarios, e), env_slice(batch, e), reward[0], paid[e], accounts[e], 0)
-
-
-@kernel
 def settle_first(scenarios, batch, reward, paid, accounts, e, rewards):
     """Write what the first agents of environment `e` have earned since their accounts were settled, and settle them."""
     scenario = scenario_of(scenarios, e)

@@ -57,7 +57,8 @@ class TeamView:
         self.time_s, self.masks = batch.time_s, batch.masks
         batch.observe_joint(self._seen)
         self.observations[:, -1] = batch.deciding
-        batch.team_rewards(self.rewards)
+        for e in range(batch.num_envs):
+            self.rewards[e] = batch.step_rewards(e, 1)[0]  # of agent 0, who stands for all
         np.subtract(self.time_s, self._before_s, out=self.elapsed_s)
         self._before_s[:] = self.time_s
 
