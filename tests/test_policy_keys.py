@@ -179,7 +179,7 @@ KEYS: dict[type[Schema], list[Key]] = {
         Key("name", "DDQN", lambda built: built.rllib.algo_class.__name__),
         Key("n_step", 3, setting("n_step")),
         Key("dueling", value=False, found=module_key("dueling")),
-        Key("mixer", "qmix", lambda built: (built.module["mixer"], built.module["agents"]), ("qmix", 4)),
+        Key("mixer", "qmix", module_key("mixer")),
         Key("mixing_units", 6, module_key("mixing_units"), beside={"algorithm.mixer": "qmix"}),
         Key("learner", "torch", learner_setting("gradients")),
         Key("batch_transitions", 48, setting("train_batch_size_per_learner")),

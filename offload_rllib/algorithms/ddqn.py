@@ -138,7 +138,7 @@ class DDQNConfig(OffloadConfig):
     def model_settings(cls, algorithm: schema.DDQN) -> dict[str, Any]:
         """Return the head of the network, what mixes its values, and the schedule of exploration."""
         decay = [[0, algorithm.epsilon_initial], [algorithm.epsilon_decay_env_steps, algorithm.epsilon_final]]
-        mixer = {} if algorithm.mixer is None else {MIXER: algorithm.mixer, "mixing_units": algorithm.mixing_units}
+        mixer = {MIXER: algorithm.mixer, "mixing_units": algorithm.mixing_units}
         return {"dueling": algorithm.dueling, "epsilon": decay} | mixer
 
     def adapt(self, algorithm: schema.DDQN, training: Training, env: NativeEnv, policies: int) -> None:
