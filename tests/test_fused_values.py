@@ -60,7 +60,7 @@ def test_gradients_and_errors_equal_autograds(network: dict[str, Any], *, duelin
         steps.take_over()
         sample = make_sample(fused, rows, seed)
         errors, figures = steps.compute(sample, 1.5)
-        batch = plain._tensors(sample)
+        batch = plain._tensors(SHARED, sample)
         outputs = module.compute_q_values(batch)
         loss = plain.compute_loss_for_module(module_id=SHARED, config=config, batch=batch, fwd_out=outputs)
         module.zero_grad()

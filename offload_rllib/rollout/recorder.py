@@ -150,7 +150,7 @@ class Recorder:
             self._write = entry_point(_note, *arguments)
         self._write(*arguments)
         new = slice(self._count, self._count + self._environments)
-        if self._keeps_joint:
+        if self._keeps_joint and isinstance(batch, ArrivalEnv):
             batch.observe_joint(self._joint[new])
         self._count = new.stop
         return new
@@ -176,7 +176,7 @@ class Recorder:
         agents = np.flatnonzero(self._last[e] != NONE)
         rows = self._last[e, agents]
         self._rows.rewards[rows] = rewards[agents]
-        if batch.costs.size:
+        if isinstance(batch, ArrivalEnv) and batch.costs.size:
             self._rows.costs[rows] = batch.closing_costs(e)[agents]
         self._rows.elapsed_s[rows] = elapsed_s[agents]
         self._rows.following[rows] = CLOSED - self._closed - np.arange(len(rows))
