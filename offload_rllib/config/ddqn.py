@@ -30,9 +30,8 @@ class DDQN(AlgorithmSettings):
     dueling: Flag = True
     """Learn the value of the state apart from the advantages of actions (Wang et al., arXiv 1511.06581)."""
     mixer: Literal["vdn", "qmix"] | None = None
-    """What makes the value of the team's joint action of its agents' values; it is learned from the team's reward
-    (`docs/algorithms/value_factorisation.md`). vdn: their sum; qmix: a network that rises with each of them; null:
-    nothing, each agent learns from its own reward."""
+    """What makes the value of the team's joint action of its agents' values (`docs/algorithms/value_factorisation.md`).
+    vdn: their sum; qmix: a network that rises with each; null: nothing, each agent learns from its own reward."""
     mixing_units: Annotated[int, Field(ge=1, le=1024, strict=True)] = 32
     """With `mixer: qmix`: units of the hidden layer between the values of the agents and that of the team."""
     batch_transitions: Count = 256
