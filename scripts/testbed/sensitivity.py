@@ -312,8 +312,9 @@ def section(played: Sequence[Played], seeds: int = SEEDS) -> Iterator[str]:
     yield "### Late events\n"
     yield (
         f"On average over the plays of a rule and load, a task was decided {_range(tasks_ms)} ms after it was due, and "
-        f"a message arrived {_range(messages_ms)} ms late, in the scenario's time. The simulator plays the same episodes {seeds} times with such delays: each task and message "
-        "is late by a draw from an exponential distribution with these means. A figure of the testbed is inside if it "
+        f"a message arrived {_range(messages_ms)} ms late, in the scenario's time. The simulator plays the same "
+        f"episodes {seeds} times with such delays: each task and message is late by a draw from an exponential "
+        "distribution with these means. A figure of the testbed is inside if it "
         "is between the 5th and the 95th percentile of these plays, or outside by at most 0.5 % (mean), 1 % (p95) or "
         "0.1 points (drops).\n"
     )
