@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from offload_rllib.cluster.connection import ClusterError, connect
 from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError, PolicyConfig, load_policy_config
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.suite.results import REFERENCES, RESULT, read_result, write_result
 from offload_rllib.suite.scenarios import EPISODES, TRAINING_SEEDS, Place, places
 from offload_rllib.suite.scorecard import new_result, play
-from offload_rllib.training.train import TrainingError, train
+from offload_rllib.training.train import TrainingError, quieten, train
 from scripts.results.study import in_one_process
 from scripts.write_suite import SUITE, write_checksums
 
@@ -100,6 +101,19 @@ def keep(place: Place, part: str, result: Path) -> Path:
     return there
 
 
+def do_part(place: Place, algorithm: str, folder: Path, console: Console, *, kept: bool) -> bool:
+    """Train, play and keep a part; return whether it is done, False after an interruption."""
+    part = part_name(place, algorithm)
+    folder = folder / place.folder.name / part
+    runs = train_part(place, algorithm, folder, console)
+    if runs is None:
+        return False
+    play_part(place, algorithm, runs, folder / "result", console)
+    where = f"; kept in {keep(place, part, folder / 'result')}" if kept else ""
+    console.print(f"{place.name}: {algorithm} is done{where}", highlight=False)
+    return True
+
+
 def main() -> int:
     """Train, play and keep; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -112,21 +126,18 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console()
     try:
-        for place in places(arguments.names):
-            for algorithm in arguments.algorithms:
-                part = part_name(place, algorithm)
-                folder = arguments.folder / place.folder.name / part
-                runs = train_part(place, algorithm, folder, console)
-                if runs is None:
-                    console.print("interrupted; the same command continues")
-                    return 130
-                play_part(place, algorithm, runs, folder / "result", console)
-                kept = "" if arguments.no_keep else f"; kept in {keep(place, part, folder / 'result')}"
-                console.print(f"{place.name}: {algorithm} is done{kept}", highlight=False)
+        chosen = places(arguments.names)
+        quieten()
+        with connect():  # one Ray for all trainings
+            for place in chosen:
+                for algorithm in arguments.algorithms:
+                    if not do_part(place, algorithm, arguments.folder, console, kept=not arguments.no_keep):
+                        console.print("interrupted; the same command continues")
+                        return 130
     except KeyboardInterrupt:
         console.print("interrupted; the same command continues")
         return 130
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, ClusterError, TrainingError) as error:
         say_error(str(error))
         return 2
     return 0

@@ -11,8 +11,19 @@ from helpers.processor_sharing import shared_departures
 from helpers.suites import LINKS, NODES, TASKS, seal, suite_in, write_small_suite
 
 from offload_rllib.config import ConfigError
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.evaluation import task_log
-from offload_rllib.suite.conformance import Differences, compared, conform, exact_of, network_of, simulated
+from offload_rllib.scenario import build_scenario
+from offload_rllib.suite.conformance import (
+    Differences,
+    compared,
+    conform,
+    exact_of,
+    network_of,
+    replay_environment,
+    simulated,
+)
 from offload_rllib.suite.exact import Exact, Line, Station, TaskList, Way, exact_responses, with_shared_cores
 from offload_rllib.suite.exchange import read_links, read_nodes, read_responses, read_tasks
 from offload_rllib.suite.scenarios import check_sums, places, suite_folder
@@ -37,6 +48,22 @@ def test_every_response_is_the_exact_one(name: str) -> None:
 @pytest.mark.parametrize("name", [place.name for place in places() if place.point.exact and place.name not in QUICK])
 def test_every_response_is_the_exact_one_in_the_other_scenarios(name: str) -> None:
     assert_conforms(name)
+
+
+@pytest.mark.parametrize("rule", ["round_robin", "random"])
+def test_rules_on_the_form_of_topo4mec_have_the_exact_responses(rule: str) -> None:
+    (place,) = places(["t4m_milan"])
+    network = network_of(place)
+    env = ArrivalEnv(build_scenario(replay_environment(place, 3000.0)), 1, log=True)
+    env.reset(held_out_keys(0, 1))
+    env.play(rule)
+    log = env.task_log(0)
+    assert np.bincount(log["node"], minlength=30).all(), "tasks go to all nodes"
+    columns = {name: getattr(network.tasks, name) for name in TaskList.__dataclass_fields__}
+    exact = exact_responses(network.nodes, network.links, TaskList(**columns | {"destination": log["node"]}))
+    response_s = log["ended_s"] - log["created_s"]
+    assert abs(response_s.mean() - exact.response_s.mean()) < 1e-6
+    assert np.abs(response_s - exact.response_s).max() < 1e-9
 
 
 def test_a_difference_of_two_nanoseconds_is_noticed() -> None:
