@@ -30,7 +30,7 @@ from offload_rllib.testbed.playing import Playing
 from offload_rllib.testbed.ray_hosts import RayLauncher
 from offload_rllib.testbed.recorded import network_of
 from offload_rllib.testbed.setup import ARRIVAL_ROW, Brain, Network, NodeOrder, Options
-from offload_rllib.testbed.wire import TOKEN_BYTES, pack_message
+from offload_rllib.testbed.wire import ARRAYS, TOKEN_BYTES, WireError, cut, pack_arrays, pack_message
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "cluster"))
 
@@ -102,6 +102,14 @@ def test_only_who_knows_the_token_of_the_run_is_a_host(token: str | None) -> Non
             return set(controller._connections), closed
 
     assert asyncio.run(greet()) == ((set(), True) if token else ({"stranger"}, False))
+
+
+def test_arrays_are_read_from_no_stranger() -> None:
+    controller = Controller(network(), Options(), [], LocalLauncher())
+    (_, body), *_ = cut(bytearray(pack_arrays({"kind": "final"}, {"late_s": np.zeros(3, np.float32)})), 2**20)
+    stranger: Any = object()
+    with pytest.raises(WireError, match="for the controller"):
+        controller._on_frame(stranger, ARRAYS, body)
 
 
 def test_a_neighbour_that_does_not_listen_ends_the_play_before_its_start() -> None:

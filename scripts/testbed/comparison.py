@@ -31,12 +31,13 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.results import POLICY
 from offload_rllib.reporting.testbed_page import verdict_table, write_testbed_report
 from offload_rllib.testbed.analysis.differences import Differences
-from offload_rllib.testbed.analysis.log import TASKS
+from offload_rllib.testbed.analysis.log import SIMULATOR, TASKS, TESTBED
 from offload_rllib.testbed.results import RECORD, read_record
 from scripts.testbed.sensitivity import Episode, read_played, section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testbed_results.md"
 LOADS = (0.5, 0.8, 1.1)
+SIDES = (TESTBED, SIMULATOR)
 RULES = ("shortest_finish", "size_interval", "least_queue", "power_of_two", "random", "local")
 HEAD = """\
 <!-- Written by scripts/testbed/comparison.py. Do not edit: run it. -->
@@ -249,23 +250,24 @@ def _markdown(table: Any) -> Iterator[str]:
 
 
 def _cases(differences: Differences) -> Iterator[str]:
-    titles = ("rho", "policy", "tasks", "mean, testbed", "simulator", "difference", "of the same tasks, %")
-    yield f"| {' | '.join((*titles, 'p95, difference', 'dropped, testbed', 'simulator', 'distance'))} |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "Mean and drops are testbed / simulator. Of the same tasks: those that finished on both sides.\n"
+    titles = ("rho", "policy", "tasks", "mean, s", "difference", "of the same tasks, %", "p95, difference")
+    yield f"| {' | '.join((*titles, 'dropped, %', 'distance'))} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in differences.cases.to_dict("records"):
+        dropped = " / ".join(f"{100 * row[f'dropped_{side}']:.2f}" for side in SIDES)
         yield (
-            f"| {row['load']:g} | {row['policy']} | {row['tasks_testbed']} | {row['mean_testbed']:.2f} s "
-            f"| {row['mean_simulator']:.2f} s | {row['mean_difference']:+.1%} | {_interval(row)} "
-            f"| {row['p95_difference']:+.1%} | {row['dropped_testbed']:.2%} | {row['dropped_simulator']:.2%} "
-            f"| {row['ks']:.3f} |"
+            f"| {row['load']:g} | {row['policy']} | {row['tasks_testbed']} "
+            f"| {row['mean_testbed']:.2f} / {row['mean_simulator']:.2f} | {row['mean_difference']:+.1%} "
+            f"| {_interval(row)} | {row['p95_difference']:+.1%} | {dropped} | {row['ks']:.3f} |"
         ).replace("%", " %")
     yield ""
 
 
 def _interval(row: dict[str, float]) -> str:
-    """Return the mean difference of the tasks that finished on both sides, with its 95 % interval."""
+    """Return the mean difference of the tasks that finished on both sides, with its 95 % interval, in one line."""
     mean, low, high = (100 * row[f"paired_{end}"] for end in ("mean", "low", "high"))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace(" ", "&nbsp;")
 
 
 def _rankings(differences: Differences) -> Iterator[str]:
