@@ -42,7 +42,7 @@ def test_the_page_lists_the_features_of_every_group() -> None:
     assert listed == {
         group: {
             f"{feature.block}.{feature.name}"
-            for feature in available(failures=True, clock=True, rejects=True, setups=True)
+            for feature in available(failures=True, clock=True, rejects=True, charges=True, setups=True)
             if feature.group == group
         }
         for group in GROUPS
