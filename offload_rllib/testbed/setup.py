@@ -35,6 +35,8 @@ SCENARIO_TYPES: dict[str, Any] = {
     "link_law": LINK_LAW,
     "failure_law": FAILURE_LAW,
     "power": POWER,
+    "price": POWER,
+    "charge": POWER,
     "throughput": np.float64,
     "rate_change": RATE_CHANGE,
     "movement": MOVEMENT,
@@ -56,11 +58,14 @@ SCENARIO_TYPES: dict[str, Any] = {
     "burst_jump": np.float64,
     "type_share": np.float64,
     "type_weight": np.float64,
+    "type_priority": np.int16,
     "distribution": DISTRIBUTION,
     "distribution_to": DISTRIBUTION,
     "choice": np.float64,
     "job": np.float64,
+    "cost": np.float64,
 }
+assert SCENARIO_TYPES.keys() == set(Scenario._fields)  # noqa: S101 - one record, two places
 
 
 def _record(*fields: tuple[str, str]) -> np.dtype:
