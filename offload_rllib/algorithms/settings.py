@@ -62,7 +62,7 @@ class OffloadConfig(AlgorithmConfig):
         """Set hyperparameters.
 
         Args:
-            discount_s: time in which gamma and lambda apply once, s.
+            discount_s: time in which gamma and lambda apply once, s; 1 by default, for here no environment is known.
             settings: as `AlgorithmConfig.training`.
         """
         super().training(**settings)
@@ -93,7 +93,7 @@ class OffloadConfig(AlgorithmConfig):
         self.training(
             lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
             gamma=algorithm.gamma,
-            discount_s=algorithm.discount_s,
+            discount_s=1.0 if algorithm.discount_s is None else algorithm.discount_s,
             grad_clip=algorithm.grad_clip,
             grad_clip_by="global_norm",
             **self.translated(algorithm, training),

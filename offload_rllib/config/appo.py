@@ -20,9 +20,9 @@ class APPO(AlgorithmSettings):
     """Step size at the end of training, reached along a line; null: as at the beginning."""
     gamma: Share = 0.99
     """Discount per `discount_s`."""
-    discount_s: Positive = 1.0
+    discount_s: Positive | None = None
     """Time in which gamma and lambda apply once; between two decisions they stand to the power of the time that passes,
-    in units of this."""
+    in units of this. Null stands for a 150th of the mean time from arrival to deadline, or 1 s without deadlines."""
     lambda_: Share = Field(default=1.0, alias="lambda")
     """V-trace: how fast traces fade; 0 trusts the critic, 1 the returns."""
     clip: Positive = 0.2

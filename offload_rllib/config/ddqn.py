@@ -22,9 +22,9 @@ class DDQN(AlgorithmSettings):
     """Step size at the end of training, reached along a line; null: as at the beginning."""
     gamma: Share = 0.99
     """Discount per `discount_s`."""
-    discount_s: Positive = 1.0
+    discount_s: Positive | None = None
     """Time in which gamma applies once; between two decisions it stands to the power of the time that passes, in units
-    of this."""
+    of this. Null stands for a 150th of the mean time from arrival to deadline, or 1 s without deadlines."""
     n_step: Annotated[int, Field(ge=1, le=100, strict=True)] = 1
     """Choices of an agent until the value of what follows is taken from the network."""
     dueling: Flag = True

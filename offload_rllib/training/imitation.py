@@ -32,6 +32,7 @@ from offload_rllib.rollout.dataset import read_decisions
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.types import NONE, Array
+from offload_rllib.training.discount import with_discount
 
 ENVIRONMENTS = 16
 # Runners number their episodes by themselves; none has this number.
@@ -85,6 +86,7 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
         ConfigError: as `check_imitation`.
     """
     wanted = check_imitation(policy, env, reads=False)
+    policy = with_discount(policy, env.scenario)
     assignment = assign_in(policy.sharing, env.scenario)
     description = _description(wanted.teacher, policy, env, assignment)
     lesson = _lesson_of(wanted, env) if wanted.rule is None else None
@@ -199,7 +201,7 @@ def _valued(
     critic: nn.Module, steps: AgentSteps, policy: PolicyConfig, wanted: Imitation, generator: torch.Generator
 ) -> nn.Module:
     """Return a critic that was fitted to the discounted returns of all steps whose episodes ended."""
-    algorithm = policy.algorithm
+    algorithm: Any = policy.algorithm
     nothing = np.zeros(len(steps) + len(steps.ended), np.float32)
     returns = torch.from_numpy(
         generalised_advantages(steps, nothing, gamma=algorithm.gamma, lambda_=1.0, discount_s=algorithm.discount_s)

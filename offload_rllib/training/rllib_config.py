@@ -27,6 +27,7 @@ from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
 from offload_rllib.rollout.runner import COSTS, CREDIT, STEPS, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
+from offload_rllib.training.discount import with_discount
 from offload_rllib.training.imitation import check_imitation
 from offload_rllib.training.warm_start import source_folder, starting_weights
 
@@ -139,6 +140,7 @@ def algorithm_config(
             not fit.
     """
     env = env or built(environment)
+    policy = with_discount(policy, env.scenario)
     _check_fit(environment, policy, env.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training
