@@ -175,6 +175,12 @@ def test_invented_scores_are_found(small: Path) -> None:
     assert outcomes(few, small / "few")["local", "comparable"] == NOTE
 
 
+def test_few_hidden_episodes_are_refused() -> None:
+    refused = run("check", "mine", "--episodes", "2")
+    assert refused.exit_code == 2
+    assert "10" in refused.output, "two episodes that are alike by chance would fail an honest result"
+
+
 def test_hidden_seeds_are_drawn_and_never_the_stated_ones() -> None:
     drawn = {hidden_seed() for _ in range(20)}
     assert len(drawn) == 20

@@ -146,7 +146,8 @@ def _print_point(point: PointResult, reference: PointResult | None) -> None:
 def check(
     result: ResultArgument,
     episodes: Annotated[
-        int | None, typer.Option(min=2, help="Hidden episodes; by default as many as the result has.")
+        int | None,
+        typer.Option(min=10, help="Hidden episodes; by default as many as the result has. Two may be alike by chance."),
     ] = None,
     hidden_seed: Annotated[
         int | None, typer.Option(min=1, help="Repeat a check: the seed that it printed. By default drawn now.")
