@@ -110,8 +110,8 @@ def test_a_click_on_a_node_shows_its_details(page: Path) -> None:
 
 @pytest.mark.slow
 def test_nodes_move_and_rejected_tasks_are_counted(tmp_path: Path) -> None:
-    environment = load_environment("move_20", ["horizon_s=60", "warmup_s=5", "drain_s=5", "decisions.reject=true"])
-    written = write_replay(tmp_path / "moving.html", ["random"], environment).path
+    overrides = ["horizon_s=60", "warmup_s=5", "drain_s=5", "decisions.reject=true", "workload.deadline_s=1.5"]
+    written = write_replay(tmp_path / "moving.html", ["admit_if_in_time"], "move_20", overrides=overrides).path
     lines_of = """const at = panels[0].place.access, n = arguments[0];
         return data.edges.filter(([a, b]) => a === n || b === n)
             .filter(([a, b]) => (at.get(a) ?? b) === b && (at.get(b) ?? a) === a).length"""
