@@ -40,7 +40,7 @@ def test_it_reaches_the_algorithm(name: str, deadline_s: Any, given: float | Non
 def test_critics_are_cloned_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[float] = []
 
-    def watched(steps: Any, values: Any, *, discount_s: float, **_: Any) -> np.ndarray:
+    def watched(steps: Any, _values: Any, *, discount_s: float, **_: Any) -> np.ndarray:
         seen.append(discount_s)
         return np.zeros(len(steps), np.float32)
 

@@ -59,7 +59,8 @@ def test_a_clone_decides_as_the_rule_does(sharing: str, env: NativeEnv, tmp_path
 
 
 def test_its_critic_predicts_the_discounted_returns_of_the_rule(env: NativeEnv, tmp_path: Path) -> None:
-    given = policy(algorithm={"name": "PPO", "gamma": 0.7, "discount_s": 1.0, "batch_env_steps": 160, "minibatch_steps": 64})
+    algorithm = {"name": "PPO", "gamma": 0.7, "discount_s": 1.0, "batch_env_steps": 160, "minibatch_steps": 64}
+    given = policy(algorithm=algorithm)
     imitate(tmp_path, given, env)
     assert given.training.imitate is not None
     steps = _played(env, given.training.imitate, seed=5)
