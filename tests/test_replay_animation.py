@@ -64,7 +64,9 @@ def test_frames_show_tasks_on_links_levels_and_drops(told: tuple[list[Recording]
     assert count(shown.frame(float(drop["time_s"]), 0.5), animation.FULL) > count(first, animation.FULL) + 20
     # A level is inside its node: nothing of it beside the nodes of either panel.
     y, x = np.nonzero(np.abs(np.asarray(later, int) - ImageColor.getrgb(animation.LEVEL)).max(-1) < 12)
-    centres = np.concatenate([np.add(shown._places, (panel * PANEL[0], animation.TOP)) for panel in range(2)])
+    places = shown._places.at(30.0)[0] * (1, -1) + (0, 1)  # pictures count from the top
+    corners = [(panel * PANEL[0] + animation.MARGIN, animation.TOP + animation.MARGIN) for panel in range(2)]
+    centres = np.concatenate([places * shown._area + corner for corner in corners])
     distance = np.hypot(*(np.stack([x, y], 1)[:, None] - centres).transpose(2, 0, 1)).min(1)
     assert distance.max() < shown._radius + 1
     # What is rare keeps its colour in a file.

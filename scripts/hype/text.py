@@ -28,7 +28,9 @@ What to keep in mind:
 - `tuned_rule` learns, too. With each training seed a quarter of the budget chooses one of the [rules](heuristics.md),
   and the rest chooses its parameter, on training episodes. Rules without a seed have their default parameters.
 - `ppo`, `a2c` and `ddqn` are the presets of `policies/` with a smaller budget. They are shipped with 192,000 to 576,000
-  decisions, and their settings were found on `ether_12`. [Results](results.md) has them with all of it.
+  decisions, and their settings were found on `ether_12`. [Results](results.md) has them with all of it. They were
+  trained with `discount_s: 1`. Now it [follows the deadlines](algorithms/ppo.md#how-far-ahead), and in `geometric_20`
+  they end far lower.
 - The rebuilt methods were not tuned. Settings are those of the papers where they are known, and otherwise ours.
 - Every method observes the same and earns the same reward. The reward, the discount per second and decisions at
   arrivals belong to the environments. So the page tests the methods here, and not the figures of the papers.
@@ -43,7 +45,9 @@ METHODS_TEXT = """\
 - `dqn_lstm`: M. Tang, V. W. S. Wong, "Deep Reinforcement Learning for Task Offloading in Mobile Edge Computing
   Systems", IEEE Transactions on Mobile Computing 21(6), 2022,
   [doi:10.1109/TMC.2020.3036871](https://doi.org/10.1109/TMC.2020.3036871). From the paper: an LSTM reads past loads,
-  dueling and double Q-learning, 16 samples per decision, learning rate 0.001, exploration from 1 to 0.01. Ours: one
+  dueling and double Q-learning, 16 samples per decision, learning rate 0.001, exploration from 1 to 0.01. (The
+  authors' public code, `mingt2019/Deep-Q-learning-for-mobile-edge-computing`, has 0.01 and 32 samples every tenth step,
+  and, as here, a history of 10 and 20 LSTM units.) Ours: one
   network for all nodes, where the paper trains one per device; sizes of layers, length of the history, replay.
 - `mappo`: C. Yu, A. Velu, E. Vinitsky, J. Gao, Y. Wang, A. Bayen, Y. Wu, "The Surprising Effectiveness of PPO in
   Cooperative Multi-Agent Games", NeurIPS 2022, [arXiv 2103.01955](https://arxiv.org/abs/2103.01955). From the paper:
