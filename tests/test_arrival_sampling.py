@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -365,6 +366,12 @@ def test_a_policy_without_a_task_is_left_as_it_is() -> None:
     learner = config.build_learner(env=None, spaces=runner.get_spaces())
     samples = runner.sample(num_timesteps=3, explore=True) + runner.sample(num_timesteps=90, explore=True)
     samples = [sample for sample in samples if sample.module_id != "node_b"]
+    # Which nodes that are no clients get a task depends on the first weights; a single choice has an advantage of 0.
+    choices: Counter[str] = Counter()
+    for sample in samples:
+        choices[sample.module_id] += int(sample.choices.sum())
+    taught = {name for name, count in choices.items() if count > 1}
+    assert len(taught) >= 2
     before = {name: module.unwrapped().actor.state_dict() for name, module in learner.module.items()}
     before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
     learner.update(episodes=samples, timesteps={}, num_epochs=1, minibatch_size=16)
@@ -372,4 +379,4 @@ def test_a_policy_without_a_task_is_left_as_it_is() -> None:
         same = all(
             torch.equal(before[name][key], value) for key, value in module.unwrapped().actor.state_dict().items()
         )
-        assert same == (name == "node_b"), name
+        assert same == (name not in taught), name
