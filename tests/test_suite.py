@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.environments import make_env
 from helpers.policies import kept
-from helpers.suites import seal, suite_in, write_small_suite
+from helpers.suites import seal, small_suite
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app
@@ -32,10 +32,7 @@ RULES = ("local", "shortest_finish")
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A suite of one small scenario; the working folder is an empty one beside it."""
-    write_small_suite(tmp_path / "suite")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    with suite_in(tmp_path / "suite", monkeypatch):
+    with small_suite(tmp_path, monkeypatch):
         yield tmp_path / "work"
 
 

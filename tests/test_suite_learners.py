@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.environments import make_env
 from helpers.policies import kept
-from helpers.suites import seal, suite_in, write_small_suite
+from helpers.suites import seal, small_suite
 from rich.console import Console
 
 from offload_rllib.config import ConfigError
@@ -25,10 +25,7 @@ from scripts import suite_learners
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A suite of one small scenario; the working folder is an empty one beside it."""
-    write_small_suite(tmp_path / "suite")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    with suite_in(tmp_path / "suite", monkeypatch):
+    with small_suite(tmp_path, monkeypatch):
         yield tmp_path
 
 

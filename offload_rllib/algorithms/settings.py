@@ -34,6 +34,8 @@ from offload_rllib.rollout.runner import DECISIONS, BatchedEnvRunner
 
 # RLlib's mark of an argument that is not given.
 UNSET: Any = NotProvided
+# Where no environment is known, or its tasks have no deadlines that it could follow.
+DISCOUNT_S = 1.0
 
 
 def schedule(first: float, last: float | None, env_steps: int) -> Any:
@@ -56,7 +58,7 @@ class OffloadConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class)
         self.env_runner_cls = BatchedEnvRunner
         self.callbacks_class = OffloadCallback
-        self.discount_s = 1.0
+        self.discount_s = DISCOUNT_S
 
     def training(self, *, discount_s: float = UNSET, **settings: Any) -> Self:
         """Set hyperparameters.
@@ -93,7 +95,7 @@ class OffloadConfig(AlgorithmConfig):
         self.training(
             lr=schedule(algorithm.lr, algorithm.final_lr, training.env_steps),
             gamma=algorithm.gamma,
-            discount_s=1.0 if algorithm.discount_s is None else algorithm.discount_s,
+            discount_s=DISCOUNT_S if algorithm.discount_s is None else algorithm.discount_s,
             grad_clip=algorithm.grad_clip,
             grad_clip_by="global_norm",
             **self.translated(algorithm, training),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from offload_rllib.algorithms.settings import DISCOUNT_S
 from offload_rllib.config import PolicyConfig
 from offload_rllib.scenario import BuiltScenario
 
 # In a mean deadline. With gamma 0.99 decisions look two thirds of a deadline ahead: what comes later is mostly noise.
 UNITS = 150
-WITHOUT_DEADLINES_S = 1.0
 
 
 def with_discount(policy: PolicyConfig, scenario: BuiltScenario) -> PolicyConfig:
@@ -15,6 +15,6 @@ def with_discount(policy: PolicyConfig, scenario: BuiltScenario) -> PolicyConfig
     if policy.algorithm.discount_s is not None:
         return policy
     deadline_s = scenario.mean_deadline_s
-    discount_s = WITHOUT_DEADLINES_S if deadline_s is None else deadline_s / UNITS
+    discount_s = DISCOUNT_S if deadline_s is None else deadline_s / UNITS
     algorithm = policy.algorithm.model_copy(update={"discount_s": discount_s})
     return policy.model_copy(update={"algorithm": algorithm})

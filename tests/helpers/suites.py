@@ -84,3 +84,13 @@ def suite_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     for cached in caches:
         cached.cache_clear()
+
+
+@contextmanager
+def small_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put a suite of one small scenario into an empty folder; the working folder is an empty one beside it, `work`."""
+    write_small_suite(folder / "suite")
+    (folder / "work").mkdir()
+    monkeypatch.chdir(folder / "work")
+    with suite_in(folder / "suite", monkeypatch):
+        yield
