@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 
 import yaml  # isort: skip
 
+from offload_rllib.algorithms.exchange.answers import LearnersHangError
 from offload_rllib.algorithms.sampling import Sampler
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.runs.training_run import RunFolder
@@ -115,6 +116,15 @@ def test_a_trainer_that_ends_with_what_the_user_gave_wrong_is_not_tried_again(tm
     Tuner.error = ToldError(ValueError("a node is gone"))
     with pytest.raises(training_module.TrainerLostError):
         training_module._fit(run, Tuner())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_trainer_whose_learners_hang_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment()), policy_config(), "")
+    told = ToldError(LearnersHangError("1 of 2 learners have not answered for 180 s"))
+    monkeypatch.setattr(training_module, "ended_early", lambda: False)
+    tuner = SimpleNamespace(fit=lambda: [SimpleNamespace(error=told, metrics={})])
+    with pytest.raises(training_module.TrainerLostError, match="1 of 2 learners have not answered"):
+        training_module._fit(run, tuner)  # pyright: ignore[reportArgumentType]
 
 
 class ActorDiedError(RayActorError):

@@ -20,7 +20,7 @@ from ray import cloudpickle
 from ray.exceptions import RayActorError
 
 from offload_rllib.algorithms.exchange import lesson
-from offload_rllib.algorithms.exchange.answers import answers_of
+from offload_rllib.algorithms.exchange.answers import LearnersHangError, answers_of
 from offload_rllib.algorithms.exchange.averaging import average
 from offload_rllib.algorithms.exchange.lesson import Met
 from offload_rllib.algorithms.exchange.meeting import EXCHANGE, GRADIENTS, WEIGHTS, LearnerLostError
@@ -366,7 +366,9 @@ class Fails:
         self.how = how
 
     def iterate(self, number: int) -> int:
-        """Answer, fail, end, or miss another learner."""
+        """Answer, fail, end, hang, or miss another learner."""
+        if self.how == "hangs":
+            time.sleep(600)
         if self.how == "misses":
             time.sleep(0.2)
             raise LearnerLostError("another learner is gone")
@@ -385,6 +387,7 @@ class Fails:
         (("answers", "answers"), None),
         (("misses", "fails", "answers"), ConfigError),
         (("ends", "misses"), RayActorError),
+        (("hangs", "answers"), LearnersHangError),
     ],
 )
 def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
@@ -396,7 +399,7 @@ def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
         assert answers_of(learners, "iterate", number=7) == [7, 7]
         return
     with pytest.raises(error):
-        answers_of(learners, "iterate", number=7)
+        answers_of(learners, "iterate", limit_s=2.0 if "hangs" in deeds else math.inf, number=7)
     for learner in learners:
         with pytest.raises(RayActorError):
             _ask_until_it_has_ended(learner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from ray.rllib.utils.metrics import (
 from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.exchange.answers import answers_of
 from offload_rllib.algorithms.run_counters import RunCounters
-from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, SAMPLE_ATTEMPTS, Sampler
+from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, HANGING_TIMEOUTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config import load_environment
 from offload_rllib.config.policy import Network, Training
 from offload_rllib.policies.manifest import write_manifest
@@ -43,6 +44,8 @@ RUNNERS = "runners"
 NOTICES = "notices"
 # Seconds of work for each second of looking whether lost runners are back: short iterations would only look.
 WORK_PER_LOOK = 20.0
+# Learners that take so many times as long as ever before hang.
+HANGING_ITERATIONS = 10
 
 
 class OffloadAlgorithm(Algorithm):
@@ -58,6 +61,8 @@ class OffloadAlgorithm(Algorithm):
 
     _look_again = 0.0
     """When it is time to look for lost runners again, by the monotonic clock."""
+    _longest_s = 0.0
+    """What several learners have taken at most for a batch; 0: they have had none."""
 
     @property
     def env_steps(self) -> int:
@@ -143,7 +148,12 @@ class OffloadAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             # RLlib waits for all learners, and if one is lost, those that remain wait for it.
             workers = self.learner_group._workers  # noqa: SLF001
-            answers = answers_of(workers, "iterate", env_steps=self.env_steps, **how)
+            limit_s = max(HANGING_TIMEOUTS * self.sampler.timeout_s, HANGING_ITERATIONS * self._longest_s)
+            if not self._longest_s:
+                limit_s = math.inf  # they make their environments
+            began = time.monotonic()
+            answers = answers_of(workers, "iterate", limit_s=limit_s, env_steps=self.env_steps, **how)
+            self._longest_s = max(self._longest_s, time.monotonic() - began)
         self.metrics.aggregate([one for sampled, _, _ in answers for one in sampled], key=ENV_RUNNER_RESULTS)
         self.metrics.aggregate([learned for _, learned, _ in answers], key=LEARNER_RESULTS)
         self.env_runner_group.local_env_runner.set_state({COMPONENT_RL_MODULE: answers[0][2]})

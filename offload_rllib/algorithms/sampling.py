@@ -59,7 +59,7 @@ class Sampler:
 
     def __init__(self, timeout_s: float, attempts: int = DEFAULT_ATTEMPTS) -> None:
         """Set how long to wait for samples, and how often in a row no runner may give any."""
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._attempts = attempts
         self._round = 0
         self._late: dict[int, tuple[str, float]] = {}
@@ -117,7 +117,7 @@ class Sampler:
                 results = self._ask(group)
                 if not results:
                     state = self._state(group)
-                    back = self._wait(group, restore, until=began + self._timeout_s)
+                    back = self._wait(group, restore, until=began + self.timeout_s)
                     # There may have been no runner to ask: that counts as a failure only when the time is over.
                     if self._round > round_before or not back:
                         failed = self._failed(failed, state)
@@ -130,7 +130,7 @@ class Sampler:
 
     def _failed(self, failed: int, state: str) -> int:
         what = (
-            f"no runner gave samples within {self._timeout_s:g} s: {state}"
+            f"no runner gave samples within {self.timeout_s:g} s: {state}"
             f"{f' (last error: {self._reason})' if self._reason else ''}"
         )
         if failed + 1 >= self._attempts:
@@ -168,7 +168,7 @@ class Sampler:
         manager.foreach_actor_async(_sample, tag=tag, remote_actor_ids=asked)
         results = []
         answered: set[int] = set()
-        for result in manager.fetch_ready_async_reqs(tags=[tag], timeout_seconds=self._timeout_s):
+        for result in manager.fetch_ready_async_reqs(tags=[tag], timeout_seconds=self.timeout_s):
             answered.add(result.actor_id)
             if result.ok:
                 results.append(result.get())
@@ -178,7 +178,7 @@ class Sampler:
                 self._note_lost({result.actor_id})
         silent = set(asked) - answered
         if silent:
-            self.note(f"{named(silent)}: no samples within {self._timeout_s:g} s; continuing without")
+            self.note(f"{named(silent)}: no samples within {self.timeout_s:g} s; continuing without")
             self._late |= dict.fromkeys(silent, (tag, time.monotonic()))
         return results
 
@@ -206,7 +206,7 @@ class Sampler:
                 self._reason = _last_line(result.get())
                 _refuse_bad_input(result.get())
                 self._note_lost({result.actor_id})
-        limit = time.monotonic() - HANGING_TIMEOUTS * self._timeout_s
+        limit = time.monotonic() - HANGING_TIMEOUTS * self.timeout_s
         for runner, (_, since) in list(self._late.items()):
             if since < limit and runner in manager.actor_ids():
                 self.note(f"{named([runner])}: hangs; ended, to be started again")

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from rich.console import Console
 
+from offload_rllib.algorithms.exchange.answers import LearnersHangError
 from offload_rllib.algorithms.offload_algorithm import RUN_NAME
 from offload_rllib.cluster.connection import Cluster, check_shared, connect, found_or_local
 from offload_rllib.cluster.placement import places
@@ -36,6 +37,8 @@ from offload_rllib.training.warm_start import START, keep_source
 
 ENV_STEPS = f"{ENV_RUNNER_RESULTS}/{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
 TRIAL = "trial"
+# In the text of an error of the trainer: a process that it needs is lost, or learners hang.
+LOST = ("ActorDiedError", "ActorUnavailableError", LearnersHangError.__name__)
 # Trainers that may be lost one after the other without a single result.
 LOST_TRAINERS = 3
 # A checkpoint of the presets' networks takes well under this.
@@ -286,7 +289,7 @@ def _fit(run: RunFolder, tuner: tune.Tuner) -> tune.Result:
     if not isinstance(error, RuntimeError):
         reason.append(f"the whole error is in {run.experiment}/{TRIAL}/error.txt")
     reason.append(f"continue from the last checkpoint: {run.resume_command}")
-    lost = isinstance(error, RayActorError) or "ActorDiedError" in str(error) or "ActorUnavailableError" in str(error)
+    lost = isinstance(error, RayActorError) or any(name in str(error) for name in LOST)
     cause = error if isinstance(error, BaseException) else None
     raise (TrainerLostError if lost else TrainingError)("\n".join(reason)) from cause
 

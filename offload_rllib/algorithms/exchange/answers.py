@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,26 +16,45 @@ from offload_rllib.algorithms.exchange.meeting import LearnerLostError
 OTHERS_MAY_TELL_S = 5.0
 
 
-def answers_of(learners: Sequence[Any], method: str, **arguments: Any) -> list[Any]:
+class LearnersHangError(RuntimeError):
+    """Learners have not answered in time, and have been ended."""
+
+
+def answers_of(learners: Sequence[Any], method: str, *, limit_s: float = math.inf, **arguments: Any) -> list[Any]:
     """Call a method of all learners, Ray's actors, and return what each answers.
 
+    Args:
+        learners: of one run. A learner that hangs lets all others wait at their next meeting.
+        method: its name.
+        limit_s: how long to wait for all.
+        arguments: of the method.
+
     Raises:
+        LearnersHangError: some have not answered in time. All learners are ended before.
         Exception: the first learner's error that explains those of the others. All learners are ended before: one that
             waits at a meeting for a lost one would wait for as long as torch lets it.
     """
     asked = [getattr(learner, method).remote(**arguments) for learner in learners]
-    missing = asked
+    missing, end_s = asked, time.monotonic() + limit_s
     while missing:
-        answered, missing = ray.wait(missing)
+        left_s = None if math.isinf(limit_s) else max(end_s - time.monotonic(), 0.0)
+        answered, missing = ray.wait(missing, timeout=left_s)
+        if not answered:
+            _end(learners)
+            raise LearnersHangError(f"{len(missing)} of {len(learners)} learners have not answered for {limit_s:.0f} s")
         errors = _errors(answered)
         if errors:
             errors += (
                 _errors(ray.wait(missing, num_returns=len(missing), timeout=OTHERS_MAY_TELL_S)[0]) if missing else []
             )
-            for learner in learners:
-                ray.kill(learner)
+            _end(learners)
             raise min(errors, key=_rank)
     return ray.get(asked)
+
+
+def _end(learners: Sequence[Any]) -> None:
+    for learner in learners:
+        ray.kill(learner)
 
 
 def _errors(answered: list[Any]) -> list[Exception]:
