@@ -145,7 +145,7 @@ def test_impossible_policies() -> None:
         ),
         ("training.seed=4294967296", r"training.seed: .*less than 2147483648"),
         ("algorithm.name=DQN", r"algorithm: .*'DQN'.*'PPO', 'A2C', 'APPO', 'DDQN'"),
-        ("algorithm.batch_env_steps=1001", r"must be a multiple of runners x envs_per_runner \(16\)"),
+        ("algorithm.batch_env_steps=1001", r"must be a multiple of runners x envs_per_runner \(8\)"),
         ("network.activation=gelu", r"network.activation: .*'tanh' or 'relu'"),
         ("sharing=per_planet", r"sharing.kind: .*'shared'"),
         ("algorithm.critic=both", r"algorithm.critic: .*'local' or 'central'"),
