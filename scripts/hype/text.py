@@ -29,8 +29,9 @@ What to keep in mind:
   and the rest chooses its parameter, on training episodes. Rules without a seed have their default parameters.
 - `ppo`, `a2c` and `ddqn` are the presets of `policies/` with a smaller budget. They are shipped with 192,000 to 576,000
   decisions, and their settings were found on `ether_12`. [Results](results.md) has them with all of it. They were
-  trained with `discount_s: 1`. Now it [follows the deadlines](algorithms/ppo.md#how-far-ahead), and in `geometric_20`
-  they end far lower.
+  trained with `discount_s: 1`, PPO with samples of 320 decisions. Now [the discount follows the
+  deadlines](algorithms/ppo.md#how-far-ahead) and [samples are longer](algorithms/ppo.md#how-long-a-sample-is), and in
+  `geometric_20` they end far lower.
 - The rebuilt methods were not tuned. Settings are those of the papers where they are known, and otherwise ours.
 - Every method observes the same and earns the same reward. The reward, the discount per second and decisions at
   arrivals belong to the environments. So the page tests the methods here, and not the figures of the papers.

@@ -41,9 +41,11 @@ def main() -> int:
             for preset in arguments.only or sorted(presets("envs")):
                 part = part_of(preset, algorithm, arguments.folder, console)
                 if not run_study(part, arguments.folder, console):
-                    console.print("interrupted; the same command goes on")
-                    return 130
+                    raise KeyboardInterrupt
                 write_page(DOCS / "presets.md", arguments.folder)
+    except KeyboardInterrupt:  # Ctrl-C while a rule is tuned comes as this
+        console.print("interrupted; the same command goes on")
+        return 130
     except (ConfigError, TrainingError) as error:
         say_error(str(error))
         return 2
