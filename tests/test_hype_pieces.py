@@ -150,7 +150,7 @@ def test_settings_are_part_of_what_a_piece_is(monkeypatch: pytest.MonkeyPatch) -
     assert {key for key, value in identity(piece, TINY).items() if value != before[key]} == {"settings"}
     settings = identity(preset, TINY)["settings"]
     assert (settings["training"]["env_steps"], settings["training"]["seed"]) == (400, 3)
-    assert settings["training"]["envs_per_runner"] == 16  # as many as two runners of eight have
+    assert settings["training"]["envs_per_runner"] == 8  # as many as two runners of four have
 
 
 def test_pieces_are_chosen_by_pattern() -> None:
