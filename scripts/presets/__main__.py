@@ -37,19 +37,26 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console()
     try:
-        for algorithm in arguments.algorithms:
-            for preset in arguments.only or sorted(presets("envs")):
-                part = part_of(preset, algorithm, arguments.folder, console)
-                if not run_study(part, arguments.folder, console):
-                    raise KeyboardInterrupt
-                write_page(DOCS / "presets.md", arguments.folder)
-    except KeyboardInterrupt:  # Ctrl-C while a rule is tuned comes as this
-        console.print("interrupted; the same command goes on")
-        return 130
+        if _run_parts(arguments, console):
+            return 0
+    except KeyboardInterrupt:
+        pass  # while a rule was tuned; trainings save themselves
     except (ConfigError, TrainingError) as error:
         say_error(str(error))
         return 2
-    return 0
+    console.print("interrupted; the same command goes on")
+    return 130
+
+
+def _run_parts(arguments: argparse.Namespace, console: Console) -> bool:
+    """Run all parts, and write the page after each; return False after an interruption."""
+    for algorithm in arguments.algorithms:
+        for preset in arguments.only or sorted(presets("envs")):
+            part = part_of(preset, algorithm, arguments.folder, console)
+            if not run_study(part, arguments.folder, console):
+                return False
+            write_page(DOCS / "presets.md", arguments.folder)
+    return True
 
 
 if __name__ == "__main__":
