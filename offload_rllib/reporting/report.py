@@ -121,9 +121,7 @@ def plot(evaluation: Comparison, reference: str, path: Path, title: str) -> None
             colour = look[policy]["color"]
             hollow = look[policy]["linestyle"] != "-"  # sampled play, or a rule beyond the palette: colours return
             axis.plot([value.low * factor, value.high * factor], [row, row], color=colour, lw=2.5, alpha=0.6)
-            axis.plot(
-                value.mean * factor, row, look[policy]["marker"], color=colour, mfc="white" if hollow else colour
-            )
+            axis.plot(value.mean * factor, row, look[policy]["marker"], color=colour, mfc="white" if hollow else colour)
             axis.annotate(
                 number(value.mean * factor),
                 (value.mean * factor, row),
