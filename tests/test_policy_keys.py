@@ -269,7 +269,7 @@ OF_THE_RUN = {
     "imitate": ("test_imitation.py", "test_a_run_clones_once"),
     "start_from": ("test_warm_start.py", "test_before_its_first_decision_it_is_the_source"),
     "keep_best": ("test_watch.py", "test_the_policy_of_the_lowest_score_is_kept"),
-    "tracking": ("test_sweeps.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
+    "tracking": ("test_sweep_plans.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
 }
 # Keys of a policy file that hold the others, or only describe.
 SECTIONS = {"description", "version", "sharing", "algorithm", "network", "policies", "training"}
