@@ -12,9 +12,10 @@ DOCS := $(VENV)/.docs
 train: $(STAMP)
 	$(BIN)/offload-rllib train ether_12 ppo
 
-# Two processes: tests wait for Ray's processes to start as often as they compute.
+# Two processes: tests wait for Ray's processes to start as often as they compute. Each takes the next file in the order
+# of tests/conftest.py; by itself, xdist would begin with the files of most tests, which are not the longest.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) $(CLIENTS)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile

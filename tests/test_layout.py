@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers.order import LONGEST_FIRST
 
 import offload_rllib
 
@@ -136,3 +137,10 @@ def test_a_name_in_the_schema_means_one_thing() -> None:
             for name in names:
                 assert name not in found, f"{path} and {found[name]} both define {name}"
                 found[name] = path
+
+
+def test_files_that_are_to_come_first_do_so(request: pytest.FixtureRequest) -> None:
+    assert [name for name in LONGEST_FIRST if not (TESTS / name).is_file()] == []
+    order = list(dict.fromkeys(item.path.name for item in request.session.items))
+    first = [name for name in LONGEST_FIRST if name in order]
+    assert order[: len(first)] == first
