@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.command_line import run_here
 from helpers.environments import refused, small_environment
 
 from offload_rllib.cli import main
@@ -213,10 +214,9 @@ def test_a_usage_error_found_with_ray_exits_with_2_one_message_and_no_trace(tmp_
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "evaluations").write_text("a file where the folder would go")
-    result = cli("evaluate", "ether_12", "local", "--episodes", "2", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "evaluations" in result.stderr
-    assert "Traceback" not in result.stderr
+    code, printed = run_here(tmp_path, "evaluate", "ether_12", "local", "--episodes", "2")
+    assert code == 1, printed
+    assert "evaluations: " in printed.splitlines()[-1], printed
 
 
 def test_dumped_configurations_load_to_the_same() -> None:

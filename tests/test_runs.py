@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.command_line import finish, start
+from helpers.command_line import finish, run_here, start
 from helpers.environments import small_environment
 from helpers.policies import policy_config
 from helpers.results import trained_steps
@@ -26,6 +26,7 @@ from offload_rllib.config import ConfigError, load_environment, load_policy_conf
 from offload_rllib.runs.training_run import RunFolder
 
 STEPS = 960
+LONGER = 4800  # thirty iterations: time enough to press Ctrl-C after the first checkpoint
 
 
 @pytest.fixture
@@ -94,16 +95,18 @@ def test_a_run_is_trained_evaluated_and_recorded(files: Path) -> None:
     evaluated.Reload()
     assert "evaluation/score_mean_s/ring/shortest_finish" in evaluated.Tags()["scalars"]
 
-    again = finish(start(files, "evaluate", "ring.yaml", "local", str(run), "--episodes", "3", "--out", "compared"))
+    code, again = run_here(files, "evaluate", "ring.yaml", "local", str(run), "--episodes", "3", "--out", "compared")
+    assert code == 0, again
     assert "local" in again, again
     assert (files / "compared" / "summary.csv").read_text().count("ring-quick-1 (sampled)") > 10
-    other = finish(start(files, "evaluate", "ether_12", str(run), "--episodes", "3"))
+    code, other = run_here(files, "evaluate", "ether_12", str(run), "--episodes", "3")
+    assert code == 2, other
     assert "this policy takes 42 observations and 3 actions; the environment has 150 and 12" in other
     assert not (files / "evaluations").exists()
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(files: Path) -> None:
-    longer = ["--set-policy", "training.env_steps=8000"]
+    longer = ["--set-policy", f"training.env_steps={LONGER}"]
     process = start(files, "train", "ring.yaml", "quick.yaml", "--name", "cut", *longer)
     run = files / "runs" / "cut"
     deadline = time.monotonic() + 200
@@ -117,13 +120,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(files: Path) -> None:
     assert "offload-rllib train --resume runs/cut" in output
     assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
     cut_at = trained_steps(run)
-    assert 0 < cut_at[-1] < 8000
+    assert 0 < cut_at[-1] < LONGER
 
     # Comparing works with what was reached, and starting anew is refused.
-    assert "cut (sampled)" in finish(start(files, "evaluate", "ring.yaml", str(run), "--episodes", "2"))
-    refused = start(files, "train", "ring.yaml", "quick.yaml", "--name", "cut")
-    assert "--resume runs/cut" in finish(refused)
-    assert refused.returncode == 2
+    code, output = run_here(files, "evaluate", "ring.yaml", str(run), "--episodes", "2")
+    assert code == 0, output
+    assert "cut (sampled)" in output, output
+    code, refused = run_here(files, "train", "ring.yaml", "quick.yaml", "--name", "cut")
+    assert code == 2, refused
+    assert "--resume runs/cut" in refused
 
     resumed = start(files, "train", "--resume", "runs/cut", "--episodes", "2")
     output = finish(resumed)
@@ -131,11 +136,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(files: Path) -> None:
     steps = trained_steps(run)
     assert steps[: len(cut_at)] == cut_at
     assert steps == sorted(set(steps)), "no step is counted twice"
-    assert steps[-1] == 8000
+    assert steps[-1] == LONGER
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
-    ended = start(files, "train", "--resume", "runs/cut")
-    assert "this run is finished; there is nothing to resume" in finish(ended)
-    assert ended.returncode == 2
+    code, ended = run_here(files, "train", "--resume", "runs/cut")
+    assert code == 2, ended
+    assert "this run is finished; there is nothing to resume" in ended
 
 
 def test_a_run_is_resumed_on_a_cluster_of_several_nodes(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

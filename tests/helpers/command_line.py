@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -9,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import typer
 
-from offload_rllib.cli import app
+from offload_rllib.cli import app, main
 
 
 def start(folder: Path, *arguments: str, program: Sequence[str] = ("-m", "offload_rllib")) -> subprocess.Popen[str]:
@@ -40,6 +43,25 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
+
+
+def run_here(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the command line in this process, as if it were started in a folder; return exit code and what it printed.
+
+    A process of its own takes seconds to load the libraries. It is needed only for signals and for a Ray of its own.
+    """
+    printed, code = io.StringIO(), 0
+    with (
+        contextlib.chdir(folder),
+        mock.patch.object(sys, "argv", ["offload-rllib", *arguments]),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, printed.getvalue()
 
 
 def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
