@@ -172,7 +172,7 @@ def cases(draw: st.DrawFn) -> Case:
             unusual["failures"] = failures(rng, interval_s, exact=exact)
         if rng.random() < 0.5:
             unusual["energy"] = account(rng)
-    disciplines = ["fifo", "lifo", "sjf", *(["edf"] if has_deadline else [])]
+    disciplines = ["fifo", "lifo", "sjf", "priority", *(["edf"] if has_deadline else [])]
     cloud = None
     if rng.random() < 0.4:
         cloud = {
@@ -222,7 +222,16 @@ def cases(draw: st.DrawFn) -> Case:
     # Shares of cores are no multiples of anything.
     if not exact and tick_s is None and rng.random() < 0.5:
         share_cores(rng, case.environment)
+    give_priorities(rng, case.environment)
     return case
+
+
+def give_priorities(rng: Random, environment: dict[str, Any]) -> None:
+    """Give the types of tasks priorities, some of them the same, where a queue is ordered by them."""
+    cloud = environment["cloud"]
+    if "priority" in (environment["queue"], cloud["queue"] if cloud is not None else None):
+        types = range(len(environment["workload"]["jobs"]["types"]))
+        environment["priorities"] = {f"type_{kind}": rng.randint(-1, 1) for kind in types}
 
 
 def share_cores(rng: Random, environment: dict[str, Any]) -> None:
@@ -269,7 +278,8 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
         assert (np.abs(response_s - parts_s) <= 1e-9 * np.maximum(1.0, finished["ended_s"])).all()
         config = env.scenario.config
         waited = int((log["waiting_s"] > 0).sum())
-        features[config.queue, config.decisions.offer == "newest"] += waited
+        if config.queue != "priority" or len(set(config.priorities.values())) > 1:
+            features[config.queue, config.decisions.offer == "newest"] += waited
         if config.service == "shared":
             features["shared", config.tasks_per_core is None] += len(finished)
         features["ticks", config.tick_s is not None] += len(finished)
@@ -289,7 +299,7 @@ def test_every_task_meets_the_fate_that_the_reference_gives_it(when: str) -> Non
     assert min(seen[outcome] for outcome in (OPEN, FINISHED, QUEUE_FULL, EXPIRED, LOST, NODE_FAILED)) >= 50, seen
     assert min(hops[n] for n in range(4)) >= 50, hops
     offers = (False,) if at_once else (False, True)
-    waited_in = [features[queue, newest] for queue in ("fifo", "lifo", "edf", "sjf") for newest in offers]
+    waited_in = [features[queue, newest] for queue in ("fifo", "lifo", "edf", "sjf", "priority") for newest in offers]
     assert min(*waited_in, features["cloud", True]) >= 100, features
     assert min(features["shared", True], features["shared", False]) >= 100, features
     assert at_once or features["ticks", True] >= 100, features

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.reference import Fate, reference_episode
+from helpers.reference.episode import Fate, reference_episode
 from offload_rllib.envs.vector import ArrivalEnv, VectorEnv, held_out_keys
 from offload_rllib.simulator.energy import node_energy
 
