@@ -55,7 +55,7 @@ def test_agents_are_those_that_are_named(agents: object, names: tuple[str, ...])
 
 @pytest.mark.parametrize("information", ["broadcast", "fresh"])
 # Without a cloud, and without a recording.
-@pytest.mark.parametrize("rule", sorted({*HEURISTICS} - {"always_cloud", "recorded", "admit_if_in_time"}))
+@pytest.mark.parametrize("rule", sorted({*HEURISTICS} - {"always_cloud", "recorded", "admit_if_in_time", "least_cost"}))
 def test_the_others_act_by_their_rule_as_agents_would(rule: str, information: str) -> None:
     changes = {"information": {"kind": information}}
     everyone = make_env(small_environment(**changes), 2, log=True)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from helpers.environments import make_env, refused, small_environment
 
+from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.types import FINISHED
 
 POWER = {"idle_w": 2.0, "core_busy_w": 5.0, "transmit_w": 0.5, "transmit_j_per_bit": 1e-6}
@@ -74,8 +76,8 @@ def test_charges_sum_to_the_weighted_accounts_of_energy_and_price(changes: dict[
     assert figures["price_per_task"] * figures["tasks_finished"] == pytest.approx(figures["price"])
 
 
-def one_task(folder: Path, action: int, **changes: Any) -> Any:
-    """Return the environment in which a node's only task has been decided and has ended, and what was shown first."""
+def only_task(folder: Path, **changes: Any) -> Any:
+    """Return the environment in which a node's only task is on offer."""
     file = folder / "tasks.csv"
     file.write_text("time_s,origin,work,bits_in,bits_out\n1.0,slow,4.0,2000,500\n")
     columns = {name: name for name in ("origin", "work", "bits_in", "bits_out")}
@@ -97,7 +99,12 @@ def one_task(folder: Path, action: int, **changes: Any) -> Any:
         "decisions": {"max_hops": 1},
         "reward": {"scope": "own"} | WEIGHTS,
     }
-    env = make_env(environment | changes, log=True)
+    return make_env(environment | changes, log=True)
+
+
+def one_task(folder: Path, action: int, **changes: Any) -> Any:
+    """Return the same environment when the task has been decided and has ended, and what was shown first."""
+    env = only_task(folder, **changes)
     seen = dict(zip(env.layout.names, env.observations[0].tolist(), strict=True))
     env.step(np.array([action]))
     assert env.truncated[0]
@@ -126,6 +133,25 @@ def test_without_weights_nothing_is_charged_or_shown(tmp_path: Path) -> None:
     assert env.state.charged.size == 0
     assert env.closing(0)[2][0] == pytest.approx(-4.0)
     assert env.episode_metrics(0)["price"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("energy_weight", "price_weight", "action"), [(1.0, 0.0, 0), (1.1, 0.0, 1), (1.1, 0.01, 0)])
+def test_the_least_cost_weighs_time_energy_and_price(
+    tmp_path: Path, energy_weight: float, price_weight: float, action: int
+) -> None:
+    # Kept: 4 s, 20 J, a price of 1. Sent: 5 s, 19.052 J, a price of 8.006 (see the test of the only task).
+    kept = 4.0 + 20.0 * energy_weight + 1.0 * price_weight
+    sent = 5.0 + 19.052 * energy_weight + 8.006 * price_weight
+    assert (sent < kept) == bool(action)
+    weights = {"energy_weight": energy_weight, "price_weight": price_weight}
+    env = only_task(tmp_path, reward={"scope": "own"} | weights)
+    assert env.heuristic_actions("least_cost").tolist() == [action]
+    assert env.heuristic_actions("shortest_finish").tolist() == [0]
+
+
+def test_the_least_cost_needs_a_weight() -> None:
+    with pytest.raises(ConfigError, match=r"'least_cost' needs energy or a price in the reward"):
+        check_rule("least_cost", "rule", load_environment(small_environment()))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from offload_rllib.simulator.heuristics import (
     ALWAYS_CLOUD,
     AS_RECORDED,
     HEURISTICS,
+    LEAST_COST,
     is_rule,
     parse_rule,
 )
@@ -230,6 +231,8 @@ def _lacking(code: int, config: EnvironmentConfig) -> str:
         return "a cloud, and this environment has none (key cloud)"
     if code == ADMIT_IF_IN_TIME and not (config.decisions.reject and config.workload.has_deadlines):
         return "decisions.reject: true, and deadlines"
+    if code == LEAST_COST and not (config.reward.energy_weight or config.reward.price_weight):
+        return "energy or a price in the reward (reward.energy_weight, reward.price_weight)"
     if code == AS_RECORDED and not (isinstance(arrivals, Replay) and arrivals.columns.destination):
         return (
             "recorded destinations, and this environment has none (workload.arrivals.kind: replay, columns.destination)"

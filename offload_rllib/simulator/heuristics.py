@@ -13,10 +13,12 @@ import numpy as np
 
 from offload_rllib.simulator import streams
 from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.energy import has_charges
 from offload_rllib.simulator.information import (
     Known,
     all_have_processors,
     estimate,
+    expected_charge,
     expected_wait,
     fill,
     has_processor,
@@ -27,7 +29,7 @@ from offload_rllib.simulator.information import (
     rejects,
     true_state,
 )
-from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
 from offload_rllib.simulator.variants import has_extensions
@@ -49,6 +51,7 @@ SHORTEST_FINISH_ORACLE = 13
 ALWAYS_CLOUD = 14
 AS_RECORDED = 15
 ADMIT_IF_IN_TIME = 16
+LEAST_COST = 17
 
 # Sub-streams of a node's stream for heuristics; ties are drawn from the stream itself.
 _NOISE = 1
@@ -91,6 +94,9 @@ HEURISTICS = {
     ),
     "size_interval": Rule(
         SIZE_INTERVAL, "as shortest_finish, but tasks above so many mean works stay off the fastest node", 4.0
+    ),
+    "least_cost": Rule(
+        LEAST_COST, "the least expected finish plus energy and price, as the reward weighs them (energy_weight, ...)"
     ),
     "always_server": Rule(ALWAYS_SERVER, "the fastest node in reach"),
     "always_cloud": Rule(ALWAYS_CLOUD, "the cloud, or a node linked to it; otherwise keep"),
@@ -274,6 +280,11 @@ def _links_from_cloud(scenario, action, n):
     return 3.0
 
 
+@called_kernel
+def _charge(scenario, environment, agent, action, there, slot):
+    return expected_charge(scenario, environment, agent, action, there, slot)
+
+
 @kernel
 def _cost(scenario, environment, rule, parameter, agent, action, there, slot, turn, rng_key):
     """Return what a rule minimises over the actions.
@@ -303,6 +314,8 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
         temperature_s = (parameter if rule == SOFT_FINISH else SOFT_TEMPERATURE) * scenario.settings[0].mean_service_s
         u = uniform(stream(rng_key, _NOISE), turn * scenario.destination.shape[1] + action)
         return finish_s / temperature_s + math.log(-math.log(u))
+    if has_charges(scenario) and rule == LEAST_COST:
+        return finish_s + _charge(scenario, environment, agent, action, there, slot)
     if rule == DEADLINE_FINISH:
         left_s = environment.task[slot].deadline_s - environment.episode[0].now_s
         stays = action == 0 or not has_processor(scenario, scenario.agent_node[agent])

@@ -224,6 +224,21 @@ def _append_list(task, slot, order, count):
 
 
 @called_kernel
+def sort_tasks(task, discipline, order, count):
+    """Sort the first tasks in `order` by a discipline, in place: Shell's sort."""
+    gap = count // 2
+    while gap > 0:
+        for i in range(gap, count):
+            slot = order[i]
+            place = i
+            while place >= gap and goes_before(task, discipline, slot, order[place - gap]):
+                order[place] = order[place - gap]
+                place -= gap
+            order[place] = slot
+        gap //= 2
+
+
+@called_kernel
 def in_order_of_service(task, discipline, head, received, order):
     """Write the waiting tasks into `order` [tasks] and return their number.
 
@@ -249,15 +264,5 @@ def in_order_of_service(task, discipline, head, received, order):
             count += 1
             slot = task[slot].next
         place += 1
-    # Shell's sort: in place, and a heap read level by level is nearly in order.
-    gap = count // 2
-    while gap > 0:
-        for i in range(gap, count):
-            slot = order[i]
-            place = i
-            while place >= gap and goes_before(task, discipline, slot, order[place - gap]):
-                order[place] = order[place - gap]
-                place -= gap
-            order[place] = slot
-        gap //= 2
+    sort_tasks(task, discipline, order, count)  # a heap read level by level is nearly in order
     return count

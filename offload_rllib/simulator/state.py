@@ -112,7 +112,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         task=np.zeros((num_envs, task_slots), TASK),
         path=np.zeros((num_envs, task_slots, max(hops, 1)), np.int32),
         leg=np.zeros((num_envs, task_slots if len(scenario.leg) else 0), np.int32),
-        free=np.zeros((num_envs, task_slots), np.int32),
+        free=np.zeros((num_envs, task_slots * (2 if sharing else 1)), np.int32),
         heap=np.zeros((num_envs, heap_size(nodes, task_slots)), EVENT),
         bucket=np.zeros((num_envs, buckets_of_expiries(scenario)), np.int32),
         metrics=np.zeros((num_envs, len(scenario.type_weight)), METRICS),
@@ -165,7 +165,7 @@ def grow(scenario: Scenario, state: State) -> State:
         return state
     old = state.task.shape[1]
     slots = 2 * old
-    free = _extended(state.free, slots)
+    free = _extended(state.free, 2 * state.free.shape[1])
     for e, episode in enumerate(state.episode):
         used = int(episode["free_slots"])
         free[e, :old] = np.arange(slots - 1, old - 1, -1)

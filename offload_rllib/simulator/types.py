@@ -435,7 +435,7 @@ class State(NamedTuple):
     task: Array  # [E, T] TASK
     path: Array  # [E, T, H] int32: links, or paths, travelled so far
     leg: Array  # [E, T] int32: links of its path that a message was given to; [E, 0] without legs
-    free: Array  # [E, T] int32: stack of unused slots
+    free: Array  # [E, T] int32: stack of unused slots; [E, 2 T], the rest scratch, where nodes share their cores
     heap: Array  # [E, 3N + 3T] EVENT
     bucket: Array  # [E, W] int32: first task of those that expire in each bucket
     metrics: Array  # [E, Y] METRICS

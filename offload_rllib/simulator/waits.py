@@ -175,7 +175,8 @@ def _walked(scenario, environment, n, now_s, row, without):
     node, task, server = environment.node[n], environment.task, environment.server
     if shares_cores(scenario, n):
         settings, here, shared = scenario.settings[0], scenario.node[n], environment.sharing[n]
-        return shared_free_at(settings, here, node, shared, task, order, NONE, now_s, without)
+        late = environment.free[task.shape[0] :]
+        return shared_free_at(settings, here, node, shared, task, order, late, NONE, now_s, without)
     received = node.received_head if has_ticks(scenario) else np.int32(NONE)
     return _walk(scenario.settings[0], scenario.node[n], node, task, received, server, row, order, now_s, without)
 
@@ -242,8 +243,9 @@ def advertised_free_at(scenario, environment, n, now_s):
         if now_s != node.advertised_from_s:
             order = environment.free[environment.episode[0].free_slots :]
             task, shared = environment.task, environment.sharing[n]
+            late = environment.free[task.shape[0] :]
             node.advertised_from_s = now_s
-            node.advertised_free_s = shared_free_at(settings, here, node, shared, task, order, slot, now_s, NONE)
+            node.advertised_free_s = shared_free_at(settings, here, node, shared, task, order, late, slot, now_s, NONE)
         return node.advertised_free_s
     from_s = max(free_s, now_s)
     if drains_alike(settings, here):

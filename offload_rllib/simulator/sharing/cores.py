@@ -11,9 +11,9 @@ import numpy as np
 
 from offload_rllib.simulator.jit import called_kernel, kernel
 from offload_rllib.simulator.pairing_heap import enter_heap, leave_heap
-from offload_rllib.simulator.queues import in_order_of_service
+from offload_rllib.simulator.queues import in_order_of_service, sort_tasks
 from offload_rllib.simulator.sharing.clock import bring_up_to_date, foresee_end
-from offload_rllib.simulator.types import EXPIRY_ABORT, EXPIRY_NEVER, NONE, SHARING
+from offload_rllib.simulator.types import EDF, EXPIRY_ABORT, EXPIRY_NEVER, NONE, SHARING
 from offload_rllib.simulator.variants import has_extensions
 
 
@@ -101,12 +101,79 @@ def _take_out(order, first, place):
         place -= 1
 
 
+@kernel
+def _slot_in(order, place):
+    """Return the slot of an entry of `order`, also of one that is marked as gone: by its complement."""
+    return np.int64(order[place]) if order[place] >= 0 else ~np.int64(order[place])
+
+
 @called_kernel
-def shared_free_at(settings, here, node, shared, task, order, held, now_s, without):
+def _mark_gone(task, order, first, end, slot):
+    """Mark a task in `order`, which is sorted by the time of leaving from `first` to `end`."""
+    low, high = first, end
+    while low < high:
+        middle = (low + high) // 2
+        if task[_slot_in(order, middle)].work_end < task[slot].work_end:
+            low = middle + 1
+        else:
+            high = middle
+    while order[low] != slot:
+        low += 1
+    order[low] = ~slot
+
+
+@called_kernel
+def _alone_at(aborts, here, task, order, by_deadline, first, end, work_each, now_s):
+    """Return the same as `shared_free_at` where nothing waits: tasks are served, or aborted, and none takes a place.
+
+    Args:
+        aborts: whether tasks are aborted at their deadlines.
+        here: the node's NODE record.
+        task: [T] TASK.
+        order: tasks in service from `first` to `end`, by the time at which they leave; entries are marked.
+        by_deadline: [tasks] int32, overwritten.
+        first: see `order`.
+        end: see `order`.
+        work_each: see CORE_SHARING, at `now_s`.
+        now_s: the present time.
+    """
+    present = count = end - first
+    if aborts:
+        for place in range(count):
+            by_deadline[place] = order[first + place]
+        sort_tasks(task, EDF, by_deadline, count)
+    due = 0  # those before it in `by_deadline` have left
+    while present >= here.servers:
+        while order[first] < 0:
+            first += 1
+        speed = _speed_of_each(here, present)
+        following_s = now_s + max(task[order[first]].work_end - work_each, 0.0) / speed
+        late_s = np.inf
+        if aborts:
+            while due < count and task[by_deadline[due]].work_end <= work_each:
+                due += 1  # it has been served, or is at this very instant
+            if due < count:
+                late_s = max(task[by_deadline[due]].deadline_s, now_s)
+        if following_s <= late_s:
+            work_each = task[order[first]].work_end
+            now_s = following_s
+            first += 1
+        else:
+            work_each += (late_s - now_s) * speed
+            now_s = late_s
+            _mark_gone(task, order, first, end, np.int64(by_deadline[due]))
+            due += 1
+        present -= 1
+    return now_s
+
+
+@called_kernel
+def shared_free_at(settings, here, node, shared, task, order, by_deadline, held, now_s, without):
     """Return when a node would have a whole core for one more task, if no other came; the past if it has one now.
 
     What is to come is played through: tasks leave when they are served, or aborted, and waiting ones take their
-    places. Where nothing is given up this takes O(n log n) for n tasks, and up to n further steps for each deadline.
+    places. For n tasks this takes the time of a sort. As long as tasks wait, each deadline takes up to as many further
+    steps as there are tasks in service.
 
     Args:
         settings: one SETTINGS record.
@@ -115,6 +182,7 @@ def shared_free_at(settings, here, node, shared, task, order, held, now_s, witho
         shared: its CORE_SHARING record.
         task: [T] TASK. Of waiting tasks `work_end` is overwritten.
         order: [tasks] int32, overwritten.
+        by_deadline: [tasks] int32, overwritten.
         held: the first of the tasks that the node is to keep behind the waiting ones, or NONE.
         now_s: the present time.
         without: slot of a waiting task to leave out, or NONE.
@@ -141,6 +209,9 @@ def shared_free_at(settings, here, node, shared, task, order, held, now_s, witho
                 waiting.work_end = work_each + waiting.work
                 _move_back(task, order, first, end)
             end += 1
+        if end == count:
+            aborts = settings.expiry == EXPIRY_ABORT
+            return _alone_at(aborts, here, task, order, by_deadline, first, end, work_each, now_s)
         if end - first < here.servers:
             return now_s
         speed = _speed_of_each(here, end - first)
