@@ -172,7 +172,8 @@ def cases(draw: st.DrawFn) -> Case:
             unusual["failures"] = failures(rng, interval_s, exact=exact)
         if rng.random() < 0.5:
             unusual["energy"] = account(rng)
-    disciplines = ["fifo", "lifo", "sjf", "priority", *(["edf"] if has_deadline else [])]
+    # EDF needs deadlines, so it is drawn twice as often where there are some.
+    disciplines = ["fifo", "lifo", "sjf", "priority", *(["edf", "edf"] if has_deadline else [])]
     cloud = None
     if rng.random() < 0.4:
         cloud = {
