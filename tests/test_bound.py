@@ -16,13 +16,13 @@ from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.evaluation.evaluate import evaluate
-from offload_rllib.evaluation.lower_bound import lower_bound, recorded_tasks
+from offload_rllib.evaluation.lower_bound import dual_bound, lower_bound, recorded_tasks
 from offload_rllib.evaluation.players import make_contenders
 from offload_rllib.runs.folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
-RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded", "admit_if_in_time")]
+RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded", "admit_if_in_time", "least_cost")]
 SCORE = "score_mean_s"
 
 
@@ -53,6 +53,11 @@ def bounds(environment: Any, episodes: int, **options: Any) -> np.ndarray:
     return np.array(
         [lower_bound(*each, **options).mean_s for each in recorded_tasks(config, held_out_keys(0, episodes))]
     )
+
+
+def dual_bounds(environment: Any, episodes: int) -> np.ndarray:
+    config = load_environment(environment)
+    return np.array([dual_bound(*each).mean_s for each in recorded_tasks(config, held_out_keys(0, episodes))])
 
 
 def best_of_all_decisions(environment: Any, decisions: int) -> float:
@@ -120,6 +125,17 @@ def test_no_sequence_of_decisions_beats_the_bound_and_the_best_comes_close(seed:
     assert whole > 0.85 * best
 
 
+def test_without_slots_capacity_is_what_lies_between_the_first_and_the_last_moment(tmp_path: Path) -> None:
+    # Service takes 1 s, and all must be back by 3.5 s: of four or five tasks at 0.5 s three can be served.
+    far = {"kind": "fixed", "rate_bps": 1e6, "latency_s": 50}
+    for count in (3, 4, 5):
+        environment = two_nodes(tmp_path, [(0.5, "fast", 2.0)] * count, links=far)
+        environment["workload"]["deadline_s"] = 3.0
+        expected = (3 * 1.0 + (count - 3) * 3.0) / count
+        assert dual_bounds(environment, 1)[0] == pytest.approx(expected, rel=1e-4)
+        assert dual_bounds(environment, 1)[0] <= expected
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "deadlines abort": {},
     "deadlines are counted": {"deadlines": {"expiry": "never"}, "score": {"drop_s": 40}},
@@ -146,8 +162,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_no_heuristic_beats_the_bound(variant: str) -> None:
     environment = small_environment(**VARIANTS[variant])
     bound = bounds(environment, 3, slot_s=0.25)
+    dual = dual_bounds(environment, 3)
     evaluation = evaluate(load_environment(environment), make_contenders(RULES), episodes=3)
     assert (bound > 0.2).all()
+    # The dual of a program with one slot is at least as tight as that program, if the best prices have been found.
+    assert (dual >= bounds(environment, 3, slot_s=environment["horizon_s"]) * (1 - 1e-3)).all()
+    assert all((evaluation.of(rule, SCORE) >= dual).all() for rule in RULES)
     for rule in RULES:
         assert (evaluation.of(rule, SCORE) >= bound).all(), rule
     best = min(evaluation.of(rule, SCORE).mean() for rule in RULES)
@@ -223,6 +243,7 @@ def test_the_verb_says_how_far_policies_are_from_the_bound(tmp_path: Path, monke
         (["--out", "evaluations/small-bound-1"], "evaluations/small-bound-1: exists and is not overwritten"),
         (["--slot", "0"], "--slot 0: must be above 0 s"),
         (["--time-limit", "5"], "--time-limit: only with --whole"),
+        (["--dual"], "--dual: has no slots and no whole tasks"),
     ):
         assert message in str(CliRunner().invoke(app, [*command, *options]).exception)
 

@@ -43,6 +43,9 @@ def bound(
     time_limit: Annotated[
         float | None, typer.Option(min=1.0, help="With --whole: seconds for each episode; 60 by default.")
     ] = None,
+    dual: Annotated[
+        bool, typer.Option("--dual", help="Without slots: a looser bound, in seconds for any number of tasks.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must not exist.")] = None,
 ) -> None:
     """Compare policies with a clairvoyant lower bound on the mean score, episode by episode."""
@@ -62,6 +65,8 @@ def bound(
         raise ConfigError(f"--slot {slot:g}: must be above 0 s")
     if time_limit is not None and not whole:
         raise ConfigError("--time-limit: only with --whole; a linear program is solved to its end")
+    if dual and (slot is not None or whole):
+        raise ConfigError("--dual: has no slots and no whole tasks; accepted: without --slot and --whole")
     contenders = make_contenders(policies or BASELINES)
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate(environment, contenders, episodes=episodes, seed=held_out_seed, progress=progress)
@@ -72,6 +77,7 @@ def bound(
             slot_s=slot,
             whole=whole,
             time_limit_s=time_limit or 60.0,
+            dual=dual,
             progress=progress,
         )
     bounds = np.array([each.mean_s for each in found])
@@ -87,9 +93,9 @@ def bound(
 
     folder, _ = write_results(out, EVALUATIONS, f"{plain_name(Path(env).stem)}-bound", write)
     mean = interval(bounds)
-    kind = "mixed-integer program" if whole else "linear program"
+    kind = f"{'mixed-integer' if whole else 'linear'} program, slots of {found[0].slot_s:g} s"
     table = Table(
-        title=f"lower bound of the mean score: {with_half_width(mean)} s ({kind}, slots of {found[0].slot_s:g} s)",
+        title=f"lower bound of the mean score: {with_half_width(mean)} s ({'dual, without slots' if dual else kind})",
         caption=f"{episodes} held-out episodes; ±, [ ]: 95 % intervals; the optimum lies between bound and best policy",
     )
     for column in ("policy", "score, s", "above the bound, s", "times the bound"):

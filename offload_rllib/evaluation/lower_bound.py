@@ -1,8 +1,8 @@
 """A clairvoyant lower bound on the score of any policy, on an episode whose tasks are all known beforehand.
 
 The bound is the optimum of a relaxation, found by HiGHS through scipy: a linear program over slots of time, or, with
-`whole`, a mixed-integer one in which every task is processed at one node. `docs/bound.md` states the relaxation and
-why each of its parts holds for every policy.
+`whole`, a mixed-integer one in which every task is processed at one node. For many tasks there is `dual`, without
+slots. `docs/bound.md` states the relaxation and why each of its parts holds for every policy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Bound:
     Attributes:
         mean_s: no policy's `score_mean_s` is below it; NaN if no task counts.
         tasks: that count.
-        slot_s: length of the slots.
+        slot_s: length of the slots; infinite: none (`dual_bound`).
         proven: whether the relaxation was solved; False if the time limit ended it, which costs tightness only.
     """
 
@@ -196,13 +196,17 @@ def _drop_penalties(scenario: Scenario, tasks: Array) -> Array:
     return np.maximum(latest_s - tasks["created_s"], settings["drop_s"])
 
 
+def _latest_ends(scenario: Scenario, tasks: Array) -> Array:
+    """Return when [J] the results of tasks must be back at the latest."""
+    settings = scenario.settings[0]
+    latest = np.full(len(tasks), settings["horizon_s"])
+    return np.minimum(latest, tasks["deadline_s"]) if settings["expiry"] == EXPIRY_ABORT else latest
+
+
 def _entries(scenario: Scenario, tasks: Array, slot_s: float) -> Iterator[_Entry]:
     """Yield the variables of every task at every node where it could finish."""
-    settings = scenario.settings[0]
     soonest = earliest_times(scenario, tasks)
-    latest = np.full(len(tasks), settings["horizon_s"])
-    if settings["expiry"] == EXPIRY_ABORT:
-        latest = np.minimum(latest, tasks["deadline_s"])
+    latest = _latest_ends(scenario, tasks)
     for j, n in np.argwhere(np.isfinite(soonest.ready_s) & (scenario.node["speed"] > 0)):
         ready_s, back_s = soonest.ready_s[j, n], soonest.back_s[j, n]
         service_s = float(tasks["work"][j] * scenario.node[n]["seconds_per_instruction"])
@@ -268,6 +272,51 @@ def lower_bound(
     return Bound(mean_s, len(tasks), slot_s, proven=result.status == 0)
 
 
+def dual_bound(scenario: Scenario, tasks: Array) -> Bound:
+    """Return a lower bound on the mean score, as `lower_bound` does, without slots: for any number of tasks.
+
+    Every second of service has a price at each node. A task takes the node where its least response and its price are
+    least together, or is dropped; what all capacity costs is taken off. By weak duality that is a bound for any prices
+    of at least 0 (M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management
+    Science 27(1), 1981). The best ones that L-BFGS-B meets are taken; at 0 every task is alone in the network.
+
+    Args:
+        scenario: of the episode.
+        tasks: [J] LOG of the tasks that count, from `recorded_tasks`.
+    """
+    if len(tasks) == 0:
+        return Bound(float("nan"), 0, np.inf, proven=True)
+    node, weight = scenario.node, scenario.type_weight[tasks["type"]]
+    soonest, latest = earliest_times(scenario, tasks), _latest_ends(scenario, tasks)
+    service_s = tasks["work"][:, None] * node["seconds_per_instruction"]
+    end_s = latest[:, None] - soonest.back_s
+    in_time = soonest.ready_s + service_s <= end_s + 1e-9 * np.maximum(end_s, 1.0)
+    can = in_time & np.isfinite(soonest.ready_s) & (node["speed"] > 0)
+    least_s = soonest.ready_s + service_s + soonest.back_s - tasks["created_s"][:, None]
+    alone = np.where(can, weight[:, None] * least_s, np.inf)
+    dropped = weight * _drop_penalties(scenario, tasks)
+    service_s = np.where(can, service_s, 0.0)
+    begins_s = np.where(can, soonest.ready_s, np.inf).min(axis=0)
+    ends_s = np.where(can, end_s, -np.inf).max(axis=0)
+    capacity_s = np.where(can.any(axis=0), node["servers"] * (ends_s - begins_s), 0.0)
+    best = -np.inf
+
+    def minus_bound(price: Array) -> tuple[float, Array]:
+        nonlocal best
+        cost = alone + price * service_s
+        there = cost.argmin(axis=1)
+        least = cost[np.arange(len(tasks)), there]
+        total = float(np.minimum(least, dropped).sum() - price @ capacity_s)
+        best = max(best, total)
+        served = np.flatnonzero(least < dropped)
+        used_s = np.bincount(there[served], service_s[served, there[served]], len(node))
+        return -total, capacity_s - used_s
+
+    start = np.zeros(len(node))
+    optimize.minimize(minus_bound, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(node))
+    return Bound(best * (1 - TOLERANCE) / weight.sum(), len(tasks), np.inf, proven=True)
+
+
 def bounds_of_episodes(
     config: EnvironmentConfig,
     *,
@@ -276,6 +325,7 @@ def bounds_of_episodes(
     slot_s: float | None = None,
     whole: bool = False,
     time_limit_s: float = 60.0,
+    dual: bool = False,
     progress: Progress | None = None,
 ) -> list[Bound]:
     """Return the bounds of held-out episodes, the same that `evaluation.evaluate` plays.
@@ -287,6 +337,7 @@ def bounds_of_episodes(
         slot_s: see `lower_bound`, as the other options.
         whole: a mixed-integer program.
         time_limit_s: of that, for each episode.
+        dual: `dual_bound` instead.
         progress: where to show it.
 
     Raises:
@@ -297,7 +348,10 @@ def bounds_of_episodes(
     found: list[Bound] = []
     for first in range(0, episodes, BATCH):
         for scenario, tasks in recorded_tasks(config, keys[first : first + BATCH]):
-            found.append(lower_bound(scenario, tasks, slot_s=slot_s, whole=whole, time_limit_s=time_limit_s))
+            if dual:
+                found.append(dual_bound(scenario, tasks))
+            else:
+                found.append(lower_bound(scenario, tasks, slot_s=slot_s, whole=whole, time_limit_s=time_limit_s))
             if progress and task is not None:
                 progress.advance(task)
     return found

@@ -102,7 +102,8 @@ class BoundResult(Schema):
     mean_s: Number
     low_s: Number | None
     high_s: Number | None
-    slot_s: Number
+    slot_s: Number | None
+    """Length of a slot of time; null: without slots, by the dual."""
 
 
 class PointResult(Schema):

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
-from offload_rllib.config.base import Count, Name, Natural, Positive, Schema
+from offload_rllib.config.base import Count, Flag, Name, Natural, Positive, Schema
 from offload_rllib.config.files import read_bytes, read_text
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.loading import nearest, preset_folder, read_yaml, validated
@@ -77,6 +77,8 @@ class Bounding(Schema):
     """How many episodes are bounded; 0: none."""
     slot_s: Positive | None = None
     """Length of a slot of time; null: the horizon / 500."""
+    dual: Flag = False
+    """Without slots: looser, for any number of tasks."""
     why_not: str = ""
     """Without episodes: why."""
 

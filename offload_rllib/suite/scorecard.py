@@ -177,7 +177,12 @@ def bound_of(place: Place, seed: int, progress: Progress | None = None) -> Bound
     """Return the clairvoyant bound of a point, on the first of the held-out episodes."""
     wanted = place.scenario.bound
     found = bounds_of_episodes(
-        place.environment(), episodes=wanted.episodes, seed=seed, slot_s=wanted.slot_s, progress=progress
+        place.environment(),
+        episodes=wanted.episodes,
+        seed=seed,
+        slot_s=wanted.slot_s,
+        dual=wanted.dual,
+        progress=progress,
     )
     mean = interval(np.array([each.mean_s for each in found]))
     return BoundResult(
@@ -185,7 +190,7 @@ def bound_of(place: Place, seed: int, progress: Progress | None = None) -> Bound
         mean_s=mean.mean,
         low_s=number(mean.low),
         high_s=number(mean.high),
-        slot_s=found[0].slot_s,
+        slot_s=number(found[0].slot_s),
     )
 
 

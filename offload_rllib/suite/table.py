@@ -160,8 +160,9 @@ def _section(
         if point.bound is not None:
             low, high = (point.bound.mean_s if x is None else x for x in (point.bound.low_s, point.bound.high_s))
             shown = with_half_width(Interval(point.bound.mean_s, low, high))
+            slots = "without slots" if point.bound.slot_s is None else f"slots of {point.bound.slot_s:g} s"
             lines += [
-                f"Bound: {shown} s over the first {point.bound.episodes} episodes, slots of {point.bound.slot_s:g} s.",
+                f"Bound: {shown} s over the first {point.bound.episodes} episodes, {slots}.",
                 "",
             ]
         lines.append(_markdown(table_of(point, more.get((title, point.point), ()))))
