@@ -218,7 +218,7 @@ def test_the_rules_that_fit_an_environment_are_those_that_it_accepts(preset: str
             accepted.append(rule)
     assert fitting_rules(config) == tuple(accepted)
     assert ("always_cloud" in accepted) == (preset == "cloud_ether_12")
-    assert {*HEURISTICS} - {*accepted} <= {"always_cloud", "recorded", "admit_if_in_time"}
+    assert {*HEURISTICS} - {*accepted} <= {"always_cloud", "recorded", "admit_if_in_time", "least_cost"}
 
 
 def play(environment: Any, rule: str, envs: int) -> VectorEnv:
