@@ -127,8 +127,7 @@ def median(values: Any) -> float:
 
 def table(head: str, rows: list[str]) -> str:
     """Return a Markdown table with figures to the right."""
-    columns = head.count("|") + 1
-    return "\n".join([f"| {head} |", "|---" + "|---:" * (columns - 1) + "|", *rows])
+    return "\n".join([f"| {head} |", "|---" + "|---:" * head.count("|") + "|", *rows])
 
 
 def measured(trainings: list[Training], repeats: int) -> tuple[str, list[list[Iteration]]]:

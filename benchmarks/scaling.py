@@ -34,6 +34,7 @@ import torch
 from ray import cloudpickle
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+from runners import table
 from sleeping import (
     CPU,
     DELAY,
@@ -293,11 +294,6 @@ def ms(seconds: float) -> str:
     return f"{1e3 * seconds:.1f}"
 
 
-def table(head: str, rows: list[str]) -> str:
-    """Return a Markdown table with figures to the right."""
-    return "\n".join([f"| {head} |", "|---" + "|---:" * head.count("|") + "|", *rows]) + "\n"
-
-
 def recorded(found: dict[str, list[Iteration]]) -> str:
     """Return the table of what workers noted."""
     rows = []
@@ -358,14 +354,13 @@ def learners_scale(options: argparse.Namespace) -> None:
         rounds = [[training.iterate() for training in trainings.values()] for _ in range(options.iterations)]
         found = {name: list(own) for name, own in zip(trainings, zip(*rounds, strict=True), strict=True)}
         one = trainings["1"]
-        print(
-            f"{one.env_steps:,} choices of each learner, exchange: {options.exchange}\n\n{recorded(found)}", flush=True
-        )
+        print(f"{one.env_steps:,} choices of each learner, exchange: {options.exchange}\n")
+        print(f"{recorded(found)}\n", flush=True)
         pool, sizes = np.concatenate([i.work_s for i in found["1"]]), one.sizes()
         slept = {}
         for workers in options.workers:
             slept[workers] = trainings["2"].sleep(workers, pool, sizes, options)
-        print(compared(found, {name: training.env_steps for name, training in trainings.items()}, slept))
+        print(f"{compared(found, {name: own.env_steps for name, own in trainings.items()}, slept)}\n")
         print(f"load {os.getloadavg()[0]:.1f}; exchanged: {sizes} numbers\n\n{scaled(slept, sizes)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is loaded. Threads of one process wait for each other by spinning: with 15 processes waiting for two
 # cores, 100 gradient steps of 16 units took 4.9 s of CPU time with two threads, 0.07 s with one, to the same bits.
@@ -43,3 +44,11 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def sweep_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an environment and a policy that trains for a few iterations."""
+    from helpers.sweeps import write_files
+
+    return write_files(tmp_path_factory.mktemp("sweeps"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.environments import log_bytes, make_env, random_actions, small_environment
+from helpers.environments import RULES_THAT_NEED_MORE, log_bytes, make_env, random_actions, small_environment
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import offload_rllib
@@ -54,8 +54,7 @@ def test_agents_are_those_that_are_named(agents: object, names: tuple[str, ...])
 
 
 @pytest.mark.parametrize("information", ["broadcast", "fresh"])
-# Without a cloud, and without a recording.
-@pytest.mark.parametrize("rule", sorted({*HEURISTICS} - {"always_cloud", "recorded", "admit_if_in_time", "least_cost"}))
+@pytest.mark.parametrize("rule", sorted({*HEURISTICS} - RULES_THAT_NEED_MORE))
 def test_the_others_act_by_their_rule_as_agents_would(rule: str, information: str) -> None:
     changes = {"information": {"kind": information}}
     everyone = make_env(small_environment(**changes), 2, log=True)

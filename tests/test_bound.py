@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.environments import make_env, small_environment
+from helpers.environments import RULES_THAT_NEED_MORE, make_env, small_environment
 from typer.testing import CliRunner
 
 from offload_rllib.cli import app
@@ -22,7 +22,7 @@ from offload_rllib.runs.folder import write_results
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
 
-RULES = [name for name in HEURISTICS if name not in ("always_cloud", "recorded", "admit_if_in_time", "least_cost")]
+RULES = [name for name in HEURISTICS if name not in RULES_THAT_NEED_MORE]
 SCORE = "score_mean_s"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.environments import log_bytes, make_env, random_actions, small_environment
+from helpers.environments import RULES_THAT_NEED_MORE, log_bytes, make_env, random_actions, small_environment
 from helpers.pages import example
 
 from offload_rllib.config import load_environment
@@ -218,7 +218,7 @@ def test_the_rules_that_fit_an_environment_are_those_that_it_accepts(preset: str
             accepted.append(rule)
     assert fitting_rules(config) == tuple(accepted)
     assert ("always_cloud" in accepted) == (preset == "cloud_ether_12")
-    assert {*HEURISTICS} - {*accepted} <= {"always_cloud", "recorded", "admit_if_in_time", "least_cost"}
+    assert {*HEURISTICS} - {*accepted} <= RULES_THAT_NEED_MORE
 
 
 def play(environment: Any, rule: str, envs: int) -> VectorEnv:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.sweeps import STEPS, plan_of, write_files
+from helpers.sweeps import STEPS, plan_of
 from rich.console import Console
 
 from offload_rllib.config.sweep import Metric
@@ -28,12 +28,6 @@ from offload_rllib.sweep.plan import token_of
 from offload_rllib.sweep.search import RestoredASHA, RestoredMedian
 from offload_rllib.sweep.study import write_study
 from offload_rllib.sweep.trial import mean_of
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an environment and a policy that trains for a few iterations."""
-    return write_files(tmp_path_factory.mktemp("sweeps"))
 
 
 def outcome(name: str, state: str, env_steps: int, **figures: float) -> TrialOutcome:
@@ -61,12 +55,12 @@ def test_the_leaderboard_compares_trials_that_had_the_whole_budget() -> None:
 
 
 @pytest.mark.parametrize("names", [["score_mean_s"], ["score_mean_s", "offloaded_share"]])
-def test_a_sweep_leaves_a_study_that_optuna_opens(files: Path, names: list[str], tmp_path: Path) -> None:
+def test_a_sweep_leaves_a_study_that_optuna_opens(sweep_files: Path, names: list[str], tmp_path: Path) -> None:
     import optuna
 
     metrics = [{"name": name, "mode": "min" if i == 0 else "max"} for i, name in enumerate(names)]
     space = {"policy.algorithm.lr": {"log_uniform": [1e-4, 1e-2]}, "policy.network.hidden": {"choice": [[8], [8, 8]]}}
-    plan = plan_of(files, space=space, metrics=metrics)
+    plan = plan_of(sweep_files, space=space, metrics=metrics)
     values = {"policy.algorithm.lr": 1e-3, "policy.network.hidden": [8, 8]}
     figures = {"score_mean_s": 2.0, "offloaded_share": 0.5, "response_mean_s": 1.5}
     trials = [
@@ -127,12 +121,12 @@ def test_results_are_merged_leaf_by_leaf() -> None:
     assert merged == {"a": 1.5, "b": {"c": 4.0}, "e": 3.0}
 
 
-def test_a_narrow_terminal_shows_values_whole(files: Path) -> None:
+def test_a_narrow_terminal_shows_values_whole(sweep_files: Path) -> None:
     space = {"policy.algorithm.lr": [0.0006466], "policy.algorithm.minibatch_steps": [64, 128]}
     values = {"policy.algorithm.lr": 0.0006466, "policy.algorithm.minibatch_steps": 128}
     trial = TrialOutcome("trial_0001", values, FINISHED, STEPS, {"score_mean_s": 43.98})
     console = Console(file=io.StringIO(), width=66)
-    console.print(trials_table(plan_of(files, space=space), [trial], "one trial"))
+    console.print(trials_table(plan_of(sweep_files, space=space), [trial], "one trial"))
     shown = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     for text in ("0001", "0.0006466", "128", "43.98", "640", "finished"):
         assert f" {text} " in shown, shown

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.environments import small_environment
 from helpers.policies import policy_config
-from helpers.sweeps import plan_of, write_files
+from helpers.sweeps import plan_of
 
 from offload_rllib.config import ConfigError, load_environment, presets
 from offload_rllib.config.loading import load_sweep
@@ -23,12 +23,6 @@ from offload_rllib.sweep.run import concurrent_trials
 from offload_rllib.sweep.search import param_space, search_algorithm
 from offload_rllib.sweep.trial import trial_resources
 from offload_rllib.training.train import check
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an environment and a policy that trains for a few iterations."""
-    return write_files(tmp_path_factory.mktemp("sweeps"))
 
 
 @pytest.mark.parametrize(
@@ -79,15 +73,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"seed": 1}, r"seed: unknown key. Did you mean 'seeds'\?"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_runs(files: Path, keys: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_runs(sweep_files: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        check_plan(plan_of(files, **keys), 2)
+        check_plan(plan_of(sweep_files, **keys), 2)
     assert re.search(message, str(error.value), re.DOTALL), str(error.value)
 
 
-def test_combinations_that_will_fail_are_announced(files: Path) -> None:
+def test_combinations_that_will_fail_are_announced(sweep_files: Path) -> None:
     plan = plan_of(
-        files,
+        sweep_files,
         space={"policy.algorithm.minibatch_steps": [64, 320], "policy.algorithm.batch_env_steps": [160, 320]},
         search="grid",
     )
@@ -115,7 +109,7 @@ def test_values_come_back_as_they_were_given() -> None:
 
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_equal_seeds_try_equal_values(files: Path, search: str) -> None:
+def test_equal_seeds_try_equal_values(sweep_files: Path, search: str) -> None:
     space = {
         "policy.algorithm.lr": {"log_uniform": [1e-4, 1e-2]},
         "policy.algorithm.gamma": {"uniform": [0.9, 1.0]},
@@ -125,7 +119,7 @@ def test_equal_seeds_try_equal_values(files: Path, search: str) -> None:
     }
 
     def tried(seed: int) -> list[Any]:
-        plan = plan_of(files, space=space, search={"kind": search, "seed": seed})
+        plan = plan_of(sweep_files, space=space, search={"kind": search, "seed": seed})
         if search == "random":
             state = np.random.RandomState(seed)
             return [{k: d.sample(random_state=state) for k, d in param_space(plan).items()} for _ in range(40)]
@@ -141,16 +135,18 @@ def test_equal_seeds_try_equal_values(files: Path, search: str) -> None:
     assert all(1e-4 <= values["policy.algorithm.lr"] <= 1e-2 for values in first)
 
 
-def test_trials_keep_within_the_machine(files: Path) -> None:
-    alone = plan_of(files)
+def test_trials_keep_within_the_machine(sweep_files: Path) -> None:
+    alone = plan_of(sweep_files)
     assert concurrent_trials(alone, 2) == 2
     assert trial_resources(alone, {"policy.algorithm.lr": 1e-3}, 2).required_resources == {"CPU": 1}
-    runners = plan_of(files, fixed={"policy.training.runners": 2, "policy.training.envs_per_runner": 4}, seeds=[0, 1])
+    runners = plan_of(
+        sweep_files, fixed={"policy.training.runners": 2, "policy.training.envs_per_runner": 4}, seeds=[0, 1]
+    )
     needed = trial_resources(runners, {"policy.algorithm.lr": 1e-3}, 2)
     assert len(needed.bundles) == 5, "the trial, and two runners for each of two seeds"
     assert needed.required_resources["CPU"] == pytest.approx(2, abs=0.01)
     assert concurrent_trials(runners, 2) == 1
-    shared = plan_of(files, fixed={"policy.training.runners": 1}, concurrent_trials=2)
+    shared = plan_of(sweep_files, fixed={"policy.training.runners": 1}, concurrent_trials=2)
     assert trial_resources(shared, {"policy.algorithm.lr": 1e-3}, 2).required_resources["CPU"] <= 1
     # A trial that cannot be is not the end of the sweep here, either.
     assert trial_resources(alone, {"policy.algorithm.lr": -1}, 2).required_resources == {"CPU": 1}

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from helpers.environments import small_environment
 from helpers.policies import policy_config
-from helpers.sweeps import STEPS, plan_of, write_files
+from helpers.sweeps import STEPS, plan_of
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
@@ -45,12 +45,6 @@ from offload_rllib.sweep.run import NotedLogs, sweep
 from offload_rllib.training.recovery import mend_trials, newest_state, recorded_trial
 from offload_rllib.training.rllib_config import algorithm_config
 from offload_rllib.training.train import check
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an environment and a policy that trains for a few iterations."""
-    return write_files(tmp_path_factory.mktemp("sweeps"))
 
 
 def run(plan: SweepPlan, path: Path) -> tuple[SweepFolder, list[TrialOutcome], str]:
@@ -101,10 +95,10 @@ def hparams_tab(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome], str]:  # noqa: ARG001 - a fixture
+def grid(sweep_files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome], str]:  # noqa: ARG001 - a fixture
     """A grid over environment and policy with two training seeds, in which one learning rate cannot work."""
     plan = plan_of(
-        files,
+        sweep_files,
         space={
             "policy.algorithm.lr": [1e-3, 1e29],
             "policy.algorithm.batch_env_steps": [160, 320],
@@ -115,7 +109,7 @@ def grid(files: Path, ray_session: None) -> tuple[SweepFolder, list[TrialOutcome
         fixed={"policy.algorithm.grad_clip": None, "policy.network.hidden": [8]},
     )
     assert check_plan(plan, 2) == []
-    return run(plan, files / "sweeps" / "grid")
+    return run(plan, sweep_files / "sweeps" / "grid")
 
 
 def test_sweeps_that_begin_together_do_not_share_what_is_staged(
@@ -264,9 +258,9 @@ def test_rows_that_a_killed_process_had_written_but_not_copied_are_collected(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_front(files: Path) -> None:
+def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_front(sweep_files: Path) -> None:
     plan = plan_of(
-        files,
+        sweep_files,
         space={
             "policy.algorithm.lr": {"log_uniform": [1e-4, 1e-2]},
             "policy.algorithm.epochs": {"integer": [1, 3]},
@@ -278,7 +272,7 @@ def test_tpe_with_two_metrics_ends_hopeless_trials_early_and_keeps_the_pareto_fr
         budget={"trials": 5, "env_steps": STEPS, "report_env_steps": 160},
     )
     for attempt in range(3):  # if each trial is better than those that happened to report before it, none is hopeless
-        folder, outcomes, _ = run(plan, files / "sweeps" / f"tpe_{attempt}")
+        folder, outcomes, _ = run(plan, sweep_files / "sweeps" / f"tpe_{attempt}")
         assert len(outcomes) == 5
         stopped = [outcome for outcome in outcomes if outcome.state == STOPPED]
         if stopped:
@@ -320,18 +314,18 @@ def test_a_restored_run_goes_on_with_its_own_hyperparameters(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_trackers_get_results_over_environment_steps(files: Path, tmp_path: Path) -> None:
+def test_trackers_get_results_over_environment_steps(sweep_files: Path, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("wandb")
     plan_of(
-        files,
+        sweep_files,
         fixed={"policy.training.tracking": ["wandb", "mlflow"]},
         budget={"trials": 1, "env_steps": STEPS, "report_env_steps": 160},
     )
     store = f"sqlite:///{tmp_path}/mlflow.db"
     # A Ray of its own: what sends to W&B reads its settings where Ray was started.
     subprocess.run(
-        [sys.executable, "-m", "offload_rllib", "tune", str(files / "sweep.yaml"), "--name", "tracked"],
+        [sys.executable, "-m", "offload_rllib", "tune", str(sweep_files / "sweep.yaml"), "--name", "tracked"],
         cwd=tmp_path,
         env=os.environ | {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": store},
         check=True,
@@ -348,7 +342,9 @@ def test_trackers_get_results_over_environment_steps(files: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl_c", "killed"])
-def test_a_stopped_sweep_goes_on_without_doubled_rows(files: Path, number: signal.Signals, tmp_path: Path) -> None:
+def test_a_stopped_sweep_goes_on_without_doubled_rows(
+    sweep_files: Path, number: signal.Signals, tmp_path: Path
+) -> None:
     def start(*arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "offload_rllib", "tune", *arguments],
@@ -359,9 +355,9 @@ def test_a_stopped_sweep_goes_on_without_doubled_rows(files: Path, number: signa
             start_new_session=True,
         )
 
-    plan_of(files, budget={"trials": 3, "env_steps": 3200, "report_env_steps": 160})
+    plan_of(sweep_files, budget={"trials": 3, "env_steps": 3200, "report_env_steps": 160})
     for name in ("ring.yaml", "quick.yaml", "sweep.yaml"):
-        shutil.copy(files / name, tmp_path)
+        shutil.copy(sweep_files / name, tmp_path)
     process = start("sweep.yaml", "--name", "cut")
     trials = tmp_path / "sweeps" / "cut" / "tune"
 

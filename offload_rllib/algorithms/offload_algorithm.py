@@ -148,9 +148,9 @@ class OffloadAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             # RLlib waits for all learners, and if one is lost, those that remain wait for it.
             workers = self.learner_group._workers  # noqa: SLF001
-            limit_s = max(HANGING_TIMEOUTS * self.sampler.timeout_s, HANGING_ITERATIONS * self._longest_s)
-            if not self._longest_s:
-                limit_s = math.inf  # they make their environments
+            limit_s = math.inf  # for the first batch: they make their environments
+            if self._longest_s:
+                limit_s = max(HANGING_TIMEOUTS * self.sampler.timeout_s, HANGING_ITERATIONS * self._longest_s)
             began = time.monotonic()
             answers = answers_of(workers, "iterate", limit_s=limit_s, env_steps=self.env_steps, **how)
             self._longest_s = max(self._longest_s, time.monotonic() - began)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from scripts.results.study import Study
 
+# Trained when the samples of `ppo.yaml` were half as long, in its versions 3 and 4.
+SHORT_SAMPLES = "training.envs_per_runner=16"
 DROPS = ("reward.drop_penalty_s=500",)
 # A drop comes up to 200 s after its decision, out of sight of a critic for which the task is gone.
-UP_TO_DROPS = {"ppo": ("training.envs_per_runner=16", "training.env_steps=576000", "algorithm.lambda=1.0")}
-# Trained when the preset's samples were half as long (`ppo.yaml`, versions 3 and 4).
-SHORT_SAMPLES = {"ppo": ("training.envs_per_runner=16", "training.env_steps=288000")}
+UP_TO_DROPS = {"ppo": (SHORT_SAMPLES, "training.env_steps=576000", "algorithm.lambda=1.0")}
+SHORT_TRAINING = {"ppo": (SHORT_SAMPLES, "training.env_steps=288000")}
 # Drops are few and come in heaps: it takes more episodes to tell who has fewer.
 EPISODES_OF_DROPS = 200
 # Found by `offload-rllib tune-rule ENV RULE` on training episodes, with workload.load.rho=1.0 where the load is full.
@@ -19,7 +20,7 @@ TUNED_IN_A_HERD = ("keep_first:0.75",)
 TAIL = ("score_mean_s", "score_p95_s", "dropped_share")
 POINTER = (
     "network={kind: pointer, hidden: [64, 64], activation: relu}",
-    "training.envs_per_runner=16",
+    SHORT_SAMPLES,
     "training.env_steps=96000",
     "algorithm.entropy_coeff=0.02",
 )
@@ -30,7 +31,7 @@ STUDIES = (
         "ether_12",
         ("ppo", "a2c"),
         question="Few jobs are huge, and block the server for all others: who keeps them off it?",
-        own_changes=SHORT_SAMPLES,
+        own_changes=SHORT_TRAINING,
         tuned=TUNED,
         tried="With `lambda` 0.95 instead of 0.98 one A2C training of five ended at 38 s, where `shortest_finish` is. "
         "Batches of 1,024, or one gradient step per batch, end later and higher: training scores of 26 to 33 s.",
@@ -51,7 +52,7 @@ STUDIES = (
         question="Each policy learns from fewer agents, and need not tell them apart.",
         sharings=("per_device", "per_node"),
         changes=("algorithm.minibatch_steps=128",),
-        own_changes=SHORT_SAMPLES,
+        own_changes=SHORT_TRAINING,
         tuned=TUNED,
         tried="A policy has only a part of each batch. With the preset's 512 rows per gradient step it takes few: "
         "four trainings of ten ended at 28 to 39 s.",
@@ -116,7 +117,7 @@ STUDIES = (
         question="As much work as all nodes together can do, so that some must be left; drops cost learners as much.",
         overrides=("workload.load.rho=1.0", *DROPS),
         tuned=TUNED_AT_FULL_LOAD,
-        own_changes={"ppo": ("training.envs_per_runner=16", "training.env_steps=576000")},
+        own_changes={"ppo": (SHORT_SAMPLES, "training.env_steps=576000")},
         reference="deadline_finish",
         figure="dropped_share",
         judged=TAIL,

@@ -14,6 +14,8 @@ from offload_rllib.envs.vector import NativeEnv, VectorEnv, batch_of, held_out_k
 from offload_rllib.scenario import build_scenario
 
 ARRIVAL = {"when": "arrival", "max_hops": 2}
+# Rules that need what small environments do not have: a cloud, a recording, a choice to reject, a reward with charges.
+RULES_THAT_NEED_MORE = frozenset({"always_cloud", "recorded", "admit_if_in_time", "least_cost"})
 
 
 def small_environment(**changes: Any) -> dict[str, Any]:
