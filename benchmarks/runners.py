@@ -1,9 +1,10 @@
-"""Choices per second with 0, 1, 2 and 4 runners and with 1 and 2 learners, and the bytes that larger networks send.
+"""Choices per second with 0, 1, 2 and 4 runners and with a learner apart, and the bytes that larger networks send.
 
 Usage: python benchmarks/runners.py [--repeats 7] [--env ether_12] [--policy ppo]
 
 All trainings are there at the same time, and one iteration of each is done in turn, so that what else the machine does
-meets all of them. Shown are medians. What more runners would give is measured by `scaling.py --runners`.
+meets all of them. Shown are medians. `scaling.py --runners` measures what more runners would give, and `scaling.py`
+what several learners give, which sample by themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from offload_rllib.training.rllib_config import algorithm_config
 from offload_rllib.training.train import quieten
 
 # Runners and learners; 0: in the trainer's process.
-SHAPES = ((0, 0), (1, 0), (2, 0), (4, 0), (2, 1), (2, 2))
+SHAPES = ((0, 0), (1, 0), (2, 0), (4, 0), (2, 1))
 NODES = (1024, 10_000)
 # Of a cluster's network, bytes per second: 10 Gbit/s.
 NETWORK_BYTES_PER_S = 1.25e9
