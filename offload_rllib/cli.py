@@ -17,6 +17,7 @@ from offload_rllib.commands.check import check
 from offload_rllib.commands.compare import compare
 from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
 from offload_rllib.commands.evaluate import evaluate
+from offload_rllib.commands.front import front
 from offload_rllib.commands.home import ensure_home
 from offload_rllib.commands.imports import import_edgecloudsim, import_topo4mec, import_trace
 from offload_rllib.commands.init import init
@@ -28,8 +29,7 @@ from offload_rllib.commands.serve_env import serve_env
 from offload_rllib.commands.status import status
 from offload_rllib.commands.suite import app as suite_app
 from offload_rllib.commands.terminal import console, say, say_error
-from offload_rllib.commands.testbed import play_testbed
-from offload_rllib.commands.testbed_report import report_testbed
+from offload_rllib.commands.testbed import play_testbed, report_testbed
 from offload_rllib.commands.train import train
 from offload_rllib.commands.tune import tune
 from offload_rllib.commands.tune_rule import tune_rule
@@ -66,6 +66,7 @@ for verb in (
     watch,
     evaluate,
     compare,
+    front,
     report,
     replay,
     record,

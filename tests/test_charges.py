@@ -34,15 +34,15 @@ def charged_environment(weights: dict[str, float], **changes: Any) -> dict[str, 
 def play(environment: dict[str, Any]) -> tuple[float, np.ndarray, dict[str, float]]:
     """Return the reward of all nodes over an episode, what their tasks were charged [N + 1], and the figures."""
     env = make_env(environment)
-    reward, charged = 0.0, np.zeros(env.state.charged.shape[1])
+    reward, charged = 0.0, np.zeros(env.state.charged.shape[2])
     clocked = environment["decisions"]["when"] == "interval"
     while not env.truncated[0]:
         env.step(env.heuristic_actions("random"))
         if clocked:
             reward += float(env.rewards[0, 0])
-            charged += env.state.charged[0]
+            charged += env.state.charged[0].sum(0)
     if not clocked:
-        reward, charged = float(env.step_rewards(0, 1)[0]), env.state.charged[0]
+        reward, charged = float(env.step_rewards(0, 1)[0]), env.state.charged[0].sum(0)
     return reward * len(env.agents), charged, env.episode_metrics(0)
 
 

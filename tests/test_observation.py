@@ -15,7 +15,7 @@ from pettingzoo.test import parallel_api_test
 import offload_rllib
 from offload_rllib.config.decisions import OBSERVATION_GROUPS
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.envs.layout import FEATURES, GROUPS, available, layout_of
+from offload_rllib.envs.layout import CHARGES_APART, FEATURES, GROUPS, WEIGHTS, available, layout_of
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
 PAGE = Path(__file__).parents[1] / "docs" / "observation.md"
@@ -42,7 +42,11 @@ def test_the_page_lists_the_features_of_every_group() -> None:
     assert listed == {
         group: {
             f"{feature.block}.{feature.name}"
-            for feature in available(failures=True, clock=True, rejects=True, charges=True, setups=True)
+            for feature in (
+                *available(failures=True, clock=True, rejects=True, charges=True, setups=True),
+                *WEIGHTS,
+                *CHARGES_APART,
+            )
             if feature.group == group
         }
         for group in GROUPS

@@ -222,6 +222,7 @@ class OffloadAlgorithm(Algorithm):
             actions=int(first.action_space.n),
             network=Network(**{key: config[key] for key in Network.model_fields if key in config}),
             rows=config.get("rows", FULL_ROWS),
+            weights=config.get("weights", {}),
             environment=context.get(FINGERPRINT, ""),
             decides=load_environment(context.get("env", self.config.env), context.get("overrides", ())).decisions.when,
             env_steps=self.env_steps,

@@ -86,6 +86,7 @@ def untrained(config: PolicyConfig, environment: EnvironmentConfig, seed: int) -
         actions=env.num_actions,
         network=config.network,
         rows=env.layout.blocks,
+        weights=env.layout.weights,
         environment="",
         env_steps=0,
         **values,

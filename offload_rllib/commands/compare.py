@@ -16,7 +16,7 @@ from offload_rllib.commands.cluster_options import (
     named_below,
     on_cluster,
 )
-from offload_rllib.commands.environment_options import MetricOption, TrustOption
+from offload_rllib.commands.environment_options import MetricOption, TrustOption, WeightsOption, changes_of
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 from offload_rllib.config.seeds import parse_seeds
@@ -75,6 +75,7 @@ def compare(
         list[str] | None,
         typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of all policies that are trained."),
     ] = None,
+    weights: WeightsOption = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray tasks that play in parallel; default: the number of CPUs.")
     ] = None,
@@ -94,12 +95,12 @@ def compare(
     quieten()
     options = ClusterChoice(address, storage, ship_code=ship_code)
     if resume is not None:
-        if policies or env or sweep or train_env or name or metric or reference or set_ or set_policy:
+        if policies or env or sweep or train_env or name or metric or reference or set_ or set_policy or weights:
             raise ConfigError("--resume takes everything from the comparison's folder; give no other arguments")
         resume_comparison(resume, options, workers=workers, trust=trust)
         return
     if policies and len(policies) == 1 and is_plan(policies[0]):
-        if env or sweep or train_env or metric or reference or set_ or set_policy:
+        if env or sweep or train_env or metric or reference or set_ or set_policy or weights:
             raise ConfigError(f"{policies[0]} states everything; give only --name and --workers with it")
         plan = load_plan(policies[0], trust=trust)
     else:
@@ -113,7 +114,7 @@ def compare(
             _separated(env),
             training_environments=_separated(train_env),
             sweep=sweep or (),
-            overrides=set_ or (),
+            overrides=changes_of(set_, weights),
             policy_overrides=set_policy or (),
             reference=reference,
             trust=trust,

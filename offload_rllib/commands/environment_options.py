@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Annotated
 
 import typer
 
+from offload_rllib.config.decisions import parse_weights
 from offload_rllib.config.trust import TRUST
 
 EnvArgument = Annotated[
@@ -20,6 +22,28 @@ SetPolicyOption = Annotated[
     list[str] | None,
     typer.Option("--set-policy", metavar="KEY=VALUE", help="Change a key of the policy, e.g. algorithm.lr=1e-3."),
 ]
+
+
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="OBJECTIVE=WEIGHT,...",
+        help="Weights of the objectives, e.g. response=0.7,energy=0.3; otherwise as the environment says.",
+    ),
+]
+
+
+def changes_of(set_: list[str] | None, weights: str | None) -> list[str]:
+    """Return the overrides of an environment that --set and --weights stand for.
+
+    Raises:
+        ConfigError: the weights are not accepted.
+    """
+    changes = list(set_ or ())
+    if weights is not None:
+        changes.append(f"reward.weights={json.dumps(parse_weights(weights).model_dump())}")
+    return changes
 
 
 def _trust_all(trust: bool) -> bool:  # noqa: FBT001 - typer's signature

@@ -16,6 +16,8 @@ from offload_rllib.commands.environment_options import (
     MetricOption,
     SetOption,
     TrustOption,
+    WeightsOption,
+    changes_of,
 )
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment
@@ -38,6 +40,7 @@ def evaluate(
         ),
     ],
     set_: SetOption = None,
+    weights: WeightsOption = None,
     trust: TrustOption = False,
     episodes: EpisodesOption = 20,
     held_out_seed: HeldOutSeedOption = 0,
@@ -51,7 +54,7 @@ def evaluate(
     """Compare policies on common random numbers; the first one is the reference of the differences."""
     from offload_rllib.runs.folder import refuse_existing, write_results
 
-    environment = load_environment(env, set_ or (), trust=trust)
+    environment = load_environment(env, changes_of(set_, weights), trust=trust)
     refuse_existing(out)
     stem = plain_name(Path(env).stem)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from offload_rllib.commands.environment_options import SetOption, TrustOption
+from offload_rllib.commands.environment_options import SetOption, TrustOption, WeightsOption, changes_of
 from offload_rllib.commands.terminal import console, say
 
 
@@ -19,6 +19,7 @@ def replay(
     ],
     env: Annotated[str, typer.Option("--env", metavar="ENV", help="A preset's name or a path to a YAML file.")],
     set_: SetOption = None,
+    weights: WeightsOption = None,
     trust: TrustOption = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the held-out episodes.")] = 0,
     episode: Annotated[int, typer.Option(min=0, help="Which of the held-out episodes, from 0.")] = 0,
@@ -49,7 +50,7 @@ def replay(
             out,
             policies,
             env,
-            overrides=set_ or (),
+            overrides=changes_of(set_, weights),
             seed=seed,
             episode=episode,
             until_s=until,

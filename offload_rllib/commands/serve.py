@@ -15,6 +15,7 @@ from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 
 if TYPE_CHECKING:
+    from offload_rllib.config.decisions import Weights
     from offload_rllib.serving.deployment import PolicyListener
     from offload_rllib.serving.messages import Limits
 
@@ -31,9 +32,20 @@ def serve(
         int, typer.Option(min=1, help="Requests that may wait, of each replica; more are answered 503.")
     ] = 256,
     max_rows: Annotated[int, typer.Option(min=1, help="Observations in one request.")] = 4096,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OBJECTIVE=WEIGHT,...",
+            help="Weights of the objectives, e.g. response=0.7,energy=0.3, for requests without any.",
+        ),
+    ] = None,
 ) -> None:
     """Answer observations with a trained policy's actions, over HTTP, until Ctrl-C."""
+    import numpy as np
+
     from offload_rllib.config.base import is_function_path
+    from offload_rllib.config.decisions import parse_weights
+    from offload_rllib.policies.objectives import write_weights
     from offload_rllib.policies.saved import load_saved_policy, packed, version_of
     from offload_rllib.runs.lookup import trained_policy_folder
     from offload_rllib.simulator.heuristics import HEURISTICS
@@ -54,6 +66,9 @@ def serve(
             "accepted: 0. `export` writes a policy that remembers for programs that keep its states"
         )
     files = packed(folder)
+    chosen = parse_weights(weights) if weights is not None else None
+    if chosen is not None:
+        write_weights(np.zeros(description.observation_size), description.weights, chosen)  # finds what does not fit
 
     from offload_rllib.cluster.connection import connect
     from offload_rllib.serving.deployment import PolicyListener, prepare_serving
@@ -80,16 +95,18 @@ def serve(
             # Ray's handler of SIGTERM would leave Serve's processes to be killed; background jobs ignore SIGINT.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)
-            _serve_until_interrupted(files, listener, Limits(rows=max_rows))
+            _serve_until_interrupted(files, listener, Limits(rows=max_rows), chosen)
     except KeyboardInterrupt:
         say("stopped")
 
 
-def _serve_until_interrupted(files: dict[str, bytes], listener: PolicyListener, limits: Limits) -> None:
+def _serve_until_interrupted(
+    files: dict[str, bytes], listener: PolicyListener, limits: Limits, weights: Weights | None
+) -> None:
     from offload_rllib.serving.deployment import served
 
     status = console.status("starting Ray Serve")
-    with status, served(files, listener, limits):
+    with status, served(files, listener, limits, weights):
         status.stop()
         say(f"listening: {listener.url}/v1/act (health: {listener.url}/health); Ctrl-C stops it")
         try:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption
+from offload_rllib.commands.environment_options import EnvArgument, SetOption, TrustOption, WeightsOption, changes_of
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError
 from offload_rllib.envs.remote.session import TOKEN
@@ -22,6 +22,7 @@ TOKEN_BYTES = 32
 def serve_env(
     env: EnvArgument,
     set_: SetOption = None,
+    weights: WeightsOption = None,
     host: Annotated[str, typer.Option(help="Interface to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8500,
     token: Annotated[
@@ -59,7 +60,7 @@ def serve_env(
             token = secrets.token_urlsafe(TOKEN_BYTES)
             say(f"token: {token} (clients send it; export {TOKEN}={token})")
         with console.status("building the environment"):
-            served = Sessions(env, tuple(set_ or ()), limits, trust=trust)
+            served = Sessions(env, tuple(changes_of(set_, weights)), limits, trust=trust)
             served.compile_kernels()
         # Background jobs ignore SIGINT, and SIGTERM would end the process without a word.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""`offload-rllib testbed`: the nodes of an environment as real processes, beside the simulator."""
+"""`offload-rllib testbed` and `testbed-report`: the nodes of an environment as real processes, beside the simulator."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from offload_rllib.commands.cluster_options import AddressOption
-from offload_rllib.commands.environment_options import EnvArgument, HeldOutSeedOption, SetOption, TrustOption
+from offload_rllib.commands.environment_options import (
+    EnvArgument,
+    HeldOutSeedOption,
+    SetOption,
+    TrustOption,
+    WeightsOption,
+    changes_of,
+)
 from offload_rllib.commands.terminal import console, say
 from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.config.names import plain_name
@@ -28,6 +36,7 @@ def play_testbed(
         typer.Argument(metavar="POLICY...", help="Heuristics, or folders of runs; each plays the same arrivals."),
     ],
     set_: SetOption = None,
+    weights: WeightsOption = None,
     trust: TrustOption = False,
     speed: Annotated[float, typer.Option(help="Seconds of the scenario per real second.")] = 20.0,
     episodes: Annotated[int, typer.Option(min=1, help="Held-out episodes that each policy plays.")] = 1,
@@ -62,7 +71,7 @@ def play_testbed(
     from offload_rllib.testbed.results import read_record, table_of_run
     from offload_rllib.testbed.setup import Options
 
-    environment = load_environment(env, set_ or (), trust=trust)
+    environment = load_environment(env, changes_of(set_, weights), trust=trust)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress, _placed(hosts, address) as placement:
         try:
@@ -98,6 +107,42 @@ def play_testbed(
             say(f"note: {note}")
     if not record["valid"]:
         raise typer.Exit(1)
+
+
+def report_testbed(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="Folders of testbeds, or Parquet files of tasks; together they are one report."
+        ),
+    ],
+    drop: Annotated[
+        float, typer.Option("--drop", min=0.0, help="Least score of a task that did not finish, as in score.drop_s.")
+    ] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; is made. Default: that of the first log.")
+    ] = None,
+) -> None:
+    """Compare the tasks of a testbed with those of the simulator: figures, distributions, parts, order of policies."""
+    from offload_rllib.reporting.testbed_page import conclusion, verdict_table, write_testbed_report
+
+    for path in logs:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+    folder = out or (logs[0] if logs[0].is_dir() else logs[0].parent)
+    differences, records, paths = write_testbed_report(logs, folder, drop_s=drop)
+    verdicts = verdict_table(differences.verdicts())
+    table = Table(title="testbed minus simulator")
+    for column in verdicts.columns:
+        table.add_column(column, overflow="fold")
+    for row in verdicts.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console.print(table)
+    for note in differences.notes:
+        say(f"note: {note}")
+    say(conclusion(differences, records)[1])
+    for what, path in paths.items():
+        say(f"{what}: {path}")
 
 
 @contextmanager

@@ -30,6 +30,8 @@ from offload_rllib.commands.environment_options import (
     SetOption,
     SetPolicyOption,
     TrustOption,
+    WeightsOption,
+    changes_of,
 )
 from offload_rllib.commands.evaluate import play
 from offload_rllib.commands.terminal import console, say, say_logs
@@ -58,6 +60,7 @@ def train(
         str | None, typer.Argument(metavar="POLICY", help="A preset of policies/ or a YAML file.")
     ] = None,
     set_: SetOption = None,
+    weights: WeightsOption = None,
     set_policy: SetPolicyOption = None,
     from_: Annotated[
         Path | None,
@@ -105,7 +108,7 @@ def train(
         changes.append(f"training.start_from={json.dumps(str(from_.absolute()))}")
     if imitate is not None:
         changes.append(f"training.imitate.{teacher_key(imitate)}={json.dumps(imitate)}")
-    asked = Asked(env, policy, set_ or [], changes, name, storage, episodes, held_out_seed, trust)
+    asked = Asked(env, policy, changes_of(set_, weights), changes, name, storage, episodes, held_out_seed, trust)
     if seeds is not None or (resume is not None and is_comparison(Path(resume))):
         for option, is_given in {
             "--or-resume": or_resume,

@@ -25,8 +25,9 @@ from offload_rllib.evaluation.metrics import chosen
 from offload_rllib.evaluation.own_metrics import load_own_metrics
 from offload_rllib.evaluation.players import Contender, trained_contenders
 from offload_rllib.evaluation.results import SAMPLED
+from offload_rllib.policies.fitting import misfit_of, other_form
 from offload_rllib.policies.heuristic import is_heuristic
-from offload_rllib.policies.saved import misfit_of, other_form
+from offload_rllib.policies.objectives import other_weights
 from offload_rllib.policies.sharing import assign_in, device_types
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.heuristics import HEURISTICS
@@ -398,7 +399,8 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
         for place, env in met:
             if not _plays_at(plan, training, place):
                 continue
-            reason = misfit_of(training.config.network, rows, size, (env.observation_size, env.num_actions))
+            reason = other_weights(home.layout.weights, env.layout.weights)
+            reason = reason or misfit_of(training.config.network, rows, size, (env.observation_size, env.num_actions))
             reason = reason or other_form(training.place.config.decisions.when, place.config.decisions.when)
             if not reason:
                 try:

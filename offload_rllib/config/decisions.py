@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from offload_rllib.config.base import (
     ADDED,
@@ -20,6 +20,7 @@ from offload_rllib.config.base import (
     Share,
     is_function_path,
 )
+from offload_rllib.config.errors import ConfigError
 
 
 class Decisions(Schema):
@@ -143,6 +144,7 @@ OBSERVATION_GROUPS = (
     "admission",
     "charges",
     "setups",
+    "objectives",
 )
 
 
@@ -209,6 +211,53 @@ RewardName = Annotated[
 ]
 
 
+class Weights(Schema):
+    """The weights of the reward's terms. They are divided by their sum."""
+
+    response: NonNegative = 0.0
+    """Of the response time, with the score of dropped tasks."""
+    drops: NonNegative = 0.0
+    """Of `drop_penalty_s`."""
+    energy: NonNegative = 0.0
+    """Of `energy_weight`."""
+    price: NonNegative = 0.0
+    """Of `price_weight`."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Weights:
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0; accepted: one or more above 0")
+        return self
+
+
+def parse_weights(text: str) -> Weights:
+    """Return weights from ``OBJECTIVE=WEIGHT,...``, as ``response=0.7,energy=0.3``.
+
+    Raises:
+        ConfigError: they are not of that form, or are not accepted.
+    """
+    accepted = ", ".join(Weights.model_fields)
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            given[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"weights '{text}': must be OBJECTIVE=WEIGHT,..., e.g. response=0.7,energy=0.3; objectives: {accepted}"
+            ) from None
+    unknown = sorted(set(given) - set(Weights.model_fields))
+    if unknown:
+        raise ConfigError(f"weights '{text}': {unknown[0]} is no objective; objectives: {accepted}")
+    try:
+        return Weights.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = f"{first['loc'][0]}: " if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"weights '{text}': {where}{message}; objectives: {accepted}") from None
+
+
 class Reward(Schema):
     """The reward; formulas in `docs/rewards.md`."""
 
@@ -230,6 +279,9 @@ class Reward(Schema):
     reward of its origin, in seconds, or in tasks with `sparse`; needs `energy`."""
     price_weight: Annotated[NonNegative, ADDED] = 0.0
     """The same for a unit of money that a task costs; needs `price`."""
+    weights: Annotated[Weights | Literal["drawn"] | None, ADDED] = None
+    """`delay` only: several objectives. Every term of the reward is multiplied by its weight, and agents see the
+    weights. drawn: for each episode, uniformly from all that sum to 1; null: no term has a weight, and none is seen."""
     utility: Finite = 10.0
     """`paper` and `peersimgym` only: r_u."""
     waiting_weight: NonNegative = 1.0

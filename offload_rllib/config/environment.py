@@ -97,6 +97,7 @@ class EnvironmentConfig(Schema):
             self._steps_fit()
         self._ticks_fit()
         check_sharing(self.service, self.tasks_per_core, self.queue)
+        self._weights_are_seen()
         if self.service == "shared" and self.tasks_per_core is None and self.decisions.offer == "newest":
             raise ValueError(
                 "decisions.offer: newest offers waiting tasks, and with service: shared no task waits; accepted: "
@@ -108,6 +109,15 @@ class EnvironmentConfig(Schema):
                 f"({self.horizon_s:g}): no task would count"
             )
         return self
+
+    def _weights_are_seen(self) -> None:
+        hidden = self.observe == "paper" or (isinstance(self.observe, tuple) and "objectives" not in self.observe)
+        if self.reward.weights == "drawn" and hidden:
+            shown = self.observe if isinstance(self.observe, str) else ", ".join(self.observe)
+            raise ValueError(
+                f"reward.weights: drawn needs agents that see them; accepted: observe: full, or objectives among its "
+                f"groups (given: {shown})"
+            )
 
     def _steps_fit(self) -> None:
         steps = self.horizon_s / self.decisions.interval_s

@@ -216,8 +216,9 @@ class EnvBatch:
         features = features_of(observe_what, features_of_scenario(self.scenario.arrays))
         if not features:
             raise ConfigError(
-                "observe: failures, clock, admission and setups show nothing where no node fails, the load does not "
-                "follow the time, agents cannot reject tasks, and services begin with no set-up"
+                "observe: failures, clock, admission, charges, setups and objectives show nothing where no node fails, "
+                "the load does not follow the time, agents cannot reject tasks, the reward has no term of energy or "
+                "price, services begin with no set-up, and objectives have no weights"
             )
         return layout_of(rows, self.tasks_per_decision, features)
 

@@ -15,10 +15,12 @@ from offload_rllib.envs.reward import (
     NO_POTENTIAL,
     SPARSE,
     TEAM,
+    delay_reward,
     potential_of,
 )
 from offload_rllib.simulator.energy import has_charges
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.objectives import charged_so_far
 
 AGENT_ACCOUNT = np.dtype(
     [
@@ -31,18 +33,20 @@ AGENT_ACCOUNT = np.dtype(
 
 
 @kernel
-def _own_total(account, reward, now_s):
+def _own_total(scenario, environment, account, reward, now_s):
     """Return the rewards of `delay` or `sparse` of a node, or of all nodes, so far."""
     if reward.name == SPARSE:
         return account.own_finished - account.own_dropped
     task_seconds = account.own_task_seconds + account.own_weight * (now_s - account.own_changed_s)
-    return -(task_seconds + account.own_drop_cost_s + reward.drop_penalty_s * account.own_dropped)
+    return delay_reward(scenario, environment, reward, task_seconds, account)
 
 
 @kernel
 def _node_total(scenario, environment, reward, paid, n, now_s):
-    total = _own_total(environment.node[n], reward, now_s) if reward.name in (DELAY, SPARSE) else paid[n]
-    return total - environment.charged[n] if has_charges(scenario) else total
+    total = paid[n]
+    if reward.name in (DELAY, SPARSE):
+        total = _own_total(scenario, environment, environment.node[n], reward, now_s)
+    return total - charged_so_far(scenario, environment, n) if has_charges(scenario) else total
 
 
 @kernel
@@ -52,9 +56,9 @@ def _agent_total(scenario, environment, reward, paid, agents, agent, now_s):
         last = environment.node.shape[0]
         total = paid[last]
         if reward.name in (DELAY, SPARSE):
-            total = _own_total(environment.episode[0], reward, now_s)
+            total = _own_total(scenario, environment, environment.episode[0], reward, now_s)
         if has_charges(scenario):
-            total -= environment.charged[last]
+            total -= charged_so_far(scenario, environment, last)
         return total / agents
     n = scenario.agent_node[agent]
     total = _node_total(scenario, environment, reward, paid, n, now_s)

@@ -7,13 +7,17 @@ information is, would be 0 in it. `FEATURES` says what is in the blocks, `Observ
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from offload_rllib.simulator.objectives import ENERGY, OBJECTIVES, PRICE
 
 SELF = "self"
 TASK = "task"
 HERE = "here"
 ROW = "row"
+WEIGHT = "weight_"  # before the name of an objective
 
 
 class Feature(NamedTuple):
@@ -85,7 +89,19 @@ CHARGES = tuple(
     Feature(block, "charge", "charges", "time", "energy and price in the reward, of the action", "s", "[0, 1)")
     for block in (HERE, ROW)
 )
-GROUPS = tuple(dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *CHARGES, *SETUPS)))
+# Where the objectives have weights: these, and a charge for energy and one for price in place of one for both.
+WEIGHTS = tuple(
+    Feature(SELF, f"{WEIGHT}{name}", "objectives", "share", f"weight of {meaning} in the reward", "-", "[0, 1]")
+    for name, meaning in zip(OBJECTIVES, ("the response time", "drops", "energy", "price"), strict=True)
+)
+CHARGES_APART = tuple(
+    feature._replace(name=f"charge_{name}", meaning=f"{name} in the reward at weight 1, of the action")
+    for feature in CHARGES
+    for name in (OBJECTIVES[ENERGY], OBJECTIVES[PRICE])
+)
+GROUPS = tuple(
+    dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *CHARGES, *SETUPS, *WEIGHTS))
+)
 
 
 # The observation of PeersimGym (arXiv 2403.17637): the own queue and speed, and the neighbours' queues as last
@@ -94,7 +110,13 @@ PAPER_FEATURES = ((HERE, "tasks"), (HERE, "speed"), (ROW, "valid"), (ROW, "tasks
 
 
 def available(
-    *, failures: bool = False, clock: bool = False, rejects: bool = False, charges: bool = False, setups: bool = False
+    *,
+    failures: bool = False,
+    clock: bool = False,
+    rejects: bool = False,
+    charges: bool = False,
+    setups: bool = False,
+    objectives: Collection[str] = (),
 ) -> tuple[Feature, ...]:
     """Return all features of an environment.
 
@@ -104,8 +126,20 @@ def available(
         rejects: whether agents can reject tasks.
         charges: whether the reward has terms for energy or price.
         setups: whether services may begin with a set-up.
+        objectives: of which the reward has weights.
     """
-    given = ((CLOCK, clock), (ALIVE, failures), (ADMISSION, rejects), (CHARGES, charges), (SETUPS, setups))
+    weights = [feature for feature in WEIGHTS if feature.name.removeprefix(WEIGHT) in objectives]
+    of_charge = CHARGES
+    if objectives:
+        of_charge = [feature for feature in CHARGES_APART if feature.name.removeprefix("charge_") in objectives]
+    given = (
+        (CLOCK, clock),
+        (weights, True),
+        (ALIVE, failures),
+        (ADMISSION, rejects),
+        (of_charge, charges),
+        (SETUPS, setups),
+    )
     return (*FEATURES, *(feature for features, are_there in given if are_there for feature in features))
 
 
@@ -162,6 +196,12 @@ class ObservationLayout:
     def blocks(self) -> tuple[int, int, int]:
         """Numbers before row 0, of row 0, and of every other row: what a network that reads rows has to know."""
         return self.first_row, self.here_size, self.row_size
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Index of the weight of each objective that is shown, by the objective's name."""
+        prefix = f"{SELF}.{WEIGHT}"
+        return {name.removeprefix(prefix): at for at, name in enumerate(self.names) if name.startswith(prefix)}
 
     def position(self, block: str, name: str) -> int:
         """Return the index of a feature within its block: ``self``, ``task``, ``here`` (row 0), or ``row``.

@@ -22,6 +22,7 @@ from offload_rllib.simulator.events.broadcasts import schedule_broadcasts
 from offload_rllib.simulator.heuristics import LOCAL, decide
 from offload_rllib.simulator.jit import entry_point, kernel
 from offload_rllib.simulator.links import cross
+from offload_rllib.simulator.objectives import begin_weights
 from offload_rllib.simulator.queues import enqueue
 from offload_rllib.simulator.state import allocate
 from offload_rllib.simulator.streams import node_key, stream, uniform
@@ -83,6 +84,7 @@ def of_one_node(arrays: Scenario) -> Scenario:
 def _begin(scenario, environment, key, interval_s, phases):
     """Set the keys of an episode's random streams; write the phases [N] of the nodes' broadcasts."""
     environment.episode[0].key = key
+    begin_weights(scenario, environment)
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         node.key = node_key(key, scenario.node[n].name_hash)

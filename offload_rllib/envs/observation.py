@@ -25,6 +25,7 @@ from offload_rllib.simulator.information import (
     offered_next,
 )
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.objectives import ABSENT, ENERGY, has_weights, objectives_of
 from offload_rllib.simulator.prefetch import prefetch
 from offload_rllib.simulator.tasks import score_of_unfinished
 from offload_rllib.simulator.types import FAILURES_NONE, NONE, Array, Scenario
@@ -70,6 +71,7 @@ def features_of_scenario(scenario: Scenario) -> tuple[Feature, ...]:
         rejects=bool(settings["rejects"]),
         charges=len(scenario.charge) > 0,
         setups=len(scenario.setup_s) > 0,
+        objectives=objectives_of(scenario),
     )
 
 
@@ -144,6 +146,33 @@ def clock_of_day(scenario, environment):
 
 
 @kernel
+def _is_account_shown(scenario, account):
+    return not has_weights(scenario) or scenario.weight[ENERGY + account] != ABSENT
+
+
+@kernel
+def _accounts_shown(scenario):
+    """Return how many charges an action shows."""
+    count = 0
+    for account in range(scenario.charge.shape[0]):
+        if _is_account_shown(scenario, account):
+            count += 1
+    return count
+
+
+@kernel
+def _write_charges(scenario, environment, agent, action, known_state, slot, row):
+    """Write what an action is expected to be charged with into the first numbers of `row`; 0 with nothing on offer."""
+    at = 0
+    for account in range(scenario.charge.shape[0]):
+        if _is_account_shown(scenario, account):
+            row[at] = 0.0
+            if slot != NONE:
+                row[at] = expected_charge(scenario, account, environment, agent, action, known_state, slot)
+            at += 1
+
+
+@kernel
 def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tasks):
     """Write what one deciding node sees: `seen` [F], and `mask_of_tasks` [k, R]; `clock` is of `clock_of_day`."""
     settings = scenario.settings[0]
@@ -160,8 +189,9 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     here_charge = here_size
     row_charge = row_size
     if charges:
-        here_size += 1
-        row_size += 1
+        accounts = _accounts_shown(scenario)
+        here_size += accounts
+        row_size += accounts
     setups = has_setups(scenario)
     if setups:
         here_size += 1
@@ -182,6 +212,11 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     seen[3] = here.degree
     if has_clock:
         seen[4], seen[5] = clock
+    if has_weights(scenario):
+        for k in range(scenario.weight.shape[0]):
+            if scenario.weight[k] != ABSENT:
+                seen[self_size] = environment.weight[k]
+                self_size += 1
     offer_size = TASK_SIZE + here_size + (rows - 1) * row_size
     for k in range(mask_of_tasks.shape[0]):
         mask = mask_of_tasks[k]
@@ -216,9 +251,7 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
         if failures:
             row[7] = own.alive
         if charges:
-            row[here_charge] = 0.0
-            if on_offer:
-                row[here_charge] = expected_charge(scenario, environment, agent, 0, own, slot)
+            _write_charges(scenario, environment, agent, 0, own, slot, row[here_charge:])
         if setups:
             row[here_size - 1] = 1.0 if on_offer and is_warm(own, task.type) else 0.0
         padding = 0
@@ -257,9 +290,7 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
             if may_reject:
                 row[at_rejects] = 0.0
             if charges:
-                row[row_charge] = 0.0
-                if on_offer:
-                    row[row_charge] = expected_charge(scenario, environment, agent, action, there, slot)
+                _write_charges(scenario, environment, agent, action, there, slot, row[row_charge:])
             if setups:
                 row[row_size - 1] = 1.0 if on_offer and is_warm(there, task.type) else 0.0
         if may_reject:

@@ -97,6 +97,11 @@ class OffloadParallelEnv(PettingZooFace, ParallelEnv[str, Observation, Any]):
     more number at its end. `row_k.charge` is s(what action k is expected to take off the reward by that term, tau): for
     the service, the way there, and the way back to here. It is 0 with nothing on offer.
 
+    Where the objectives of the reward have weights (`reward.weights`), the block `self` ends with those of the episode:
+    `self.weight_response`, `self.weight_drops`, `self.weight_energy`, `self.weight_price`, as far as the reward has
+    such terms. They are at least 0 and sum to 1. In place of `row_k.charge` there are then `row_k.charge_energy` and
+    `row_k.charge_price`, each at weight 1.
+
     Where services may begin with a set-up (`setup`), every row has one more number, its last, `row_k.warm`: 1 if the
     destination of action k holds the type of the task, as last broadcast; k = 0 is the node itself. It is 0 with
     nothing on offer.

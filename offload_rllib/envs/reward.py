@@ -8,6 +8,7 @@ import numpy as np
 
 from offload_rllib.simulator.information import known, known_of_self, offered, offered_next, valid_action
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.objectives import DROPS, RESPONSE, charged_so_far, has_weights
 from offload_rllib.simulator.types import NONE, UNBOUNDED, Array
 from offload_rllib.simulator.waits import wait_of
 
@@ -266,17 +267,35 @@ def decision_rewards(scenario, environment, reward, agents, actions, node_reward
 
 
 @kernel
-def account_step(environment, reward, node_rewards):
+def delay_reward(scenario, environment, reward, task_seconds, account):
+    """Return the reward of `delay` of an account (`types.ACCOUNT`) without charges, by the episode's weights.
+
+    Args:
+        scenario: what the environments share.
+        environment: a `State` without its leading axis.
+        reward: one REWARD record.
+        task_seconds: integral of the unfinished tasks, by weight.
+        account: of a node, or of all.
+    """
+    if has_weights(scenario):
+        response = task_seconds + account.own_drop_cost_s
+        drops = reward.drop_penalty_s * account.own_dropped
+        return -(environment.weight[RESPONSE] * response + environment.weight[DROPS] * drops)
+    return -(task_seconds + account.own_drop_cost_s + reward.drop_penalty_s * account.own_dropped)
+
+
+@kernel
+def account_step(scenario, environment, reward, node_rewards):
     """Write the reward of `delay` or `sparse` of each node for the step that ended into `node_rewards` [N] float64."""
     for n in range(environment.node.shape[0]):
         node = environment.node[n]
         if reward.name == SPARSE:
             node_rewards[n] = node.own_finished - node.own_dropped
         elif reward.name == DELAY:
-            node_rewards[n] = -(node.own_task_seconds + node.own_drop_cost_s + reward.drop_penalty_s * node.own_dropped)
+            node_rewards[n] = delay_reward(scenario, environment, reward, node.own_task_seconds, node)
     if environment.charged.shape[0] > 0:
         for n in range(environment.node.shape[0]):
-            node_rewards[n] -= environment.charged[n]
+            node_rewards[n] -= charged_so_far(scenario, environment, n)
 
 
 @kernel

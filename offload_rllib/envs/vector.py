@@ -50,7 +50,7 @@ def _step_batch(
             decision_rewards(scenario, environment, reward[0], rewards.shape[1], decisions[e], node_rewards[e])
         if advance(scenario, environment, decisions[e]) == UNFINISHED:
             return e
-        account_step(environment, reward[0], node_rewards[e])
+        account_step(scenario, environment, reward[0], node_rewards[e])
         if name != CUSTOM:
             if reward[0].potential != NO_POTENTIAL:
                 shape(scenario, environment, reward[0], node_rewards[e], potential[e])

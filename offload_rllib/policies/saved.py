@@ -25,8 +25,10 @@ from offload_rllib.config.trust import TRUST, trusts_all
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
-from offload_rllib.policies.network import OF_ROWS, Actor, QNetwork, epsilon_greedy
-from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
+from offload_rllib.policies.fitting import When, misfit_of, other_form
+from offload_rllib.policies.network import Actor, QNetwork, epsilon_greedy
+from offload_rllib.policies.objectives import other_weights
+from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.policies.remembering import REMEMBERS, Remembering, RememberingActor
 from offload_rllib.policies.sharing import Assignment, device_types
 from offload_rllib.scenario.functions import load_object
@@ -42,8 +44,6 @@ LARGEST_SIZE = 2**24
 CHUNK = 1024
 
 
-When = Literal["arrival", "interval"]
-MEANING: dict[When, str] = {"arrival": "a task is decided when it arrives", "interval": "all agents act by a clock"}
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE, strict=True)]
 RowSize = Annotated[int, Field(ge=0, le=LARGEST_SIZE, strict=True)]
 
@@ -74,6 +74,8 @@ class PolicyDescription(Schema):
     """Fingerprint of the environment they were trained on."""
     decides: When | None = None
     """`decisions.when` of that environment; null in folders written before it was noted, which are not checked."""
+    weights: dict[str, RowSize] = Field(default={})
+    """Where an observation has the weight of each objective, by name; empty: trained without (`reward.weights`)."""
     env_steps: Natural
     """Environment steps they were trained for."""
     sharing: Literal["shared", "per_device", "per_node", "mapping"] = "shared"
@@ -131,7 +133,8 @@ class PolicyDescription(Schema):
 
     def check_fits(self, env: NativeEnv) -> None:
         """Raise ConfigError if an environment's observations, actions or moments of decision do not fit."""
-        misfit = self.misfit(env.observation_size, env.num_actions)
+        misfit = other_weights(self.weights, env.layout.weights)
+        misfit = misfit or self.misfit(env.observation_size, env.num_actions)
         misfit = misfit or other_form(self.decides, env.scenario.config.decisions.when)
         if misfit:
             raise ConfigError(misfit)
@@ -151,48 +154,6 @@ class PolicyDescription(Schema):
     def misfit(self, observation_size: int, actions: int) -> str:
         """Return why the networks do not fit an environment with these sizes, or nothing if they do."""
         return misfit_of(self.network, self.rows, (self.observation_size, self.actions), (observation_size, actions))
-
-
-def other_form(trained: When | None, met: When) -> str:
-    """Return why a policy does not fit an environment by the moments at which it decides, or nothing if it does.
-
-    Args:
-        trained: `decisions.when` of its training; None: not known.
-        met: the same of the environment.
-    """
-    if trained is None or trained == met:
-        return ""
-    return (
-        f"this policy was trained with decisions.when: {trained} ({MEANING[trained]}); the environment has "
-        f"decisions.when: {met} ({MEANING[met]}), where it meets other observations and other lengths of time. "
-        f"Accepted: an environment with decisions.when: {trained}, or a policy trained with decisions.when: {met}"
-    )
-
-
-def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: tuple[int, int]) -> str:
-    """Return why a network does not fit an environment, or nothing if it does.
-
-    Args:
-        network: its kind.
-        rows: what is where in an observation, where it was trained.
-        trained: size of an observation and number of actions there.
-        met: the same of the environment.
-    """
-    size, actions = met
-    if network.kind in OF_ROWS:
-        first, here_size, row_size = rows
-        if size == first + here_size + (actions - 1) * row_size:
-            return ""
-        return (
-            f"this policy takes {first + here_size} + {row_size} x destinations observations; the environment has "
-            f"{size} for {actions - 1} destinations"
-        )
-    if met == trained:
-        return ""
-    return (
-        f"this policy takes {trained[0]} observations and {trained[1]} actions; the environment has {size} and "
-        f"{actions}. A policy with `network.kind: pointer` would fit both"
-    )
 
 
 def save_policies(folder: Path, description: PolicyDescription, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -448,4 +409,8 @@ def load_description(folder: Path) -> PolicyDescription:
     misfit = description.misfit(description.observation_size, description.actions)
     if misfit:
         raise ConfigError(f"{path}: rows {description.rows} do not make up the observation: {misfit}")
+    if max(description.weights.values(), default=0) >= description.observation_size:
+        raise ConfigError(
+            f"{path}: weights: {description.weights}; places must be below {description.observation_size}"
+        )
     return description

@@ -68,12 +68,13 @@ def looks(policies: Sequence[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for policy in policies:
         number = numbers[policy.removesuffix(SAMPLED)]
-        style = STYLES[(number // len(PALETTE)) % len(STYLES)]
+        turn, place = divmod(number, len(PALETTE))
+        style = STYLES[turn % len(STYLES)]
         sampled = policy.endswith(SAMPLED)
         found[policy] = {
-            "color": PALETTE[number % len(PALETTE)],
+            "color": PALETTE[place],
             "linestyle": "--" if sampled and style == "-" else style,
-            "marker": MARKERS[number % len(MARKERS)],
+            "marker": MARKERS[(place + turn) % len(MARKERS)],
         }
     return found
 

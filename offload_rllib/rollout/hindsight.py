@@ -95,6 +95,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("failures", "given", "null", config.failures is None),
         ("cloud", "given", "null", config.cloud is None),
         ("reward.energy_weight and price_weight", "above 0", "0", not len(scenario.arrays.charge)),
+        ("reward.weights", "given", "null", config.reward.weights is None),
     ):
         if not fits:
             raise ConfigError(

@@ -16,10 +16,11 @@ from offload_rllib.scenario.checks import check_channels, check_keys
 from offload_rllib.scenario.cloud import with_cloud
 from offload_rllib.scenario.cost import NOTHING, Cost, check_cost, expected_cost, note_of_capacity, notes_of_cost
 from offload_rllib.scenario.destinations import destination_rows, hops_of_tasks, offered_links
-from offload_rllib.scenario.failures import charges, failure_laws, powers, prices
+from offload_rllib.scenario.failures import failure_laws, powers, prices
 from offload_rllib.scenario.links import link_arrays, link_directions
 from offload_rllib.scenario.mobility import attached, moving_arrays, moving_nodes, with_access
 from offload_rllib.scenario.network import Network, Node
+from offload_rllib.scenario.objectives import charges, objective_weights
 from offload_rllib.scenario.processors import check_entries, check_processors, leading_to_processors, onward_routes
 from offload_rllib.scenario.routes import check_routed, routes_of
 from offload_rllib.scenario.score import check_drop_penalty
@@ -367,7 +368,7 @@ def build_scenario(
     node["agent"][deciding] = np.arange(len(deciding))
     setup_s = setup_times(config, network, arriving.types)
     padded_to = most_neighbours(config.topology, network, limit) if resamples(config.topology) else 0
-    power, price = powers(config, network), prices(config, network)
+    power, price, weight = powers(config, network), prices(config, network), objective_weights(config)
     unusual = (
         config.failures is not None
         or config.energy is not None
@@ -378,10 +379,9 @@ def build_scenario(
         or (node["concurrency"] > node["servers"]).any()
         or np.isfinite(node["capacity_bits"]).any()
         or len(moving) > 0
-        or len(onward) > 0
         or config.decisions.reject
         or len(routes.first_leg) > 0
-        or len(setup_s) > 0
+        or len(onward) + len(setup_s) + len(weight) > 0
     )
     arrays = Scenario(
         variant=variant(full=bool(unusual), ticks=config.tick_s is not None, nodes=len(network.nodes)),
@@ -393,6 +393,7 @@ def build_scenario(
         power=power,
         price=price,
         charge=charges(config, power, price),
+        weight=weight,
         throughput=throughput,
         rate_change=changes,
         **vars(moving_arrays(config, network, moving, directions)),

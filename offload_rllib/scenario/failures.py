@@ -72,33 +72,6 @@ def prices(config: EnvironmentConfig, network: Network) -> np.ndarray:
     return record
 
 
-def charges(config: EnvironmentConfig, power: np.ndarray, price: np.ndarray) -> np.ndarray:
-    """Return [N] POWER: what the reward is charged with, in s; [0] if it has no term of energy or price.
-
-    Idling and broadcasts are left out: no task uses them.
-
-    Raises:
-        ConfigError: a weight is given without what it weighs.
-    """
-    reward = config.reward
-    if reward.energy_weight == 0 and reward.price_weight == 0:
-        return np.zeros(0, POWER)
-    for key, weight, what, given in (
-        ("energy_weight", reward.energy_weight, "energy", config.energy),
-        ("price_weight", reward.price_weight, "price", config.price),
-    ):
-        if weight > 0 and given is None:
-            raise ConfigError(f"reward.{key}: {weight:g} needs {what}: nothing is accounted for (given: null)")
-        if weight > 0 and reward.name not in ("delay", "sparse"):
-            raise ConfigError(f"reward.{key}: {weight:g} needs reward.name: delay or sparse (given: {reward.name})")
-    record = np.zeros(len(power), POWER)
-    for use in ("server_w", "transmit_w", "j_per_bit", "j_per_result_bit"):
-        record[use] = reward.energy_weight * power[use]
-        if len(price):
-            record[use] += reward.price_weight * price[use]
-    return record
-
-
 def _cores_of_server(config: EnvironmentConfig, node: Node) -> int:
     return node.cores if config.service == "pooled" and not node.cloud else 1
 

@@ -15,6 +15,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 
+from offload_rllib.config.decisions import Weights
 from offload_rllib.policies.saved import unpacked, version_of
 from offload_rllib.serving.app import make_app
 from offload_rllib.serving.listener import Listener
@@ -50,21 +51,23 @@ class PolicyListener(Listener):
 class PolicyService:
     """A replica: loads the policies it is handed, and decides for the requests that wait together."""
 
-    def __init__(self, files: Mapping[str, bytes], limits: Limits) -> None:
+    def __init__(self, files: Mapping[str, bytes], limits: Limits, weights: Weights | None = None) -> None:
         """Load the policies.
 
         Args:
             files: from `policies.saved.packed`; handed over, so that no replica needs the disk they come from.
             limits: of a request.
+            weights: of the objectives, for requests without any.
         """
         torch.set_num_threads(1)  # networks are small; replicas, not threads, use the other cores
         self.policy = unpacked(files)
         self.version = version_of(files)
         self.limits = limits
+        self.weights = weights
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the application; Ray Serve calls it in the replica."""
-        return make_app(self.policy, self.version, self.act, self.limits)
+        return make_app(self.policy, self.version, self.act, self.limits, self.weights)
 
     @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.0)
     async def act(self, requests: list[Rows]) -> list[Array]:
@@ -93,13 +96,16 @@ def prepare_serving() -> None:
 
 
 @contextmanager
-def served(files: Mapping[str, bytes], listener: PolicyListener, limits: Limits) -> Iterator[None]:
+def served(
+    files: Mapping[str, bytes], listener: PolicyListener, limits: Limits, weights: Weights | None = None
+) -> Iterator[None]:
     """Serve saved policies while the block runs, on the Ray that this process has.
 
     Args:
         files: from `policies.saved.packed`.
         listener: address and size.
         limits: of a request.
+        weights: of the objectives, for requests without any.
 
     Raises:
         ConfigError: it cannot listen there.
@@ -114,7 +120,7 @@ def served(files: Mapping[str, bytes], listener: PolicyListener, limits: Limits)
     try:
         deployment = PolicyService.options(num_replicas=listener.replicas, logging_config=quiet)
         waiting = limits.model_copy(update={"waiting": listener.queue})
-        serve.run(deployment.bind(files, waiting), name=NAME, route_prefix="/")
+        serve.run(deployment.bind(files, waiting, weights), name=NAME, route_prefix="/")
         yield
     finally:
         # Not serve.shutdown(): that kills the controller while it answers, of which Ray complains on the terminal.

@@ -11,8 +11,11 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from offload_rllib.config.base import Count, Flag, Positive, Schema
+from offload_rllib.config.decisions import Weights
+from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import explain
 from offload_rllib.policies.draws import row_draws
+from offload_rllib.policies.objectives import write_weights
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy
 from offload_rllib.serving.http import RefusedError
 from offload_rllib.simulator.types import Array
@@ -56,6 +59,9 @@ class ActRequest(Schema):
     rows: Quick[Annotated[int, Field(ge=0, le=LARGEST_ROW, strict=True)]] = ()
     """[N] numbers of the rows, which address their draws; 0, 1, ... without them."""
 
+    weights: Weights | None = None
+    """Of the objectives, divided by their sum: they replace those in the observations."""
+
     @model_validator(mode="after")
     def _sampling(self) -> ActRequest:
         if self.deterministic and (self.seed is not None or self.rows):
@@ -84,13 +90,14 @@ class Rows:
     seed: int | None
 
 
-def read_request(body: bytes, description: PolicyDescription, limits: Limits) -> Rows:
+def read_request(body: bytes, description: PolicyDescription, limits: Limits, weights: Weights | None = None) -> Rows:
     """Return a request as arrays.
 
     Args:
         body: JSON of an `ActRequest`.
         description: of the policies that will decide.
         limits: what a request may hold.
+        weights: of the objectives, where a request has none; None: as its observations say.
 
     Raises:
         RefusedError: the request cannot be answered; the message says which key, what was given and what is accepted.
@@ -118,11 +125,20 @@ def read_request(body: bytes, description: PolicyDescription, limits: Limits) ->
         raise RefusedError(422, f"request: {misfit.replace('the environment has', 'the request has')}")
     _check_rows(~np.isfinite(observations).all(1), "observations", "holds a number that is too large for float32")
     _check_rows(~masks.any(1), "action_masks", "has no valid action; at least one must be 1")
+    _put_weights(observations, description, request.weights or weights)
     seed, draws = request.seed, np.full(count, np.nan)
     if not request.deterministic:
         seed = secrets.randbits(64) if seed is None else seed
         draws = row_draws(seed, np.array(request.rows or range(count)))
     return Rows(observations, masks, _owners(request, count, description), draws, seed)
+
+
+def _put_weights(observations: Array, description: PolicyDescription, weights: Weights | None) -> None:
+    if weights is not None:
+        try:
+            write_weights(observations, description.weights, weights)
+        except ConfigError as error:
+            raise RefusedError(422, f"request: {error}") from None
 
 
 def _array(key: str, rows: Sequence[Sequence[float]], dtype: Any) -> Array:

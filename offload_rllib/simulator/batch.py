@@ -66,6 +66,7 @@ def scenario_of(scenarios, e):
         scenarios.power[v],
         scenarios.price[v],
         scenarios.charge[v],
+        scenarios.weight,
         scenarios.throughput,
         scenarios.rate_change,
         scenarios.movement,
@@ -126,4 +127,5 @@ def env_slice(state, e):
         state.log[e],
         state.cost[e],
         state.charged[e],
+        state.weight[e],
     )

@@ -2,7 +2,7 @@
 
 What tasks use is also charged to their origins, where a reward has a term for it: each use by a task when it ends, at
 the node that is used. Over an episode the charges are the same sums, without what nodes use by themselves: idling and
-broadcasts.
+broadcasts. There is one account for energy and price together, or one for each where the reward has several objectives.
 """
 
 from __future__ import annotations
@@ -56,28 +56,32 @@ def has_charges(scenario):
 
 
 @kernel
-def _charge(environment, origin, seconds):
-    environment.charged[origin] += seconds
-    environment.charged[environment.charged.shape[0] - 1] += seconds
+def _charge(environment, account, origin, seconds):
+    charged = environment.charged[account]
+    charged[origin] += seconds
+    charged[charged.shape[0] - 1] += seconds
 
 
 @kernel
 def charge_service(scenario, environment, n, origin, busy_s):
     """Charge the origin of a task for a server of node `n`, or for a core, for some seconds."""
-    _charge(environment, origin, scenario.charge[n].server_w * busy_s)
+    for account in range(scenario.charge.shape[0]):
+        _charge(environment, account, origin, scenario.charge[account, n].server_w * busy_s)
 
 
 @kernel
 def charge_sending(scenario, environment, n, origin, sending_s, bits):
     """Charge the origin of a task for the transmitter of node `n`: for some seconds, and for bits sent."""
-    charge = scenario.charge[n]
-    _charge(environment, origin, charge.transmit_w * sending_s + charge.j_per_bit * bits)
+    for account in range(scenario.charge.shape[0]):
+        charge = scenario.charge[account, n]
+        _charge(environment, account, origin, charge.transmit_w * sending_s + charge.j_per_bit * bits)
 
 
 @kernel
 def charge_result(scenario, environment, n, origin, bits):
     """Charge the origin of a task for a result that node `n` sends, where results cost in addition."""
-    _charge(environment, origin, scenario.charge[n].j_per_result_bit * bits)
+    for account in range(scenario.charge.shape[0]):
+        _charge(environment, account, origin, scenario.charge[account, n].j_per_result_bit * bits)
 
 
 @kernel

@@ -30,6 +30,7 @@ from offload_rllib.simulator.information import (
     true_state,
 )
 from offload_rllib.simulator.jit import called_kernel, kernel
+from offload_rllib.simulator.objectives import account_weight, response_weight
 from offload_rllib.simulator.streams import stream, uniform
 from offload_rllib.simulator.types import NONE
 from offload_rllib.simulator.variants import has_extensions
@@ -282,7 +283,11 @@ def _links_from_cloud(scenario, action, n):
 
 @called_kernel
 def _charge(scenario, environment, agent, action, there, slot):
-    return expected_charge(scenario, environment, agent, action, there, slot)
+    total = 0.0
+    for account in range(scenario.charge.shape[0]):
+        seconds = expected_charge(scenario, account, environment, agent, action, there, slot)
+        total += account_weight(scenario, environment, account) * seconds
+    return total
 
 
 @kernel
@@ -315,7 +320,8 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
         u = uniform(stream(rng_key, _NOISE), turn * scenario.destination.shape[1] + action)
         return finish_s / temperature_s + math.log(-math.log(u))
     if has_charges(scenario) and rule == LEAST_COST:
-        return finish_s + _charge(scenario, environment, agent, action, there, slot)
+        charge_s = _charge(scenario, environment, agent, action, there, slot)
+        return response_weight(scenario, environment) * finish_s + charge_s
     if rule == DEADLINE_FINISH:
         left_s = environment.task[slot].deadline_s - environment.episode[0].now_s
         stays = action == 0 or not has_processor(scenario, scenario.agent_node[agent])

@@ -271,11 +271,11 @@ def estimate(scenario, environment, agent, action, known_state, slot):
 
 
 @kernel
-def _charge_of_link(scenario, link_index, bits_in, bits_out):
+def _charge_of_link(scenario, charge, link_index, bits_in, bits_out):
     """Return what it takes off the reward, in s, to send a task over a link, and its result back."""
     link = scenario.link[link_index]
-    there = scenario.charge[link.source]
-    back = scenario.charge[link.destination]
+    there = charge[link.source]
+    back = charge[link.destination]
     return_s = bits_out * scenario.link[link.reverse].seconds_per_bit
     return (
         there.transmit_w * bits_in * link.seconds_per_bit
@@ -286,27 +286,28 @@ def _charge_of_link(scenario, link_index, bits_in, bits_out):
 
 
 @kernel
-def expected_charge(scenario, environment, agent, action, known_state, slot):
-    """Return what an action for the task in `slot` is expected to take off the reward, in s: of energy and price.
+def expected_charge(scenario, account, environment, agent, action, known_state, slot):
+    """Return what an action for the task in `slot` is expected to be charged with, in s, on one of the accounts.
 
     The service, with its set-up, and the way to the destination and back to here. The way back from here is the same
     for all actions and left out. What a task costs beyond a node without a processor is not known here: 0.
     """
     task = environment.task[slot]
+    charge = scenario.charge[account]
     n = known_state.node
     seconds = 0.0
     if has_processor(scenario, n):
         busy_s = task.work * scenario.node[n].seconds_per_instruction
         if has_setups(scenario) and not is_warm(known_state, task.type):
             busy_s += scenario.setup_s[task.type]
-        seconds += scenario.charge[n].server_w * busy_s
+        seconds += charge[n].server_w * busy_s
     if action == 0:
         return seconds
     link_index = scenario.destination[agent, action]
     if not has_legs(scenario) or legs_of(scenario, link_index) == 0:
-        return seconds + _charge_of_link(scenario, link_index, task.bits_in, task.bits_out)
+        return seconds + _charge_of_link(scenario, charge, link_index, task.bits_in, task.bits_out)
     for place in range(scenario.first_leg[link_index], scenario.first_leg[link_index + 1]):
-        seconds += _charge_of_link(scenario, scenario.leg[place], task.bits_in, task.bits_out)
+        seconds += _charge_of_link(scenario, charge, scenario.leg[place], task.bits_in, task.bits_out)
     return seconds
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from offload_rllib.simulator.energy import node_energy, node_use
 from offload_rllib.simulator.jit import kernel
+from offload_rllib.simulator.objectives import ABSENT, OBJECTIVES
 from offload_rllib.simulator.types import (
     CAUSES,
     ENERGY_NONE,
@@ -204,7 +205,8 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
     failures there is `availability`, the share of time that a node is up, averaged over all nodes. With an
     account of energy there are `energy_<use>_j` by use (`node_energy`) and `energy_j`, their sum, of all nodes over
     the whole episode, and `energy_per_task_j`, that sum over the tasks that finished, NaN if none did; without `_j` in
-    PeersimGym's unit. Prices have the same figures: `price_compute`, `price_transmit`, `price`, `price_per_task`.
+    PeersimGym's unit. Prices have the same figures: `price_compute`, `price_transmit`, `price`, `price_per_task`. Where
+    objectives have weights there is `weight_<objective>`.
 
     Args:
         scenario: of the environment.
@@ -236,6 +238,8 @@ def summary(scenario: Scenario, state: State, e: int, types: Sequence[str] = ())
         total = paid["compute"] + paid["transmit"]
         extra |= {"price": total, "price_compute": paid["compute"], "price_transmit": paid["transmit"]}
         extra["price_per_task"] = total / ended if ended else float("nan")
+    objectives = zip(OBJECTIVES, scenario.weight, state.weight[e], strict=False)
+    extra |= {f"weight_{name}": float(weight) for name, given, weight in objectives if given != ABSENT}
     node = state.node[e]
     full_share = node["full_seconds"][bounded] / now_s
     record, histogram, weight = state.metrics[e], state.histogram[e], scenario.type_weight

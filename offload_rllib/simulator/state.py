@@ -19,6 +19,7 @@ from offload_rllib.simulator.events.tick_work import schedule_work
 from offload_rllib.simulator.heap import event_key, push
 from offload_rllib.simulator.jit import kernel
 from offload_rllib.simulator.metrics import HISTOGRAM_BINS, METRICS
+from offload_rllib.simulator.objectives import begin_weights
 from offload_rllib.simulator.sharing.channels import CHANNEL, MESSAGE, begin_channels
 from offload_rllib.simulator.sharing.clock import begin_clocks
 from offload_rllib.simulator.streams import node_key, stream, uniform
@@ -119,7 +120,8 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         histogram=np.zeros((num_envs, len(scenario.type_weight), 2, HISTOGRAM_BINS), np.uint32),
         log=np.zeros((num_envs, log_rows), LOG),
         cost=np.zeros((num_envs, nodes + 1, len(scenario.cost))),
-        charged=np.zeros((num_envs, nodes + 1 if len(scenario.charge) else 0)),
+        charged=np.zeros((num_envs, len(scenario.charge), nodes + 1)),
+        weight=np.zeros((num_envs, len(scenario.weight))),
     )
 
 
@@ -325,6 +327,7 @@ def start(scenarios, state, environments, keys):
         begin_episode(scenario, environment)
         if has_extensions(scenario):
             begin_changes(scenario, environment)
+            begin_weights(scenario, environment)
         for n in range(environment.node.shape[0]):
             node = environment.node[n]
             if scenario.node[n].arrival_rate > 0.0:

@@ -40,6 +40,7 @@ RATE_FACTOR = 24
 PARAMETER = 25
 RECORDING_START = 26
 TICK_DECISION = 28
+OBJECTIVE_WEIGHT = 29
 # Of a name alone: which client makes a recorded task.
 RECORDING_ORIGIN = 27
 # Durations may take the next number too.

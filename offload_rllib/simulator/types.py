@@ -380,7 +380,8 @@ class Scenario(NamedTuple):
     failure_law: Array  # [N] FAILURE_LAW
     power: Array  # [N] POWER
     price: Array  # [N] POWER, in money; [0] without prices
-    charge: Array  # [N] POWER: what use by a task takes off the reward of its origin, in s; [0]: nothing
+    charge: Array  # [A, N] POWER: what use by a task takes off the reward of its origin, in s; see `energy`
+    weight: Array  # [4] float64: of the objectives, in every episode; [0]: none; see `objectives`
     throughput: Array  # [P] float64: of channels with 1, 2, ... messages, relative to one message alone
     rate_change: Array  # [P] RATE_CHANGE, sorted by time
     movement: Array  # [1] MOVEMENT; empty where no node moves
@@ -442,4 +443,5 @@ class State(NamedTuple):
     histogram: Array  # [E, Y, 2, B] uint32: response times of the finished; scores of the others
     log: Array  # [E, L] LOG by task number; L = 0: no log
     cost: Array  # [E, N + 1, C] float64: costs so far of the tasks made at each node; last, of all of them
-    charged: Array  # [E, N + 1] float64: charges so far of the same, in a step where decisions are clocked; or [E, 0]
+    charged: Array  # [E, C, N + 1] float64: charges so far of the same, in a step where decisions are clocked
+    weight: Array  # [E, 4] float64: of the objectives, in this episode; [E, 0]: none

@@ -37,6 +37,7 @@ SCENARIO_TYPES: dict[str, Any] = {
     "power": POWER,
     "price": POWER,
     "charge": POWER,
+    "weight": np.float64,
     "throughput": np.float64,
     "rate_change": RATE_CHANGE,
     "movement": MOVEMENT,

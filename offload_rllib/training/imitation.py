@@ -140,6 +140,7 @@ def _description(teacher: str, policy: PolicyConfig, env: NativeEnv, assignment:
         actions=env.num_actions,
         network=policy.network,
         rows=env.layout.blocks,
+        weights=env.layout.weights,
         environment=fingerprint(env.scenario.config),
         decides=env.scenario.config.decisions.when,
         env_steps=0,

@@ -187,7 +187,7 @@ def algorithm_config(
     )
     config.apply(algorithm, training)
     assignment = assign_in(policy.sharing, env.scenario)
-    shape = {"rows": env.layout.blocks, "agents": len(env.agents)}
+    shape = {"rows": env.layout.blocks, "agents": len(env.agents), "weights": env.layout.weights}
     model = policy.network.model_dump() | shape | config.model_settings(algorithm)
     config.adapt(algorithm, training, env, len(assignment.policies))
     spec: Any = ALGORITHMS[algorithm.name].get_default_config().get_default_rl_module_spec()

@@ -1,0 +1,54 @@
+"""Whether a trained policy fits an environment: by sizes, and by the moments at which it decides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from offload_rllib.config.policy import Network
+from offload_rllib.policies.network import OF_ROWS
+from offload_rllib.policies.pointer import RowLayout
+
+When = Literal["arrival", "interval"]
+MEANING: dict[When, str] = {"arrival": "a task is decided when it arrives", "interval": "all agents act by a clock"}
+
+
+def other_form(trained: When | None, met: When) -> str:
+    """Return why a policy does not fit an environment by the moments at which it decides, or nothing if it does.
+
+    Args:
+        trained: `decisions.when` of its training; None: not known.
+        met: the same of the environment.
+    """
+    if trained is None or trained == met:
+        return ""
+    return (
+        f"this policy was trained with decisions.when: {trained} ({MEANING[trained]}); the environment has "
+        f"decisions.when: {met} ({MEANING[met]}), where it meets other observations and other lengths of time. "
+        f"Accepted: an environment with decisions.when: {trained}, or a policy trained with decisions.when: {met}"
+    )
+
+
+def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: tuple[int, int]) -> str:
+    """Return why a network does not fit an environment, or nothing if it does.
+
+    Args:
+        network: its kind.
+        rows: what is where in an observation, where it was trained.
+        trained: size of an observation and number of actions there.
+        met: the same of the environment.
+    """
+    size, actions = met
+    if network.kind in OF_ROWS:
+        first, here_size, row_size = rows
+        if size == first + here_size + (actions - 1) * row_size:
+            return ""
+        return (
+            f"this policy takes {first + here_size} + {row_size} x destinations observations; the environment has "
+            f"{size} for {actions - 1} destinations"
+        )
+    if met == trained:
+        return ""
+    return (
+        f"this policy takes {trained[0]} observations and {trained[1]} actions; the environment has {size} and "
+        f"{actions}. A policy with `network.kind: pointer` would fit both"
+    )
