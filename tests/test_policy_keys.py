@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -387,6 +388,15 @@ def test_appo_samples_episodes_unless_rllibs_runner_is_asked_for() -> None:
     assert build(APPO, runner).rllib.env_runner_cls is EpisodesEnvRunner
     stock = runner._replace(beside={"training.env_runner": "stock"})
     assert build(APPO, stock).rllib.env_runner_cls is MultiAgentEnvRunner
+
+
+def test_runners_that_run_no_connectors_are_not_asked_for_their_states() -> None:
+    runner = Key("gamma", 0.77, setting("merge_env_runner_states"))
+    stock = runner._replace(beside={"training.env_runner": "stock"})
+    for schema, asked in itertools.product((PPO, A2C, DDQN, APPO), (False, True)):
+        found = build(schema, stock if asked else runner).rllib.merge_env_runner_states
+        assert found == ("training_only" if asked else False), schema
+    assert ALGORITHMS["PPO"].get_default_config().merge_env_runner_states is False
 
 
 def test_what_the_run_uses_is_tested_elsewhere() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from helpers.environments import small_environment
 from ray import cloudpickle
 from ray.exceptions import RayActorError
 
-from offload_rllib.algorithms.exchange import lesson
+from offload_rllib.algorithms.exchange import answers, lesson
 from offload_rllib.algorithms.exchange.answers import LearnersHangError, answers_of
 from offload_rllib.algorithms.exchange.averaging import average
 from offload_rllib.algorithms.exchange.lesson import Met
@@ -403,6 +404,19 @@ def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
     for learner in learners:
         with pytest.raises(RayActorError):
             _ask_until_it_has_ended(learner)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_trainer_looks_a_few_times_for_all_answers_and_reads_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = SimpleNamespace(iterate=SimpleNamespace(remote=lambda number: ray.put(number)))
+    learners = [answering] * 6
+    looks, read = [], []
+    wait, get = ray.wait, ray.get
+    monkeypatch.setattr(answers.ray, "wait", lambda *given, **how: (looks.append(0), wait(*given, **how))[1])
+    monkeypatch.setattr(answers.ray, "get", lambda given: (read.extend(given), get(given))[1])
+    assert answers_of(learners, "iterate", number=2) == [2] * 6
+    assert len(looks) <= 4
+    assert len(read) == len(set(read)) == 6
 
 
 def _ask_until_it_has_ended(learner: Any) -> None:

@@ -57,6 +57,8 @@ class OffloadConfig(AlgorithmConfig):
         """Set the defaults that differ from RLlib's."""
         super().__init__(algo_class=algo_class)
         self.env_runner_cls = BatchedEnvRunner
+        # It runs no connectors: RLlib would ask all runners for their states in every iteration, and wait for them.
+        self.merge_env_runner_states = False
         self.callbacks_class = OffloadCallback
         self.discount_s = DISCOUNT_S
 

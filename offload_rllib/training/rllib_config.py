@@ -159,8 +159,10 @@ def algorithm_config(
     remote_learners = training.learners
     runners = 0 if remote_learners > 1 else training.runners
     share = training.cpus_per_runner or cpus_per_runner(training.processes, nodes or (cpus,))
+    is_stock = training.env_runner == "stock"
     config.env_runners(
-        env_runner_cls=BatchedEnvRunner if training.env_runner == "batched" else MultiAgentEnvRunner,
+        env_runner_cls=MultiAgentEnvRunner if is_stock else BatchedEnvRunner,
+        merge_env_runner_states="training_only" if is_stock else False,
         num_env_runners=runners,
         num_envs_per_env_runner=training.envs_per_runner,
         num_cpus_per_env_runner=share,

@@ -14,6 +14,8 @@ from offload_rllib.algorithms.exchange.meeting import LearnerLostError
 
 # Once one learner has failed, the others, which miss it at their next meeting, have so long to tell what they know.
 OTHERS_MAY_TELL_S = 5.0
+# Learners end a batch together: once one has answered, one look finds most of the others' answers.
+SOON_S = 0.05
 
 
 class LearnersHangError(RuntimeError):
@@ -35,6 +37,7 @@ def answers_of(learners: Sequence[Any], method: str, *, limit_s: float = math.in
             waits at a meeting for a lost one would wait for as long as torch lets it.
     """
     asked = [getattr(learner, method).remote(**arguments) for learner in learners]
+    found: dict[Any, Any] = {}
     missing, end_s = asked, time.monotonic() + limit_s
     while missing:
         left_s = None if math.isinf(limit_s) else max(end_s - time.monotonic(), 0.0)
@@ -42,14 +45,18 @@ def answers_of(learners: Sequence[Any], method: str, *, limit_s: float = math.in
         if not answered:
             _end(learners)
             raise LearnersHangError(f"{len(missing)} of {len(learners)} learners have not answered for {limit_s:.0f} s")
-        errors = _errors(answered)
-        if errors:
-            errors += (
-                _errors(ray.wait(missing, num_returns=len(missing), timeout=OTHERS_MAY_TELL_S)[0]) if missing else []
-            )
+        if missing:
+            soon, missing = ray.wait(missing, num_returns=len(missing), timeout=SOON_S)
+            answered += soon
+        try:
+            found |= zip(answered, ray.get(answered), strict=True)
+        except Exception:  # noqa: BLE001 - of one of them; which, and of how many, is found next
+            if missing:
+                answered += ray.wait(missing, num_returns=len(missing), timeout=OTHERS_MAY_TELL_S)[0]
+            errors = _errors(answered)
             _end(learners)
-            raise min(errors, key=_rank)
-    return ray.get(asked)
+            raise min(errors, key=_rank) from None
+    return [found[reference] for reference in asked]
 
 
 def _end(learners: Sequence[Any]) -> None:
