@@ -13,7 +13,7 @@ batch stays the same and is divided among them. The trainer, which learns from t
 
 All processes share the cores of this machine, and other work may as well. So two figures are given. *Here* is by the
 clock. *A core each* is a sum: the slowest worker's sleep before each meeting, the trainer's part, the CPU time of one
-worker, and HOP_S for each message of a ring. Times of real work leave out what a process waited for a core.
+worker, and HOP_S for each message that one worker sends. Times of real work leave out what a process waited for a core.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from sleeping import (
 )
 
 from offload_rllib.algorithms import sampling
-from offload_rllib.algorithms.exchange.meeting import GRADIENTS, WEIGHTS
+from offload_rllib.algorithms.exchange.meeting import GRADIENTS, WEIGHTS, halves
 from offload_rllib.algorithms.exchange.threads import Room, ThreadMeeting
 from offload_rllib.cluster.connection import connect
 from offload_rllib.config import load_environment, load_policy_config
@@ -328,8 +328,8 @@ def scaled(slept: dict[int, list[Iteration]], meetings: list[int]) -> str:
     """Return the table of workers that sleep."""
     rows = []
     for workers, iterations in slept.items():
-        # A ring: every worker sends one message after the other.
-        hops = (workers - 1) * sum(1 if size < 0 else 2 for size in meetings)
+        # One message after the other, as `ProcessMeeting` sends them.
+        hops = len(halves(workers)) * sum(1 if size < 0 else 2 for size in meetings)
         work = np.mean([i.slept.sum(1).mean() for i in iterations])
         longest = np.mean([i.slept.max(0).sum() for i in iterations])
         here = np.mean([i.wall_s for i in iterations])

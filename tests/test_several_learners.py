@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from helpers.environments import small_environment
 from ray import cloudpickle
-from ray.exceptions import RayActorError
 
-from offload_rllib.algorithms.exchange import answers, lesson
-from offload_rllib.algorithms.exchange.answers import LearnersHangError, answers_of
+from offload_rllib.algorithms.exchange import lesson
 from offload_rllib.algorithms.exchange.averaging import average
 from offload_rllib.algorithms.exchange.lesson import Met
-from offload_rllib.algorithms.exchange.meeting import EXCHANGE, GRADIENTS, WEIGHTS, LearnerLostError
-from offload_rllib.algorithms.exchange.moments import Moments
+from offload_rllib.algorithms.exchange.meeting import (
+    EXCHANGE,
+    GRADIENTS,
+    WEIGHTS,
+)
 from offload_rllib.algorithms.exchange.own_runner import OwnRunner
 from offload_rllib.algorithms.exchange.plan import Plan
 from offload_rllib.algorithms.exchange.threads import together
@@ -275,41 +271,6 @@ def test_a_learner_that_is_much_slower_is_not_waited_for() -> None:
     assert same(weights_of(fast)["shared"], weights_of(slow)["shared"])
 
 
-def test_moments_of_parts_are_those_of_the_whole() -> None:
-    rng = np.random.default_rng(0)
-    values = torch.from_numpy(rng.normal(3, 2, 50).astype(np.float32))
-    chosen = torch.from_numpy(rng.random(50) < 0.8)
-    edges = (0, 20, 20, 21, 50)
-    parts = [Moments.of(values[a:b], chosen[a:b]) for a, b in itertools.pairwise(edges)]
-    whole, found = Moments.of(values, chosen), Moments.of_all(parts)
-    assert found.count == whole.count
-    assert found.mean == pytest.approx(whole.mean, rel=1e-6)
-    assert found.spread == pytest.approx(whole.spread, rel=1e-6)
-    one = Moments.of_all([whole])
-    assert (np.float32(one.mean), np.float32(one.spread)) == (np.float32(whole.mean), np.float32(whole.spread))
-    assert Moments.of_all([Moments(0, 0.0, 0.0), Moments(1, 4.0, 0.0)]).standardised(values).equal(values)
-
-
-def test_plans_share_every_row_and_agree_on_the_number_of_steps() -> None:
-    rng = np.random.default_rng(4)
-    for _ in range(300):
-        sizes = rng.choice([0, 1, 3, 17, 200], rng.integers(1, 6))
-        minibatch = None if rng.random() < 0.2 else int(rng.integers(1, 40))
-        if not sizes.any():
-            continue
-        for exchanged in (True, False):
-            plans = [Plan.of(sizes, i, minibatch, together=exchanged) for i in range(len(sizes))]
-            for plan, size in zip(plans, sizes, strict=True):
-                assert (plan.edges[0], plan.edges[-1]) == (0, size)
-                assert (np.diff(plan.edges) >= 0).all()
-            assert sum(plan.share for plan in plans) == pytest.approx(1)
-            assert len({plan.longest for plan in plans}) == 1
-            if exchanged:
-                np.testing.assert_allclose(np.sum([plan.shares for plan in plans], 0), 1, rtol=1e-12)
-                per_step = np.sum([np.diff(plan.edges) for plan in plans], 0)
-                assert minibatch is None or len(per_step) == 1 or len(per_step) <= sizes.sum() // minibatch
-
-
 def test_averages_are_by_share_and_one_with_the_whole_share_is_taken_over() -> None:
     def make(seed: int) -> Any:
         torch.manual_seed(seed)
@@ -358,105 +319,6 @@ def test_learners_sample_different_episodes_and_their_share_of_a_batch() -> None
     resumed = OwnRunner(config, 0)
     resumed.sample(learner.module, 96)
     assert not keys & set(resumed._runner.keys.tolist())
-
-
-class Fails:
-    """A learner that fails in its own way once it is asked."""
-
-    def __init__(self, how: str) -> None:
-        self.how = how
-
-    def iterate(self, number: int) -> int:
-        """Answer, fail, end, hang, or miss another learner."""
-        if self.how == "hangs":
-            time.sleep(600)
-        if self.how == "misses":
-            time.sleep(0.2)
-            raise LearnerLostError("another learner is gone")
-        if self.how == "fails":
-            time.sleep(0.6)
-            raise ConfigError("what it was given is wrong")
-        if self.how == "ends":
-            os._exit(1)
-        return number
-
-
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(
-    ("deeds", "error"),
-    [
-        (("answers", "answers"), None),
-        (("misses", "fails", "answers"), ConfigError),
-        (("ends", "misses"), RayActorError),
-        (("hangs", "answers"), LearnersHangError),
-    ],
-)
-def test_a_learner_that_fails_ends_all_and_the_cause_is_raised(
-    deeds: tuple[str, ...], error: type[Exception] | None
-) -> None:
-    remote: Any = ray.remote(num_cpus=0)(Fails)  # pyright does not know that it is a class
-    learners = [remote.remote(deed) for deed in deeds]
-    if error is None:
-        assert answers_of(learners, "iterate", number=7) == [7, 7]
-        return
-    with pytest.raises(error):
-        answers_of(learners, "iterate", limit_s=2.0 if "hangs" in deeds else math.inf, number=7)
-    for learner in learners:
-        with pytest.raises(RayActorError):
-            _ask_until_it_has_ended(learner)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_a_trainer_looks_a_few_times_for_all_answers_and_reads_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = SimpleNamespace(iterate=SimpleNamespace(remote=lambda number: ray.put(number)))
-    learners = [answering] * 6
-    looks, read = [], []
-    wait, get = ray.wait, ray.get
-    monkeypatch.setattr(answers.ray, "wait", lambda *given, **how: (looks.append(0), wait(*given, **how))[1])
-    monkeypatch.setattr(answers.ray, "get", lambda given: (read.extend(given), get(given))[1])
-    assert answers_of(learners, "iterate", number=2) == [2] * 6
-    assert len(looks) <= 4
-    assert len(read) == len(set(read)) == 6
-
-
-def _ask_until_it_has_ended(learner: Any) -> None:
-    """Ask a learner for a minute at most: `ray.kill` returns before the process has ended."""
-    for _ in range(600):
-        ray.get(learner.iterate.remote(number=7), timeout=60)
-        time.sleep(0.1)
-
-
-TWO = """
-import sys, numpy, torch
-from torch import distributed
-from offload_rllib.algorithms.exchange.meeting import LearnerLostError, ProcessMeeting
-distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
-meeting = ProcessMeeting("cpu")
-print(meeting.gather(numpy.array([meeting.index, 5.0])).tolist())
-vector = torch.full((3,), float(meeting.index + 1))
-meeting.add(vector)
-print(vector.tolist())
-if meeting.index == 1:
-    sys.stdout.flush()
-    import os
-    os._exit(0)
-try:
-    meeting.add(vector)
-except LearnerLostError as error:
-    print(error)
-"""
-
-
-def test_processes_meet_and_one_that_is_left_alone_is_told(tmp_path: Any) -> None:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(tmp_path / "group"), str(rank)], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    first, second = (process.communicate(timeout=200)[0].splitlines() for process in started)
-    assert first[:2] == second == ["[[0.0, 5.0], [1.0, 5.0]]", "[3.0, 3.0, 3.0]"]
-    assert first[2].startswith("another learner is gone: ")
 
 
 def test_what_several_learners_cannot_do_is_refused() -> None:
