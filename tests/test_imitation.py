@@ -18,6 +18,7 @@ from offload_rllib.cli import app
 from offload_rllib.commands import train as train_command
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
 from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.network import Critic
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.runs.training_run import RunFolder
@@ -56,6 +57,17 @@ def test_a_clone_decides_as_the_rule_does(sharing: str, env: NativeEnv, tmp_path
     assert agreement_with("always_server", kept(tmp_path / "random", env, sharing), env) < 0.9
     start = algorithm_config(env.scenario.config, policy(sharing=sharing), cpus=2, env=env, start=tmp_path)
     assert start.starting_weights.about["critic"] == "taken over"  # type: ignore[attr-defined]
+
+
+def test_best_is_the_best_rule_of_the_training_episodes(env: NativeEnv, tmp_path: Path) -> None:
+    ranked = rank_rules(env.scenario.config, seed=3)
+    training = policy("best").training.model_dump() | {"seed": 3}
+    best = imitate(tmp_path / "best", policy(training=training), env)
+    assert best["rule"] == ranked.best
+    training["imitate"] |= {"rule": ranked.best}
+    named = imitate(tmp_path / "named", policy(training=training), env)
+    assert best == named
+    assert load_saved_policy(tmp_path / "best").description == load_saved_policy(tmp_path / "named").description
 
 
 def test_its_critic_predicts_the_discounted_returns_of_the_rule(env: NativeEnv, tmp_path: Path) -> None:
@@ -97,6 +109,8 @@ def test_destinations_with_equal_features_are_one() -> None:
     pairs = np.array([[1, 2], [1, 3], [0, 1], [0, 0]])
     assert _equal_destinations(seen, pairs[:, 0], pairs[:, 1], (2, 1, 2)).tolist() == [True, False, False, False]
     assert not _equal_destinations(seen, pairs[:, 0], pairs[:, 1], (2, 1, 0)).any()
+    nobody = np.zeros(0, np.int64)
+    assert _equal_destinations(seen[:0], nobody, nobody, (2, 1, 2)).shape == (0,), "at a moment without a choice"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from offload_rllib.config import ConfigError, load_environment
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
-from offload_rllib.evaluation.rule_tuning import TunedRule, tune_rule, values_around
+from offload_rllib.evaluation.rule_tuning import TunedRule, rank_rules, tune_rule, values_around
 from offload_rllib.scenario import build_scenario
+from offload_rllib.scenario.build import fitting_rules
 
 CONFIG = load_environment(small_environment())
 
@@ -39,6 +40,23 @@ def test_a_rule_is_tuned_on_training_episodes_and_on_no_held_out_ones() -> None:
     assert make_contenders([tuned.name])[0].name == tuned.name
     held_out = evaluate(CONFIG, make_contenders([tuned.name]), episodes=2)
     assert held_out.matrix(tuned.name, "score_mean_s").shape == (1, 2)
+
+
+def test_all_rules_are_ranked_each_with_its_best_parameter() -> None:
+    ranked = rank_rules(CONFIG, episodes=3, seed=4)
+    of = {name.partition(":")[0]: name for name in ranked.names}
+    assert set(of) == set(fitting_rules(CONFIG)) - {"shortest_finish_oracle"}, "no agent sees the true state"
+    assert of["keep_first"] == tune_rule(CONFIG, "keep_first", episodes=3, seed=4).name
+    keys = np.array([training_key(4, 0, 0, e) for e in range(3)], np.uint64)
+    for name, row in zip(ranked.names, ranked.figures, strict=True):
+        np.testing.assert_array_equal(row, scores_of(name, keys))
+    means = ranked.figures.mean(axis=1)
+    assert (np.diff(means) >= 0).all()
+    assert means[0] < means[-1]
+    assert ranked.best == ranked.names[0]
+    finished = rank_rules(CONFIG, metric="tasks_finished", episodes=2).figures.mean(axis=1)
+    assert (np.diff(finished) <= 0).all(), "where more is better the first has the most"
+    assert finished[0] > finished[-1]
 
 
 def test_where_more_is_better_the_largest_mean_is_chosen() -> None:
@@ -92,3 +110,16 @@ def test_the_verb_prints_values_intervals_and_the_choice(tmp_path, monkeypatch: 
     assert "±" in result.output
     assert f"offload-rllib evaluate small.yaml {tuned.name} soft_finish" in result.output.replace("\n", " ")
     assert "--values 'a': must be numbers" in str(CliRunner().invoke(app, [*command, "a"]).exception)
+
+
+def test_the_verb_ranks_all_rules_unless_one_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small_environment()))
+    command = ["tune-rule", "small.yaml", "--episodes", "2"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    ranked = rank_rules(CONFIG, episodes=2)
+    assert f"best: {ranked.best}" in result.output
+    lines = [result.output.index(f" {name} ") for name in ranked.names]
+    assert lines == sorted(lines)
+    assert "--values '1': no rule is named" in str(CliRunner().invoke(app, [*command, "--values", "1"]).exception)

@@ -67,7 +67,10 @@ def train(
         typer.Option("--from", metavar="FOLDER", help="Start with the weights of a run, a checkpoint or a policy."),
     ] = None,
     imitate: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Start from a clone of a heuristic, made before training.")
+        str | None,
+        typer.Option(
+            metavar="RULE", help="Start from a clone of a heuristic, made before training; best: of the best."
+        ),
     ] = None,
     seeds: Annotated[
         str | None,

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from offload_rllib.config.base import Count, Positive, Schema
 
 DATA_SET = ".parquet"
+# In place of a rule's name: the best of all.
+BEST = "best"
 
 
 def teacher_key(text: str) -> str:
@@ -21,7 +23,8 @@ class Imitation(Schema):
     """Behaviour cloning of a rule or of recorded decisions; in YAML the rule's name, or the file's, alone will do."""
 
     rule: Annotated[str, Field(min_length=1)] | None = None
-    """A heuristic, with its parameter if need be, whose decisions are cloned."""
+    """A heuristic, with its parameter if need be, whose decisions are cloned. best: the one with the lowest mean score
+    on training episodes, parameters tried (`docs/warm_start.md`)."""
     file: Annotated[str, Field(min_length=1), AfterValidator(os.path.abspath)] | None = None
     """In place of a rule: a Parquet file of decisions (`docs/datasets.md`); all but every tenth episode are learned
     from."""

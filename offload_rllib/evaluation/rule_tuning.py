@@ -17,11 +17,13 @@ from offload_rllib.envs.vector import batch_of, training_key
 from offload_rllib.evaluation.metrics import SCORE, metric_of
 from offload_rllib.evaluation.statistics import Interval, certain, interval, paired_difference
 from offload_rllib.scenario import build_scenario
-from offload_rllib.scenario.build import check_rule
+from offload_rllib.scenario.build import check_rule, fitting_rules
 from offload_rllib.simulator.heuristics import HEURISTICS
 
 # Times the default. A rule's score is flat around its best value, so finer steps would find noise.
 FACTORS = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+# How the names of rules that see the true state of other nodes end.
+ORACLE = "_oracle"
 # Rules that compare their parameter with a number of tasks.
 COUNTING = ("threshold",)
 BATCH = 32
@@ -121,13 +123,95 @@ def tune_rule(
         ConfigError: no such rule, value or metric, or the rule makes no sense in the environment.
     """
     default = _default(rule)
-    if episodes < 2:
-        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
     tried = tuple(sorted({*(values or values_around(rule)), default}))
     names = [named(rule, value) for value in tried]
-    scenario = build_scenario(config)
     for name in names:
-        check_rule(name, "values", scenario.config)
+        check_rule(name, "values", config)
+    figures = _played(config, names, metric, episodes, seed, progress)
+    return TunedRule(rule, metric, tried, figures, tried[_best(figures, metric)], default)
+
+
+@dataclass(frozen=True)
+class RankedRules:
+    """What every rule that fits an environment scored on the same training episodes, with its best parameter.
+
+    Attributes:
+        metric: by which they are ranked.
+        names: the rules, the best first.
+        figures: [rules, episodes] the metric of each episode.
+    """
+
+    metric: str
+    names: tuple[str, ...]
+    figures: np.ndarray
+
+    @property
+    def best(self) -> str:
+        """The rule with the best mean."""
+        return self.names[0]
+
+    @property
+    def means(self) -> list[Interval]:
+        """The mean of each rule with its 95 % interval."""
+        return [interval(row) for row in self.figures]
+
+    @property
+    def differences(self) -> list[Interval]:
+        """Each rule minus the best, paired by episode."""
+        return [paired_difference(row, self.figures[0]) for row in self.figures]
+
+
+def rank_rules(
+    config: EnvironmentConfig,
+    *,
+    metric: str = SCORE,
+    episodes: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RankedRules:
+    """Let every rule play training episodes, with each of the usual values of its parameter, and rank the rules.
+
+    Rules that see the true state of other nodes are left out: no agent could decide as they do.
+
+    Args:
+        config: the environment.
+        metric: of whose mean the best is chosen: the lowest, or the highest where more is better.
+        episodes: how many, the same for all.
+        seed: of the training episodes, as `training.seed` of a run.
+        progress: where to show it.
+
+    Raises:
+        ConfigError: no such metric, or fewer than two episodes.
+    """
+    rules = [rule for rule in fitting_rules(config) if not rule.endswith(ORACLE)]
+    variants = [
+        (rule, name)
+        for rule in rules
+        for name in ([rule] if HEURISTICS[rule].parameter is None else [named(rule, v) for v in values_around(rule)])
+    ]
+    figures = _played(config, [name for _, name in variants], metric, episodes, seed, progress)
+    chosen = []
+    for rule in rules:
+        own = [i for i, (of, _) in enumerate(variants) if of == rule]
+        chosen.append(own[_best(figures[own], metric)])
+    sign = 1.0 if metric_of(metric).lower_is_better else -1.0
+    chosen.sort(key=lambda i: sign * np.nanmean(figures[i]))
+    return RankedRules(metric, tuple(variants[i][1] for i in chosen), figures[chosen])
+
+
+def _best(figures: np.ndarray, metric: str) -> int:
+    """Return which row has the best mean."""
+    means = np.nanmean(figures, axis=1)
+    return int(means.argmin() if metric_of(metric).lower_is_better else means.argmax())
+
+
+def _played(
+    config: EnvironmentConfig, names: Sequence[str], metric: str, episodes: int, seed: int, progress: Progress | None
+) -> np.ndarray:
+    """Return the metric [rules, episodes] of rules that play the same training episodes."""
+    if episodes < 2:
+        raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
+    scenario = build_scenario(config)
     keys = np.array([training_key(seed, 0, 0, episode) for episode in range(episodes)], np.uint64)
     figures = np.zeros((len(names), episodes))
     task = progress.add_task("tuning", total=figures.size) if progress else None
@@ -144,6 +228,4 @@ def tune_rule(
                 figures[row, first + e] = found[metric]
             if progress and task is not None:
                 progress.advance(task, len(batch))
-    means = np.nanmean(figures, axis=1)
-    best = means.argmin() if metric_of(metric).lower_is_better else means.argmax()
-    return TunedRule(rule, metric, tried, figures, tried[best], default)
+    return figures

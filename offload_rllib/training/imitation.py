@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.config import ConfigError, PolicyConfig
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.config.imitation import Imitation
+from offload_rllib.config.imitation import BEST, Imitation
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.episode_keys import training_key
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
+from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.module import LOCAL
 from offload_rllib.policies.network import Critic
 from offload_rllib.policies.pointer import RowLayout
@@ -67,10 +68,11 @@ def check_imitation(policy: PolicyConfig, env: NativeEnv, *, reads: bool = True)
         raise ConfigError("training.imitate: DDQN learns action values, a rule has none; accepted: PPO, A2C, APPO")
     if policy.network.module is not None:
         raise ConfigError(f"training.imitate: network.module: {policy.network.module}; accepted: null")
-    if wanted.rule is not None:
+    if wanted.rule is None:
+        if reads:
+            _lesson_of(wanted, env)
+    elif wanted.rule != BEST:
         check_rule(wanted.rule, "training.imitate.rule", env.scenario.config)
-    elif reads:
-        _lesson_of(wanted, env)
     return wanted
 
 
@@ -85,7 +87,7 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     Raises:
         ConfigError: as `check_imitation`.
     """
-    wanted = check_imitation(policy, env, reads=False)
+    wanted = _with_rule(check_imitation(policy, env, reads=False), policy, env)
     policy = with_discount(policy, env.scenario)
     assignment = assign_in(policy.sharing, env.scenario)
     description = _description(wanted.teacher, policy, env, assignment)
@@ -107,6 +109,14 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
     agreement = _agreement_on(lesson.held_out, clone, env) if lesson else agreement_with(wanted.teacher, clone, env)
     taught_by = {"file" if lesson else "rule": wanted.teacher}
     return taught_by | {"decisions": len(steps), "agreement": round(agreement, 4)}
+
+
+def _with_rule(wanted: Imitation, policy: PolicyConfig, env: NativeEnv) -> Imitation:
+    """Return what is to be cloned, with the name of a rule in place of `best`."""
+    if wanted.rule != BEST:
+        return wanted
+    ranked = rank_rules(env.scenario.config, seed=policy.training.seed)
+    return wanted.model_copy(update={"rule": ranked.best})
 
 
 class _Lesson(NamedTuple):
@@ -272,6 +282,7 @@ def _equal_destinations(observations: Array, one: Array, other: Array, blocks: R
     first, here, size = blocks
     if size == 0:
         return np.zeros(len(one), np.bool_)
-    rows = observations[:, first + here :].reshape(len(observations), -1, size)
+    elsewhere = observations[:, first + here :]
+    rows = elsewhere.reshape(len(observations), elsewhere.shape[1] // size, size)
     every = np.arange(len(one))
     return (one > 0) & (other > 0) & (rows[every, one - 1] == rows[every, other - 1]).all(-1)

@@ -21,6 +21,7 @@ from offload_rllib.cluster.connection import Cluster, check_shared, connect, fou
 from offload_rllib.cluster.placement import places
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
 from offload_rllib.config.errors import input_problem
+from offload_rllib.config.imitation import BEST
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import NativeEnv, compile_kernels
 from offload_rllib.runs.lock import locked
@@ -185,10 +186,13 @@ def _clone(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Consol
     wanted = policy.training.imitate
     if wanted is None or (run.path / START).is_dir():
         return
-    with console.status(f"cloning {wanted.teacher}"):
+    with console.status(f"cloning {'the best rule' if wanted.rule == BEST else wanted.teacher}"):
         keep_source(run, env)
-    agreement = run.entries()["imitated"]["agreement"]
-    console.print(f"cloned {wanted.teacher}: agrees with it in {agreement:.1%} of held-out decisions", highlight=False)
+    cloned = run.entries()["imitated"]
+    teacher = cloned.get("rule", wanted.teacher)
+    console.print(
+        f"cloned {teacher}: agrees with it in {cloned['agreement']:.1%} of held-out decisions", highlight=False
+    )
 
 
 def _tuner(
