@@ -1,6 +1,6 @@
 """Train shipped learners on every preset of envs/, hold them against every rule, and write docs/presets.md.
 
-Usage: python -m scripts.presets [--folder comparisons/presets] [--algorithms ppo_from_rule ppo a2c ddqn] [--only PRESET ...]
+Usage: python -m scripts.presets [--folder comparisons/presets] [--algorithms ALGORITHM ...] [--only PRESET ...]
 
 Budget: a part is one learner on one preset, three trainings, and takes one core for two to ten minutes. Calls with
 different parts can run at the same time. Ctrl-C saves the finished parts; the same command continues. The page holds
