@@ -15,7 +15,7 @@ from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import DESCRIPTION, POLICY_FOLDER
 from offload_rllib.runs.folder import RecordedFolder, next_free
 
-__all__ = ["RECORD", "RUNS", "TUNE", "RunFolder", "next_free"]
+__all__ = ["POLICY_FOLDER", "RECORD", "RUNS", "TUNE", "RunFolder", "next_free"]
 
 RUNS = Path("runs")
 TUNE = "tune"
@@ -131,14 +131,20 @@ class RunFolder(RecordedFolder):
             raise ConfigError(f"{self.path}: this run has no checkpoint yet")
         return checkpoints[-1] / POLICY_FOLDER
 
-    def keep_final_policy(self, checkpoint: Path | None = None) -> None:
-        """Copy a checkpoint's policy to `policy/`, so that it outlives the checkpoints.
+    def keep_final_policy(self, last: Path, weights: Path | None = None) -> None:
+        """Copy the last policy to `policy/`, so that it outlives the checkpoints.
 
         Args:
-            checkpoint: its folder; None: the newest here.
+            last: its folder.
+            weights: folder of the policy whose weights it gets; None: its own.
         """
         partial = self.path / f"{POLICY_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree((checkpoint or self.checkpoints()[-1]) / POLICY_FOLDER, partial)
+        shutil.copytree(last, partial)
+        if weights is not None and weights != last:
+            for path in partial.glob("*.safetensors"):
+                path.unlink()
+            for path in weights.glob("*.safetensors"):
+                shutil.copy(path, partial)
         shutil.rmtree(self.path / POLICY_FOLDER, ignore_errors=True)
         partial.replace(self.path / POLICY_FOLDER)

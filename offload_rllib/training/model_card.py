@@ -67,6 +67,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
         ("seed", str(config.training.seed)),
         ("started from", _source(record.get("started_from"))),
         ("imitated", _imitated(record.get("imitated"))),
+        ("selected", _selected(record.get("selected"))),
         ("wall-clock time", f"{record['seconds']:,.0f} s" if "seconds" in record else ""),
         ("begun", record.get("created", "")),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.get("packages", {}).items())),
@@ -135,6 +136,14 @@ def _imitated(imitated: dict[str, Any] | None) -> str:
     teacher = plain_name(imitated.get("rule") or imitated["file"])
     agreement = f"agrees with it in {imitated['agreement']:.1%} of held-out decisions"
     return f"`{teacher}`, {imitated['decisions']:,} decisions; {agreement}"
+
+
+def _selected(selected: dict[str, Any] | None) -> str:
+    """Return which policy of the run stayed, with all scores; nothing if that was the last without a choice."""
+    if selected is None:
+        return ""
+    scores = ", ".join(f"{name} {score:.3g} s" for name, score in selected["scores_s"].items())
+    return f"{selected['policy']}; on training episodes: {scores}"
 
 
 def _sharing(policy: PolicyDescription) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from offload_rllib.config.imitation import BEST
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import NativeEnv, compile_kernels
 from offload_rllib.runs.lock import locked
-from offload_rllib.runs.training_run import TUNE, RunFolder, is_uri
+from offload_rllib.runs.training_run import POLICY_FOLDER, TUNE, RunFolder, is_uri
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
 from offload_rllib.training.model_card import write_model_card
 from offload_rllib.training.progress import TrainingProgress
 from offload_rllib.training.recovery import collect_staged, mend
 from offload_rllib.training.rllib_config import algorithm_config, built
+from offload_rllib.training.selection import selected
 from offload_rllib.training.staging import stage_apart
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
@@ -171,11 +173,12 @@ def _train(run: RunFolder, env: NativeEnv, policy: PolicyConfig, console: Consol
     if steps < policy.training.env_steps:
         run.record(state="interrupted", env_steps=steps)
         return False
-    if result.checkpoint is None:
-        run.keep_final_policy()
-    else:
-        with result.checkpoint.as_directory() as folder:
-            run.keep_final_policy(Path(folder))
+    with ExitStack() as stack:
+        checkpoint = result.checkpoint
+        folder = run.checkpoints()[-1] if checkpoint is None else Path(stack.enter_context(checkpoint.as_directory()))
+        last = folder / POLICY_FOLDER
+        weights = selected(run, last, env) if policy.training.final_policy == "selected" else None
+        run.keep_final_policy(last, weights)
     run.record(state="finished", env_steps=steps, seconds=round(float((result.metrics or {})["time_total_s"]), 1))
     write_model_card(run)
     return True
