@@ -61,13 +61,15 @@ def test_a_clone_decides_as_the_rule_does(sharing: str, env: NativeEnv, tmp_path
 
 def test_best_is_the_best_rule_of_the_training_episodes(env: NativeEnv, tmp_path: Path) -> None:
     ranked = rank_rules(env.scenario.config, seed=3)
-    training = policy("best").training.model_dump() | {"seed": 3}
-    best = imitate(tmp_path / "best", policy(training=training), env)
+
+    def cloned(rule: str) -> dict[str, Any]:
+        training = policy(rule).training.model_dump() | {"seed": 3}
+        return imitate(tmp_path / rule, policy(training=training), env)
+
+    best, named = cloned("best"), cloned(ranked.best)
     assert best["rule"] == ranked.best
-    training["imitate"] |= {"rule": ranked.best}
-    named = imitate(tmp_path / "named", policy(training=training), env)
     assert best == named
-    assert load_saved_policy(tmp_path / "best").description == load_saved_policy(tmp_path / "named").description
+    assert load_saved_policy(tmp_path / "best").description == load_saved_policy(tmp_path / ranked.best).description
 
 
 def test_its_critic_predicts_the_discounted_returns_of_the_rule(env: NativeEnv, tmp_path: Path) -> None:
