@@ -76,6 +76,25 @@ def test_kernels_for_large_networks_give_the_same_bits(features: str) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("information", [{"interval_s": 0.7}, {"kind": "fresh"}])
+def test_the_short_way_to_the_fewest_tasks_takes_the_same_actions(information: dict) -> None:
+    built = build_scenario(load_environment(small_environment(information=information)))
+    short, long = (
+        VectorEnv(replace(built, arrays=built.arrays._replace(variant=variant(full=full))), 8) for full in (False, True)
+    )
+    ended, choices = False, 0
+    for env in (short, long):
+        env.reset(held_out_keys(0, 8))
+    while not ended:
+        actions = [env.heuristic_actions("least_queue") for env in (short, long)]
+        assert (actions[0] == actions[1]).all()
+        assert (short.observations == long.observations).all()
+        choices += int((short.masks.sum(-1) > 1).sum())
+        for env in (short, long):
+            ended = env.step(actions[0])
+    assert choices > 100
+
+
 def test_the_workload_does_not_depend_on_decisions() -> None:
     logs = []
     for heuristic in ("local", "always_server"):

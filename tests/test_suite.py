@@ -172,6 +172,32 @@ def test_invented_scores_are_found(small: Path) -> None:
     assert outcomes(few, small / "few")["local", "comparable"] == NOTE
 
 
+def test_invented_bounds_are_found(small: Path) -> None:
+    result = played(small / "mine", ("local",), 2, bounds=True)
+    (point,) = result.points
+    assert point.bound is not None
+
+    def found(**changes: Any) -> str:
+        bound = point.bound.model_copy(update=changes) if point.bound else None
+        told = result.model_copy(update={"points": (point.model_copy(update={"bound": bound}),)})
+        return outcomes(told, small / "mine")["", "bound"]
+
+    assert found() == PASSED
+    assert found(mean_s=point.bound.mean_s * (1 + 1e-7)) == PASSED
+    for changes in (
+        {"mean_s": point.bound.mean_s * 1.001},
+        {"mean_s": point.bound.mean_s * 0.999},
+        {"high_s": None},
+        {"episodes": point.bound.episodes + 1},
+        {"slot_s": 123.0},
+    ):
+        assert found(**changes) == FAILED, changes
+    skipped = run("check", str(small / "mine"), "--no-bound")
+    assert skipped.exit_code == 0, skipped.output
+    assert "bound" not in skipped.output
+    assert "bound" in run("check", str(small / "mine")).output
+
+
 def test_few_hidden_episodes_are_refused() -> None:
     refused = run("check", "mine", "--episodes", "2")
     assert refused.exit_code == 2

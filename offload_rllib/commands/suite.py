@@ -152,6 +152,7 @@ def check(
     hidden_seed: Annotated[
         int | None, typer.Option(min=1, help="Repeat a check: the seed that it printed. By default drawn now.")
     ] = None,
+    bound: Annotated[bool, typer.Option("--bound/--no-bound", help="Compute stated bounds again.")] = True,
 ) -> None:
     """Check a result from outside: its policies play the stated episodes and hidden ones. Exit code 1 if it fails."""
     from offload_rllib.suite.check import FAILED, check_result
@@ -163,7 +164,7 @@ def check(
     seed = hidden_seed or drawn()
     say(f"hidden episodes: seed {seed}")
     with Progress(console=console, transient=True) as progress:
-        findings = list(check_result(read, folder, seed, episodes=episodes, progress=progress))
+        findings = list(check_result(read, folder, seed, episodes=episodes, bounds=bound, progress=progress))
     listing = Table()
     for column in ("point", "policy", "check", "", "found"):
         listing.add_column(column, overflow="fold")

@@ -24,6 +24,7 @@ from offload_rllib.simulator.information import (
     has_processor,
     is_valid,
     known,
+    known_tasks,
     offered,
     offered_next,
     rejects,
@@ -332,6 +333,28 @@ def _cost(scenario, environment, rule, parameter, agent, action, there, slot, tu
 
 
 @kernel
+def _fewest_tasks(scenario, environment, agent, planned, rng_key, index, now_s):
+    """Return the action that `least_queue` takes where every node is up and has a processor.
+
+    It needs no more than a number of each node, and many are equal. So it has a loop without branches of its own.
+    """
+    node = environment.node[scenario.agent_node[agent]]
+    best = 0
+    fewest = np.int64(node.tasks) - (1 if node.held_head != NONE else 0) + np.int64(planned[0, 0])
+    ties = 1
+    for action in range(1, scenario.destination.shape[1]):
+        link_index = scenario.destination[agent, action]
+        if link_index == NONE:
+            break
+        tasks = known_tasks(scenario, environment, link_index, now_s) + np.int64(planned[action, 0])
+        ties = 1 if tasks < fewest else ties + (tasks == fewest)
+        takes = (tasks < fewest) | ((tasks == fewest) & (uniform(rng_key, index + action) * ties < 1.0))
+        best = action if takes else best
+        fewest = min(fewest, tasks)
+    return best
+
+
+@kernel
 def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_s):
     """Return the action of a deciding node for one of its tasks.
 
@@ -353,6 +376,8 @@ def decide(scenario, environment, rule, parameter, agent, slot, k, planned, now_
     if picked != NONE:
         return picked
     index = turn * scenario.destination.shape[1]
+    if not has_extensions(scenario) and rule == LEAST_QUEUE:
+        return _fewest_tasks(scenario, environment, agent, planned, rng_key, index, now_s)
     best = 0
     best_cost = np.inf
     ties = 0

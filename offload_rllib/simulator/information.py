@@ -75,50 +75,73 @@ def known_of_self(scenario, environment, n, now_s):
     return Known(np.int64(n), np.int64(others), wait_s, 0.0, np.int64(0), 0.0, alive(scenario, node), warm)
 
 
+class News(NamedTuple):
+    """Which broadcast of a neighbour has reached a node last, and where its parts are."""
+
+    turn: Integer  # its number; below 0 if none has arrived
+    stamp_s: float  # when it was sent
+    is_saved: bool  # or the neighbour has not changed since
+    counts_are_saved: bool  # or no task of the node has arrived there since
+
+
+@kernel
+def _news(scenario, environment, link_index, now_s):
+    """Return which broadcast of a link's destination its source knows; with fresh information the present state."""
+    interval_s = scenario.settings[0].broadcast_interval_s
+    if interval_s <= 0.0:
+        return News(turn=np.int64(0), stamp_s=now_s, is_saved=False, counts_are_saved=False)
+    link = scenario.link[link_index]
+    there = environment.node[link.destination]
+    if has_ticks(scenario):
+        # A broadcast of a tick, the first one of which is number 1, is known in the next.
+        turn = tick_of(now_s, scenario.settings[0].tick_s) - 1
+        stamp_s = work_moment(scenario, environment, link.destination, turn)
+        return News(turn=turn if turn > 0 else np.int64(-1), stamp_s=stamp_s, is_saved=True, counts_are_saved=True)
+    turn = turn_heard(there.phase_s, interval_s, scenario.link[link.reverse].broadcast_delay_s, now_s)
+    counts_are_saved = turn < environment.link[link_index].unsaved_turn
+    return News(turn, there.phase_s + turn * interval_s, turn < there.unsaved_turn, counts_are_saved)
+
+
+@kernel
+def known_tasks(scenario, environment, link_index, now_s):
+    """Return the number of tasks that a link's source knows at its destination, with those sent there since."""
+    sent = environment.link[link_index]
+    news = _news(scenario, environment, link_index, now_s)
+    if news.turn < 0:
+        return np.int64(sent.sent)
+    n = scenario.link[link_index].destination
+    place = news.turn & (environment.broadcast.shape[1] - 1)
+    tasks = environment.broadcast[n, place].tasks if news.is_saved else environment.node[n].tasks
+    arrived = environment.broadcast_link[link_index, place].arrived if news.counts_are_saved else sent.arrived
+    return np.int64(tasks + sent.sent - arrived)
+
+
 @kernel
 def known_of_neighbour(scenario, environment, link_index, now_s):
     """Return what a link's source knows of its destination."""
-    settings = scenario.settings[0]
-    interval_s = settings.broadcast_interval_s
     link = scenario.link[link_index]
     n = np.int64(link.destination)
     sent = environment.link[link_index]
     there = environment.node[n]
-    turn = np.int64(0)
-    stamp_s = now_s
-    is_saved = False
-    counts_are_saved = False
-    if interval_s > 0.0:
-        if has_ticks(scenario):
-            # A broadcast of a tick, the first one of which is number 1, is known in the next.
-            turn = tick_of(now_s, settings.tick_s) - 1
-            heard = turn > 0
-            stamp_s = work_moment(scenario, environment, n, turn)
-            is_saved = True
-            counts_are_saved = True
-        else:
-            turn = turn_heard(there.phase_s, interval_s, scenario.link[link.reverse].broadcast_delay_s, now_s)
-            heard = turn >= 0
-            stamp_s = there.phase_s + turn * interval_s
-            is_saved = turn < there.unsaved_turn
-            counts_are_saved = turn < sent.unsaved_turn
-        if not heard:
-            # Every node starts up and empty, and its neighbours know that.
-            return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1), np.uint64(0))
-    place = turn & (environment.broadcast.shape[1] - 1)
+    news = _news(scenario, environment, link_index, now_s)
+    if news.turn < 0:
+        # Every node starts up and empty, and its neighbours know that.
+        return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1), np.uint64(0))
+    place = news.turn & (environment.broadcast.shape[1] - 1)
     warm = np.uint64(0)
     if has_setups(scenario):
-        warm = environment.broadcast_warm[n, place] if is_saved else warm_types(scenario, environment, n, stamp_s)
-    if is_saved:
+        is_saved = news.is_saved
+        warm = environment.broadcast_warm[n, place] if is_saved else warm_types(scenario, environment, n, news.stamp_s)
+    if news.is_saved:
         message = environment.broadcast[n, place]
         tasks = np.int64(message.tasks)
         free_s = message.free_s
         up = alive(scenario, message)
     else:
         tasks = np.int64(there.tasks)
-        free_s = advertised_free_at(scenario, environment, n, stamp_s)
+        free_s = advertised_free_at(scenario, environment, n, news.stamp_s)
         up = alive(scenario, there)
-    if counts_are_saved:
+    if news.counts_are_saved:
         counted = environment.broadcast_link[link_index, place]
         arrived = counted.arrived
         arrived_work = counted.arrived_work
@@ -128,7 +151,7 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     pending = sent.sent - arrived
     # With nothing pending the two sums may still differ by rounding, for tasks overtake each other on a link.
     work = max(sent.sent_work - arrived_work, 0.0) if pending > 0 else 0.0
-    return Known(n, tasks, max(free_s - now_s, 0.0), now_s - stamp_s, pending, work, up, warm)
+    return Known(n, tasks, max(free_s - now_s, 0.0), now_s - news.stamp_s, pending, work, up, warm)
 
 
 @kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,22 @@ from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.players import Contender
 from offload_rllib.policies.saved import DESCRIPTION, load_description
 from offload_rllib.suite.conformance import conform
-from offload_rllib.suite.results import PointResult, PolicyResult, Result
+from offload_rllib.suite.results import BoundResult, PointResult, PolicyResult, Result
 from offload_rllib.suite.scenarios import Place, digest, places
-from offload_rllib.suite.scorecard import entrants, exact_result, why_not_comparable
+from offload_rllib.suite.scorecard import bound_of, entrants, exact_result, why_not_comparable
 
 PASSED, NOTE, FAILED = "passed", "note", "failed"
 # Scores of rules agree to this, relative; a network's may differ where another processor sums in another order.
 RULES_APART, NETWORKS_APART = 1e-9, 1e-3
+# Bounds agree to this, relative: the solver meets its optimum to 1e-6, by another way on another machine.
+BOUNDS_APART = 1e-5
 # A stated mean that is better than that of the hidden episodes with this probability by chance, or less, is rejected.
 CHANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of one policy at one point."""
+    """One check at one point, of a policy or of the point itself."""
 
     place: str
     policy: str
@@ -45,15 +48,22 @@ def hidden_seed() -> int:
 
 
 def check_result(
-    result: Result, folder: Path, hidden: int, *, episodes: int | None = None, progress: Progress | None = None
+    result: Result,
+    folder: Path,
+    hidden: int,
+    *,
+    episodes: int | None = None,
+    bounds: bool = True,
+    progress: Progress | None = None,
 ) -> Iterator[Finding]:
-    """Yield what is found about each policy of a result.
+    """Yield what is found about each policy of a result, its exact responses and its bounds.
 
     Args:
         result: as read.
         folder: of its file.
         hidden: seed of the episodes that the result did not know.
         episodes: how many of them; None: as many as the result states.
+        bounds: whether bounds are computed again.
         progress: where to show it.
 
     Raises:
@@ -77,6 +87,8 @@ def check_result(
                 f"version {place.scenario.version}, fingerprint {place.point.fingerprint}"
             )
         yield from _check_exact(point, place)
+        if bounds and point.bound is not None:
+            yield _check_bound(point.bound, place, result.seed, progress)
         for policy in point.policies:
             unknown = hidden, episodes or result.episodes
             yield from _check_policy(policy, place, result, folder, unknown, player, progress)
@@ -91,6 +103,33 @@ def _check_exact(point: PointResult, place: Place) -> Iterator[Finding]:
     passed = all(each.passed for each in found) and same
     rules = ", ".join(each.rule for each in found)
     yield Finding(place.name, rules, "exact responses", PASSED if passed else FAILED, text)
+
+
+def _check_bound(stated: BoundResult, place: Place, seed: int, progress: Progress | None) -> Finding:
+    """Return whether a stated bound is that of the scenario."""
+    check, wanted = "bound", place.scenario.bound
+    if not wanted.episodes:
+        return Finding(place.name, "", check, FAILED, "the suite states no bound here")
+    if stated.episodes != wanted.episodes:
+        text = f"over {stated.episodes} episodes; accepted: {wanted.episodes}"
+        return Finding(place.name, "", check, FAILED, text)
+    again = bound_of(place, seed, progress)
+    if again == stated:
+        return Finding(place.name, "", check, PASSED, "the same to the digit")
+    if again.slot_s != stated.slot_s:
+        text = f"slots of {stated.slot_s} s; accepted: {again.slot_s} s"
+        return Finding(place.name, "", check, FAILED, text)
+    pairs = ((again.mean_s, stated.mean_s), (again.low_s, stated.low_s), (again.high_s, stated.high_s))
+    apart = max(_apart(*pair) for pair in pairs)
+    outcome = PASSED if apart <= BOUNDS_APART else FAILED
+    return Finding(place.name, "", check, outcome, f"apart by {apart:.1e}; accepted: {BOUNDS_APART:g}")
+
+
+def _apart(again: float | None, stated: float | None) -> float:
+    """Return how far a stated number is from the right one, relative to it; infinite if one of them is missing."""
+    if again is None or stated is None:
+        return 0.0 if again is stated else math.inf
+    return abs(stated - again) / max(abs(again), 1e-300)
 
 
 def contenders_of(policy: PolicyResult, folder: Path) -> list[Contender]:
