@@ -127,6 +127,12 @@ ON_POLICY = [
     *ACTOR_CRITIC,
     Key("learner", "torch", learner_setting("gradients")),
     Key("exchange", "gradients", learner_setting("exchange")),
+    Key(
+        "exchange_batches",
+        3,
+        lambda built: (built.learner["exchange_batches"], built.learner["budget_env_steps"]),
+        (3, ENV_STEPS),
+    ),
     Key("late_share", 0.5, learner_setting("late_share")),
     Key(
         "pull_coeff",

@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 
 from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.exchange.answers import answers_of
+from offload_rllib.algorithms.exchange.meeting import BUDGET, EXCHANGE_BATCHES
 from offload_rllib.algorithms.run_counters import RunCounters
 from offload_rllib.algorithms.sampling import DEFAULT_ATTEMPTS, HANGING_TIMEOUTS, SAMPLE_ATTEMPTS, Sampler
 from offload_rllib.config import load_environment
@@ -137,7 +138,7 @@ class OffloadAlgorithm(Algorithm):
             )
 
     def iterate(self, **how: Any) -> None:
-        """Sample a batch and learn from it; several learners each do their share of both.
+        """Sample a batch and learn from it; several learners each do their share of both, of one batch or more.
 
         Args:
             how: `num_epochs` and `minibatch_size` of the learners' `update`.
@@ -152,11 +153,19 @@ class OffloadAlgorithm(Algorithm):
             if self._longest_s:
                 limit_s = max(HANGING_TIMEOUTS * self.sampler.timeout_s, HANGING_ITERATIONS * self._longest_s)
             began = time.monotonic()
-            answers = answers_of(workers, "iterate", limit_s=limit_s, env_steps=self.env_steps, **how)
+            answers = answers_of(
+                workers, "iterate", limit_s=limit_s, env_steps=self.env_steps, batches=self._batches(), **how
+            )
             self._longest_s = max(self._longest_s, time.monotonic() - began)
-        self.metrics.aggregate([one for sampled, _, _ in answers for one in sampled], key=ENV_RUNNER_RESULTS)
+        self.metrics.aggregate([sampled for sampled, _, _ in answers], key=ENV_RUNNER_RESULTS)
         self.metrics.aggregate([learned for _, learned, _ in answers], key=LEARNER_RESULTS)
         self.env_runner_group.local_env_runner.set_state({COMPONENT_RL_MODULE: answers[0][2]})
+
+    def _batches(self) -> int:
+        """Return how many batches several learners learn from until they exchange weights; in the end what is left."""
+        settings = self.config.learner_config_dict
+        wanted, left = settings[EXCHANGE_BATCHES], settings[BUDGET] - self.env_steps
+        return min(wanted, math.ceil(left / self.config.total_train_batch_size)) if left > 0 else wanted
 
     def sample(self, env_steps: int) -> list[Fragment | AgentSteps]:
         """Return at least so many environment steps from all runners that answer.

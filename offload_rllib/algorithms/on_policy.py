@@ -33,11 +33,12 @@ from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, largest_norm
-from offload_rllib.algorithms.exchange.averaging import average, steps_of
+from offload_rllib.algorithms.exchange.averaging import steps_of
 from offload_rllib.algorithms.exchange.learner import MeetingLearner
-from offload_rllib.algorithms.exchange.lesson import MOMENT, Lesson, Met, Rows, meet
+from offload_rllib.algorithms.exchange.lesson import MOMENT, Lesson, Met, Rows, take
 from offload_rllib.algorithms.exchange.meeting import LATE_SHARE
 from offload_rllib.algorithms.exchange.plan import Plan
+from offload_rllib.algorithms.exchange.round import Taught
 from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
 from offload_rllib.algorithms.fused.kernels import (
     CHOICES,
@@ -99,7 +100,6 @@ class OnPolicyLearner(MeetingLearner):
         """Make networks and optimisers, and the stream that rows are drawn from."""
         super().build()
         self._rng = np.random.default_rng((self.config.seed or 0, self._learner_index or 0))
-        self._learned_s = 0.0
         # By policy; none without a pull.
         self._first_actors: dict[str, torch.nn.Module] = {}
         start = self.config.starting_weights
@@ -247,10 +247,27 @@ class OnPolicyLearner(MeetingLearner):
             DivergedError: a loss or gradient is not finite.
         """
         self._check_is_built()
-        self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes, episodes_refs=episodes_refs)
         training_data.solve_refs()
         given: Any = training_data.batch if training_data.episodes is None else training_data.episodes
+        self.teach(given, timesteps or {}, num_epochs=num_epochs, minibatch_size=minibatch_size)
+        return self.metrics.reduce()
+
+    def teach(
+        self,
+        given: Any,
+        timesteps: dict[str, Any],
+        *,
+        meets: bool = True,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+    ) -> int:
+        """Learn from a batch, and log metrics; see `MeetingLearner.teach`.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite.
+        """
+        self.before_gradient_based_update(timesteps=timesteps)
         samples = agent_steps_of(given, joint=self._has_central_critic())
         self._weights_seq_no += 1
         by_module: dict[str, list[AgentSteps]] = {}
@@ -258,20 +275,19 @@ class OnPolicyLearner(MeetingLearner):
             by_module.setdefault(steps.module_id, []).append(steps)
         # The samples that one runner gives for several policies cover the same steps of the environments.
         env_steps = sum({(steps.source, steps.start): steps.env_steps for steps in samples}.values())
-        lessons = [
-            self._lesson(module_id, by_module.get(module_id, []), num_epochs, minibatch_size)
-            for module_id in list(self.module.keys())
-            if self.should_module_be_updated(module_id)
-        ]
-        met = meet(self.meeting, lessons, env_steps, self._learned_s)
-        self._learn(lessons, met, num_epochs, minibatch_size)
+        names = self.taught_optimizers()
+        lessons = [self._lesson(name, by_module.get(name, []), num_epochs, minibatch_size) for name in names]
+        met = self.meet_before(lessons, env_steps)
+        taught = self._learn(lessons, met, num_epochs, minibatch_size)
+        counted = self.meet_behind(taught, env_steps, meets=meets)
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum")
-        timesteps = dict(timesteps or {})
+        timesteps = dict(timesteps)
         if self.meeting is not None and NUM_ENV_STEPS_SAMPLED_LIFETIME in timesteps:
-            timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME] += met.env_steps
+            present = timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME] + met.env_steps
+            timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME] = present if counted is None else counted
         self.after_gradient_based_update(timesteps=timesteps)
-        return self.metrics.reduce()
+        return int(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
     def _has_central_critic(self) -> bool:
         return any(
@@ -302,20 +318,20 @@ class OnPolicyLearner(MeetingLearner):
         ]
         return Lesson(module_id, config, rows, [order.to(self._device) for order in orders], joint)
 
-    def _learn(self, lessons: list[Lesson], met: Met, num_epochs: int, minibatch_size: int | None) -> None:
-        """Let every policy learn its lesson, alone or with all learners."""
+    def _learn(self, lessons: list[Lesson], met: Met, num_epochs: int, minibatch_size: int | None) -> list[Taught]:
+        """Let every policy learn its lesson, alone or with all learners; return what they have learned."""
         index = 0 if self.meeting is None else self.meeting.index
-        averages: list[tuple[Any, float, int]] = []
-        averages_weights = self.meeting is not None and not self.adds_gradients
+        taught: list[Taught] = []
         ends_s = met.ends_s(met.sizes[index], self.config.learner_config_dict[LATE_SHARE])
         began_s = time.perf_counter()
         for lesson, of_all, end_s in zip(lessons, met.sizes.T, ends_s, strict=True):
             if not of_all.any():
                 continue  # none of the policy's agents had a task
             plan = Plan.of(of_all, index, minibatch_size, together=self.adds_gradients)
-            if averages_weights:
-                optimizer = self.get_optimizer(lesson.module_id)
-                averages.append((optimizer, plan.share, steps_of(optimizer) + plan.longest * num_epochs))
+            steps = plan.longest * num_epochs
+            if self.meeting is not None:
+                steps += steps_of(self.get_optimizer(lesson.module_id))
+            taught.append(Taught(lesson.module_id, lesson.size, plan.share, steps))
             if lesson.size or self.adds_gradients:
                 minibatches = lesson.minibatches(plan, end_s)
                 self.learn_from(lesson.module_id, lesson.config, lesson.rows, minibatches, lesson.joint)
@@ -324,8 +340,7 @@ class OnPolicyLearner(MeetingLearner):
             self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED), rows, reduce="sum")
             self.metrics.log_value((lesson.module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME), rows, reduce="lifetime_sum")
         self._learned_s = time.perf_counter() - began_s
-        if averages and self.meeting is not None:
-            average(self.meeting, *zip(*averages, strict=True))
+        return taught
 
     def learn_from(
         self,
@@ -424,11 +439,3 @@ class OnPolicyLearner(MeetingLearner):
     def clip_of(self, config: Any) -> float | None:
         """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
         return None
-
-
-def take(rows: Rows, order: Tensor) -> Rows:
-    """Return the rows at some places, in that order, of a dictionary of columns."""
-    return {
-        key: take(value, order) if isinstance(value, dict) else value.index_select(0, order)
-        for key, value in rows.items()
-    }

@@ -14,7 +14,7 @@ from ray.rllib.utils.from_config import NotProvided
 
 from offload_rllib.algorithms.constraints import CONSTRAINTS, REWARD_SCALE
 from offload_rllib.algorithms.direct_learner import TORCH_THREADS
-from offload_rllib.algorithms.exchange.meeting import EXCHANGE, LATE_SHARE
+from offload_rllib.algorithms.exchange.meeting import BUDGET, EXCHANGE, EXCHANGE_BATCHES, LATE_SHARE
 from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
 from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
@@ -160,6 +160,8 @@ class OnPolicyConfig(OffloadConfig):
         own = {
             GRADIENTS: algorithm.learner,
             EXCHANGE: algorithm.exchange,
+            EXCHANGE_BATCHES: algorithm.exchange_batches,
+            BUDGET: training.env_steps,
             LATE_SHARE: algorithm.late_share,
             PULL: algorithm.pull_coeff,
             PULL_ENV_STEPS: training.env_steps,

@@ -113,6 +113,10 @@ class OnPolicy(AlgorithmSettings):
     exchange: Literal["weights", "gradients"] = "weights"
     """What several learners exchange (`training.learners`). weights: each learns from its own samples, and then their
     weights are averaged, once per batch; gradients: they are averaged for every minibatch."""
+    exchange_batches: Count = 1
+    """With several learners and `exchange: weights`: batches from which each learns by itself before their weights are
+    averaged. An iteration of the run is then so many batches. More cost less time for the exchange and the trainer, and
+    let the learners drift apart (`docs/scaling.md`)."""
     late_share: NonNegative | None = None
     """Of several learners that exchange weights, one that takes longer to learn from a batch than the median learner
     took for the last one, by this share of that time, is cut short. Results are then not repeatable; null: all are
@@ -133,6 +137,14 @@ class OnPolicy(AlgorithmSettings):
         if self.late_share is not None and self.exchange == "gradients":
             raise ValueError(
                 f"late_share ({self.late_share:g}): exchange: gradients takes every step together; accepted: null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_exchanged_always(self) -> OnPolicy:
+        if self.exchange_batches > 1 and self.exchange == "gradients":
+            raise ValueError(
+                f"exchange_batches ({self.exchange_batches}): exchange: gradients meets at every minibatch; accepted: 1"
             )
         return self
 

@@ -114,3 +114,28 @@ def meet(meeting: Meeting | None, lessons: Sequence[Lesson], env_steps: int, lea
             advantages = lesson.rows[Postprocessing.ADVANTAGES]
             lesson.rows[Postprocessing.ADVANTAGES] = both.standardised(advantages)
     return Met(of_lessons[:, :, 0].astype(np.int64), int(of_all[:, 0].sum()), float(np.median(of_all[:, 1])))
+
+
+def assume(lessons: Sequence[Lesson], env_steps: int, size: int, usual_s: float) -> Met:
+    """Standardise the advantages of each policy over this learner's own rows, and take all N learners for alike.
+
+    Args:
+        lessons: [K], of this learner.
+        env_steps: that it has sampled.
+        size: N.
+        usual_s: what the median learner took for a batch before, s.
+    """
+    for lesson in lessons:
+        if lesson.rows:
+            advantages = lesson.rows[Postprocessing.ADVANTAGES]
+            lesson.rows[Postprocessing.ADVANTAGES] = lesson.moments.standardised(advantages)
+    sizes = np.tile(np.array([lesson.size for lesson in lessons], np.int64), (size, 1))
+    return Met(sizes, size * env_steps, usual_s)
+
+
+def take(rows: Rows, order: Tensor) -> Rows:
+    """Return the rows at some places, in that order, of a dictionary of columns."""
+    return {
+        key: take(value, order) if isinstance(value, dict) else value.index_select(0, order)
+        for key, value in rows.items()
+    }

@@ -14,6 +14,8 @@ from offload_rllib.simulator.types import Array
 # Key of a learner's settings, and what it may be (see `config.algorithms.OnPolicy.exchange`).
 EXCHANGE = "exchange"
 WEIGHTS, GRADIENTS = "weights", "gradients"
+# Keys of those settings: after how many batches learners meet to exchange weights, and when the run ends.
+EXCHANGE_BATCHES, BUDGET = "exchange_batches", "budget_env_steps"
 # Key of those settings: by what share of the median time a learner may learn longer; None: as long as it takes.
 LATE_SHARE = "late_share"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import as_samples
@@ -29,11 +29,12 @@ class OwnRunner:
         self._runner = own.env_runner_cls(config=own, worker_index=index + 1, num_workers=config.num_learners)
         torch.set_num_threads(threads)  # a runner sets another number
         self._env_steps = config.train_batch_size_per_learner
+        self._learners = config.num_learners
         self.continues = False
         """Whether the next sample is of the same run as the last one."""
 
-    def sample(self, module: Any, env_steps: int) -> tuple[list[Fragment | AgentSteps], list[dict[str, Any]]]:
-        """Return samples of the learner's present policies, and the metrics of each call of the runner.
+    def sample(self, module: Any, env_steps: int) -> list[Fragment | AgentSteps]:
+        """Return samples of the learner's present policies.
 
         Args:
             module: of the learner.
@@ -49,10 +50,11 @@ class OwnRunner:
             }
         )
         samples: list[Any] = []
-        metrics: list[dict[str, Any]] = []
-        sampled = 0
-        while sampled < self._env_steps:
+        # The runner counts for all learners, as if they were alike.
+        while self._runner.num_env_steps_sampled_lifetime < env_steps + self._learners * self._env_steps:
             samples += self._runner.sample()
-            metrics.append(self._runner.get_metrics())
-            sampled += int(metrics[-1][NUM_ENV_STEPS_SAMPLED])
-        return as_samples(samples), metrics
+        return as_samples(samples)
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Return what was counted since the last call."""
+        return self._runner.get_metrics()
