@@ -9,8 +9,9 @@ import pytest
 
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
-from offload_rllib.rollout.hindsight import charge_delays, hindsight_rewards, require_hindsight
+from offload_rllib.rollout.hindsight import charge_delays, decision_costs, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE
 from offload_rllib.training.rllib_config import algorithm_config
@@ -43,6 +44,20 @@ def test_a_tasks_cost_is_the_total_time_with_it_minus_the_total_time_without_it(
     left_s = [weight[kept] @ (waits(joined_s[kept], service_s[kept]) + service_s[kept]) for kept in without]
     np.testing.assert_allclose(cost_s, weight @ response_s - np.array(left_s), atol=1e-6)
     assert (cost_s > 1.5 * weight * response_s).mean() > 0.3  # most of the cost is that of others
+
+
+def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
+    costs, load = [], "workload.load={tasks_per_second_per_client: 0.9}"
+    for deadline in ([], ["workload.deadline_s=1", "deadlines.expiry=never"]):
+        scenario = build_scenario(load_environment("herd_20", ["horizon_s=100", load, *deadline]))
+        require_hindsight(scenario)
+        env = ArrivalEnv(scenario, 1, log=True)
+        env.reset(held_out_keys(0, 1))
+        env.play("random")
+        log = env.task_log(0)
+        costs.append(decision_costs(scenario, log))
+    assert (log["ended_s"] > log["deadline_s"]).sum() > 100
+    np.testing.assert_array_equal(*costs)
 
 
 def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
@@ -92,7 +107,7 @@ def test_credit_in_hindsight_is_refused_where_it_is_not_exact(
         ),
         ([CLOCK, "tick_s=0.1", "information.interval_s=0.1"], "tick_s: null"),
         (["queue=sjf"], "queue: fifo"),
-        (["workload.deadline_s=5", "deadlines.expiry=never"], "workload.deadline_s: null"),
+        (["workload.deadline_s=5"], "workload.deadline_s: null, or deadlines.expiry: never"),
         (["decisions.reject=true"], "decisions.reject: false"),
         (["setup={duration_s: 0.5}"], "setup: null"),
     ],

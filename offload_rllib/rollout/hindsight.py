@@ -72,6 +72,8 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ConfigError: says which key, and what is accepted.
     """
     config, node = scenario.config, scenario.arrays.node
+    # A task that is late and served all the same delays others as if it had no deadline.
+    untimed = not config.workload.has_deadlines or config.deadlines.expiry == "never"
     bounded = bool((node["capacity"] != UNBOUNDED).any() or np.isfinite(node["capacity_bits"]).any())
     links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
     lossy = any(link is not None and link.loss_probability for link in links)
@@ -84,7 +86,7 @@ def require_hindsight(scenario: BuiltScenario) -> None:
         ("setup", "given", "null", config.setup is None),
         ("queue", config.queue, "fifo", config.queue == "fifo"),
         ("service", config.service, "pooled", config.service == "pooled"),
-        ("workload.deadline_s", "given", "null", not config.workload.has_deadlines),
+        ("workload.deadline_s", "given", "null, or deadlines.expiry: never,", untimed),
         ("queue_capacity", "bounded", "null", not bounded),
         ("tick_s", f"{config.tick_s}", "null", config.tick_s is None),
         ("loss_probability", "above 0", "0 on every link", not lossy),
