@@ -1,6 +1,7 @@
 """Scaling without a cluster: light processes exchange weights, gradients and samples, and sleep in place of work.
 
 Usage: python benchmarks/scaling.py [--workers 1 2 4 16 64] [--runners] [--exchange weights] [--late-share 0.2]
+                                    [--exchange-batches 4] [--batch 1]
 
 First, real trainings with one and two workers run, one iteration each in turn, and every worker notes its times. Then,
 for each number of workers, so many processes stand for learners or runners of a real trainer. It calls them through
@@ -8,8 +9,10 @@ Ray, and they give it what real ones gave. In place of the work each sleeps what
 iteration drawn at random.
 
 Learners also meet, over torch's process group, with vectors as large as the real ones. Work per learner stays the same,
-so the batch grows with them. Efficiency is slept time over elapsed time. With --runners the workers are runners: the
-batch stays the same and is divided among them. The trainer, which learns from their samples, does not sleep.
+so the batch grows with them: --batch times the preset's for each. With --exchange-batches they meet, and the trainer
+calls them, once in so many batches, and an iteration is all of these. Efficiency is slept time over elapsed time. With
+--runners the workers are runners: the batch stays the same and is divided among them. The trainer, which learns from
+their samples, does not sleep.
 
 All processes share the cores of this machine, and other work may as well. So two figures are given. *Here* is by the
 clock. *A core each* is a sum: the slowest worker's sleep before each meeting, the trainer's part, the CPU time of one
@@ -118,23 +121,28 @@ def _without_delay(marks: Array) -> Array:
 class LearnerTraining:
     """A training whose learners note their times: one in the trainer's process, or several."""
 
-    def __init__(self, options: argparse.Namespace, learners: int, batches: int) -> None:
+    def __init__(self, options: argparse.Namespace, learners: int, *, divided: bool = False) -> None:
         """Build it, and do what is only done at first.
 
         Args:
             options: of the command.
             learners: two or more; 0: one process.
-            batches: of the preset in a batch of all workers together.
+            divided: whether they divide a batch of one process.
         """
         preset: Any = load_policy_config(options.policy)
         workers = max(learners, 1)
-        envs = max(preset.training.runners, 1) * preset.training.envs_per_runner * batches // workers
-        self.env_steps = preset.algorithm.batch_env_steps * batches
+        times = 1 if divided else workers
+        envs = max(preset.training.runners, 1) * preset.training.envs_per_runner * times * options.batch // workers
+        batch = preset.algorithm.batch_env_steps * times * options.batch
+        self.env_steps = batch * (options.exchange_batches if learners else 1)
+        """Of an iteration."""
         changes = [
-            f"algorithm.batch_env_steps={self.env_steps}",
-            f"algorithm.minibatch_steps={preset.algorithm.minibatch_steps * batches}",
+            f"algorithm.batch_env_steps={batch}",
+            f"algorithm.minibatch_steps={preset.algorithm.minibatch_steps * times}",
             f"algorithm.exchange={options.exchange}",
+            f"algorithm.exchange_batches={options.exchange_batches}",
             f"training={{runners: 0, learners: {learners}, cpus_per_runner: 0.1, envs_per_runner: {envs}}}",
+            f"training.env_steps={10**9}",
         ]
         self.learners = learners
         policy = load_policy_config(options.policy, changes)
@@ -189,8 +197,10 @@ class LearnerTraining:
         with tempfile.TemporaryDirectory() as folder:
             asleep: list[Any] = []
             for index in range(workers):
-                seconds = pool[rng.integers(0, len(pool), iterations)].tolist()
-                plan = {"seconds": seconds, "sizes": sizes, "late_share": options.late_share}
+                seconds = pool[rng.integers(0, len(pool), (iterations, options.exchange_batches))].sum(1)
+                if options.exchange_batches > 1:  # all before they meet
+                    seconds[:, 0], seconds[:, 1:] = seconds.sum(1), 0
+                plan = {"seconds": seconds.tolist(), "sizes": sizes, "late_share": options.late_share}
                 plan["answer"] = parts[min(index, 1)]
                 asleep.append(make(index, workers, folder, plan))
             try:
@@ -304,14 +314,17 @@ def recorded(found: dict[str, list[Iteration]]) -> str:
             parts = (phases[:, 0], phases[:, 1:].sum(1))
             cells += [f"{ms(float(np.median(part)))} | {part.std() / part.mean():.0%}" for part in parts]
         rows.append(f"| {name} | {' | '.join(cells)} | {ms(statistics.median(i.outside_s for i in iterations))} |")
-    heads = (f"{part}, {clock}ms | spread" for clock in ("", "CPU ") for part in ("sampling", "learning"))
+    parts = ("before the first meeting", "behind it")
+    heads = (f"{part}, {clock}ms | spread" for clock in ("", "CPU ") for part in parts)
     return table(f"workers | {' | '.join(heads)} | trainer, ms", rows)
 
 
-def compared(found: dict[str, list[Iteration]], env_steps: dict[str, int], slept: dict[int, list[Iteration]]) -> str:
-    """Return the table of measured and predicted iterations."""
+def compared(
+    found: dict[str, list[Iteration]], env_steps: dict[str, int], slept: dict[int, list[Iteration]], batches: int
+) -> str:
+    """Return the table of measured and predicted iterations; with more batches than 1 one process is not predicted."""
     rows, one = [], next(iter(found.values()))
-    for (name, iterations), workers in zip(found.items(), (1, 2, None), strict=True):
+    for (name, iterations), workers in zip(found.items(), (1 if batches == 1 else None, 2, None), strict=True):
         wall, free = (statistics.median(getattr(i, key) for i in iterations) for key in ("wall_s", "free_s"))
         more = env_steps[name] / next(iter(env_steps.values()))
         ratio = more * statistics.median(a.free_s / b.free_s for a, b in zip(one, iterations, strict=True))
@@ -334,8 +347,8 @@ def scaled(slept: dict[int, list[Iteration]], meetings: list[int]) -> str:
         longest = np.mean([i.slept.max(0).sum() for i in iterations])
         here = np.mean([i.wall_s for i in iterations])
         alone = np.mean([i.core_each_s(hops) for i in iterations])
-        cells = [work, longest - work, np.mean([i.outside_s for i in iterations])]
-        cells += [np.mean([i.exchange_cpu_s for i in iterations]), hops * HOP_S]
+        outside, exchange = (np.mean([getattr(i, key) for i in iterations]) for key in ("outside_s", "exchange_cpu_s"))
+        cells = [work, longest - work, outside, exchange, hops * HOP_S]
         shown = " | ".join(ms(float(cell)) for cell in cells)
         both = " | ".join(f"{ms(float(whole))} | {work / whole:.0%}" for whole in (here, alone))
         rows.append(f"| {workers} | {shown} | {both} |")
@@ -345,22 +358,24 @@ def scaled(slept: dict[int, list[Iteration]], meetings: list[int]) -> str:
 
 def learners_scale(options: argparse.Namespace) -> None:
     """Measure learners, let others sleep, and print."""
-    shapes = {"1": (0, 1), "2": (2, 2), "2, batch divided": (2, 1)}
+    shapes = {"1": (0, False), "2": (2, False), "2, batch divided": (2, True)}
     with ExitStack() as stack:
         trainings: dict[str, LearnerTraining] = {}
-        for name, (learners, batches) in shapes.items():
-            trainings[name] = LearnerTraining(options, learners, batches)
+        for name, (learners, divided) in shapes.items():
+            trainings[name] = LearnerTraining(options, learners, divided=divided)
             stack.callback(trainings[name].algorithm.stop)
         rounds = [[training.iterate() for training in trainings.values()] for _ in range(options.iterations)]
         found = {name: list(own) for name, own in zip(trainings, zip(*rounds, strict=True), strict=True)}
         one = trainings["1"]
-        print(f"{one.env_steps:,} choices of each learner, exchange: {options.exchange}\n")
+        print(f"{one.env_steps:,} choices in a batch of each learner, exchange: {options.exchange}", end=", ")
+        print(f"an iteration of several: {options.exchange_batches} batches\n")
         print(f"{recorded(found)}\n", flush=True)
         pool, sizes = np.concatenate([i.work_s for i in found["1"]]), one.sizes()
         slept = {}
         for workers in options.workers:
             slept[workers] = trainings["2"].sleep(workers, pool, sizes, options)
-        print(f"{compared(found, {name: own.env_steps for name, own in trainings.items()}, slept)}\n")
+        sizes_of = {name: own.env_steps for name, own in trainings.items()}
+        print(f"{compared(found, sizes_of, slept, options.exchange_batches)}\n")
         print(f"load {os.getloadavg()[0]:.1f}; exchanged: {sizes} numbers\n\n{scaled(slept, sizes)}")
 
 
@@ -390,11 +405,8 @@ def runners_scale(options: argparse.Namespace) -> None:
     for runners, rounds in slept.items():
         free = middle(rounds, lambda each: each.free_s)
         cells = [middle(rounds, lambda each: float(each.busy_s.max())), middle(rounds, lambda each: each.learning_s)]
-        cells += [
-            middle(rounds, lambda each: each.trainer_s) - cells[1],
-            middle(rounds, lambda each: each.wall_s),
-            free,
-        ]
+        trainer, here = (middle(rounds, lambda each, key=key: getattr(each, key)) for key in ("trainer_s", "wall_s"))
+        cells += [trainer - cells[1], here, free]
         measured = middle(found[runners], lambda each: each.free_s) if runners in found else None
         shown = " | ".join(map(ms, cells))
         check = f"{ms(measured)} | {free / measured - 1:+.0%}" if measured else "|"
@@ -413,10 +425,14 @@ def main() -> None:
     parser.add_argument("--runners", action="store_true", help="workers are runners of one learner")
     parser.add_argument("--exchange", choices=[WEIGHTS, GRADIENTS], default=WEIGHTS, help="of learners")
     parser.add_argument("--late-share", type=float, help="cut learning short as `algorithm.late_share` does")
+    parser.add_argument("--exchange-batches", type=int, default=1, help="of learners, between two meetings")
+    parser.add_argument("--batch", type=int, default=1, help="of each learner, in batches of the preset")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--env", default="ether_12")
     parser.add_argument("--policy", default="ppo")
     options = parser.parse_args()
+    if options.late_share is not None and options.exchange_batches > 1:
+        parser.error("--late-share: learners that sleep are cut short only with --exchange-batches 1")
     # Ray gives its processes a low priority, and the trainer here would not wait as they do.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # What these processes are given must not need this folder, nor RLlib.

@@ -42,14 +42,16 @@ class TimedMeeting:
         self.marks: list[Times] = []
         self.sizes: list[int] = []
         """Of what was exchanged, in numbers: figures of all as negative ones."""
+        self.has_ended = True
 
     def begin(self) -> None:
         """Begin an iteration."""
-        self.marks, self.sizes = [now()], []
+        self.marks, self.sizes, self.has_ended = [now()], [], False
 
     def end(self) -> None:
         """End it."""
         self.marks.append(now())
+        self.has_ended = True
 
     def _timed(self, size: int, exchange: Any, given: Any) -> Any:
         self.sizes.append(size)
@@ -72,22 +74,25 @@ def time_learner(learner: Any, sampler: Any = None) -> None:
 
     Args:
         learner: has learned before.
-        sampler: whose method `sample` gives it samples; None: its own runner.
+        sampler: whose method `sample` gives it samples for `update`; None: its own runner, for `iterate`.
     """
     meeting = learner.meeting = TimedMeeting(learner.meeting)
-    sampler = sampler or learner._own_runner  # noqa: SLF001 - it is watched, not used
-    sample, update = sampler.sample, learner.update
+    own = learner._own_runner  # noqa: SLF001 - it is watched, not used
+    sampler, last, name = (sampler, learner, "update") if sampler else (own, own, "get_metrics")
+    sample, end = sampler.sample, getattr(last, name)
 
     def timed_sample(*given: Any) -> Any:
-        meeting.begin()
+        if meeting.has_ended:
+            meeting.begin()
         return sample(*given)
 
-    def timed_update(*given: Any, **how: Any) -> Any:
-        found = update(*given, **how)
+    def timed_end(*given: Any, **how: Any) -> Any:
+        found = end(*given, **how)
         meeting.end()
         return found
 
-    sampler.sample, learner.update = timed_sample, timed_update
+    sampler.sample = timed_sample
+    setattr(last, name, timed_end)
 
 
 class Answer:
