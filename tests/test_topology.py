@@ -187,6 +187,16 @@ def test_a_type_with_and_without_bounded_queues_is_shown_as_such() -> None:
     for capacities, shown in (((None, 4, 9), "4 to unbounded"), ((7, 4, 9), "4 to 9"), ((None,) * 3, "unbounded")):
         for node, capacity in zip(nodes, capacities, strict=True):
             node["queue_capacity"] = capacity
-        console = Console(record=True, width=140)
-        print_numbers(build_scenario(load_environment(environment(topology))), console)
-        assert f"│ {shown} │" in re.sub(" +", " ", console.export_text())
+        assert f"│ {shown} │" in numbers(topology)
+    for node in nodes:
+        node |= {"queue_capacity": None, "queue_capacity_bits": 6e7}
+    assert "│ 60 Mbit │" in numbers(topology)
+    nodes[0]["queue_capacity"] = 5
+    assert "│ 5 to unbounded, 60 Mbit │" in numbers(topology)
+
+
+def numbers(topology: dict[str, Any]) -> str:
+    """Return what `show` prints of a network, without the padding of its tables."""
+    console = Console(record=True, width=140)
+    print_numbers(build_scenario(load_environment(environment(topology, score={"drop_s": 100}))), console)
+    return re.sub(" +", " ", console.export_text())

@@ -30,7 +30,7 @@ def print_numbers(scenario: BuiltScenario, console: Console) -> None:
             str(sum(node.name in agents for node in of_kind)),
             _span([node.cores for node in of_kind]),
             _span([node.speed for node in of_kind]),
-            _queues([node.queue_capacity for node in of_kind]),
+            _queues([node.queue_capacity for node in of_kind], [node.queue_capacity_bits for node in of_kind]),
             _span([degree[i] for i in members]),
         )
     console.print(nodes)
@@ -78,8 +78,13 @@ def _span(values: list[float] | list[int]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _queues(capacities: list[int | None]) -> str:
-    bounded = [capacity for capacity in capacities if capacity is not None]
-    if len(bounded) == len(capacities):
-        return _span(bounded)
-    return f"{min(bounded)} to unbounded" if bounded else "unbounded"
+def _queues(tasks: list[int | None], bits: list[float | None]) -> str:
+    """Return how many tasks, or bits, the queues of a type of nodes have room for."""
+    megabits = [None if each is None else each / 1e6 for each in bits]
+    shown = [_room(values) + unit for values, unit in ((tasks, ""), (megabits, " Mbit")) if any(values)]
+    return ", ".join(shown) or "unbounded"
+
+
+def _room(room: list[int | None] | list[float | None]) -> str:
+    bounded = [each for each in room if each is not None]
+    return _span(bounded) if len(bounded) == len(room) else f"{min(bounded):g} to unbounded"
