@@ -35,7 +35,6 @@ import ray
 import sleeping
 import torch
 from ray import cloudpickle
-from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from runners import table
 from sleeping import (
@@ -278,8 +277,7 @@ class RunnerTraining:
         config.env_runners(num_env_runners=runners)
         runner = config.env_runner_cls(config=config, worker_index=1, num_workers=runners)
         samples, metrics = [(runner.sample(), runner.get_metrics()) for _ in range(WARM_UP)][-1]
-        state = runner.get_state(not_components=COMPONENT_RL_MODULE)
-        given = {"samples": samples, "metrics": metrics, "state": state}
+        given = {"samples": samples, "metrics": metrics}
         group, rng, iterations = self.algorithm.env_runner_group, np.random.default_rng(runners), options.iterations
         make: Any = SleepingRunner.remote  # pyright: ignore[reportFunctionMemberAccess] - Ray's, of an actor
         asleep = []

@@ -213,10 +213,10 @@ class SleepingRunner:
         """Take what to sleep and to give.
 
         Args:
-            plan: `load` and `sample` [iterations] s; `samples`, `metrics` and `state` in the parts of an `Answer`.
+            plan: `load` and `sample` [iterations] s; `samples` and `metrics` in the parts of an `Answer`.
         """
         self._plan, self._iterations, self._slept_s, self._cpu_s = plan, 0, 0.0, time.process_time()
-        self._samples, self._metrics, self._state = (Answer(*plan[name]) for name in ("samples", "metrics", "state"))
+        self._samples, self._metrics = (Answer(*plan[name]) for name in ("samples", "metrics"))
 
     def ping(self) -> str:
         """Answer."""
@@ -225,10 +225,6 @@ class SleepingRunner:
     def apply(self, func: Any, *given: Any, **how: Any) -> Any:
         """Return what a function of a runner returns of this one."""
         return func(self, *given, **how)
-
-    def get_state(self, **_: Any) -> Answer:
-        """Return the state of its connectors."""
-        return self._state
 
     def set_state(self, **_: Any) -> None:
         """Take weights, which Ray has loaded into this process."""
