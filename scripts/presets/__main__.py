@@ -15,10 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from offload_rllib.cluster.connection import ClusterError, connect
 from offload_rllib.commands.terminal import say_error
 from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import presets
-from offload_rllib.training.train import TrainingError
+from offload_rllib.training.train import TrainingError, quieten
 from scripts.presets.page import write_page
 from scripts.presets.plan import ALGORITHMS, part_of
 from scripts.results.study import run_study
@@ -36,12 +37,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=sorted(presets("envs")), help="run only these presets")
     arguments = parser.parse_args()
     console = Console()
+    quieten()
     try:
-        if _run_parts(arguments, console):
-            return 0
+        with connect():  # once, for all parts
+            if _run_parts(arguments, console):
+                return 0
     except KeyboardInterrupt:
         pass  # while a rule was tuned; trainings save themselves
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, ClusterError, TrainingError) as error:
         say_error(str(error))
         return 2
     console.print("interrupted; the same command goes on")
