@@ -1,6 +1,6 @@
 """Train shipped learners on the scenarios of the suite, and keep what they score as reference results.
 
-Usage: python -m scripts.suite_learners [NAME ...] [--algorithms ppo a2c ddqn] [--folder suite_learners] [--no-keep]
+Usage: python -m scripts.suite_learners [NAME ...] [--algorithms ALGORITHM ...] [--folder suite_learners] [--no-keep]
 
 A part is one learner at one point of a scenario: 5 training seeds with the scenario's budget of decisions, one after
 another on one core, then 20 held-out episodes. Ctrl-C saves what is done; the same command continues. Finished parts
@@ -28,7 +28,7 @@ from offload_rllib.training.train import TrainingError, quieten, train
 from scripts.results.study import in_one_process
 from scripts.write_suite import SUITE, write_checksums
 
-ALGORITHMS = ("ppo", "a2c", "ddqn")
+ALGORITHMS = ("ppo_from_rule", "ppo_hindsight", "ppo", "a2c", "ddqn")
 
 
 def part_name(place: Place, algorithm: str) -> str:

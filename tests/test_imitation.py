@@ -22,7 +22,7 @@ from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.network import Critic
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.runs.training_run import RunFolder
-from offload_rllib.training.imitation import _equal_destinations, _played, agreement_with, imitate
+from offload_rllib.training.imitation import RANKED_EPISODES, _equal_destinations, _played, agreement_with, imitate
 from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.train import train
 from offload_rllib.training.warm_start import START, keep_source
@@ -60,7 +60,7 @@ def test_a_clone_decides_as_the_rule_does(sharing: str, env: NativeEnv, tmp_path
 
 
 def test_best_is_the_best_rule_of_the_training_episodes(env: NativeEnv, tmp_path: Path) -> None:
-    ranked = rank_rules(env.scenario.config, seed=3)
+    ranked = rank_rules(env.scenario.config, episodes=RANKED_EPISODES, seed=3)
 
     def cloned(rule: str) -> dict[str, Any]:
         training = policy(rule).training.model_dump() | {"seed": 3}

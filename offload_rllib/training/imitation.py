@@ -39,6 +39,8 @@ ENVIRONMENTS = 16
 # Runners number their episodes by themselves; none has this number.
 PLAYED_BY = 2**31 - 1
 HELD_OUT_EPISODES = 16
+# Of training, on which all rules are ranked to find the best: differences are paired by episode, and so precise.
+RANKED_EPISODES = 16
 LARGEST_NORM = 1.0
 
 
@@ -115,7 +117,7 @@ def _with_rule(wanted: Imitation, policy: PolicyConfig, env: NativeEnv) -> Imita
     """Return what is to be cloned, with the name of a rule in place of `best`."""
     if wanted.rule != BEST:
         return wanted
-    ranked = rank_rules(env.scenario.config, seed=policy.training.seed)
+    ranked = rank_rules(env.scenario.config, episodes=RANKED_EPISODES, seed=policy.training.seed)
     return wanted.model_copy(update={"rule": ranked.best})
 
 
