@@ -17,12 +17,20 @@ from typer.testing import CliRunner
 from offload_rllib.cli import app
 from offload_rllib.commands import train as train_command
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
-from offload_rllib.envs.vector import NativeEnv
+from offload_rllib.envs.vector import NativeEnv, training_key
 from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.network import Critic
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.runs.training_run import RunFolder
-from offload_rllib.training.imitation import RANKED_EPISODES, _equal_destinations, _played, agreement_with, imitate
+from offload_rllib.training import imitation
+from offload_rllib.training.imitation import (
+    PLAYED_BY,
+    _equal_destinations,
+    _played,
+    agreement_with,
+    imitate,
+    ranked_episodes,
+)
 from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.train import train
 from offload_rllib.training.warm_start import START, keep_source
@@ -60,7 +68,7 @@ def test_a_clone_decides_as_the_rule_does(sharing: str, env: NativeEnv, tmp_path
 
 
 def test_best_is_the_best_rule_of_the_training_episodes(env: NativeEnv, tmp_path: Path) -> None:
-    ranked = rank_rules(env.scenario.config, episodes=RANKED_EPISODES, seed=3)
+    ranked = rank_rules(env.scenario.config, episodes=ranked_episodes(env), seed=3)
 
     def cloned(rule: str) -> dict[str, Any]:
         training = policy(rule).training.model_dump() | {"seed": 3}
@@ -70,6 +78,20 @@ def test_best_is_the_best_rule_of_the_training_episodes(env: NativeEnv, tmp_path
     assert best["rule"] == ranked.best
     assert best == named
     assert load_saved_policy(tmp_path / "best").description == load_saved_policy(tmp_path / ranked.best).description
+
+
+def test_long_episodes_rank_rules_in_smaller_numbers(env: NativeEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ranked_episodes(env) == 64
+    one: Any = built(env.scenario.config)
+    one.reset(np.array([training_key(0, PLAYED_BY, 0, 0)], np.uint64))
+    decisions = 0
+    while not one.truncated.all():
+        decisions += 1
+        one.step(one.heuristic_actions("local"))
+    monkeypatch.setattr(imitation, "RANKED_DECISIONS", 20 * decisions)
+    assert ranked_episodes(env) == 20
+    monkeypatch.setattr(imitation, "RANKED_DECISIONS", 2 * decisions)
+    assert ranked_episodes(env) == 8
 
 
 def test_its_critic_predicts_the_discounted_returns_of_the_rule(env: NativeEnv, tmp_path: Path) -> None:

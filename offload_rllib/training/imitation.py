@@ -39,8 +39,9 @@ ENVIRONMENTS = 16
 # Runners number their episodes by themselves; none has this number.
 PLAYED_BY = 2**31 - 1
 HELD_OUT_EPISODES = 16
-# Of training, on which all rules are ranked to find the best: differences are paired by episode, and so precise.
-RANKED_EPISODES = 16
+# Episodes of training on which all rules are ranked to find the best; fewer where these have more decisions than that.
+MOST_RANKED, LEAST_RANKED = 64, 8
+RANKED_DECISIONS = 250_000
 LARGEST_NORM = 1.0
 
 
@@ -117,8 +118,17 @@ def _with_rule(wanted: Imitation, policy: PolicyConfig, env: NativeEnv) -> Imita
     """Return what is to be cloned, with the name of a rule in place of `best`."""
     if wanted.rule != BEST:
         return wanted
-    ranked = rank_rules(env.scenario.config, episodes=RANKED_EPISODES, seed=policy.training.seed)
+    ranked = rank_rules(env.scenario.config, episodes=ranked_episodes(env), seed=policy.training.seed)
     return wanted.model_copy(update={"rule": ranked.best})
+
+
+def ranked_episodes(env: NativeEnv) -> int:
+    """Return on how many episodes rules are ranked: `MOST_RANKED`, or fewer where one has very many decisions."""
+    one = batch_of(env.scenario, 1)
+    one.reset(np.array([training_key(0, PLAYED_BY, 0, 0)], np.uint64))
+    one.play("local")
+    decisions = max(int(one.state.episode["choices"][0]), 1)
+    return max(LEAST_RANKED, min(MOST_RANKED, RANKED_DECISIONS // decisions))
 
 
 class _Lesson(NamedTuple):
