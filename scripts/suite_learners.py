@@ -38,8 +38,12 @@ def part_name(place: Place, algorithm: str) -> str:
 
 def settings(place: Place, algorithm: str, seed: int) -> PolicyConfig:
     """Return how one training seed is trained: as the preset says, with the scenario's budget, in one process."""
-    changes = [*in_one_process(algorithm), f"training.env_steps={place.scenario.env_steps}", f"training.seed={seed}"]
-    return load_policy_config(algorithm, changes)
+    changes = [*in_one_process(algorithm), f"training.seed={seed}"]
+    policy = load_policy_config(algorithm, changes)
+    env_steps = place.scenario.env_steps
+    if getattr(policy.algorithm, "credit", "") == "decisions":
+        env_steps -= policy.algorithm.batch_env_steps // 2  # a batch of whole episodes ends beyond, or short of, it
+    return load_policy_config(algorithm, [*changes, f"training.env_steps={env_steps}"])
 
 
 def train_part(place: Place, algorithm: str, folder: Path, console: Console) -> list[Path] | None:
