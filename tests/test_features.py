@@ -86,6 +86,15 @@ def _equal_tasks(env: NativeEnv) -> bool:
     return _at_arrivals(env) and jobs is not None and jobs.kind == "mix" and len(jobs.types) == 1
 
 
+def _agents_cost_nothing(env: NativeEnv) -> bool:
+    arrays = env.scenario.arrays
+    return len(arrays.price) > 0 and bool((arrays.price["server_w"][arrays.agent_node[: len(env.agents)]] == 0).all())
+
+
+def _drawn_weights(env: NativeEnv) -> bool:
+    return env.scenario.config.reward.weights == "drawn"
+
+
 REASONS = (
     # It tells padding from a destination, and is all there is of a task where `observe` leaves the task out.
     Reason(r"row\.valid", _always),
@@ -104,6 +113,9 @@ REASONS = (
     Reason(r"task\.age", _ages_are_transfers),
     Reason(r"row\.offers_again", _clients_decide_only_their_own),
     Reason(r"task\.bits_(in|out)|row\.(transfer|return)", _equal_tasks),
+    # An episode draws them once.
+    Reason(r"self\.weight_\w+", _drawn_weights),
+    Reason(r"row_0\.charge_price", _agents_cost_nothing),
 )
 
 

@@ -182,8 +182,13 @@ def test_a_run_clones_once(env: NativeEnv, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_from_a_clone(tmp_path: Path) -> None:
-    run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment(decisions=ARRIVAL)), policy(), "")
+    given = policy()
+    given = given.model_copy(update={"training": given.training.model_copy(update={"final_policy": "selected"})})
+    run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment(decisions=ARRIVAL)), given, "")
     assert train(run, Console(quiet=True))
+    selected = run.entries()["selected"]
+    assert {"last", START} <= set(selected["scores_s"])
+    assert selected["scores_s"][selected["policy"]] == min(selected["scores_s"].values())
     assert run.entries()["started_from"]["algorithm"] == "imitation of always_server"
     card = (run.path / "MODEL_CARD.md").read_text()
     assert "| imitated | `always_server`, " in card

@@ -275,6 +275,7 @@ OF_THE_RUN = {
     "checkpoint_every_s": ("test_watch.py", "test_a_checkpoint_is_asked_for_when_its_time_has_come"),
     "imitate": ("test_imitation.py", "test_a_run_clones_once"),
     "start_from": ("test_warm_start.py", "test_before_its_first_decision_it_is_the_source"),
+    "final_policy": ("test_imitation.py", "test_a_run_from_a_clone"),
     "keep_best": ("test_watch.py", "test_the_policy_of_the_lowest_score_is_kept"),
     "tracking": ("test_sweep_plans.py", "test_trackers_are_imported_only_on_demand_and_refused_where_they_are_missing"),
 }
