@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import learners as learners_of_tests
-from helpers.learners import config_of, draw_steps, make_learners, same, weights_of
+from helpers.learners import config_of, draw_steps, make_learners, same, slow_down, weights_of
 from ray import cloudpickle
 
 from offload_rllib.algorithms.exchange.own_runner import OwnRunner
@@ -152,14 +151,7 @@ def test_the_last_round_has_as_many_batches_as_the_budget_needs(wanted: int, env
 
 def test_a_slow_learner_is_cut_short_in_every_batch_of_a_round() -> None:
     fast, slow = make_learners(2, late_share=0.5, exchange_batches=2)
-    taken: list[Any] = []
-    original = fast.check_finite
-
-    def count(*given: Any) -> None:
-        taken.append(time.sleep(0.02))
-        original(*given)
-
-    slow.check_finite = count
+    taken = slow_down(slow)
     fast._usual_s = slow._usual_s = 0.1  # as if of the round before
 
     def iterate(learner: Any, index: int) -> None:

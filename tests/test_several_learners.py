@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.environments import small_environment
-from helpers.learners import config_of, draw_steps, make_learners, same, weights_of
+from helpers.learners import config_of, draw_steps, make_learners, same, slow_down, weights_of
 from ray import cloudpickle
 
 from offload_rllib.algorithms.exchange import lesson
@@ -186,14 +185,7 @@ def test_a_late_learner_is_cut_short_by_the_same_share_in_every_policy(monkeypat
 def test_a_learner_that_is_much_slower_is_not_waited_for() -> None:
     fast, slow = make_learners(2, late_share=0.5)
     samples = [[draw_steps(fast, "shared", 64, seed)] for seed in (1, 2)]
-    taken = []
-    original = fast.check_finite
-
-    def count(*given: Any) -> None:
-        taken.append(time.sleep(0.02))
-        original(*given)
-
-    slow.check_finite = count
+    taken = slow_down(slow)
     fast._learned_s = slow._learned_s = 0.1  # as if of the last update
     learn([fast, slow], samples, epochs=8, minibatch=8)
     assert 1 <= len(taken) < 64, "of 8 passes of 16 or so"

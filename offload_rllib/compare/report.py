@@ -19,6 +19,7 @@ from offload_rllib.config.loading import nearest
 from offload_rllib.evaluation.metrics import SCORE, chosen, metric_of
 from offload_rllib.evaluation.results import Comparison, load_comparison
 from offload_rllib.reporting.figures import of_metric, of_profiles, of_responses, write_figure
+from offload_rllib.reporting.looks import PAGE_STYLE
 from offload_rllib.reporting.tables import (
     differences_table,
     means_table,
@@ -37,13 +38,8 @@ TRAINING = "training_"
 MOST_OPEN = 3
 # Rules to compare with in figures of training: the best ones.
 MOST_RULES = 2
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-summary h2 { display: inline-block }
-img { max-width: 100% } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
+STYLE = f"""{PAGE_STYLE}summary h2 {{ display: inline-block }}
+pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }}
 """
 
 

@@ -16,17 +16,10 @@ from offload_rllib.config.files import written_at_once
 from offload_rllib.evaluation.fronts import BEYOND, POLICY, Front, dominated
 from offload_rllib.evaluation.metrics import metric_of
 from offload_rllib.reporting.figures import new_figure, tidy, write_figure
-from offload_rllib.reporting.looks import COLUMN, LABEL_POINTS, PAGE, TITLE_POINTS, looks
+from offload_rllib.reporting.looks import COLUMN, LABEL_POINTS, PAGE, PAGE_STYLE, TITLE_POINTS, looks
 
 POINTS, PICTURE, PAGE_NAME, RECORD = "front.csv", "front", "report.html", "front.json"
 MOST_COLUMNS = 3
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
-"""
 
 
 def draw_front(front: Front) -> Figure:
@@ -105,7 +98,7 @@ def write_front(front: Front, folder: Path, title: str) -> dict[str, Path]:
 def _page(front: Front, table: pd.DataFrame, title: str, picture: Path) -> Iterator[str]:
     shown = html.escape(title)
     yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{shown}</title>"
-    yield f"<style>{STYLE}</style><h1>{shown}</h1>"
+    yield f"<style>{PAGE_STYLE}</style><h1>{shown}</h1>"
     yield (
         f"<p>Each point is a mean over {front.episodes} held-out episodes (seed {front.seed}), the same for all. Less "
         "is better in every objective. Filled: no point of the same policy is as good in all and better in one."

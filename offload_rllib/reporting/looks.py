@@ -16,6 +16,14 @@ from offload_rllib.simulator.heuristics import HEURISTICS
 # Inches: a column of a two-column page, and both. A figure of this width is printed as it is, with its letters.
 COLUMN, PAGE = 3.5, 7.16
 LABEL_POINTS, TITLE_POINTS = 7, 8
+# Of a report in HTML: a heading, tables whose first column is text, and pictures.
+PAGE_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100% }
+"""
 # Eight of M. Okabe and K. Ito, "Color universal design", 2008, without yellow, which is faint on white; five of P. Tol,
 # "Colour schemes", 2021. Neighbours in this list differ for any colour vision.
 PALETTE = (

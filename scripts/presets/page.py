@@ -18,13 +18,13 @@ from offload_rllib.config.loading import presets
 from offload_rllib.evaluation.interval_text import difference_text, number
 from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.results import SAMPLED, Comparison, load_comparison
+from offload_rllib.evaluation.rule_tuning import ORACLE
 from offload_rllib.evaluation.statistics import Interval, certain
 from offload_rllib.reporting.figures import new_figure, tidy, write_figure
 from offload_rllib.reporting.looks import COLUMN, looks
 from scripts.presets.plan import ALGORITHMS, SEEDS, part_name
 
 DROPPED = "dropped_share"
-ORACLE = "_oracle"
 HEAD = """\
 <!-- Written by scripts/presets. Do not edit: run it. -->
 

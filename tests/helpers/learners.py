@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,19 @@ def weights_of(learner: Any) -> Weights:
 def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
     """Return whether both have the same bits."""
     return one.keys() == other.keys() and all(np.array_equal(value, other[key]) for key, value in one.items())
+
+
+def slow_down(learner: Any) -> list[None]:
+    """Let every gradient step of a learner take 20 ms longer; return a list that grows by one with each."""
+    taken: list[None] = []
+    original = learner.check_finite
+
+    def count(*given: Any) -> None:
+        taken.append(time.sleep(0.02))
+        original(*given)
+
+    learner.check_finite = count
+    return taken
 
 
 def give_loss_without_gradient(learner: Any) -> None:
