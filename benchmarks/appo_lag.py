@@ -20,7 +20,7 @@ import ray
 import torch
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
-from offload_rllib.algorithms.appo import LAG
+from offload_rllib.algorithms.appo_learner import LAG
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders

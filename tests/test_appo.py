@@ -24,7 +24,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 import offload_rllib
-from offload_rllib.algorithms.appo import LAG, TARGET_LOGP, APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.appo_learner import LAG, TARGET_LOGP, APPOLearner, LearnerStoppedError
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config

@@ -15,7 +15,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from offload_rllib.algorithms.appo import TARGET_LOGP
+from offload_rllib.algorithms.appo_learner import TARGET_LOGP
 from offload_rllib.algorithms.ddqn_learner import DISCOUNTS, RETURNS, TD_ERRORS, WEIGHTS
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.config import load_environment, load_policy_config

@@ -56,7 +56,7 @@ def test_no_shape_of_policies_learners_and_runners_hangs_and_none_is_neglected(
     assert len(modules) in (3, 15)
     for shape in range(shapes):
         learners = pool[: rng.integers(1, 5)]
-        together(learners, lambda learner, _: learner._begin_as_the_first(learner.meeting))
+        together(learners, lambda learner, _: learner.begin_as_the_first(learner.meeting))
         runners = int(rng.integers(1, 4))
         busy = [module_id for module_id in modules if rng.random() < 0.7]
         for learner in learners:

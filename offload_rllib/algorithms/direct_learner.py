@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from offload_rllib.algorithms.exchange.averaging import add_gradients, parameters_of
+from offload_rllib.algorithms.exchange.averaging import add_gradients, average, parameters_of
 from offload_rllib.algorithms.exchange.meeting import Meeting
 from offload_rllib.simulator.types import Array
 
@@ -76,9 +76,28 @@ class DirectLearner(TorchLearner):
         for module_id, weights in modules.items():
             module = self.network(module_id)
             module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
-            if isinstance(module, TargetNetworkAPI):
-                for network, target in module.get_target_network_pairs():
-                    target.load_state_dict(network.state_dict())
+            self._follow(module_id)
+
+    def begin_as_the_first(self, meeting: Meeting) -> None:
+        """Take over the first learner's weights: without a seed every learner has drawn its own."""
+        module_ids = list(self._module.keys())
+        optimizers = [self.get_optimizer(module_id) for module_id in module_ids]
+        is_first = float(meeting.index == 0)
+        average(meeting, optimizers, [is_first] * len(optimizers), [0] * len(optimizers))
+        for module_id in module_ids:
+            self._follow(module_id)
+
+    def taught_optimizers(self) -> dict[str, Any]:
+        """Return the optimizers of the policies that learn."""
+        modules = list(self._module.keys())
+        return {one: self.get_optimizer(one) for one in modules if self.should_module_be_updated(one)}
+
+    def _follow(self, module_id: str) -> None:
+        """Let target networks, if a policy has any, be copies of what they follow."""
+        module = self.network(module_id)
+        if isinstance(module, TargetNetworkAPI):
+            for network, target in module.get_target_network_pairs():
+                target.load_state_dict(network.state_dict())
 
     def schedules(self) -> Iterable[Scheduler]:
         """Return what follows a schedule beside learning rates."""

@@ -49,7 +49,11 @@ class APPO(AlgorithmSettings):
     """Sampling waits where batches were learned from less often than this on average, those of one full buffer apart;
     at most `uses_per_batch`, and 0: it never waits."""
     buffer_batches: Count = 4
-    """Batches that wait to be learned from, in random order; a new one replaces the oldest."""
+    """Batches that wait to be learned from, in random order; a new one replaces the oldest, with several learners once
+    that is used up."""
+    exchange_uses: Count = 1
+    """With several learners (`training.learners`): uses of batches for which each learns by itself, before their
+    weights are averaged and handed to the runners."""
     target_update_every: Count = 32
     """Gradient steps of a policy between two moves of its target network."""
     importance_clip: Positive = 2.0

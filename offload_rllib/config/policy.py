@@ -126,7 +126,8 @@ class Training(Schema):
     """CPUs that Ray reserves for each runner; null: an equal share of the available CPUs, at most 1."""
     learners: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
     """Processes that learn; 0: learn in the trainer's process. Two or more, for PPO and A2C, also sample, each its
-    part of every batch in `envs_per_runner` environments; there are then no `runners` (`docs/scaling.md`)."""
+    part of every batch in `envs_per_runner` environments; there are then no `runners`. Those of APPO learn from what
+    the runners sample (`docs/scaling.md`)."""
     gpus: NonNegative = 0
     """GPUs for learning, divided among the learners."""
     learner_threads: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
@@ -164,13 +165,8 @@ class Training(Schema):
 
     @property
     def samplers(self) -> int:
-        """Processes that sample: several learners, or runners, or the trainer's own."""
+        """Processes that sample: several learners of PPO or A2C, or runners, or the trainer's own."""
         return self.learners if self.learners > 1 else max(self.runners, 1)
-
-    @property
-    def processes(self) -> int:
-        """Processes beside the trainer's."""
-        return self.learners if self.learners > 1 else self.runners + self.learners
 
     @model_validator(mode="after")
     def _one_start(self) -> Training:
@@ -289,20 +285,17 @@ class PolicyConfig(Schema):
         learners = self.training.learners
         if learners < 2:
             return self
-        name = self.algorithm.name
-        if not isinstance(self.algorithm, PPO | A2C):
+        if isinstance(self.algorithm, DDQN):
             raise ValueError(  # noqa: TRY004 - of the two settings neither has a wrong type
-                f"training.learners ({learners}): {name} learns in one process; accepted: 0 or 1"
+                f"training.learners ({learners}): DDQN learns in one process; accepted: 0 or 1"
             )
-        if self.algorithm.constraints:
+        if isinstance(self.algorithm, PPO | A2C) and self.algorithm.constraints:
             raise ValueError(
                 f"training.learners ({learners}): algorithm.constraints are measured over whole batches, and each of "
                 "several learners has a part; accepted: 0 or 1"
             )
         if self.training.env_runner == "stock":
-            raise ValueError(
-                f"training.env_runner: stock: each of {learners} learners samples batched; accepted: batched"
-            )
+            raise ValueError(f"training.env_runner: stock does not go with {learners} learners; accepted: batched")
         minibatch = self.algorithm.minibatch_steps
         if minibatch is not None and minibatch < learners:
             raise ValueError(
@@ -317,10 +310,28 @@ class PolicyConfig(Schema):
             return self
         if self.training.runners == 0:
             raise ValueError("training.runners: APPO samples while it learns and needs at least one runner; 0 has none")
-        sample = self.training.envs_per_runner * self.algorithm.fragment_steps
-        if self.algorithm.batch_env_steps % sample:
+        learners = max(self.training.learners, 1)
+        samples = learners * self.training.envs_per_runner * self.algorithm.fragment_steps
+        if self.algorithm.batch_env_steps % samples:
             raise ValueError(
                 f"algorithm.batch_env_steps ({self.algorithm.batch_env_steps}) must be a multiple of "
-                f"envs_per_runner x fragment_steps ({sample}): a batch is whole samples"
+                f"{'learners x ' if learners > 1 else ''}envs_per_runner x fragment_steps ({samples}): "
+                f"{'each learner has its part of a batch, which' if learners > 1 else 'a batch'} is whole samples"
+            )
+        least, most = self.algorithm.least_uses_per_batch, self.algorithm.uses_per_batch
+        if learners > 1 and least < most:
+            raise ValueError(
+                f"algorithm.least_uses_per_batch ({least:g}): of {learners} learners each uses every batch as often as "
+                f"the others do; accepted: {most}, as uses_per_batch"
             )
         return self
+
+    @property
+    def learners_sample(self) -> bool:
+        """Whether several learners sample by themselves, so that there are no runners."""
+        return self.training.learners > 1 and not isinstance(self.algorithm, APPO)
+
+    @property
+    def processes(self) -> int:
+        """Processes of a training beside the trainer's."""
+        return self.training.learners + (0 if self.learners_sample else self.training.runners)

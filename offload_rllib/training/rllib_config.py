@@ -157,8 +157,8 @@ def algorithm_config(
         disable_env_checking=True,
     )
     remote_learners = training.learners
-    runners = 0 if remote_learners > 1 else training.runners
-    share = training.cpus_per_runner or cpus_per_runner(training.processes, nodes or (cpus,))
+    runners = 0 if policy.learners_sample else training.runners
+    share = training.cpus_per_runner or cpus_per_runner(policy.processes, nodes or (cpus,))
     is_stock = training.env_runner == "stock"
     config.env_runners(
         env_runner_cls=MultiAgentEnvRunner if is_stock else BatchedEnvRunner,

@@ -29,9 +29,9 @@ STOP = "stop"
 def needed_cpus(policy: PolicyConfig, cluster: Cluster) -> float:
     """Return the CPUs that a training reserves."""
     training = policy.training
-    share = training.cpus_per_runner or cpus_per_runner(training.processes, cluster.cpus_by_node)
+    share = training.cpus_per_runner or cpus_per_runner(policy.processes, cluster.cpus_by_node)
     sleeps = training.runners or training.learners > 1
-    return training.processes * share + (TRAINER_CPUS if sleeps else 1.0)
+    return policy.processes * share + (TRAINER_CPUS if sleeps else 1.0)
 
 
 def at_once(policies: Sequence[PolicyConfig], cluster: Cluster) -> int:

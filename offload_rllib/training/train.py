@@ -93,7 +93,7 @@ def with_all_runners(policy: PolicyConfig) -> PolicyConfig:
         ConfigError: there is room for none.
     """
     learners = policy.training.learners
-    if learners > 1:
+    if policy.learners_sample:
         raise ConfigError(f"--runners all: each of {learners} learners samples by itself; accepted: --learners")
     nodes = found_or_local().cpus_by_node
     room = places(policy.training.cpus_per_runner or 1.0, nodes) - learners

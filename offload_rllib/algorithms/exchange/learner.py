@@ -8,9 +8,8 @@ from typing import Any
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.numpy import convert_to_numpy
 
-from offload_rllib.algorithms.exchange.averaging import average
 from offload_rllib.algorithms.exchange.lesson import Lesson, Met, assume, meet
-from offload_rllib.algorithms.exchange.meeting import EXCHANGE, EXCHANGE_BATCHES, GRADIENTS, Meeting, ProcessMeeting
+from offload_rllib.algorithms.exchange.meeting import EXCHANGE, EXCHANGE_BATCHES, GRADIENTS, ProcessMeeting
 from offload_rllib.algorithms.exchange.own_runner import OwnRunner
 from offload_rllib.algorithms.exchange.round import Round, Taught, average_taught
 from offload_rllib.algorithms.fused.learner import FusedLearner
@@ -31,18 +30,12 @@ class MeetingLearner(FusedLearner):
         self._learned_s = self._usual_s = 0.0
         if self.config.num_learners > 1:
             self.meeting = ProcessMeeting(self._device)
-            self._begin_as_the_first(self.meeting)
+            self.begin_as_the_first(self.meeting)
 
     @property
     def adds_gradients(self) -> bool:
         """Whether several learners take every gradient step together, rather than each its own."""
         return self.meeting is not None and self.config.learner_config_dict[EXCHANGE] == GRADIENTS
-
-    def _begin_as_the_first(self, meeting: Meeting) -> None:
-        """Take over the first learner's weights: without a seed every learner has drawn its own."""
-        optimizers = [self.get_optimizer(module_id) for module_id in list(self.module.keys())]
-        is_first = float(meeting.index == 0)
-        average(meeting, optimizers, [is_first] * len(optimizers), [0] * len(optimizers))
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore a state; episodes begin where the restored run has had none."""
@@ -104,11 +97,6 @@ class MeetingLearner(FusedLearner):
     def meets_rarely(self) -> bool:
         """Whether several learners learn from more than one batch before they exchange weights."""
         return self.meeting is not None and self.config.learner_config_dict[EXCHANGE_BATCHES] > 1
-
-    def taught_optimizers(self) -> dict[str, Any]:
-        """Return the optimizers of the policies that learn."""
-        modules = list(self.module.keys())
-        return {one: self.get_optimizer(one) for one in modules if self.should_module_be_updated(one)}
 
     def meet_before(self, lessons: Sequence[Lesson], env_steps: int) -> Met:
         """Standardise advantages, with all learners unless they meet rarely.

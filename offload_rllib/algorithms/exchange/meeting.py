@@ -16,6 +16,8 @@ EXCHANGE = "exchange"
 WEIGHTS, GRADIENTS = "weights", "gradients"
 # Keys of those settings: after how many batches learners meet to exchange weights, and when the run ends.
 EXCHANGE_BATCHES, BUDGET = "exchange_batches", "budget_env_steps"
+# The same of APPO: after how many uses of a batch.
+EXCHANGE_USES = "exchange_uses"
 # Key of those settings: by what share of the median time a learner may learn longer; None: as long as it takes.
 LATE_SHARE = "late_share"
 

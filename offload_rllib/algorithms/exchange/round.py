@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,8 +64,12 @@ class Round:
         self.env_steps += env_steps
         self.learned_s += learned_s
 
-    def end(self, meeting: Meeting) -> tuple[int, float]:
+    def end(self, meeting: Meeting, at_rest: AbstractContextManager[Any] | None = None) -> tuple[int, float]:
         """Average over all learners, with the rows of the whole round as weights, at two meetings.
+
+        Args:
+            meeting: of the learners.
+            at_rest: held while weights change, and not while the others are waited for.
 
         Returns:
             The environment steps of the run, and what the median learner took to learn from a batch, s.
@@ -77,5 +82,6 @@ class Round:
             own = rows[meeting.index]
             if rows.any():
                 taught.append(Taught(module_id, int(own), float(own / rows.sum()), int(steps.max())))
-        average_taught(meeting, self.optimizers, taught)
+        with at_rest or nullcontext():
+            average_taught(meeting, self.optimizers, taught)
         return self.began + int(of_all[:, 0].sum()), float(np.median(of_all[:, 1])) / self.batches

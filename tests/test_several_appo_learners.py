@@ -1,0 +1,201 @@
+"""Several learners of APPO: each learns from batches of its own, they average, and none waits for another in vain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.environments import small_environment
+from helpers.learners import same, weights_of
+from ray.rllib.algorithms.appo.utils import CircularBuffer
+from ray.rllib.core.learner.training_data import TrainingData
+
+from offload_rllib.algorithms.appo_learner import APPOLearner, would_drop
+from offload_rllib.algorithms.exchange.threads import together
+from offload_rllib.config import ConfigError, load_environment, load_policy_config
+from offload_rllib.policies.sharing import SHARED
+from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
+from offload_rllib.training.rllib_config import algorithm_config
+
+SMALL = {"name": "APPO", "fragment_steps": 20, "batch_env_steps": 160, "minibatch_steps": 64, "lr": 0.01}
+
+
+def make(
+    count: int, *, sharing: Any = "shared", batches: int = 2, **algorithm: Any
+) -> tuple[list[APPOLearner], list[dict[str, Any]]]:
+    """Return learners with the same weights, in one process, and batches of unequal size."""
+    policy = load_policy_config(
+        {
+            "algorithm": SMALL | algorithm,
+            "sharing": sharing,
+            "network": {"hidden": [8]},
+            "training": {"runners": 1, "envs_per_runner": 4, "seed": 3},
+        }
+    )
+    config = algorithm_config(load_environment(small_environment()), policy, cpus=8)
+    runner = EpisodesEnvRunner(config=config, worker_index=1)
+    learners: list[Any] = [config.build_learner(env=None, spaces=runner.get_spaces()) for _ in range(count)]
+    runner.module.set_state(learners[0].module.get_state(inference_only=True))
+    data = [TrainingData(episodes=runner.sample(num_timesteps=80 * (1 + i))) for i in range(batches)]
+    return learners, [learners[0]._make_batch_if_necessary(one).policy_batches for one in data]
+
+
+def end(learners: list[APPOLearner]) -> None:
+    """End their threads."""
+    for learner in learners:
+        learner.shutdown()
+
+
+def targets_of(learner: APPOLearner) -> list[torch.Tensor]:
+    """Return the weights of all target networks."""
+    return [
+        parameter.clone()
+        for module_id in list(learner.module.keys())
+        for _, target in learner.network(module_id).get_target_network_pairs()
+        for parameter in target.parameters()
+    ]
+
+
+@pytest.mark.parametrize("sharing", ["shared", "per_node"])
+def test_one_learner_that_meets_nobody_is_the_plain_algorithm_bit_for_bit(sharing: str) -> None:
+    # One gradient step per use: otherwise target networks move within a pass, and of several learners behind it.
+    learners, batches = make(2, sharing=sharing, minibatch_steps=100_000, target_update_every=3)
+    plain, meets = learners
+    for _ in range(4):
+        for batch in batches:
+            plain._update(batch)
+            together([meets], lambda learner, _, batch=batch: learner._update(batch))
+    wanted, found = weights_of(plain), weights_of(meets)
+    assert all(same(wanted[module_id], found[module_id]) for module_id in wanted)
+    assert all(torch.equal(*pair) for pair in zip(targets_of(plain), targets_of(meets), strict=True))
+    end(learners)
+
+
+def test_weights_and_moments_are_averages_by_rows_of_what_each_has_learned() -> None:
+    learners, batches = make(4, target_update_every=1)
+    *pair, one, other = learners
+    rows = []
+    for learner, batch in zip((one, other), batches, strict=True):
+        rows.append(learner._learn(SHARED, batch[SHARED])[1])
+    assert rows[1] > 1.5 * rows[0]
+    together(pair, lambda learner, index: learner._update(batches[index]))
+    shares = np.array(rows) / sum(rows)
+    found, parts = weights_of(pair[0])[SHARED], [weights_of(learner)[SHARED] for learner in (one, other)]
+    for key, value in found.items():
+        if key.endswith(" step"):
+            assert value == max(rows) // 64 > min(rows) // 64
+        elif not key.startswith("target"):
+            wanted = shares[0] * parts[0][key] + shares[1] * parts[1][key]
+            np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-7, err_msg=key)
+    assert same(found, weights_of(pair[1])[SHARED]), "target networks too, which moved once the weights were averaged"
+    actor = [value for key, value in found.items() if key.startswith("actor") and " " not in key]
+    for value, target in zip(actor, targets_of(pair[0]), strict=True):
+        np.testing.assert_array_equal(value, target)
+    end(learners)
+
+
+def test_they_meet_after_as_many_uses_as_asked_for() -> None:
+    learners, batches = make(2, exchange_uses=3, target_update_every=1)
+    before = targets_of(learners[0])
+    for uses in range(1, 7):
+        together(learners, lambda learner, index: learner._update(batches[index]))
+        first, second = (weights_of(learner)[SHARED] for learner in learners)
+        assert same(first, second) == (uses % 3 == 0), uses
+        targets = targets_of(learners[0])
+        assert all(torch.equal(*pair) for pair in zip(targets, before, strict=True)) == (uses % 3 > 0), uses
+        before = targets
+    end(learners)
+
+
+def test_target_networks_of_all_move_together_at_the_first_meeting_at_which_they_are_due() -> None:
+    learners, batches = make(2, target_update_every=5, minibatch_steps=100_000)  # a step per use
+    moved = []
+    before = targets_of(learners[0])
+    for _ in range(11):
+        together(learners, lambda learner, index: learner._update(batches[index]))
+        first, second = (targets_of(learner) for learner in learners)
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+        moved.append(not all(torch.equal(*pair) for pair in zip(first, before, strict=True)))
+        before = first
+    assert [step for step, has in enumerate(moved, 1) if has] == [5, 10]
+    end(learners)
+
+
+def test_a_buffer_is_given_a_batch_only_where_it_would_drop_none() -> None:
+    rng = np.random.default_rng(5)
+    for batches, uses in ((1, 1), (1, 3), (4, 1), (3, 4)):
+        buffer = CircularBuffer(batches, uses)
+        given = taken = 0
+        for _ in range(300):
+            left = given * uses - taken
+            if rng.random() < 0.5 and len(buffer):
+                buffer.get()
+                taken += 1
+            elif not would_drop(buffer):
+                buffer.put((_Batch(), {}))
+                given += 1
+            else:
+                assert left, "it never refuses for ever"
+        assert given * uses - taken == len(buffer), "each batch is used as often as it may be"
+        for _ in range(batches + 1):
+            if not would_drop(buffer):
+                buffer.put((_Batch(), {}))
+        size = len(buffer)
+        buffer.put((_Batch(), {}))
+        assert len(buffer) < size + uses, "it would have dropped one"
+
+
+class _Batch:
+    def env_steps(self) -> int:
+        """Return what the buffer counts."""
+        return 1
+
+
+def test_who_saves_waits_until_the_weights_are_averaged() -> None:
+    """The trainer finds the first learner with everybody's weights, though it asks between learning and averaging."""
+    learners, batches = make(2)
+    may_come, found = threading.Event(), []
+
+    def update(learner: APPOLearner, index: int) -> None:
+        if index:
+            may_come.wait(60)
+        learner._update(batches[index])
+
+    def save() -> None:
+        while not learners[0]._averages:
+            time.sleep(0.001)
+        threading.Timer(0.2, may_come.set).start()
+        learners[0].rest()
+        found.append(weights_of(learners[0])[SHARED])
+        learners[0].go_on()
+
+    saving = threading.Thread(target=save)
+    saving.start()
+    together(learners, update)
+    saving.join(60)
+    assert same(found[0], weights_of(learners[1])[SHARED])
+    end(learners)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "named"),
+    [
+        ({"batch_env_steps": 80}, "multiple of learners x envs_per_runner x fragment_steps"),
+        ({"least_uses_per_batch": 1.0, "uses_per_batch": 2}, "least_uses_per_batch"),
+    ],
+)
+def test_a_batch_is_divided_and_used_by_all_alike(algorithm: dict[str, Any], named: str) -> None:
+    content = {
+        "algorithm": SMALL | {"least_uses_per_batch": 2.0, "uses_per_batch": 2} | algorithm,
+        "training": {"runners": 2, "envs_per_runner": 4, "learners": 2},
+    }
+    with pytest.raises(ConfigError, match=named):
+        load_policy_config(content)
+    good = load_policy_config(content | {"algorithm": SMALL | {"least_uses_per_batch": 2.0, "uses_per_batch": 2}})
+    config: Any = algorithm_config(load_environment(small_environment()), good, cpus=8)
+    assert (config.num_learners, config.num_env_runners) == (2, 2)
+    assert (config.train_batch_size_per_learner, config.minibatch_steps) == (80, 32)
