@@ -24,7 +24,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 import offload_rllib
-from offload_rllib.algorithms.appo_learner import LAG, TARGET_LOGP, APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.appo_learner import LAG, SAMPLER_KL, TARGET_LOGP, APPOLearner, LearnerStoppedError
+from offload_rllib.algorithms.exchange.averaging import parameters_of
 from offload_rllib.algorithms.on_policy import HAS_CHOICE
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.config import ConfigError, PolicyConfig, load_environment, load_policy_config
@@ -300,26 +301,64 @@ def test_the_target_network_follows_when_it_is_due() -> None:
 
 
 @pytest.mark.parametrize("when", ["interval", "arrival"])
-def test_lag_counts_gradient_steps_since_the_weights_that_sampled(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lag_counts_gradient_steps_since_the_weights_that_sampled(when: str) -> None:
     learner, runner = make_learner(appo_config({"minibatch_steps": 10_000}), decisions={"when": when})
     lags: list[float] = []
-    monkeypatch.setattr(learner, "descend", lambda *_: lags.append(float(learner._noted[SHARED][-1][LAG])))
+
+    def use(batch: dict[str, Any]) -> None:
+        learner._update({SHARED: batch})
+        lags.append(learner.metrics.peek((SHARED, LAG)))
+
     first = batch_of(learner, runner)
     for _ in range(3):
-        learner._update({SHARED: first})
+        use(first)
     learner._weights_seq_no = 7  # RLlib numbers weights by batches
     runner.set_state(learner.get_state(components=COMPONENT_RL_MODULE))
-    learner._update({SHARED: first})
+    use(first)
     second = batch_of(learner, runner)
-    learner._update({SHARED: second})
-    learner._update({SHARED: first})
+    use(second)
+    use(first)
     chosen = (second[Columns.OBS]["action_mask"].sum(-1) > 1) & second[Columns.LOSS_MASK].bool()
     older = torch.nonzero(chosen)[: int(chosen.sum()) // 4, 0]
     second[WEIGHTS_SEQ_NO][older] = 0
-    learner._update({SHARED: second})
+    use(second)
     share = len(older) / int(chosen.sum())
     assert lags == [0, 1, 2, 3, 1, 5, pytest.approx(share * 6 + (1 - share) * 3)]
     learner.shutdown()
+
+
+@pytest.mark.parametrize("network", [{"hidden": [16, 8]}, {"kind": "pointer", "hidden": [8]}], ids=str)
+def test_written_out_gradient_steps_are_those_of_autograd(network: dict[str, Any]) -> None:
+    """On samples that are old: the target network has moved away from what sampled, the actor from both."""
+    settings = {"minibatch_steps": 10_000, "importance_clip": 1.2, "entropy_coeff": 0.1, "grad_clip": None}
+    learners, figures = [], []
+    for how in ("fused", "torch"):
+        policy = appo_config(settings | {"learner": how})
+        content = policy.model_dump(mode="json", by_alias=True)
+        learner, runner = make_learner(load_policy_config(content | {"network": network}))
+        torch.manual_seed(7)
+        for parameter in learner.network(SHARED).parameters():
+            parameter.data += torch.randn_like(parameter)
+        assert (learner.fused_steps(SHARED) is not None) == (how == "fused")
+        learner._update({SHARED: batch_of(learner, runner)})
+        figures.append(
+            {
+                name: learner.metrics.peek((SHARED, name))
+                for name in (LAG, SAMPLER_KL, "importance_mean", "policy_loss", "vf_loss", "entropy", "clip_fraction")
+            }
+        )
+        learners.append(learner)
+    assert figures[0][SAMPLER_KL] > 0.01
+    assert 0 < figures[0]["clip_fraction"] < 1
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3, abs=1e-5)
+    optimizers = [learner.get_optimizer(SHARED) for learner in learners]
+    for one, other in zip(*map(parameters_of, optimizers), strict=True):
+        gradient, expected = (
+            10 * optimizer.state[of]["exp_avg"] for optimizer, of in zip(optimizers, (one, other), strict=True)
+        )
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=max(1e-6, 1e-5 * float(expected.abs().max())))
+    for learner in learners:
+        learner.shutdown()
 
 
 @pytest.mark.usefixtures("ray_session")

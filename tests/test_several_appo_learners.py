@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from helpers.environments import small_environment
 from helpers.learners import same, weights_of
+from ray import cloudpickle
 from ray.rllib.algorithms.appo.utils import CircularBuffer
 from ray.rllib.core.learner.training_data import TrainingData
 
@@ -21,7 +24,16 @@ from offload_rllib.policies.sharing import SHARED
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.training.rllib_config import algorithm_config
 
-SMALL = {"name": "APPO", "fragment_steps": 20, "batch_env_steps": 160, "minibatch_steps": 64, "lr": 0.01}
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import the tests
+
+SMALL = {
+    "name": "APPO",
+    "fragment_steps": 20,
+    "batch_env_steps": 160,
+    "minibatch_steps": 64,
+    "exchange_uses": 1,
+    "lr": 0.01,
+}
 
 
 def make(
@@ -62,8 +74,7 @@ def targets_of(learner: APPOLearner) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("sharing", ["shared", "per_node"])
 def test_one_learner_that_meets_nobody_is_the_plain_algorithm_bit_for_bit(sharing: str) -> None:
-    # One gradient step per use: otherwise target networks move within a pass, and of several learners behind it.
-    learners, batches = make(2, sharing=sharing, minibatch_steps=100_000, target_update_every=3)
+    learners, batches = make(2, sharing=sharing, target_update_every=3)
     plain, meets = learners
     for _ in range(4):
         for batch in batches:
@@ -199,3 +210,43 @@ def test_a_batch_is_divided_and_used_by_all_alike(algorithm: dict[str, Any], nam
     config: Any = algorithm_config(load_environment(small_environment()), good, cpus=8)
     assert (config.num_learners, config.num_env_runners) == (2, 2)
     assert (config.train_batch_size_per_learner, config.minibatch_steps) == (80, 32)
+
+
+def _used(learner: APPOLearner) -> tuple[int, int, dict[str, np.ndarray]]:
+    """Return how many batches a learner has taken, how often it has used one, and its weights by name."""
+    weights = {name: value.detach().numpy().copy() for name, value in learner.network(SHARED).named_parameters()}
+    return learner._batches, learner._uses_of_all, weights
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_learners_in_processes_use_all_batches_alike_and_end_equal(tmp_path: Path) -> None:
+    settings = {"uses_per_batch": 3, "least_uses_per_batch": 3.0, "report_env_steps": 480, "buffer_batches": 2}
+    policy = load_policy_config(
+        {
+            "algorithm": SMALL | settings,
+            "network": {"hidden": [8]},
+            "training": {"runners": 1, "envs_per_runner": 4, "learners": 2, "seed": 3},
+        }
+    )
+    algorithm: Any = algorithm_config(load_environment(small_environment()), policy, cpus=2).build_algo()
+    try:
+        first = algorithm.learner_group.get_weights()
+        *_, result = (algorithm.train() for _ in range(4))
+        algorithm.save_checkpoint(str(tmp_path))
+        end_s = time.monotonic() + 60
+        found: list[Any] = []
+        while time.monotonic() < end_s:  # no batch comes while the trainer is not asked to train
+            found = [one.get() for one in algorithm.learner_group.foreach_learner(_used)]
+            if all(uses == 3 * batches for batches, uses, _ in found):
+                break
+            time.sleep(0.05)
+        (batches, uses, one), (_, _, other) = found
+        assert batches >= 4 * 480 // 160 - 1
+        assert [counts for *counts, _ in found] == [[batches, 3 * batches]] * 2
+        assert uses == 3 * batches
+        assert same(one, other)
+        assert not np.allclose(first[SHARED]["actor.scores.0.weight"], one["actor.scores.0.weight"])
+        assert result["learners"][SHARED]["lag"] >= 0
+    finally:
+        algorithm.stop()

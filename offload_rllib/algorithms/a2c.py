@@ -14,7 +14,8 @@ from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.constraints import ConstrainedAlgorithm
-from offload_rllib.algorithms.on_policy import EXPLAINED_VARIANCE, HAS_CHOICE, OnPolicyLearner
+from offload_rllib.algorithms.fused.actor_critic_learner import EXPLAINED_VARIANCE
+from offload_rllib.algorithms.on_policy import HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import UNSET, OnPolicyConfig
 from offload_rllib.config import algorithms as schema
 

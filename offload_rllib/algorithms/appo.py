@@ -6,7 +6,7 @@ RLlib's are the flow of samples, weights and batches, the buffer and the learner
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import ray
@@ -15,8 +15,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from offload_rllib.algorithms.appo_learner import APPOLearner
-from offload_rllib.algorithms.exchange.answers import LearnersHangError
+from offload_rllib.algorithms.exchange.answers import LearnersHangError, end
 from offload_rllib.algorithms.exchange.meeting import EXCHANGE_USES
+from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.offload_algorithm import OffloadAlgorithm
 from offload_rllib.algorithms.sampling import HANGING_TIMEOUTS
 from offload_rllib.algorithms.settings import UNSET, OffloadConfig, actor_critic_settings, refuse_stock
@@ -82,7 +83,8 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 
     def learner_settings(self, algorithm: schema.APPO, training: Training) -> dict[str, Any]:
         """Return what learners need; see `OffloadConfig.learner_settings`."""
-        return super().learner_settings(algorithm, training) | {EXCHANGE_USES: algorithm.exchange_uses}
+        own = {GRADIENTS: algorithm.learner, EXCHANGE_USES: algorithm.exchange_uses}
+        return super().learner_settings(algorithm, training) | own
 
     def adapt(self, algorithm: schema.APPO, training: Training, env: NativeEnv, policies: int) -> None:
         """Choose the runner that samples episodes; see `OffloadConfig.adapt`."""
@@ -129,7 +131,7 @@ class OffloadAPPOConfig(OffloadConfig, rllib_appo.APPOConfig):
 class APPO(OffloadAlgorithm, rllib_appo.APPO):
     """RLlib's APPO on the batched runner's episodes."""
 
-    _asked: Sequence[Any] = ()
+    _asked: tuple[Any, ...] = ()
     """Ray's references to what learners in processes of their own will have reported."""
 
     @classmethod
@@ -151,8 +153,9 @@ class APPO(OffloadAlgorithm, rllib_appo.APPO):
             [result] = self.learner_group.foreach_learner(APPOLearner.remaining_results)
             return result.get()
         workers = self.learner_group._workers  # noqa: SLF001
-        asked = self._asked or [worker.apply.remote(APPOLearner.remaining_results) for worker in workers]
-        answered, self._asked = ray.wait(asked, num_returns=len(asked), timeout=0)
+        asked = list(self._asked) or [worker.apply.remote(APPOLearner.remaining_results) for worker in workers]
+        answered, missing = ray.wait(asked, num_returns=len(asked), timeout=0)
+        self._asked = tuple(missing)
         return list(itertools.chain.from_iterable(ray.get(answered)))
 
     def _wait_for_learners(self) -> None:
@@ -173,6 +176,12 @@ class APPO(OffloadAlgorithm, rllib_appo.APPO):
     def _without_answer(manager: Any) -> list[Any]:
         asked = list(manager._in_flight_req_to_actor_id)  # noqa: SLF001
         return ray.wait(asked, num_returns=len(asked), timeout=0)[1] if asked else []
+
+    def cleanup(self) -> None:
+        """End all processes; several learners first, for their threads would wait for each other."""
+        if self.config.num_learners > 1:
+            end(self.learner_group._workers)  # noqa: SLF001
+        super().cleanup()
 
     def save_checkpoint(self, checkpoint_dir: str) -> Any:
         """Save checkpoint and policy between two gradient steps, and where several learners are equal."""

@@ -26,18 +26,13 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
-from offload_rllib.algorithms.direct_learner import DirectLearner
 from offload_rllib.algorithms.exchange.averaging import steps_of
-from offload_rllib.algorithms.exchange.meeting import EXCHANGE_USES, Meeting, ProcessMeeting
+from offload_rllib.algorithms.exchange.meeting import EXCHANGE_USES, LearnerLostError, Meeting, ProcessMeeting
 from offload_rllib.algorithms.exchange.moments import standardised
 from offload_rllib.algorithms.exchange.round import Round, Taught
-from offload_rllib.algorithms.on_policy import (
-    EXPLAINED_VARIANCE,
-    HAS_CHOICE,
-    IDLE_PER_CHOICE,
-    select_rows,
-    take,
-)
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps
+from offload_rllib.algorithms.fused.actor_critic_learner import EXPLAINED_VARIANCE, ActorCriticLearner
+from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, select_rows, take
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.envs.spaces import ELAPSED_S
 
@@ -45,7 +40,7 @@ WAIT_FOR_USES_S = 0.002
 LOOK_AFTER_THREAD_S = 1.0
 UPDATES = "updates"
 USES = "batch_uses"
-LAG = "lag"
+LAG, SAMPLER_KL = "lag", "sampler_kl"
 TARGET_LOGP = "target_logp"
 
 
@@ -68,7 +63,7 @@ class _WatchedEvent(threading.Event):
         return True
 
 
-class APPOLearner(DirectLearner, APPOTorchLearner):
+class APPOLearner(ActorCriticLearner, APPOTorchLearner):
     """RLlib's APPO learner, a thread beside its process's own, with the loss over the steps that have a choice.
 
     Several learners have batches of their own, and average their weights (see `docs/algorithms/appo.md`).
@@ -89,6 +84,7 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
         self._averages = False
         self._target_steps: Counter[str] = Counter()
         if self.config.num_learners > 1:
+            threading.excepthook = _say_unless_lost
             self.meeting = ProcessMeeting(self._device)
             self.begin_as_the_first(self.meeting)
 
@@ -199,49 +195,101 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
     def _average(self, learned: Round, meeting: Meeting) -> None:
         """Average weights and moments over all learners, and move target networks that are due.
 
-        Others are waited for without the lock: the trainer may take it while it sends no batch to anybody.
+        Others are waited for without the lock: the trainer may take it while it sends no batches.
         """
         learned.end(meeting, self._model_io_lock)
         with self._model_io_lock:
-            for module_id, optimizer in self.taught_optimizers().items():
-                steps, every = steps_of(optimizer), self.config.get_config_for_module(module_id).target_update_every
-                if steps // every > self._target_steps[module_id] // every:
-                    self._move_target(module_id)
-                    self._target_steps[module_id] = steps
+            for module_id in self.taught_optimizers():
+                self._move_target_if_due(module_id)
             self._steps_before[self._weights_seq_no] = self._updates.copy()
             self._round, self._averages = None, False
 
-    def _move_target(self, module_id: str) -> None:
-        tau = self.config.get_config_for_module(module_id).tau
-        for network, target in self.network(module_id).get_target_network_pairs():
-            update_target_network(main_net=network, target_net=target, tau=tau)
+    def _move_target_if_due(self, module_id: str) -> None:
+        config = self.config.get_config_for_module(module_id)
+        steps, every = steps_of(self.get_optimizer(module_id)), config.target_update_every
+        if steps // every > self._target_steps[module_id] // every:
+            for network, target in self.network(module_id).get_target_network_pairs():
+                update_target_network(main_net=network, target_net=target, tau=config.tau)
+            self._target_steps[module_id] = steps
 
-    def _learn(self, module_id: str, rows: dict[str, Any]) -> tuple[Tensor, int]:
+    def _learn(self, module_id: str, given: dict[str, Any]) -> tuple[Tensor, int]:
         """Use a batch once: V-trace over all of it, then a gradient step per minibatch; return the last loss and rows.
 
-        Target networks move here when they are due; those of several learners when these meet.
+        Behind it the target network moves if it is due; those of several learners move when these meet.
         """
         config = self.config.get_config_for_module(module_id)
-        selected = self.rows_of(module_id, config, rows)
-        size = len(selected[HAS_CHOICE])
+        if module_id not in self._target_steps:  # a restored Adam has taken some
+            self._target_steps[module_id] = steps_of(self.get_optimizer(module_id))
+        rows = self.rows_of(module_id, config, given)
+        size = len(rows[HAS_CHOICE])
         edges = np.linspace(0, size, max(size // config.minibatch_steps, 1) + 1).astype(int)
         order = torch.arange(size, device=self._device)
-        loss = torch.zeros(())
-        for first, last in itertools.pairwise(edges):
-            minibatch = take(selected, order[first:last])
-            outputs = self.module[module_id].forward_train(_chosen(minibatch))
-            loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
-            self._noted[module_id][-1][LAG] = self._lag(module_id, minibatch[WEIGHTS_SEQ_NO][minibatch[HAS_CHOICE]])
-            self.descend(module_id, config, loss)
-            self._updates[module_id] += 1
-            if self.meeting is None and self._updates[module_id] % config.target_update_every == 0:
-                self._move_target(module_id)
+        minibatches = [order[first:last] for first, last in itertools.pairwise(edges)]
+        self._log_age(module_id, rows, len(minibatches))
+        fused = self.fused_steps(module_id)
+        if fused is None:
+            loss = self._descend_along(module_id, config, rows, minibatches)
+        else:
+            loss = self._learn_fused(module_id, config, rows, minibatches, fused)
+        self._updates[module_id] += len(minibatches)
         self._uses[module_id] += 1
+        if self.meeting is None:
+            self._move_target_if_due(module_id)
         self.log_noted(module_id)
         # Since the learner was built; fewer uses than batches x uses_per_batch where the buffer overflowed.
         counts = {UPDATES: self._updates[module_id], USES: self._uses[module_id]}
         self.metrics.log_dict(counts, key=module_id, window=1)
-        return loss.detach(), size
+        return loss, size
+
+    def _descend_along(self, module_id: str, config: Any, rows: dict[str, Any], minibatches: list[Tensor]) -> Tensor:
+        """Take the gradient steps of autograd; return the last loss."""
+        loss = torch.zeros(())
+        for places in minibatches:
+            minibatch = take(rows, places)
+            outputs = self.module[module_id].forward_train(_chosen(minibatch))
+            loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=minibatch, fwd_out=outputs)
+            self.descend(module_id, config, loss)
+        return loss.detach()
+
+    def _learn_fused(
+        self, module_id: str, config: Any, rows: dict[str, Any], minibatches: list[Tensor], steps: ActorCriticSteps
+    ) -> Tensor:
+        """Take the gradient steps of PPO, whose ratio is measured from the target network, or less where that is old.
+
+        min(mu / pi', c) pi / mu is pi over the larger one of pi' and mu / c.
+        """
+        least = rows[Columns.ACTION_LOGP] - math.log(config.target_worker_clipping)
+        measured_from = torch.maximum(rows[TARGET_LOGP], least)
+        loss = self.learn_fused(
+            module_id,
+            config,
+            rows | {Columns.ACTION_LOGP: measured_from},
+            [(places, 1.0) for places in minibatches],
+            steps,
+        )
+        return torch.tensor(loss)
+
+    def clip_of(self, config: Any) -> float:
+        """Return how far the ratio of probabilities may move."""
+        return config.clip_param
+
+    def _log_age(self, module_id: str, rows: dict[str, Any], steps: int) -> None:
+        """Log how old, in gradient steps and in effect, the samples are that so many steps are to learn from."""
+        chosen, here = _chosen(rows), rows[HAS_CHOICE]
+        module = self.network(module_id)
+        with torch.no_grad():
+            of = module.get_train_action_dist_cls().from_logits
+            present: Any = of(module.forward_train(chosen)[Columns.ACTION_DIST_INPUTS])
+            log_ratio = present.logp(chosen[Columns.ACTIONS]) - chosen[Columns.ACTION_LOGP]
+            importance = (rows[TARGET_LOGP][here] - chosen[Columns.ACTION_LOGP]).exp()
+        count = here.sum().clamp_min(1)
+        figures = {
+            # Over the use: each gradient step adds one.
+            LAG: float(self._lag(module_id, rows[WEIGHTS_SEQ_NO][here])) + (steps - 1) / 2,
+            SAMPLER_KL: float((log_ratio.exp() - 1 - log_ratio).sum() / count),
+            "importance_mean": float(importance.sum() / count),
+        }
+        self.metrics.log_dict(figures, key=module_id, window=1)
 
     def rows_of(self, module_id: str, config: Any, rows: dict[str, Any]) -> dict[str, Any]:
         """Return the columns to learn from: all steps with a choice and a sample of the others, in random order.
@@ -342,19 +390,25 @@ class APPOLearner(DirectLearner, APPOTorchLearner):
                 VF_LOSS_KEY: value_loss,
                 EXPLAINED_VARIANCE: explained_variance(targets, values),
                 ENTROPY_KEY: entropy,
-                "sampler_kl": over_choices(log_ratio.exp() - 1 - log_ratio),
                 "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
-                "importance_mean": over_choices(target_log_ratio.exp()),
                 "choices_share": has_choice.float().mean(),
             },
         )
         entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
+    fused_loss = compute_loss_for_module
+
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Move schedules on; RLlib's APPO would move target networks too, by a count that takes agents for steps."""
         super(RLlibAPPOLearner, self).after_gradient_based_update(timesteps=timesteps)
         self.schedules_are_at(timesteps)
+
+
+def _say_unless_lost(raised: threading.ExceptHookArgs) -> None:
+    """Say what has ended a thread, unless another learner is gone: `LearnerStoppedError` says that."""
+    if not isinstance(raised.exc_value, LearnerLostError):
+        threading.__excepthook__(raised)
 
 
 def would_drop(buffer: CircularBuffer) -> bool:

@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
@@ -32,25 +30,13 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
-from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, largest_norm
 from offload_rllib.algorithms.exchange.averaging import steps_of
 from offload_rllib.algorithms.exchange.learner import MeetingLearner
 from offload_rllib.algorithms.exchange.lesson import MOMENT, Lesson, Met, Rows, take
 from offload_rllib.algorithms.exchange.meeting import LATE_SHARE
 from offload_rllib.algorithms.exchange.plan import Plan
 from offload_rllib.algorithms.exchange.round import Taught
-from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
-from offload_rllib.algorithms.fused.kernels import (
-    CHOICES,
-    CLIPPED,
-    DIVERGENCE,
-    ENTROPY,
-    EXPLAINED,
-    FIGURES,
-    SURROGATE,
-    VALUE_LOSS,
-)
-from offload_rllib.algorithms.fused.network import CoveredNetwork
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE
 from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
 from offload_rllib.algorithms.sequences import MEMORY_STEPS, sequence_orders, sequences_of
 from offload_rllib.policies.module import EVERYONE, MEMORY, SEQUENCES
@@ -59,7 +45,6 @@ from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.episodes import agent_steps_of
 
 IDLE_PER_CHOICE = "idle_per_choice"
-EXPLAINED_VARIANCE = "vf_explained_var"
 FIRST_DIVERGENCE = "divergence_from_first"
 
 # Observations per forward pass of the critic: few enough to stay in a core's cache.
@@ -361,7 +346,7 @@ class OnPolicyLearner(MeetingLearner):
         """
         fused = self.fused_steps(module_id)
         if fused is not None:
-            self._learn_fused(module_id, config, rows, minibatches, fused)
+            self.learn_fused(module_id, config, rows, minibatches, fused)
             return
         for order, share in minibatches:
             if not len(order):
@@ -379,63 +364,3 @@ class OnPolicyLearner(MeetingLearner):
     def fused_steps(self, module_id: str) -> Any:
         """Return the gradient steps that are written out; see `FusedLearner`. The pull is not."""
         return None if self._pull_weight(module_id) else super().fused_steps(module_id)
-
-    def make_steps(self, network: CoveredNetwork, optimizer: Any) -> ActorCriticSteps:
-        """Make gradient steps of actor and critic; see `FusedLearner`."""
-        return ActorCriticSteps(network, optimizer)
-
-    def _learn_fused(
-        self,
-        module_id: str,
-        config: Any,
-        rows: Rows,
-        minibatches: Iterable[tuple[Tensor, float]],
-        steps: ActorCriticSteps,
-    ) -> None:
-        settings = LossSettings(
-            clip=self.clip_of(config),
-            entropy_coeff=float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value()),
-            value_coeff=config.vf_loss_coeff,
-        )
-        found: list[np.ndarray] = []
-        steps.take_over()
-        try:
-            for order, share in minibatches:
-                if len(order):
-                    figures = steps.compute(rows, order, settings)
-                    if share != 1:
-                        steps.gradient *= share
-                else:
-                    figures = np.zeros(FIGURES)
-                    steps.gradient.zero_()
-                if self.meeting is not None and self.adds_gradients:
-                    self.meeting.add(steps.gradient)
-                norm, loss = steps.norm(), settings.loss_of(figures)
-                figures[CHOICES] /= max(len(order), 1)
-                noted = np.append(figures, norm)
-                if len(order):
-                    found.append(noted)
-                self.check_finite(module_id, loss, norm, lambda noted=noted: self._figures_of(config, noted))
-                steps.step(norm, largest_norm(config))
-        finally:
-            steps.hand_back()
-        if found:
-            self.note(module_id, self._figures_of(config, np.mean(found, 0)))
-
-    def _figures_of(self, config: Any, found: np.ndarray) -> dict[str, Tensor]:
-        """Return what the kernels have found, with the norm behind it, under the torch learner's names."""
-        figures = {
-            POLICY_LOSS_KEY: -found[SURROGATE],
-            VF_LOSS_KEY: found[VALUE_LOSS],
-            EXPLAINED_VARIANCE: found[EXPLAINED],
-            ENTROPY_KEY: found[ENTROPY],
-            "choices_share": found[CHOICES],
-            GRADIENT_NORM: found[-1],
-        }
-        if self.clip_of(config) is not None:
-            figures |= {LEARNER_RESULTS_KL_KEY: found[DIVERGENCE], "clip_fraction": found[CLIPPED]}
-        return {name: torch.tensor(value) for name, value in figures.items()}
-
-    def clip_of(self, config: Any) -> float | None:
-        """Return how far the ratio of probabilities may move; None: the loss has no ratio."""
-        return None

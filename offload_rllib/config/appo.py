@@ -51,7 +51,10 @@ class APPO(AlgorithmSettings):
     buffer_batches: Count = 4
     """Batches that wait to be learned from, in random order; a new one replaces the oldest, with several learners once
     that is used up."""
-    exchange_uses: Count = 1
+    learner: Literal["torch", "fused"] = "fused"
+    """How gradient steps are taken, as PPO's: torch: by autograd; fused: written out, several times faster, for the
+    networks of this package on the CPU, otherwise as torch. Both give the same except for rounding."""
+    exchange_uses: Count = 4
     """With several learners (`training.learners`): uses of batches for which each learns by itself, before their
     weights are averaged and handed to the runners."""
     target_update_every: Count = 32

@@ -43,7 +43,7 @@ def answers_of(learners: Sequence[Any], method: str, *, limit_s: float = math.in
         left_s = None if math.isinf(limit_s) else max(end_s - time.monotonic(), 0.0)
         answered, missing = ray.wait(missing, timeout=left_s)
         if not answered:
-            _end(learners)
+            end(learners)
             raise LearnersHangError(f"{len(missing)} of {len(learners)} learners have not answered for {limit_s:.0f} s")
         if missing:
             soon, missing = ray.wait(missing, num_returns=len(missing), timeout=SOON_S)
@@ -54,12 +54,13 @@ def answers_of(learners: Sequence[Any], method: str, *, limit_s: float = math.in
             if missing:
                 answered += ray.wait(missing, num_returns=len(missing), timeout=OTHERS_MAY_TELL_S)[0]
             errors = _errors(answered)
-            _end(learners)
+            end(learners)
             raise min(errors, key=_rank) from None
     return [found[reference] for reference in asked]
 
 
-def _end(learners: Sequence[Any]) -> None:
+def end(learners: Sequence[Any]) -> None:
+    """End learners at once, so that none of them complains of missing another."""
     for learner in learners:
         ray.kill(learner)
 

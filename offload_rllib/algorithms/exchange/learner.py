@@ -12,10 +12,10 @@ from offload_rllib.algorithms.exchange.lesson import Lesson, Met, assume, meet
 from offload_rllib.algorithms.exchange.meeting import EXCHANGE, EXCHANGE_BATCHES, GRADIENTS, ProcessMeeting
 from offload_rllib.algorithms.exchange.own_runner import OwnRunner
 from offload_rllib.algorithms.exchange.round import Round, Taught, average_taught
-from offload_rllib.algorithms.fused.learner import FusedLearner
+from offload_rllib.algorithms.fused.actor_critic_learner import ActorCriticLearner
 
 
-class MeetingLearner(FusedLearner):
+class MeetingLearner(ActorCriticLearner):
     """Samples, learns, and exchanges weights or gradients with the other learners (see `docs/scaling.md`).
 
     A subclass gives `teach`, which calls `meet_before` and `meet_behind`.

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from offload_rllib.algorithms.fused.perceptron import Layer, PerceptronPass
 from offload_rllib.algorithms.fused.pointer import PooledPass, ScoresPass
-from offload_rllib.policies.module import MaskedActorCritic, MaskedQ
+from offload_rllib.policies.module import MaskedActorCritic, MaskedAPPO, MaskedQ
 from offload_rllib.policies.network import Actor, Critic, QNetwork
 from offload_rllib.policies.perceptron import is_hooked, plain_layers
 from offload_rllib.policies.pointer import DestinationLayers, DestinationScores, PooledDestinations
 
 Pass = PerceptronPass | ScoresPass | PooledPass
 
+ACTOR_CRITICS = (MaskedActorCritic, MaskedAPPO)
+OF_TARGET = "target_actor."
 # What the fused learner's Adam does not do.
 ADAMS_OPTIONS = ("weight_decay", "amsgrad", "maximize", "differentiable")
 
@@ -59,12 +61,12 @@ class CoveredNetwork:
             return None
         actions = int(module.action_space.n)
         found: list[tuple[Part, ...] | None]
-        if type(module) is MaskedActorCritic and type(module.actor) is Actor and type(module.critic) is Critic:
+        if type(module) in ACTOR_CRITICS and type(module.actor) is Actor and type(module.critic) is Critic:
             found = [_joined([_scores_of(module.actor, actions), _value_of(module.critic, actions)]), ()]
-            learned: nn.Module = module
+            learned = [one for name, one in module.named_parameters() if not name.startswith(OF_TARGET)]
         elif type(module) is MaskedQ:
             found = [_parts_of_values(network, actions) for network in (module.q, module.target_q)]
-            learned = module.q
+            learned = list(module.q.parameters())
         else:
             return None
         parts, target = found
@@ -78,7 +80,7 @@ class CoveredNetwork:
         layers = [layer for part in self.parts for layer in part.layers]
         return [weights for layer in layers for weights in (layer.weight, layer.bias) if weights is not None]
 
-    def _is_learned_by(self, optimizer: Any, module: nn.Module) -> bool:
+    def _is_learned_by(self, optimizer: Any, learned: list[Any]) -> bool:
         if type(optimizer) is not torch.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         (group,) = optimizer.param_groups
@@ -88,9 +90,7 @@ class CoveredNetwork:
         )
         parameters, state = self.parameters(), optimizer.state
         # A weight that is used twice would get the gradient of one of its places.
-        is_whole = all(
-            sorted(map(id, parameters)) == sorted(map(id, others)) for others in (module.parameters(), group["params"])
-        )
+        is_whole = all(sorted(map(id, parameters)) == sorted(map(id, others)) for others in (learned, group["params"]))
         is_learned = all(parameter.requires_grad for parameter in parameters)
         taken = {float(state[parameter]["step"]) if parameter in state else 0.0 for parameter in parameters}
         return is_plain and is_whole and is_learned and len(taken) == 1
