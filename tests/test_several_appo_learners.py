@@ -72,6 +72,20 @@ def targets_of(learner: APPOLearner) -> list[torch.Tensor]:
     ]
 
 
+def rows_learned_from(learner: Any, batch: dict[str, Any]) -> int:
+    """Use a batch once; return how many of its rows were learned from."""
+    learn, rows = learner._learn, []
+
+    def counted(*given: Any) -> Any:
+        loss, size = learn(*given)
+        rows.append(size)
+        return loss, size
+
+    learner._learn = counted
+    learner._update(batch)
+    return rows[0]
+
+
 @pytest.mark.parametrize("sharing", ["shared", "per_node"])
 def test_one_learner_that_meets_nobody_is_the_plain_algorithm_bit_for_bit(sharing: str) -> None:
     learners, batches = make(2, sharing=sharing, target_update_every=3)
@@ -89,9 +103,7 @@ def test_one_learner_that_meets_nobody_is_the_plain_algorithm_bit_for_bit(sharin
 def test_weights_and_moments_are_averages_by_rows_of_what_each_has_learned() -> None:
     learners, batches = make(4, target_update_every=1)
     *pair, one, other = learners
-    rows = []
-    for learner, batch in zip((one, other), batches, strict=True):
-        rows.append(learner._learn(SHARED, batch[SHARED])[1])
+    rows = [rows_learned_from(learner, batch) for learner, batch in zip((one, other), batches, strict=True)]
     assert rows[1] > 1.5 * rows[0]
     together(pair, lambda learner, index: learner._update(batches[index]))
     shares = np.array(rows) / sum(rows)
@@ -106,6 +118,20 @@ def test_weights_and_moments_are_averages_by_rows_of_what_each_has_learned() -> 
     actor = [value for key, value in found.items() if key.startswith("actor") and " " not in key]
     for value, target in zip(actor, targets_of(pair[0]), strict=True):
         np.testing.assert_array_equal(value, target)
+    end(learners)
+
+
+def test_a_learner_without_a_choice_takes_over_what_the_others_have_learned() -> None:
+    learners, batches = make(2, target_update_every=1)
+    idle, busy = batches
+    masks = idle[SHARED]["obs"]["action_mask"]
+    masks[:, 1:] = 0
+    alone = weights_of(learners[0])[SHARED]
+    for batch in (idle, busy):
+        together(learners, lambda learner, index, batch=batch: learner._update(batch if index else idle))
+        first, second = (weights_of(learner)[SHARED] for learner in learners)
+        assert same(first, second)
+        assert np.array_equal(first["actor.scores.0.weight"], alone["actor.scores.0.weight"]) == (batch is idle)
     end(learners)
 
 

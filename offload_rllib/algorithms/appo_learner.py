@@ -82,7 +82,8 @@ class APPOLearner(ActorCriticLearner, APPOTorchLearner):
         self._agg_event = _WatchedEvent(self._check_thread)
         self._round: Round | None = None
         self._averages = False
-        self._target_steps: Counter[str] = Counter()
+        # Gradient steps of each policy when its target network moved last.
+        self._target_steps: dict[str, int] = {}
         if self.config.num_learners > 1:
             threading.excepthook = _say_unless_lost
             self.meeting = ProcessMeeting(self._device)
@@ -168,8 +169,11 @@ class APPOLearner(ActorCriticLearner, APPOTorchLearner):
         losses: dict[str, Tensor] = {}
         try:
             with self._model_io_lock:
+                optimizers = self.taught_optimizers()
+                if not self._target_steps:  # a restored Adam has taken some
+                    self._target_steps = {name: steps_of(optimizer) for name, optimizer in optimizers.items()}
                 if self._round is None and self.meeting is not None:
-                    self._round = Round(self.taught_optimizers(), 0)
+                    self._round = Round(optimizers, 0)
                 sizes = {}
                 for module_id, rows in batch.items():
                     if self.should_module_be_updated(module_id):
@@ -218,10 +222,10 @@ class APPOLearner(ActorCriticLearner, APPOTorchLearner):
         Behind it the target network moves if it is due; those of several learners move when these meet.
         """
         config = self.config.get_config_for_module(module_id)
-        if module_id not in self._target_steps:  # a restored Adam has taken some
-            self._target_steps[module_id] = steps_of(self.get_optimizer(module_id))
         rows = self.rows_of(module_id, config, given)
         size = len(rows[HAS_CHOICE])
+        if not size:  # none of the policy's agents had a choice
+            return torch.zeros(()), 0
         edges = np.linspace(0, size, max(size // config.minibatch_steps, 1) + 1).astype(int)
         order = torch.arange(size, device=self._device)
         minibatches = [order[first:last] for first, last in itertools.pairwise(edges)]
