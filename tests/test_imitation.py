@@ -142,6 +142,7 @@ def test_destinations_with_equal_features_are_one() -> None:
     [
         ({"rule": "always_cloud"}, {}, "training.imitate.rule: 'always_cloud' needs a cloud"),
         ({"rule": "shortest"}, {}, "training.imitate.rule: 'shortest' is not a heuristic"),
+        ({"rule": "bestt"}, {}, "Did you mean 'best'"),
         ({}, {"decisions": {"when": "interval"}}, "decisions.when: interval; accepted: arrival"),
         ({"algorithm": {"name": "DDQN", "sample_env_steps": 80}}, {}, "DDQN learns action values"),
     ],

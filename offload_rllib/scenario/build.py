@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,8 +206,14 @@ def _split_deciders(config: EnvironmentConfig, network: Network, deciding: list[
     return agents, [i for i in deciding if i not in set(agents)]
 
 
-def check_rule(text: str, where: str, config: EnvironmentConfig | None = None) -> None:
+def check_rule(text: str, where: str, config: EnvironmentConfig | None = None, *, beside: Sequence[str] = ()) -> None:
     """Check the name and the parameter of a heuristic, and that it makes sense in an environment.
+
+    Args:
+        text: the heuristic.
+        where: what the message begins with.
+        config: of the environment.
+        beside: other texts that would have been accepted, for the message.
 
     Raises:
         ConfigError: there is no such rule, it takes no such parameter, or the environment lacks what it needs.
@@ -216,7 +223,7 @@ def check_rule(text: str, where: str, config: EnvironmentConfig | None = None) -
     except KeyError as error:
         raise ConfigError(
             f"{where}: '{text}' is not a heuristic, nor a function package.module:function."
-            f"{nearest(text.partition(':')[0], HEURISTICS)}"
+            f"{nearest(text.partition(':')[0], [*HEURISTICS, *beside])}"
         ) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

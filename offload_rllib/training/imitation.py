@@ -75,7 +75,7 @@ def check_imitation(policy: PolicyConfig, env: NativeEnv, *, reads: bool = True)
         if reads:
             _lesson_of(wanted, env)
     elif wanted.rule != BEST:
-        check_rule(wanted.rule, "training.imitate.rule", env.scenario.config)
+        check_rule(wanted.rule, "training.imitate.rule", env.scenario.config, beside=[BEST])
     return wanted
 
 
