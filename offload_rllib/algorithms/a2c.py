@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.constraints import ConstrainedAlgorithm
-from offload_rllib.algorithms.fused.actor_critic_learner import EXPLAINED_VARIANCE
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import UNSET, OnPolicyConfig
 from offload_rllib.config import algorithms as schema
@@ -95,22 +92,9 @@ class A2CLearner(OnPolicyLearner):
         logp = distribution.logp(batch[Columns.ACTIONS])
         policy_loss = -(batch[Postprocessing.ADVANTAGES] * logp * has_choice).sum() / choices
         entropy = (distribution.entropy() * has_choice).sum() / choices
-        values = module.compute_values(batch)
-        targets = batch[Postprocessing.VALUE_TARGETS]
-        value_loss = (values - targets).square().mean()
-        self.note(
-            module_id,
-            {
-                POLICY_LOSS_KEY: policy_loss,
-                VF_LOSS_KEY: value_loss,
-                EXPLAINED_VARIANCE: explained_variance(targets, values),
-                ENTROPY_KEY: entropy,
-                "choices_share": has_choice.float().mean(),
-            },
-        )
-        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
-        pull = self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
-        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy + pull
+        loss = self.whole_loss(module_id, config, batch, policy_loss, entropy, {})
+        # Noted behind the other parts of the loss.
+        return loss + self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
 
     fused_loss = compute_loss_for_module
 

@@ -16,14 +16,13 @@ import torch
 from ray.rllib.algorithms.appo.appo_learner import APPOLearner as RLlibAPPOLearner
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.appo.utils import CircularBuffer
+from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.learner.utils import update_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.exchange.averaging import steps_of
@@ -31,7 +30,7 @@ from offload_rllib.algorithms.exchange.meeting import EXCHANGE_USES, LearnerLost
 from offload_rllib.algorithms.exchange.moments import standardised
 from offload_rllib.algorithms.exchange.round import Round, Taught
 from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps
-from offload_rllib.algorithms.fused.actor_critic_learner import EXPLAINED_VARIANCE, ActorCriticLearner
+from offload_rllib.algorithms.fused.actor_critic_learner import ActorCriticLearner
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE, select_rows, take
 from offload_rllib.algorithms.vtrace import vtrace
 from offload_rllib.envs.spaces import ELAPSED_S
@@ -277,6 +276,12 @@ class APPOLearner(ActorCriticLearner, APPOTorchLearner):
         """Return how far the ratio of probabilities may move."""
         return config.clip_param
 
+    def _figures_of(self, config: Any, found: np.ndarray) -> dict[str, Tensor]:
+        """Leave out PPO's divergence: it would be from what the ratio is measured from, and not from what sampled."""
+        figures = super()._figures_of(config, found)
+        del figures[LEARNER_RESULTS_KL_KEY]
+        return figures
+
     def _log_age(self, module_id: str, rows: dict[str, Any], steps: int) -> None:
         """Log how old, in gradient steps and in effect, the samples are that so many steps are to learn from."""
         chosen, here = _chosen(rows), rows[HAS_CHOICE]
@@ -384,22 +389,8 @@ class APPOLearner(ActorCriticLearner, APPOTorchLearner):
         )
         policy_loss = -over_choices(surrogate)
         entropy = over_choices(present.entropy())
-        values = module.compute_values(batch)
-        targets = batch[Postprocessing.VALUE_TARGETS]
-        value_loss = (values - targets).square().mean()
-        self.note(
-            module_id,
-            {
-                POLICY_LOSS_KEY: policy_loss,
-                VF_LOSS_KEY: value_loss,
-                EXPLAINED_VARIANCE: explained_variance(targets, values),
-                ENTROPY_KEY: entropy,
-                "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
-                "choices_share": has_choice.float().mean(),
-            },
-        )
-        entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
-        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
+        figures = {"clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float())}
+        return self.whole_loss(module_id, config, batch, policy_loss, entropy, figures)
 
     fused_loss = compute_loss_for_module
 

@@ -13,13 +13,10 @@ from ray.rllib.algorithms.ppo.ppo import (
 )
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.constraints import ConstrainedAlgorithm
-from offload_rllib.algorithms.fused.actor_critic_learner import EXPLAINED_VARIANCE
 from offload_rllib.algorithms.on_policy import HAS_CHOICE, OnPolicyLearner
 from offload_rllib.algorithms.settings import OnPolicyConfig
 from offload_rllib.config import algorithms as schema
@@ -49,26 +46,15 @@ class PPOLearner(OnPolicyLearner, PPOTorchLearner):
         )
         entropy = over_choices(distribution.entropy())
         policy_loss = -over_choices(surrogate)
-        values = module.compute_values(batch)
-        targets = batch[Postprocessing.VALUE_TARGETS]
-        value_loss = (values - targets).square().mean()
         # Schulman's estimator of the divergence from the sampling policy: unbiased and never negative.
         divergence = over_choices((ratio - 1) - log_ratio)
-        entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
-        self.note(
-            module_id,
-            {
-                POLICY_LOSS_KEY: policy_loss,
-                VF_LOSS_KEY: value_loss,
-                EXPLAINED_VARIANCE: explained_variance(targets, values),
-                ENTROPY_KEY: entropy,
-                LEARNER_RESULTS_KL_KEY: divergence,
-                "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
-                "choices_share": has_choice.float().mean(),
-            },
-        )
-        pull = self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
-        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy + pull
+        figures = {
+            LEARNER_RESULTS_KL_KEY: divergence,
+            "clip_fraction": over_choices(((ratio - 1).abs() > config.clip_param).float()),
+        }
+        loss = self.whole_loss(module_id, config, batch, policy_loss, entropy, figures)
+        # Noted behind the other parts of the loss.
+        return loss + self.pull_of(module_id, batch, fwd_out[Columns.ACTION_DIST_INPUTS])
 
     fused_loss = compute_loss_for_module
 

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.torch_utils import explained_variance
 from torch import Tensor
 
 from offload_rllib.algorithms.direct_learner import GRADIENT_NORM, largest_norm
-from offload_rllib.algorithms.fused.actor_critic import ActorCriticSteps, LossSettings
+from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE, ActorCriticSteps, LossSettings
 from offload_rllib.algorithms.fused.kernels import (
     CHOICES,
     CLIPPED,
@@ -38,6 +40,38 @@ class ActorCriticLearner(FusedLearner):
     def make_steps(self, network: CoveredNetwork, optimizer: Any) -> ActorCriticSteps:
         """Make gradient steps of actor and critic; see `FusedLearner`."""
         return ActorCriticSteps(network, optimizer)
+
+    def whole_loss(
+        self,
+        module_id: str,
+        config: Any,
+        batch: dict[str, Any],
+        policy_loss: Tensor,
+        entropy: Tensor,
+        figures: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the loss of actor and critic over a minibatch, and note its parts.
+
+        Args:
+            module_id: the policy.
+            config: its own.
+            batch: N rows.
+            policy_loss: of the actor.
+            entropy: of the actor's choices.
+            figures: what else is noted.
+        """
+        values, targets = self.network(module_id).compute_values(batch), batch[Postprocessing.VALUE_TARGETS]
+        value_loss = (values - targets).square().mean()
+        parts = {
+            POLICY_LOSS_KEY: policy_loss,
+            VF_LOSS_KEY: value_loss,
+            EXPLAINED_VARIANCE: explained_variance(targets, values),
+            ENTROPY_KEY: entropy,
+            "choices_share": batch[HAS_CHOICE].float().mean(),
+        }
+        self.note(module_id, parts | figures)
+        entropy_coeff: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+        return policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
 
     def learn_fused(
         self,
