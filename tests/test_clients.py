@@ -118,9 +118,10 @@ def started(found, nested):
 
 if __name__ == "__main__":
     found = fork.SimpleQueue()
-    number(found, True)
+    number(found, False)
     started(found, True)
-    print([found.get() for _ in range(4)])
+    started(found, True)
+    print([found.get() for _ in range(5)])
 """
 
 
@@ -131,7 +132,7 @@ def test_processes_are_numbered_apart_and_the_same_in_every_run() -> None:
     )
     assert first == second
     assert first[0] == 0
-    assert len(set(first)) == 4
+    assert len(set(first)) == 5
     assert all(number < 2**32 for number in first)
 
 
