@@ -29,8 +29,8 @@ from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX, EpisodeMetrics, figures_of
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
-from offload_rllib.rollout.hindsight import decision_costs
-from offload_rllib.rollout.runner import CREDIT, DECISIONS, BatchedEnvRunner
+from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, decision_costs
+from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
 from offload_rllib.simulator.types import NONE
 
 ARRIVAL = {"when": "arrival", "max_hops": 2}

@@ -326,13 +326,10 @@ def build(schema: type[Schema], key: Key) -> Built:
             part = part.setdefault(section, {})
         part[name] = value
     policy = load_policy_config(content)
-    changes: dict[str, Any] = WITHOUT_DEADLINES if key.name == "credit" else {}
+    changes: dict[str, Any] = {}
     if "training.imitate" in key.beside or key.name in ("memory", "mixer", "mixing_units"):
         changes = {"decisions": ARRIVAL}
     environment = small_environment(**changes)
-    if key.name == "credit":
-        for node in environment["topology"]["nodes"]:
-            node.pop("queue_capacity", None)
     config = algorithm_config(load_environment(environment), policy, cpus=4)
     return Built(policy, config, config.rl_module_spec.model_config, config.learner_config_dict)
 

@@ -30,10 +30,11 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from offload_rllib.algorithms.advantages import generalised_advantages
+from offload_rllib.algorithms.annealing import annealed
 from offload_rllib.algorithms.exchange.averaging import steps_of
 from offload_rllib.algorithms.exchange.learner import MeetingLearner
 from offload_rllib.algorithms.exchange.lesson import MOMENT, Lesson, Met, Rows, take
-from offload_rllib.algorithms.exchange.meeting import LATE_SHARE
+from offload_rllib.algorithms.exchange.meeting import BUDGET, LATE_SHARE
 from offload_rllib.algorithms.exchange.plan import Plan
 from offload_rllib.algorithms.exchange.round import Taught
 from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE
@@ -138,11 +139,8 @@ class OnPolicyLearner(MeetingLearner):
         """
         pieces: list[Rows] = []
         moments = before = 0
-        for steps in samples:
-            values = self.values_of(module_id, steps)
-            advantages = generalised_advantages(
-                steps, values, gamma=config.gamma, lambda_=config.lambda_, discount_s=config.discount_s
-            )
+        estimated, targets = self._estimates(module_id, samples, config)
+        for steps, advantages, returns in zip(samples, estimated, targets, strict=True):
             choices = steps.choices
             sequences = None
             if steps.memory is None:
@@ -156,7 +154,7 @@ class OnPolicyLearner(MeetingLearner):
                 Columns.ACTION_LOGP: steps.log_probabilities[rows],
                 HAS_CHOICE: choices[rows],
                 Postprocessing.ADVANTAGES: advantages[rows],
-                Postprocessing.VALUE_TARGETS: (advantages + values[: len(steps)])[rows],
+                Postprocessing.VALUE_TARGETS: returns[rows],
             }
             if steps.joint is not None and steps.moment is not None:
                 piece[MOMENT] = moments + steps.moment[rows]
@@ -180,6 +178,31 @@ class OnPolicyLearner(MeetingLearner):
                 first = self._first_actors[module_id](seen["observations"], seen["action_mask"])
             columns[FIRST_LOGP] = first.log_softmax(-1)
         return columns
+
+    def _estimates(
+        self, module_id: str, samples: list[AgentSteps], config: Any
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the advantages of each sample's rows, and the critic's targets; arguments as `rows_of`."""
+        advantages, targets = [], []
+        for steps in samples:
+            values = self.values_of(module_id, steps)
+            advantages.append(
+                generalised_advantages(
+                    steps, values, gamma=config.gamma, lambda_=config.lambda_, discount_s=config.discount_s
+                )
+            )
+            targets.append(advantages[-1] + values[: len(steps)])
+        gains = [steps.hindsight for steps in samples if steps.hindsight is not None]
+        if gains:
+            mixed = annealed(
+                np.concatenate(advantages),
+                np.concatenate(gains),
+                np.concatenate([steps.observations for steps in samples]),
+                np.concatenate([steps.choices for steps in samples]),
+                max(1.0 - self._schedules_at / self.config.learner_config_dict[BUDGET], 0.0),
+            )
+            advantages = np.split(mixed, np.cumsum([len(steps) for steps in samples])[:-1])
+        return advantages, targets
 
     def _pull_weight(self, module_id: str) -> float:
         """Return the present weight of the pull to the first policy."""

@@ -29,8 +29,8 @@ from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.warm_start import WarmStart
 from offload_rllib.rollout.callbacks import OffloadCallback
-from offload_rllib.rollout.hindsight import require_hindsight
-from offload_rllib.rollout.runner import DECISIONS, BatchedEnvRunner
+from offload_rllib.rollout.hindsight import STEPS, require_hindsight
+from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
 
 # RLlib's mark of an argument that is not given.
 UNSET: Any = NotProvided
@@ -166,6 +166,7 @@ class OnPolicyConfig(OffloadConfig):
             PULL: algorithm.pull_coeff,
             PULL_ENV_STEPS: training.env_steps,
             MEMORY_STEPS: algorithm.memory_steps,
+            CREDIT: algorithm.credit,
         }
         if algorithm.constraints:
             own[CONSTRAINTS] = [constraint.model_dump() for constraint in algorithm.constraints]
@@ -180,7 +181,7 @@ class OnPolicyConfig(OffloadConfig):
         """Check the environment; see `OffloadConfig.adapt`."""
         if algorithm.critic == "central":
             refuse_stock("critic", "central", training, env)
-        if algorithm.credit == DECISIONS:
+        if algorithm.credit != STEPS:
             _check_hindsight(algorithm, training, env)
         if algorithm.constraints:
             cost_table([constraint.figure for constraint in algorithm.constraints], env.scenario.arriving.types)
@@ -214,10 +215,10 @@ def refuse_stock(key: str, value: str, training: Training, env: NativeEnv) -> No
 
 
 def _check_hindsight(algorithm: OnPolicy, training: Training, env: NativeEnv) -> None:
-    """Reject credit in hindsight where it is not exact, or would not be known within a batch."""
-    require_hindsight(env.scenario)
+    """Reject credit in hindsight where it is not known, or not within a batch."""
+    require_hindsight(env.scenario, algorithm.credit)
     if training.env_runner != "batched":
-        raise ConfigError("algorithm.credit: decisions needs training.env_runner: batched")
+        raise ConfigError(f"algorithm.credit: {algorithm.credit} needs training.env_runner: batched")
     if isinstance(env, ArrivalEnv):
         return  # samples are whole episodes
     whole = training.samplers * training.envs_per_runner * env.steps_per_episode

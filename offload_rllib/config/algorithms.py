@@ -101,10 +101,11 @@ class OnPolicy(AlgorithmSettings):
     critic: Literal["local", "central"] = "local"
     """What the critic sees in training: local: the agent's observation; central: in addition the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""
-    credit: Literal["steps", "decisions"] = "steps"
+    credit: Literal["steps", "decisions", "annealed", "auto"] = "steps"
     """steps: learn from the reward of each step; decisions: learn from the cost of each decision for all tasks,
-    computed in hindsight at the end of the episode. The latter needs gamma 0, whole episodes per batch, and an
-    environment in which the cost is known exactly."""
+    computed in hindsight at the end of the episode, in place of any reward, with gamma 0; annealed: from decisions at
+    the beginning of training to steps at its end, along a line; auto: annealed with the reward `delay` where that is
+    possible, elsewhere steps. All but steps sample whole episodes (`docs/algorithms/ppo.md`)."""
     constraints: tuple[Constraint, ...] = ()
     """Bounds that training keeps, each by a multiplier that it learns (`docs/constraints.md`)."""
     learner: Literal["torch", "fused"] = "fused"
@@ -128,8 +129,11 @@ class OnPolicy(AlgorithmSettings):
         for figure in figures:
             if figures.count(figure) > 1:
                 raise ValueError(f"constraints: {figure} is bounded {figures.count(figure)} times; accepted: once")
-        if figures and self.credit == "decisions":
-            raise ValueError("constraints need credit: steps: hindsight charges a decision for delays, not for drops")
+        if figures and self.credit != "steps":
+            raise ValueError(
+                f"constraints need credit: steps (given: {self.credit}): hindsight knows what a decision costs by the "
+                "score, not by other figures"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,10 @@ class Imitation(Schema):
     minibatch_decisions: Count = 256
     """Decisions of a policy per gradient step."""
 
+    start: bool = True
+    """false: training starts with random weights all the same, and the clone is only one of the policies that the final
+    one is selected from. Needs `training.final_policy: selected`."""
+
     @model_validator(mode="before")
     @classmethod
     def _from_word(cls, value: Any) -> Any:

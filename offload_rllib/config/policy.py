@@ -174,7 +174,16 @@ class Training(Schema):
             raise ValueError(
                 f"start_from ({self.start_from}) and imitate ({self.imitate.teacher}): give one of the two"
             )
+        if self.imitate is not None and not self.imitate.start and self.final_policy != "selected":
+            raise ValueError(
+                f"imitate.start: false makes a clone for final_policy: selected alone (given: {self.final_policy})"
+            )
         return self
+
+    @property
+    def starts_with_clone(self) -> bool:
+        """Whether training starts with what was cloned."""
+        return self.imitate is not None and self.imitate.start
 
 
 def _misfit_of_memory(policy: PolicyConfig) -> str:
@@ -233,7 +242,7 @@ class PolicyConfig(Schema):
     @model_validator(mode="after")
     def _a_pull_has_a_first_policy(self) -> PolicyConfig:
         pull = getattr(self.algorithm, "pull_coeff", 0.0)
-        if pull and self.training.start_from is None and self.training.imitate is None:
+        if pull and self.training.start_from is None and not self.training.starts_with_clone:
             raise ValueError(
                 f"algorithm.pull_coeff ({pull:g}) pulls to the policy that training starts with, and this one starts "
                 "with random weights; accepted: 0, or training.start_from or training.imitate beside it"

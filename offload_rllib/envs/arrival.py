@@ -105,6 +105,14 @@ class ArrivalEnv(EnvBatch):
             self.agents, self._full, self._masks_shown, self._full_layout, self._arrays, self._state, self.deciding
         )
 
+    def pending_tasks(self) -> np.ndarray:
+        """Return the numbers [E] int64 of the tasks that are to be decided now, in order of creation in their episodes.
+
+        Where an episode has ended the number is -1.
+        """
+        held = self._state.node["held_head"][self._every, self._arrays.agent_node[self.deciding]]
+        return np.where(self.truncated, NONE, self._state.task["number"][self._every, held])
+
     def reset(self, keys: np.ndarray, environments: np.ndarray | None = None) -> None:
         """Start a new episode in all environments, or in some, and go to its first decision.
 

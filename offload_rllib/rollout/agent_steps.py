@@ -64,6 +64,9 @@ class AgentSteps:
     counted: Array = field(default_factory=lambda: np.zeros((0, 2)))
     """[C, 2] float64: of the tasks that ended in these steps of the environments, whichever agents', how many the
     figure of each constraint counts, and of how many it is a share."""
+    hindsight: Array | None = None
+    """[N] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known. None: it is not
+    asked for, or is in the place of the rewards."""
     joint: Array | None = None
     """[M, A, F] float32: what all agents of an environment saw at M moments; for central critics."""
     moment: Array | None = None
@@ -116,6 +119,7 @@ class AgentSteps:
             actions=self.actions[here],
             log_probabilities=self.log_probabilities[here],
             rewards=self.rewards[here],
+            hindsight=None if self.hindsight is None else self.hindsight[here],
             costs=self.costs[here] if len(self.costs) else self.costs,
             elapsed_s=self.elapsed_s[here],
             following=place[self.following[here]],

@@ -12,7 +12,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.acting import choose_at_arrivals
 from offload_rllib.rollout.agent_steps import AgentSteps
-from offload_rllib.rollout.hindsight import credit_arrivals
+from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
 from offload_rllib.rollout.tally import Tally
@@ -38,6 +38,7 @@ class ArrivalSampling:
             joint=runner.has_central_critic,
             costs=batch.costs.shape[1],
             memory=1 + runner.memory if runner.memory else 0,
+            credits_later=runner.credit == ANNEALED,
         )
         self._memories = Memories(size, len(batch.agents), runner.memory) if runner.memory else None
         self._tally = Tally(batch)
@@ -76,6 +77,8 @@ class ArrivalSampling:
             if self._team is not None:
                 self._team.look()
             new = self._recorder.note(self._recorded)
+            if runner.in_hindsight:
+                self._recorder.name_tasks(new, batch.pending_tasks())
             actions, log_probabilities = self._recorder.chosen(new)
             memory = None
             if self._memories is not None:
@@ -111,7 +114,7 @@ class ArrivalSampling:
             self._recorder.close(self._recorded, e, self._memories)
             if runner.in_hindsight:
                 places, rows = self._recorder.episode(e, int(batch.decisions[e]))
-                credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows)
+                credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows, pays=runner.credit == DECISIONS)
         counted = which[left[which] > 0] if left.any() else which
         self._tally.close(which)
         # What the team earns is what each of its agents earns.

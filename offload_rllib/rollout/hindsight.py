@@ -1,16 +1,13 @@
 """Credit in hindsight: what each decision has cost all tasks together, known once the episode is over.
 
-A task that joins a queue costs its own response time and delays those behind it. Where servers work in order of
-arrival, the delay is exact: without task i, a task k behind it would begin earlier by
+A task that joins a queue costs its own score, and what it costs those behind it (`rollout.externalities`), each by the
+weight of its type (`score.weights`). This is a difference reward (D. H. Wolpert, K. Tumer, "Optimal payoff functions
+for members of collectives", Advances in Complex Systems 4, 2001): the score of all with the task minus that without it,
+with all other decisions held as they were.
 
-    d(i, k) = min( service of i, the shortest wait of any task that joined after i, up to and including k )
-
-for time that is freed is lost once a server would have been idle: the recursion of D. V. Lindley, "The theory of queues
-with a single server", Mathematical Proceedings of the Cambridge Philosophical Society 48(2), 1952, with and without i.
-The cost of a decision is the response time of its task plus the sum of d over those behind, each by the weight of its
-type (`score.weights`): a difference reward (D. H.
-Wolpert, K. Tumer, "Optimal payoff functions for members of collectives", Advances in Complex Systems 4, 2001), with all
-other decisions held as they were.
+It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Elsewhere
+it is an estimate: other disciplines and shared cores are taken for that order, and what a task costs others on links is
+left out.
 """
 
 from __future__ import annotations
@@ -18,151 +15,133 @@ from __future__ import annotations
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.rollout.externalities import Joined, charge_externalities, empty_course
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.scenario.build import BuiltScenario
-from offload_rllib.scenario.links import gains_are_drawn
-from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import FINISHED, NONE, UNBOUNDED, Array
+from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, QUEUE_FULL, Array
 
-# A wait below this is rounding: the server was idle.
-NO_WAIT_S = 1e-9
+# What `config.algorithms.OnPolicy.credit` may be in an environment.
+STEPS, DECISIONS, ANNEALED = "steps", "decisions", "annealed"
 
 
-@kernel
-def charge_delays(
-    node: Array,
-    wait_s: Array,
-    service_s: Array,
-    weight: Array,
-    first: Array,
-    following: Array,
-    delay_s: Array,
-    cost_s: Array,
-) -> None:
-    """Add to the cost of every task the delays of those behind it.
-
-    Args:
-        node: [n] int64, where each task was served; tasks are in the order in which they joined the queues.
-        wait_s: [n] time in the queue.
-        service_s: [n].
-        weight: [n] of the tasks.
-        first: [N] int64, scratch, `NONE`.
-        following: [n] int64, scratch.
-        delay_s: [n], scratch.
-        cost_s: [n], added to.
-    """
-    for k in range(node.shape[0]):
-        here = node[k]
-        if wait_s[k] <= NO_WAIT_S:
-            first[here] = NONE
-        i = first[here]
-        while i != NONE:
-            delay_s[i] = min(delay_s[i], wait_s[k])
-            cost_s[i] += weight[k] * delay_s[i]
-            i = following[i]
-        following[k] = first[here]
-        first[here] = k
-        delay_s[k] = service_s[k]
-
-
-def require_hindsight(scenario: BuiltScenario) -> None:
-    """Reject environments in which the delays that a task causes are not known exactly, or decisions are shared.
-
-    Raises:
-        ConfigError: says which key, and what is accepted.
-    """
-    config, node = scenario.config, scenario.arrays.node
-    # A task that is late and served all the same delays others as if it had no deadline.
-    untimed = not config.workload.has_deadlines or config.deadlines.expiry == "never"
-    bounded = bool((node["capacity"] != UNBOUNDED).any() or np.isfinite(node["capacity_bits"]).any())
-    links = (config.links, *config.link_overrides, *(override.medium for override in config.link_overrides))
-    lossy = any(link is not None and link.loss_probability for link in links)
-    contended = next((link.contention for link in links if link and link.contention not in (None, "none")), "none")
+def hindsight_misfit(scenario: BuiltScenario) -> str:
+    """Return why decisions cannot be credited in hindsight in an environment: key and what is accepted; or nothing."""
+    config = scenario.config
+    clocked = config.decisions.when == "interval"
     for key, value, accepted, fits in (
-        ("instructions_per_second", "0", "above 0 at every node", not len(scenario.arrays.onward)),
-        ("decisions.max_hops", config.decisions.max_hops, "1", config.decisions.max_hops == 1),
         ("decisions.offer", config.decisions.offer, "arrival", config.decisions.offer == "arrival"),
-        ("decisions.reject", "true", "false", not config.decisions.reject),
-        ("setup", "given", "null", config.setup is None),
-        ("queue", config.queue, "fifo", config.queue == "fifo"),
-        ("service", config.service, "pooled", config.service == "pooled"),
-        ("workload.deadline_s", "given", "null, or deadlines.expiry: never,", untimed),
-        ("queue_capacity", "bounded", "null", not bounded),
         ("tick_s", f"{config.tick_s}", "null", config.tick_s is None),
-        ("loss_probability", "above 0", "0 on every link", not lossy),
-        ("contention", contended, "none on every link", contended == "none"),
-        ("rate_schedule", "given", "null", not len(scenario.arrays.rate_change)),
-        ("fading or shadowing_db", "given", "none", not gains_are_drawn(scenario.arrays.link_law)),
-        ("mobility", "given", "null", config.mobility is None),
-        ("failures", "given", "null", config.failures is None),
-        ("cloud", "given", "null", config.cloud is None),
+        (
+            "decisions.max_hops",
+            config.decisions.max_hops,
+            "1 with decisions.when: interval",
+            config.decisions.max_hops == 1 or not clocked,
+        ),
+        ("decisions.reject", "true", "false with decisions.when: interval", not (config.decisions.reject and clocked)),
         ("reward.energy_weight and price_weight", "above 0", "0", not len(scenario.arrays.charge)),
         ("reward.weights", "given", "null", config.reward.weights is None),
     ):
         if not fits:
-            raise ConfigError(
-                f"algorithm.credit: decisions needs {key}: {accepted} in the environment (given: {value}); only there "
-                "the delay that a task causes others is known exactly"
-            )
+            return f"{key}: {accepted} in the environment (given: {value})"
+    return ""
+
+
+def require_hindsight(scenario: BuiltScenario, credit: str = DECISIONS) -> None:
+    """Reject environments in which decisions cannot be credited in hindsight.
+
+    Args:
+        scenario: of the environment.
+        credit: `DECISIONS` or `ANNEALED`.
+
+    Raises:
+        ConfigError: says which key, and what is accepted.
+    """
+    misfit = hindsight_misfit(scenario)
+    if credit == ANNEALED and scenario.config.decisions.when != "arrival":
+        misfit = f"decisions.when: arrival in the environment (given: {scenario.config.decisions.when})"
+    if misfit:
+        raise ConfigError(f"algorithm.credit: {credit} needs {misfit}; accepted elsewhere: auto or steps")
 
 
 def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
-    """Return what the decision on each task of a finished episode has cost, [tasks] float64 s.
-
-    Args:
-        scenario: of the episode (see `require_hindsight`).
-        log: [tasks] LOG, all tasks of the episode.
-    """
-    arrays = scenario.arrays
-    # What is unfinished at the end has cost its age so far; no task behind it has been served.
-    weight = np.asarray(arrays.type_weight)[log["type"]]
-    cost_s = weight * (log["ended_s"] - log["created_s"])
-    done = np.flatnonzero(log["outcome"] == FINISHED)
-    joined_s = (log["created_s"] + log["holding_s"] + log["transfer_s"])[done]
-    done = done[np.argsort(joined_s, kind="stable")]
-    of_done = cost_s[done]
-    charge_delays(
-        log["node"][done].astype(np.int64),
-        log["waiting_s"][done],
-        log["service_s"][done],
-        weight[done],
-        np.full(len(arrays.node), NONE, np.int64),
-        np.full(len(done), NONE, np.int64),
-        np.zeros(len(done)),
-        of_done,
-    )
-    cost_s[done] = of_done
-    return cost_s
-
-
-def _agents_of(scenario: BuiltScenario, log: Array) -> Array:
-    """Return the agent [tasks] int64 that each task began at, or `NONE`."""
-    agents = len(scenario.agents)
-    agent_of = np.full(len(scenario.arrays.node), NONE, np.int64)
-    agent_of[np.asarray(scenario.arrays.agent_node)[:agents]] = np.arange(agents)
-    return agent_of[log["origin"]]
-
-
-def credit_arrivals(scenario: BuiltScenario, log: Array, places: Array, rows: Rows) -> None:
-    """Pay the decisions of a finished episode, each at the arrival of its task, what they have cost.
-
-    Those of its last `drain_s`, whose costs are not all known, become rows without a choice.
+    """Return what the decisions on each task of a finished episode have cost, [tasks] float64 s.
 
     Args:
         scenario: of the episode.
         log: [tasks] LOG, all tasks of the episode.
-        places: [n] int64, the rows of its decisions, in the order of time.
+    """
+    config, arrays = scenario.config, scenario.arrays
+    weight = np.asarray(arrays.type_weight, float)[log["type"]]
+    expires_s = np.full(len(log), np.inf) if config.deadlines.expiry == "never" else log["deadline_s"]
+    aborted_s = expires_s if config.deadlines.expiry == "abort" else np.full(len(log), np.inf)
+    finished = log["outcome"] == FINISHED
+    age_s = log["ended_s"] - log["created_s"]
+    # As `simulator.tasks.score_of_unfinished`.
+    latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s)
+    unfinished_s = np.maximum(np.maximum(latest_s - log["created_s"], age_s), config.score.drop_s or 0.0)
+    cost_s = weight * np.where(finished, age_s, unfinished_s)
+    joined_s = log["created_s"] + log["holding_s"] + log["transfer_s"]
+    full = log["outcome"] == QUEUE_FULL
+    # What is unfinished at the end joined behind all that counts. What expired on its way joined nothing.
+    has_joined = finished | full | ((log["outcome"] == EXPIRED) & (joined_s < expires_s))
+    for n, node in enumerate(arrays.node):
+        here = np.flatnonzero(has_joined & (log["node"] == n))
+        servers = int(node["servers"])
+        if node["core_speed"] <= 0 or servers >= len(here):
+            continue  # nobody waits there
+        here = here[np.argsort(joined_s[here], kind="stable")]
+        service_s = log["work"][here] / node["core_speed"]
+        if config.setup is not None:
+            service_s = np.where(finished[here], log["service_s"][here], service_s)
+        queue = Joined(
+            joined_s=joined_s[here],
+            service_s=service_s,
+            bits=log["bits_in"][here],
+            begin_until_s=expires_s[here],
+            end_until_s=aborted_s[here],
+            created_s=log["created_s"][here],
+            return_s=log["return_s"][here],
+            unfinished_s=unfinished_s[here],
+            weight=weight[here],
+        )
+        of_queue = cost_s[here]
+        charge_externalities(
+            queue,
+            int(node["capacity"]),
+            float(node["capacity_bits"]),
+            empty_course(len(here)),
+            empty_course(len(here)),
+            np.zeros((len(here) + 1, servers)),
+            np.zeros(servers),
+            of_queue,
+        )
+        cost_s[here] = of_queue
+    return cost_s
+
+
+def credit_arrivals(scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool) -> None:
+    """Note what each decision of a finished episode has cost from its moment on.
+
+    Nothing is noted of those of its last `drain_s`, whose costs are not all known.
+
+    Args:
+        scenario: of the episode.
+        log: [tasks] LOG, all tasks of the episode.
+        places: [n] int64, the rows of its decisions.
         rows: changed in place.
+        pays: put costs in the place of rewards, and let decisions of which nothing is noted become rows without a choice.
     """
     config = scenario.config
-    cost_s = decision_costs(scenario, log)
-    agent = _agents_of(scenario, log)
-    for a in range(len(scenario.agents)):
-        here = places[rows.agent[places] == a]
-        tasks = np.flatnonzero(agent == a)
-        tasks = tasks[np.argsort(log["created_s"][tasks], kind="stable")]
-        rows.rewards[here] = -config.reward.scale * cost_s[tasks[: len(here)]]
+    task = rows.task[places]
+    weight = np.asarray(scenario.arrays.type_weight, float)[log["type"][task]]
+    age_s = rows.time_s[places] - log["created_s"][task]
+    gains = -config.reward.scale * (decision_costs(scenario, log)[task] - weight * age_s)
     unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
+    rows.hindsight[places] = gains
+    rows.hindsight[unsettled] = np.nan
+    if not pays:
+        return
+    rows.rewards[places] = gains
     rows.masks[unsettled, 1:] = 0
     rows.actions[unsettled] = 0
 
@@ -171,15 +150,17 @@ def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
     """Return what the decisions of a finished episode have cost, as rewards [steps, A] float32 at their steps.
 
     Args:
-        scenario: of the episode (see `require_hindsight`).
+        scenario: of the episode (see `hindsight_misfit`).
         log: [tasks] LOG, all tasks of the episode.
         steps: of an episode.
     """
     config = scenario.config
     cost_s = decision_costs(scenario, log)
     agents = len(scenario.agents)
+    agent_of = np.full(len(scenario.arrays.node), NONE, np.int64)
+    agent_of[np.asarray(scenario.arrays.agent_node)[:agents]] = np.arange(agents)
+    agent = agent_of[log["origin"]]
     decided = np.rint((log["created_s"] + log["holding_s"]) / config.decisions.interval_s).astype(np.int64)
-    agent = _agents_of(scenario, log)
     paid = (agent != NONE) & (decided < steps)
     rewards = np.zeros((steps, agents), np.float32)
     rewards[decided[paid], agent[paid]] = -config.reward.scale * cost_s[paid]

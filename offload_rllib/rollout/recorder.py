@@ -30,6 +30,8 @@ def _allocate(rows: int, features: int, actions: int, costs: int) -> Rows:
         rewards=np.empty(rows, np.float32),
         costs=np.empty((rows, costs), np.float32),
         elapsed_s=np.empty(rows),
+        hindsight=np.empty(rows, np.float32),
+        task=np.empty(rows, np.int64),
         following=np.empty(rows, np.int64),
     )
 
@@ -75,6 +77,7 @@ class Recorder:
         joint: bool,
         costs: int = 0,
         memory: int = 0,
+        credits_later: bool = False,
     ) -> None:
         """Begin without decisions.
 
@@ -86,7 +89,9 @@ class Recorder:
             joint: record what all agents see at each decision, for central critics.
             costs: C.
             memory: 1 + H, numbers that an agent remembers; 0: none.
+            credits_later: hand on what decisions have cost in hindsight.
         """
+        self._credits = credits_later
         self._environments, self._agents = environments, agents
         self._sizes = (features, actions, costs)
         self._keeps_joint = joint
@@ -158,6 +163,10 @@ class Recorder:
     def remember(self, new: slice, memory: Array) -> None:
         """Record what agents remember [E, 1 + H] as they take the decisions that `note` has recorded."""
         self._memory[new] = memory
+
+    def name_tasks(self, new: slice, tasks: Array) -> None:
+        """Record the numbers [E] of the tasks that are decided in what `note` has recorded."""
+        self._rows.task[new] = tasks
 
     def chosen(self, new: slice) -> tuple[Array, Array]:
         """Return where to write the actions [E] of what `note` has recorded, and their log-probabilities [E]."""
@@ -234,6 +243,7 @@ class Recorder:
             actions=rows.actions.take(done, 0),
             log_probabilities=rows.log_probabilities.take(done, 0),
             rewards=rows.rewards.take(done, 0),
+            hindsight=rows.hindsight.take(done, 0) if self._credits else None,
             costs=rows.costs.take(done, 0),
             elapsed_s=rows.elapsed_s.take(done, 0),
             following=following,

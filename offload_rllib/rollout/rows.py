@@ -30,5 +30,9 @@ class Rows(NamedTuple):
     """[n, C] float32: charged until the successor."""
     elapsed_s: Array
     """[n] float64: time until the successor."""
+    hindsight: Array
+    """[n] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known."""
+    task: Array
+    """[n] int64: number of the task that was decided; where decisions are credited in hindsight."""
     following: Array
     """[n] int64: the successor; `NONE` while it is not known."""

@@ -38,11 +38,11 @@ from offload_rllib.rollout.clocked import ClockedSampling
 from offload_rllib.rollout.finished import EpisodeLog, FinishedEpisode
 from offload_rllib.rollout.forward import scores_of
 from offload_rllib.rollout.fragment import Fragment
+from offload_rllib.rollout.hindsight import STEPS
 from offload_rllib.rollout.sampling import How
 
-# Key of `env_config`, and what it may be (see `config.algorithms.OnPolicy.credit`).
+# Key of `env_config`: how decisions are credited (see `config.algorithms.OnPolicy.credit`).
 CREDIT = "credit"
-STEPS, DECISIONS = "steps", "decisions"
 # Key of `env_config`: the figures whose costs are sampled with the rewards (see `envs.costs`).
 COSTS = "costs"
 # So many episodes in a row without a task to decide are no chance.
@@ -91,7 +91,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         context = self.config.env_config
         source = context.get("env", self.config.env)
         count = self.config.num_envs_per_env_runner
-        self.in_hindsight = context.get(CREDIT, STEPS) == DECISIONS
+        self.credit = context.get(CREDIT, STEPS)
+        self.in_hindsight = self.credit != STEPS
         overrides, costs = context.get("overrides", ()), tuple(context.get(COSTS, ()))
         self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight, costs=costs))
         self.num_envs = count

@@ -34,8 +34,10 @@ class SamplingRunner(Protocol):
     """Whose environments these are."""
     steps_in_series: int
     """Steps of each environment before this sample, since all were reset."""
+    credit: str
+    """How decisions are credited, see `rollout.hindsight`."""
     in_hindsight: bool
-    """Whether decisions are credited in hindsight."""
+    """Whether that needs what they have cost in hindsight."""
     has_central_critic: bool
     """Whether learners need what all agents see."""
     joins: bool

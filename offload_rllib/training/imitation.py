@@ -33,7 +33,7 @@ from offload_rllib.rollout.dataset import read_decisions
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.scenario.build import check_rule
 from offload_rllib.simulator.types import NONE, Array
-from offload_rllib.training.discount import with_discount
+from offload_rllib.training.settled import settled
 
 ENVIRONMENTS = 16
 # Runners number their episodes by themselves; none has this number.
@@ -91,7 +91,7 @@ def imitate(folder: Path, policy: PolicyConfig, env: NativeEnv) -> dict[str, Any
         ConfigError: as `check_imitation`.
     """
     wanted = _with_rule(check_imitation(policy, env, reads=False), policy, env)
-    policy = with_discount(policy, env.scenario)
+    policy = settled(policy, env)
     assignment = assign_in(policy.sharing, env.scenario)
     description = _description(wanted.teacher, policy, env, assignment)
     lesson = _lesson_of(wanted, env) if wanted.rule is None else None

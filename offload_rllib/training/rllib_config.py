@@ -24,11 +24,12 @@ from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.policies.network import OF_ROWS
 from offload_rllib.policies.sharing import Assignment, PolicyMapping, assign_in, require_policies
 from offload_rllib.rollout.callbacks import EpisodeMetrics, OffloadCallback
-from offload_rllib.rollout.runner import COSTS, CREDIT, STEPS, BatchedEnvRunner
+from offload_rllib.rollout.hindsight import STEPS
+from offload_rllib.rollout.runner import COSTS, CREDIT, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.functions import load_class
-from offload_rllib.training.discount import with_discount
 from offload_rllib.training.imitation import check_imitation
+from offload_rllib.training.settled import settled
 from offload_rllib.training.warm_start import source_folder, starting_weights
 
 PROBE_S = 0.5
@@ -140,7 +141,7 @@ def algorithm_config(
             not fit.
     """
     env = env or built(environment)
-    policy = with_discount(policy, env.scenario)
+    policy = settled(policy, env)
     _check_fit(environment, policy, env.layout)
     register_environments()
     algorithm, training = policy.algorithm, policy.training

@@ -41,6 +41,8 @@ def source_folder(start_from: str) -> Path:
 def keep_source(run: RunFolder, env: NativeEnv | None = None) -> Path | None:
     """Put the policies that a run starts from into its folder, unless they are there; return where, or None.
 
+    With `training.imitate.start: false` they are kept there as well, and the run starts with random weights.
+
     Args:
         run: the folder.
         env: its environment, if it is built; a rule is cloned in it.
@@ -59,7 +61,7 @@ def keep_source(run: RunFolder, env: NativeEnv | None = None) -> Path | None:
             for name, content in source_files(source_folder(start_from)).items():
                 (partial / name).write_bytes(content)
         partial.replace(kept)
-    return kept
+    return kept if start_from is not None or policy.training.starts_with_clone else None
 
 
 def starting_weights(

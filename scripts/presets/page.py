@@ -33,9 +33,10 @@ HEAD = """\
 Do the learners win without any tuning? Each learner of `policies/` is trained on each preset of `envs/` with its
 shipped settings, and plays greedily on held-out episodes against every rule. Rules with a parameter stand with their
 default and with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. Rules that see the true
-state (`..._oracle`) are left out. `ppo_from_rule` begins with [a clone of the best
-rule](warm_start.md#cloning-a-rule) of training episodes, the others with random weights. The page is written by
-`python -m scripts.presets`.
+state (`..._oracle`) are left out. `ppo_auto` is the one to begin with: it anneals
+[credit](algorithms/ppo.md#credit-in-hindsight), and falls back on [a clone of the best
+rule](warm_start.md#cloning-a-rule) of training episodes. `ppo_from_rule` begins with that clone, and all others with
+random weights. The page is written by `python -m scripts.presets`.
 """
 EXPLAINED = """\
 *Best rule* is the one with the lowest mean score on the held-out episodes themselves, which favours rules. [ ] is the
