@@ -8,6 +8,8 @@ decisions of the policy. Learners:
 
 - `ppo`, `ppo_from_rule`: the presets as shipped.
 - `ppo_small`, `ppo_from_rule_small`: with a quarter of the batch and half the minibatch, for small budgets.
+- `ppo_annealed`: `ppo` with annealed credit, whose batches are an episode of each of four environments;
+  `ppo_annealed_small`: of two, with half the minibatch.
 - `maskable`: MaskablePPO with its own defaults on the Gymnasium interface, where one network decides for all nodes and
   is rewarded with all nodes' rewards. `maskable_8`: with eight environments, and batches, network, learning rate (which
   falls), lambda, epochs and entropy of `ppo_small`. Both need `pip install sb3-contrib`, and are left out without it.
@@ -37,7 +39,16 @@ from offload_rllib.training.train import quieten
 
 ENV, EPISODES = "ether_12", 20
 SMALL = ("algorithm.batch_env_steps=1280", "algorithm.minibatch_steps=256")
-OURS = {"ppo": (), "ppo_small": SMALL, "ppo_from_rule": (), "ppo_from_rule_small": SMALL}
+ANNEALED = ("algorithm.credit=annealed",)
+# The preset, and what is changed.
+OURS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ppo": ("ppo", ()),
+    "ppo_small": ("ppo", SMALL),
+    "ppo_annealed": ("ppo", ANNEALED),
+    "ppo_annealed_small": ("ppo", (*ANNEALED, *SMALL, "training.envs_per_runner=2")),
+    "ppo_from_rule": ("ppo_from_rule", ()),
+    "ppo_from_rule_small": ("ppo_from_rule", SMALL),
+}
 PEERS = ("maskable", "maskable_8")
 
 # Observations [E, F], masks [E, R] and deciding agents [E] to actions [E].
@@ -55,8 +66,9 @@ def score(player: Player) -> float:
 
 def train_ours(learner: str, decisions: int, seed: int) -> tuple[float, float]:
     """Return CPU time of a training and the score of its policy, both in seconds."""
-    settings = (*OURS[learner], "training.runners=0", f"training.env_steps={decisions}", f"training.seed={seed}")
-    policy = load_policy_config(learner.removesuffix("_small"), settings)
+    preset, changes = OURS[learner]
+    settings = (*changes, "training.runners=0", f"training.env_steps={decisions}", f"training.seed={seed}")
+    policy = load_policy_config(preset, settings)
     environment = load_environment(ENV)
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()

@@ -28,7 +28,7 @@ from offload_rllib.training.train import TrainingError, quieten, train
 from scripts.results.study import in_one_process
 from scripts.write_suite import SUITE, write_checksums
 
-ALGORITHMS = ("ppo_from_rule", "ppo_hindsight", "ppo", "a2c", "ddqn")
+ALGORITHMS = ("ppo_auto", "ppo_from_rule", "ppo_hindsight", "ppo", "a2c", "ddqn")
 
 
 def part_name(place: Place, algorithm: str) -> str:

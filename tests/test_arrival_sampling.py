@@ -25,13 +25,16 @@ from ray.rllib.utils.metrics import (
 from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX, EpisodeMetrics, figures_of
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, decision_costs
 from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
-from offload_rllib.simulator.types import NONE
+from offload_rllib.scenario import build_scenario
+from offload_rllib.simulator.types import FINISHED, NONE, QUEUE_FULL
 
 ARRIVAL = {"when": "arrival", "max_hops": 2}
 
@@ -259,10 +262,11 @@ def test_rllibs_episodes_hold_the_same_steps() -> None:
     )
 
 
-def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
-    overrides = ["horizon_s=40", "warmup_s=5", "drain_s=5"]
-    environment = load_environment("herd_20", [*overrides, "decisions={when: arrival, max_hops: 1}"])
-    config = runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: DECISIONS})
+@pytest.mark.parametrize("credit", [DECISIONS, ANNEALED])
+def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
+    overrides = ["horizon_s=90", "warmup_s=5", "drain_s=40"]
+    environment = load_environment("manual_5", [*overrides, "decisions={max_hops: 1}"])
+    config = runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: credit})
     runner = make_runner(config)
     logs: dict[int, Any] = {}
     original = runner.finish_episodes
@@ -281,13 +285,47 @@ def test_credit_in_hindsight_pays_every_decision_what_it_cost() -> None:
         cost_s = decision_costs(scenario, log)
         node_of = np.asarray(scenario.arrays.agent_node)
         for a in range(len(part.agents)):
-            tasks = np.flatnonzero(log["origin"] == node_of[a])
+            refused = (log["outcome"] == QUEUE_FULL) & (log["hops"] == 0)
+            tasks = np.flatnonzero((log["origin"] == node_of[a]) & ~refused)
             tasks = tasks[np.argsort(log["created_s"][tasks])]
             here = np.flatnonzero(part.agent[: len(part)] == a)
             assert len(here) == len(tasks)
-            np.testing.assert_allclose(part.rewards[here], -scale * cost_s[tasks], rtol=1e-5)
-            late = log["created_s"][tasks] > 35
-            assert (part.choices[here] == ~late).all()
+            known = log["created_s"][tasks] <= 50
+            expected = np.where(known, -scale * cost_s[tasks], np.nan)
+            if credit == ANNEALED:
+                assert part.hindsight is not None
+                np.testing.assert_allclose(part.hindsight[here], expected, rtol=1e-5)
+                assert part.choices[here].all()
+                assert not np.isclose(part.rewards[here], expected).any()
+            else:
+                np.testing.assert_allclose(part.rewards[here][known], expected[known], rtol=1e-5)
+                assert (part.choices[here] == known).all()
+
+
+def test_the_pending_tasks_are_those_that_the_log_knows() -> None:
+    scenario = build_scenario(load_environment("full_10", ["horizon_s=120", "workload.load.rho=1.2"]))
+    env = ArrivalEnv(scenario, 2, log=True)
+    env.reset(held_out_keys(0, 2))
+    seen: list[tuple[int, int, int, float]] = []
+    while not env.truncated.all():
+        tasks = env.pending_tasks()
+        assert (tasks[env.truncated] == NONE).all()
+        seen += [
+            (e, int(tasks[e]), int(scenario.arrays.agent_node[env.deciding[e]]), float(env.time_s[e]))
+            for e in np.flatnonzero(~env.truncated).tolist()
+        ]
+        env.step(env.heuristic_actions("random"))
+    logs = [env.task_log(e) for e in range(2)]
+    again = 0
+    for e, number, node, time_s in seen:
+        task = logs[e][number]
+        if time_s == task["created_s"]:
+            assert node == task["origin"]
+        elif task["hops"] == 1 and task["outcome"] == FINISHED:
+            again += 1
+            assert node == task["node"]
+            assert time_s == pytest.approx(task["created_s"] + task["transfer_s"])
+    assert again > 10
 
 
 def test_figures_of_episodes_are_reported_as_means_however_seldom_they_are_logged() -> None:

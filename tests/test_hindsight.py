@@ -207,14 +207,13 @@ def test_credit_in_hindsight_is_refused_where_costs_are_not_known(
 @pytest.mark.parametrize(
     ("environment", "overrides", "expected"),
     [
-        ("ether_12", [], ("decisions", 0.0, 1.0)),
-        ("ether_12", ["decisions.when=interval"], ("steps", 0.9, 0.8)),
-        ("objectives_6", [], ("steps", 0.9, 0.8)),
+        ("ether_12", [], "annealed"),
+        ("ether_12", ["decisions={when: interval, interval_s: 1}"], "steps"),
+        ("ether_12", ["reward={name: peersimgym}"], "steps"),
+        ("objectives_6", [], "steps"),
     ],
 )
-def test_auto_is_hindsight_where_costs_are_known(
-    environment: str, overrides: list[str], expected: tuple[str, float, float]
-) -> None:
-    policy = load_policy_config({"algorithm": {"name": "PPO", "gamma": 0.9, "lambda": 0.8, "credit": "auto"}})
+def test_auto_is_hindsight_where_costs_are_known(environment: str, overrides: list[str], expected: str) -> None:
+    policy = load_policy_config({"algorithm": {"name": "PPO", "credit": "auto"}})
     config: Any = algorithm_config(load_environment(environment, overrides), policy, cpus=2)
-    assert (config.env_config["credit"], config.gamma, config.lambda_) == expected
+    assert config.env_config["credit"] == expected

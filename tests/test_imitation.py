@@ -20,7 +20,7 @@ from offload_rllib.config import ConfigError, PolicyConfig, load_environment, lo
 from offload_rllib.envs.vector import NativeEnv, training_key
 from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.network import Critic
-from offload_rllib.policies.saved import load_saved_policy
+from offload_rllib.policies.saved import load_description, load_saved_policy
 from offload_rllib.runs.training_run import RunFolder
 from offload_rllib.training import imitation
 from offload_rllib.training.imitation import (
@@ -178,6 +178,32 @@ def test_a_run_clones_once(env: NativeEnv, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("offload_rllib.training.warm_start.imitate", None)
     assert keep_source(run, env) == folder
     assert keep_source(RunFolder.create(str(tmp_path / "plain"), env.scenario.config, policy(None), "")) is None
+
+
+def test_a_clone_may_be_a_candidate_alone(env: NativeEnv, tmp_path: Path) -> None:
+    given = policy()
+    assert given.training.imitate is not None
+    apart = given.training.imitate.model_copy(update={"start": False})
+    training = given.training.model_copy(update={"imitate": apart, "final_policy": "selected"})
+    run = RunFolder.create(
+        str(tmp_path / "run"), env.scenario.config, given.model_copy(update={"training": training}), ""
+    )
+    assert keep_source(run, env) is None
+    assert run.entries()["imitated"]["agreement"] >= 0.99
+    assert load_description(run.path / START)
+    random: Any = algorithm_config(env.scenario.config, run.policy_config, cpus=2, start=keep_source(run, env))
+    assert random.starting_weights is None
+    cloned: Any = algorithm_config(env.scenario.config, given, cpus=2, start=run.path / START)
+    assert cloned.starting_weights is not None
+
+
+def test_a_clone_that_nothing_uses_is_refused() -> None:
+    apart = {"rule": "local", "start": False}
+    with pytest.raises(ConfigError, match=r"imitate.start: false makes a clone for final_policy: selected alone"):
+        load_policy_config({"algorithm": {"name": "PPO"}, "training": {"imitate": apart}})
+    pulled = {"algorithm": {"name": "PPO", "pull_coeff": 0.1}}
+    with pytest.raises(ConfigError, match=r"pull_coeff \(0.1\) pulls to the policy that training starts with"):
+        load_policy_config(pulled | {"training": {"imitate": apart, "final_policy": "selected"}})
 
 
 @pytest.mark.slow

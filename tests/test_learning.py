@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("preset", ["ppo", "appo"])
+@pytest.mark.parametrize("preset", ["ppo", "ppo_auto", "appo"])
 def test_runs_of_presets_beat_the_rule_that_finishes_a_task_first(preset: str, tmp_path: Path) -> None:
     started = time.monotonic()
     result = subprocess.run(

@@ -29,14 +29,6 @@ from offload_rllib.training import train as training_module
 from offload_rllib.training.rllib_config import algorithm_config, built
 
 ENV_STEPS = 960
-WITHOUT_DEADLINES: dict[str, Any] = {
-    "workload": {
-        "jobs": {"kind": "mix", "types": [{"instructions": 1e6, "bits_in": 1e5}]},
-        "load": {"tasks_per_second_per_client": 0.5},
-    },
-    "decisions": {"max_hops": 1},
-    "reward": {"name": "delay", "scope": "team"},
-}
 
 
 class Built(NamedTuple):
@@ -151,7 +143,7 @@ ON_POLICY = [
         ),
         ([(0.25, 7.0)], ["late_share"]),
     ),
-    Key("credit", "decisions", lambda built: built.rllib.env_config["credit"], beside={"algorithm.gamma": 0.0}),
+    Key("credit", "annealed", lambda built: built.rllib.env_config["credit"]),
     Key("minibatch_steps", 48, setting("minibatch_size")),
     Key("memory_steps", 7, learner_setting("memory_steps")),
 ]
@@ -327,7 +319,7 @@ def build(schema: type[Schema], key: Key) -> Built:
         part[name] = value
     policy = load_policy_config(content)
     changes: dict[str, Any] = {}
-    if "training.imitate" in key.beside or key.name in ("memory", "mixer", "mixing_units"):
+    if "training.imitate" in key.beside or key.name in ("memory", "mixer", "mixing_units", "credit"):
         changes = {"decisions": ARRIVAL}
     environment = small_environment(**changes)
     config = algorithm_config(load_environment(environment), policy, cpus=4)

@@ -30,7 +30,7 @@ from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.warm_start import WarmStart
 from offload_rllib.rollout.callbacks import OffloadCallback
 from offload_rllib.rollout.hindsight import STEPS, require_hindsight
-from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
+from offload_rllib.rollout.runner import BatchedEnvRunner
 
 # RLlib's mark of an argument that is not given.
 UNSET: Any = NotProvided
@@ -166,7 +166,6 @@ class OnPolicyConfig(OffloadConfig):
             PULL: algorithm.pull_coeff,
             PULL_ENV_STEPS: training.env_steps,
             MEMORY_STEPS: algorithm.memory_steps,
-            CREDIT: algorithm.credit,
         }
         if algorithm.constraints:
             own[CONSTRAINTS] = [constraint.model_dump() for constraint in algorithm.constraints]

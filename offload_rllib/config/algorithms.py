@@ -102,10 +102,10 @@ class OnPolicy(AlgorithmSettings):
     """What the critic sees in training: local: the agent's observation; central: in addition the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""
     credit: Literal["steps", "decisions", "annealed", "auto"] = "steps"
-    """steps: learn from the reward of each step; decisions: learn from the cost of each decision for all tasks,
-    computed in hindsight at the end of the episode, in place of any reward, with gamma 0; annealed: from decisions at
-    the beginning of training to steps at its end, along a line; auto: annealed with the reward `delay` where that is
-    possible, elsewhere steps. All but steps sample whole episodes (`docs/algorithms/ppo.md`)."""
+    """What is learned from. steps: the reward of each step; decisions: the cost of each decision for all tasks, known at
+    the end of the episode, with gamma 0. With annealed it is decisions at the beginning of training and steps at its
+    end, and both in between. With auto it is annealed with the reward `delay` where that is possible, elsewhere steps.
+    All but steps sample whole episodes (`docs/algorithms/ppo.md`)."""
     constraints: tuple[Constraint, ...] = ()
     """Bounds that training keeps, each by a multiplier that it learns (`docs/constraints.md`)."""
     learner: Literal["torch", "fused"] = "fused"

@@ -65,8 +65,8 @@ class AgentSteps:
     """[C, 2] float64: of the tasks that ended in these steps of the environments, whichever agents', how many the
     figure of each constraint counts, and of how many it is a share."""
     hindsight: Array | None = None
-    """[N] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known. None: it is not
-    asked for, or is in the place of the rewards."""
+    """[N] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known. None: it
+    is not needed, or in the place of the rewards."""
     joint: Array | None = None
     """[M, A, F] float32: what all agents of an environment saw at M moments; for central critics."""
     moment: Array | None = None

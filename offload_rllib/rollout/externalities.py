@@ -1,10 +1,10 @@
 """What a task costs the others that join the same queue: the queue is played again without it.
 
-Servers take tasks in the order in which they joined, so one pass over the tasks says what became of each. This is the
+Servers take tasks in the order in which they joined, so one pass over the tasks gives the score of each. This is the
 recursion of D. V. Lindley ("The theory of queues with a single server", Mathematical Proceedings of the Cambridge
 Philosophical Society 48(2), 1952), and with several servers that of J. Kiefer and J. Wolfowitz ("On the theory of
 queues with many servers", Transactions of the American Mathematical Society 78, 1955). A second pass, without one
-task, goes on until both agree again. The difference of the scores of all others is the externality of the task.
+task, continues until both agree again. The difference of the scores of all others is the externality of the task.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Joined(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What becomes of these tasks: columns [n] float64, written task by task."""
+    """What happens to these tasks: columns [n] float64, written task by task."""
 
     score_s: Array
     left_s: Array

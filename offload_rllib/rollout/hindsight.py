@@ -6,7 +6,7 @@ for members of collectives", Advances in Complex Systems 4, 2001): the score of 
 with all other decisions held as they were.
 
 It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Elsewhere
-it is an estimate: other disciplines and shared cores are taken for that order, and what a task costs others on links is
+it is an estimate: other disciplines and shared cores are played in that order, and what a task costs others on links is
 left out.
 """
 
@@ -88,7 +88,7 @@ def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
         here = np.flatnonzero(has_joined & (log["node"] == n))
         servers = int(node["servers"])
         if node["core_speed"] <= 0 or servers >= len(here):
-            continue  # nobody waits there
+            continue  # no task waits there
         here = here[np.argsort(joined_s[here], kind="stable")]
         service_s = log["work"][here] / node["core_speed"]
         if config.setup is not None:
@@ -129,7 +129,7 @@ def credit_arrivals(scenario: BuiltScenario, log: Array, places: Array, rows: Ro
         log: [tasks] LOG, all tasks of the episode.
         places: [n] int64, the rows of its decisions.
         rows: changed in place.
-        pays: put costs in the place of rewards, and let decisions of which nothing is noted become rows without a choice.
+        pays: put costs in the place of rewards; decisions of which nothing is noted become rows without a choice.
     """
     config = scenario.config
     task = rows.task[places]
