@@ -210,7 +210,12 @@ def test_a_clone_that_nothing_uses_is_refused() -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_from_a_clone(tmp_path: Path) -> None:
     given = policy()
-    given = given.model_copy(update={"training": given.training.model_copy(update={"final_policy": "selected"})})
+    given = given.model_copy(
+        update={
+            "training": given.training.model_copy(update={"final_policy": "selected"}),
+            "algorithm": given.algorithm.model_copy(update={"credit": "auto"}),
+        }
+    )
     run = RunFolder.create(str(tmp_path / "run"), load_environment(small_environment(decisions=ARRIVAL)), given, "")
     assert train(run, Console(quiet=True))
     selected = run.entries()["selected"]
@@ -220,3 +225,4 @@ def test_a_run_from_a_clone(tmp_path: Path) -> None:
     card = (run.path / "MODEL_CARD.md").read_text()
     assert "| imitated | `always_server`, " in card
     assert "| started from |" in card
+    assert "| credit | annealed |" in card

@@ -102,8 +102,8 @@ class OnPolicy(AlgorithmSettings):
     """What the critic sees in training: local: the agent's observation; central: in addition the mean of all agents'
     embedded observations (MAPPO). Actors see their own observation, always."""
     credit: Literal["steps", "decisions", "annealed", "auto"] = "steps"
-    """What is learned from. steps: the reward of each step; decisions: the cost of each decision for all tasks, known at
-    the end of the episode, with gamma 0. With annealed it is decisions at the beginning of training and steps at its
+    """What is learned from. steps: the reward of each step; decisions: the cost of each decision for all tasks, known
+    at the end of the episode, with gamma 0. With annealed it is decisions at the beginning of training and steps at its
     end, and both in between. With auto it is annealed with the reward `delay` where that is possible, elsewhere steps.
     All but steps sample whole episodes (`docs/algorithms/ppo.md`)."""
     constraints: tuple[Constraint, ...] = ()

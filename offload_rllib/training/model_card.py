@@ -65,6 +65,7 @@ def _lines(run: RunFolder) -> Iterator[str]:
         ("fingerprint of the environment", f"`{policy.environment}`"),
         ("environment steps", f"{policy.env_steps:,}"),
         ("seed", str(config.training.seed)),
+        ("credit", record.get("credit", "")),
         ("started from", _source(record.get("started_from"))),
         ("imitated", _imitated(record.get("imitated"))),
         ("selected", _selected(record.get("selected"))),

@@ -25,6 +25,7 @@ from offload_rllib.config.errors import input_problem
 from offload_rllib.config.imitation import BEST
 from offload_rllib.config.loading import load_policy_config
 from offload_rllib.envs.vector import NativeEnv, compile_kernels
+from offload_rllib.rollout.runner import CREDIT
 from offload_rllib.runs.lock import locked
 from offload_rllib.runs.training_run import POLICY_FOLDER, TUNE, RunFolder, is_uri
 from offload_rllib.training.interruption import ended_early, interruptible, loggers
@@ -33,6 +34,7 @@ from offload_rllib.training.progress import TrainingProgress
 from offload_rllib.training.recovery import collect_staged, mend
 from offload_rllib.training.rllib_config import algorithm_config, built
 from offload_rllib.training.selection import selected
+from offload_rllib.training.settled import AUTO
 from offload_rllib.training.staging import stage_apart
 from offload_rllib.training.status import RunWatch, last_status
 from offload_rllib.training.trackers import require_trackers, trackers
@@ -222,6 +224,8 @@ def _tuner(
         source = policy.training.start_from or f"{run.path}/{START}"
         run.record(started_from=config.starting_weights.about | {"folder": source})
     config.env_config[RUN_NAME] = run.name
+    if getattr(policy.algorithm, "credit", "") == AUTO:
+        run.record(credit=config.env_config[CREDIT])
     if resume:
         if not is_uri(run.experiment):
             staged = last_status(run).get("logs")
