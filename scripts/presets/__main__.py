@@ -21,7 +21,7 @@ from offload_rllib.config import ConfigError
 from offload_rllib.config.loading import presets
 from offload_rllib.training.train import TrainingError, quieten
 from scripts.presets.page import write_page
-from scripts.presets.plan import ALGORITHMS, part_of
+from scripts.presets.plan import ALGORITHMS, fits, part_of
 from scripts.results.study import run_study
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -55,6 +55,8 @@ def _run_parts(arguments: argparse.Namespace, console: Console) -> bool:
     """Run all parts, and write the page after each; return False after an interruption."""
     for algorithm in arguments.algorithms:
         for preset in arguments.only or sorted(presets("envs")):
+            if not fits(preset, algorithm):
+                continue
             part = part_of(preset, algorithm, arguments.folder, console)
             if not run_study(part, arguments.folder, console):
                 return False

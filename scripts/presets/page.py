@@ -22,7 +22,7 @@ from offload_rllib.evaluation.rule_tuning import ORACLE
 from offload_rllib.evaluation.statistics import Interval, certain
 from offload_rllib.reporting.figures import new_figure, tidy, write_figure
 from offload_rllib.reporting.looks import COLUMN, looks
-from scripts.presets.plan import ALGORITHMS, SEEDS, part_name
+from scripts.presets.plan import ALGORITHMS, SEEDS, fits, part_name
 
 DROPPED = "dropped_share"
 HEAD = """\
@@ -201,9 +201,14 @@ def write_page(path: Path, folder: Path) -> None:
     lines += ["![Differences from the best rule in each preset](images/presets.png)", "", EXPLAINED]
     for algorithm, found in rows.items():
         lines += [f"## `{algorithm}`", "", f"{SEEDS} training seeds, 20 held-out episodes.", "", table(found), ""]
-    total = len(presets("envs"))
+    fitting = {a: [preset for preset in presets("envs") if fits(preset, a)] for a in ALGORITHMS}
+    apart = sorted({f"`{preset}`" for names in fitting.values() for preset in set(presets("envs")) - set(names)})
+    if apart:
+        lines += [f"Learners that clone a rule do not fit {', '.join(apart)}, where decisions have a clock.", ""]
     missing = [
-        f"{total - len(rows.get(a, []))} of {total} for `{a}`" for a in ALGORITHMS if len(rows.get(a, [])) < total
+        f"{len(fitting[a]) - len(rows.get(a, []))} of {len(fitting[a])} for `{a}`"
+        for a in ALGORITHMS
+        if len(rows.get(a, [])) < len(fitting[a])
     ]
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]

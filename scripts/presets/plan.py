@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from offload_rllib.config import EnvironmentConfig, load_environment
+from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.evaluation.rule_tuning import tune_rule
@@ -20,6 +20,12 @@ from scripts.results.study import Study
 ALGORITHMS = ("ppo_auto", "ppo_from_rule", "ppo", "a2c", "ddqn")
 SEEDS = 3
 TUNED = "tuned_rules.json"
+
+
+def fits(preset: str, algorithm: str) -> bool:
+    """Return whether a learner can be trained on a preset: rules are cloned where tasks are decided at arrivals."""
+    when = load_environment(preset).decisions.when
+    return when == "arrival" or load_policy_config(algorithm).training.imitate is None
 
 
 def part_name(preset: str, algorithm: str) -> str:
