@@ -129,7 +129,7 @@ ON_POLICY = [
     Key(
         "pull_coeff",
         0.3,
-        lambda built: (built.learner["pull"], built.learner["pull_env_steps"]),
+        lambda built: (built.learner["pull"], built.learner["budget_env_steps"]),
         (0.3, ENV_STEPS),
         {"training.imitate": "local"},
     ),

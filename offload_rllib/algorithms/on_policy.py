@@ -38,7 +38,7 @@ from offload_rllib.algorithms.exchange.meeting import BUDGET, LATE_SHARE
 from offload_rllib.algorithms.exchange.plan import Plan
 from offload_rllib.algorithms.exchange.round import Taught
 from offload_rllib.algorithms.fused.actor_critic import HAS_CHOICE
-from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor, weight_at
+from offload_rllib.algorithms.pull import FIRST_LOGP, PULL, divergence, first_actor
 from offload_rllib.algorithms.sequences import MEMORY_STEPS, sequence_orders, sequences_of
 from offload_rllib.policies.module import EVERYONE, MEMORY, SEQUENCES
 from offload_rllib.policies.network import CentralCritic
@@ -179,6 +179,11 @@ class OnPolicyLearner(MeetingLearner):
             columns[FIRST_LOGP] = first.log_softmax(-1)
         return columns
 
+    @property
+    def _share_left(self) -> float:
+        """The share of the budget that is left: the pull fades with it, and credit moves."""
+        return max(1.0 - self._schedules_at / self.config.learner_config_dict[BUDGET], 0.0)
+
     def _estimates(
         self, module_id: str, samples: list[AgentSteps], config: Any
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -199,7 +204,7 @@ class OnPolicyLearner(MeetingLearner):
                 np.concatenate(gains),
                 np.concatenate([steps.observations for steps in samples]),
                 np.concatenate([steps.choices for steps in samples]),
-                max(1.0 - self._schedules_at / self.config.learner_config_dict[BUDGET], 0.0),
+                self._share_left,
             )
             advantages = np.split(mixed, np.cumsum([len(steps) for steps in samples])[:-1])
         return advantages, targets
@@ -208,7 +213,7 @@ class OnPolicyLearner(MeetingLearner):
         """Return the present weight of the pull to the first policy."""
         if module_id not in self._first_actors:
             return 0.0
-        return weight_at(self.config.learner_config_dict, self._schedules_at)
+        return self.config.learner_config_dict[PULL] * self._share_left
 
     def pull_of(self, module_id: str, batch: Rows, logits: Tensor) -> Tensor | float:
         """Return the part of the loss that pulls to the first policy, after the other figures have been noted."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from offload_rllib.simulator.types import Array
 
-PULL, PULL_ENV_STEPS = "pull", "pull_env_steps"
+PULL = "pull"
 FIRST_LOGP = "first_logp"
 ACTOR = "actor."
 
@@ -26,16 +25,6 @@ def first_actor(actor: nn.Module, weights: Mapping[str, Array]) -> nn.Module:
     own = {name.removeprefix(ACTOR): torch.tensor(value) for name, value in weights.items() if name.startswith(ACTOR)}
     first.load_state_dict(own)
     return first.requires_grad_(requires_grad=False).eval()
-
-
-def weight_at(settings: Mapping[str, Any], env_steps: int) -> float:
-    """Return the weight of the pull after so many environment steps.
-
-    Args:
-        settings: `PULL`, the weight at the beginning, and `PULL_ENV_STEPS`, after which it is 0.
-        env_steps: sampled so far.
-    """
-    return settings[PULL] * max(1.0 - env_steps / settings[PULL_ENV_STEPS], 0.0)
 
 
 def divergence(first_logp: Tensor, logits: Tensor, has_choice: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from offload_rllib.algorithms.direct_learner import TORCH_THREADS
 from offload_rllib.algorithms.exchange.meeting import BUDGET, EXCHANGE, EXCHANGE_BATCHES, LATE_SHARE
 from offload_rllib.algorithms.fused.learner import GRADIENTS
 from offload_rllib.algorithms.on_policy import IDLE_PER_CHOICE
-from offload_rllib.algorithms.pull import PULL, PULL_ENV_STEPS
+from offload_rllib.algorithms.pull import PULL
 from offload_rllib.algorithms.sampling import SAMPLE_ATTEMPTS
 from offload_rllib.algorithms.sequences import MEMORY_STEPS
 from offload_rllib.config.algorithms import A2C, APPO, PPO, OnPolicy
@@ -164,7 +164,6 @@ class OnPolicyConfig(OffloadConfig):
             BUDGET: training.env_steps,
             LATE_SHARE: algorithm.late_share,
             PULL: algorithm.pull_coeff,
-            PULL_ENV_STEPS: training.env_steps,
             MEMORY_STEPS: algorithm.memory_steps,
         }
         if algorithm.constraints:

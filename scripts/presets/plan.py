@@ -24,8 +24,8 @@ TUNED = "tuned_rules.json"
 
 def fits(preset: str, algorithm: str) -> bool:
     """Return whether a learner can be trained on a preset: rules are cloned where tasks are decided at arrivals."""
-    when = load_environment(preset).decisions.when
-    return when == "arrival" or load_policy_config(algorithm).training.imitate is None
+    clones = load_policy_config(algorithm).training.imitate is not None
+    return not clones or load_environment(preset).decisions.when == "arrival"
 
 
 def part_name(preset: str, algorithm: str) -> str:
