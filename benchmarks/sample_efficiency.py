@@ -12,7 +12,12 @@ decisions of the policy. Learners:
   `ppo_annealed_small`: of two, with half the minibatch.
 - `maskable`: MaskablePPO with its own defaults on the Gymnasium interface, where one network decides for all nodes and
   is rewarded with all nodes' rewards. `maskable_8`: with eight environments, and batches, network, learning rate (which
-  falls), lambda, epochs and entropy of `ppo_small`. Both need `pip install sb3-contrib`, and are left out without it.
+  falls), lambda, epochs and entropy of `ppo_small`.
+- `maskable_agents`: MaskablePPO with every agent as one environment of its vector, as its users train several agents. Each
+  is rewarded for itself. That needs a clock, of 1 s here, and most of its steps offer no task; decisions are those that
+  do. The policy then plays the episodes of all others.
+
+Those of MaskablePPO need `pip install sb3-contrib`, and are left out without it.
 """
 
 from __future__ import annotations
@@ -49,7 +54,9 @@ OURS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ppo_from_rule": ("ppo_from_rule", ()),
     "ppo_from_rule_small": ("ppo_from_rule", SMALL),
 }
-PEERS = ("maskable", "maskable_8")
+PEERS = ("maskable", "maskable_8", "maskable_agents")
+CLOCK = "decisions={when: interval, interval_s: 1, max_hops: 2}"
+OFFERS = 0.05  # the share of an agent's steps with that clock that offer a task, about
 
 # Observations [E, F], masks [E, R] and deciding agents [E] to actions [E].
 Player = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -91,6 +98,8 @@ def train_ours(learner: str, decisions: int, seed: int) -> tuple[float, float]:
 
 def train_maskable(learner: str, decisions: int, seed: int) -> tuple[float, float]:
     """Return the same of MaskablePPO."""
+    if learner == "maskable_agents":
+        return train_maskable_agents(decisions, seed)
     # Only those who ask for it have it.
     peer = importlib.import_module("sb3_contrib")
     vector = importlib.import_module("stable_baselines3.common.vec_env")
@@ -118,6 +127,18 @@ def train_maskable(learner: str, decisions: int, seed: int) -> tuple[float, floa
     def player(seen: np.ndarray, masks: np.ndarray, deciding: np.ndarray) -> np.ndarray:
         given = {"observations": seen, "action_mask": masks, "agent": np.maximum(deciding, 0)}
         return model.predict(given, action_masks=masks.astype(bool), deterministic=True)[0]
+
+    return cpu_s, score(player)
+
+
+def train_maskable_agents(decisions: int, seed: int) -> tuple[float, float]:
+    """Return the same of MaskablePPO with agents as environments."""
+    began = time.process_time()
+    model = importlib.import_module("maskable_agents").train(ENV, decisions, seed, [CLOCK], OFFERS)
+    cpu_s = time.process_time() - began
+
+    def player(seen: np.ndarray, masks: np.ndarray, deciding: np.ndarray) -> np.ndarray:
+        return model.predict(seen, action_masks=masks.astype(bool), deterministic=True)[0]
 
     return cpu_s, score(player)
 

@@ -205,15 +205,22 @@ def test_credit_in_hindsight_is_refused_where_costs_are_not_known(
 
 
 @pytest.mark.parametrize(
-    ("environment", "overrides", "expected"),
+    ("environment", "overrides", "constraints", "expected"),
     [
-        ("ether_12", [], "annealed"),
-        ("ether_12", ["decisions={when: interval, interval_s: 1}"], "steps"),
-        ("ether_12", ["reward={name: peersimgym}"], "steps"),
-        ("objectives_6", [], "steps"),
+        ("ether_12", [], [], ("annealed", 0.99)),
+        ("ether_12", [], ["dropped_share"], ("annealed", 0.99)),
+        ("ether_12", ["decisions={when: interval, interval_s: 1}"], [], ("steps", 0.99)),
+        ("ether_12", ["reward={name: peersimgym}"], [], ("steps", 0.99)),
+        ("herd_20", [], [], ("decisions", 0.0)),
+        ("herd_20", [], ["dropped_share"], ("annealed", 0.99)),
+        ("herd_20", ["reward.scope=team"], [], ("annealed", 0.99)),
+        ("objectives_6", [], [], ("steps", 0.99)),
     ],
 )
-def test_auto_is_hindsight_where_costs_are_known(environment: str, overrides: list[str], expected: str) -> None:
-    policy = load_policy_config({"algorithm": {"name": "PPO", "credit": "auto"}})
+def test_auto_is_hindsight_where_costs_are_known(
+    environment: str, overrides: list[str], constraints: list[str], expected: tuple[str, float]
+) -> None:
+    bounds = [{"figure": figure, "at_most": 0.02} for figure in constraints]
+    policy = load_policy_config({"algorithm": {"name": "PPO", "credit": "auto", "constraints": bounds}})
     config: Any = algorithm_config(load_environment(environment, overrides), policy, cpus=2)
-    assert config.env_config["credit"] == expected
+    assert (config.env_config["credit"], config.gamma) == expected

@@ -7,7 +7,7 @@ from offload_rllib.config import PolicyConfig
 from offload_rllib.config.algorithms import OnPolicy
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import NativeEnv
-from offload_rllib.rollout.hindsight import ANNEALED, STEPS, hindsight_misfit
+from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, STEPS, hindsight_misfit
 
 AUTO = "auto"
 # In a mean deadline. With gamma 0.99 decisions look two thirds of a deadline ahead: what comes later is mostly noise.
@@ -15,7 +15,10 @@ UNITS = 150
 
 
 def settled(policy: PolicyConfig, env: NativeEnv) -> PolicyConfig:
-    """Return a policy with `algorithm.discount_s`, s, and `algorithm.credit` as they are in an environment."""
+    """Return a policy with `algorithm.discount_s`, s, and `algorithm.credit` as they are in an environment.
+
+    With credit by `decisions`, `algorithm.gamma` is 0: all that follows from a decision is in its own reward.
+    """
     algorithm = policy.algorithm
     changes: dict[str, object] = {}
     if algorithm.discount_s is None:
@@ -23,7 +26,13 @@ def settled(policy: PolicyConfig, env: NativeEnv) -> PolicyConfig:
         changes["discount_s"] = DISCOUNT_S if deadline_s is None else deadline_s / UNITS
     if isinstance(algorithm, OnPolicy) and algorithm.credit == AUTO:
         batched = policy.training.env_runner == "batched" and isinstance(env, ArrivalEnv)
+        reward = env.scenario.config.reward
         # Other rewards than delays may ask for something else than a low score.
-        delays = env.scenario.config.reward.name == "delay"
-        changes["credit"] = ANNEALED if batched and delays and not hindsight_misfit(env.scenario) else STEPS
+        if not batched or reward.name != "delay" or hindsight_misfit(env.scenario):
+            changes["credit"] = STEPS
+        elif reward.scope == "own" and not algorithm.constraints:
+            # Such rewards leave out what a decision costs others: nothing to move to. Constraints need rewards.
+            changes |= {"credit": DECISIONS, "gamma": 0.0}
+        else:
+            changes["credit"] = ANNEALED
     return policy.model_copy(update={"algorithm": algorithm.model_copy(update=changes)})
