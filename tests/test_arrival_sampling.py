@@ -262,44 +262,85 @@ def test_rllibs_episodes_hold_the_same_steps() -> None:
     )
 
 
+def decided_tasks(log: np.ndarray, node: int) -> np.ndarray:
+    """Return the numbers of the tasks that one node has decided on, with one hop, in order."""
+    refused = (log["outcome"] == QUEUE_FULL) & (log["hops"] == 0)
+    tasks = np.flatnonzero((log["origin"] == node) & ~refused & (log["created_s"] > 0))
+    return tasks[np.argsort(log["created_s"][tasks])]
+
+
 @pytest.mark.parametrize("credit", [DECISIONS, ANNEALED])
 def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
-    overrides = ["horizon_s=90", "warmup_s=5", "drain_s=40"]
-    environment = load_environment("manual_5", [*overrides, "decisions={max_hops: 1}"])
-    config = runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: credit})
-    runner = make_runner(config)
-    logs: dict[int, Any] = {}
+    overrides = ["horizon_s=130", "warmup_s=5", "drain_s=40", "decisions={max_hops: 1}"]
+    environment = load_environment("manual_5", overrides)
+    runner = make_runner(runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: credit}))
+    batch = runner.env.batch
+    ended: dict[int, Any] = {}
     original = runner.finish_episodes
 
     def keep_logs(which: np.ndarray, *rest: Any) -> None:
-        logs.update({int(e): runner.env.batch.task_log(int(e)) for e in which})
+        ended.update({e: batch.task_log(e) for e in which.tolist()})
         original(which, *rest)
 
     runner.finish_episodes = keep_logs
-    sample = runner.sample(num_timesteps=1, explore=True)[0]
-    assert sorted(logs) == [0, 1]
-    scenario = runner.env.batch.scenario
-    scale = scenario.config.reward.scale
-    for e, log in logs.items():
-        part = sample.subset(sample.environment == e)
-        cost_s = decision_costs(scenario, log)
-        node_of = np.asarray(scenario.arrays.agent_node)
-        for a in range(len(part.agents)):
-            refused = (log["outcome"] == QUEUE_FULL) & (log["hops"] == 0)
-            tasks = np.flatnonzero((log["origin"] == node_of[a]) & ~refused)
-            tasks = tasks[np.argsort(log["created_s"][tasks])]
-            here = np.flatnonzero(part.agent[: len(part)] == a)
-            assert len(here) == len(tasks)
-            known = log["created_s"][tasks] <= 50
-            expected = np.where(known, -scale * cost_s[tasks], np.nan)
-            if credit == ANNEALED:
-                assert part.hindsight is not None
-                np.testing.assert_allclose(part.hindsight[here], expected, rtol=1e-5)
-                assert part.choices[here].all()
-                assert not np.isclose(part.rewards[here], expected).any()
-            else:
-                np.testing.assert_allclose(part.rewards[here][known], expected[known], rtol=1e-5)
-                assert (part.choices[here] == known).all()
+    nodes = np.asarray(batch.scenario.arrays.agent_node).tolist()
+    credited: Counter[tuple[int, int]] = Counter()
+    before_the_end = 0
+    while len(ended) < 2:
+        going_on = {0, 1} - set(ended)
+        sample = runner.sample(num_timesteps=2 * 15, explore=True)[0]
+        for e in going_on:
+            part = sample.subset(sample.environment == e)
+            now_s = None if e in ended else float(batch.time_s[e])
+            log = ended[e] if now_s is None else batch.task_log(e)
+            cost_s = decision_costs(batch.scenario, log, now_s)
+            for a, node in enumerate(nodes[: len(part.agents)]):
+                here = np.flatnonzero(part.agent[: len(part)] == a)
+                tasks = decided_tasks(log, node)[credited[e, a] :][: len(here)]
+                assert len(tasks) == len(here)
+                credited[e, a] += len(here)
+                known = log["created_s"][tasks] <= 90
+                expected = np.where(known, -batch.scenario.config.reward.scale * cost_s[tasks], np.nan)
+                if now_s is not None:
+                    before_the_end += len(here)
+                    assert (log["created_s"][tasks] <= now_s - 40).all()
+                if credit == ANNEALED:
+                    assert part.hindsight is not None
+                    np.testing.assert_allclose(part.hindsight[here], expected, rtol=1e-5)
+                    assert part.choices[here].all()
+                    assert not np.isclose(part.rewards[here], expected).any()
+                else:
+                    np.testing.assert_allclose(part.rewards[here][known], expected[known], rtol=1e-5)
+                    assert (part.choices[here] == known).all()
+    assert all(count == len(decided_tasks(ended[e], nodes[a])) for (e, a), count in credited.items())
+    assert before_the_end > 40
+
+
+def test_credit_comes_later_and_changes_nothing_else() -> None:
+    own: dict[str, Any] = {"env": small_environment(decisions=ARRIVAL, drain_s=12), "envs": 3}
+    plain, credited = make_runner(runner_config(**own)), make_runner(runner_config(**own, **{CREDIT: ANNEALED}))
+    steps = [1, 2, 50, 160, 187]
+    sampled = [part for count in steps for part in plain.sample(num_timesteps=3 * count, explore=True)]
+    later = [part for count in steps for part in credited.sample(num_timesteps=3 * count, explore=True)]
+    assert [part.env_steps for part in sampled] == [part.env_steps for part in later]
+    for e in range(3):
+        expected, found = by_environment(sampled, e), by_environment(later, e)
+        assert expected.keys() == found.keys()
+        for who, of_agent in found.items():
+            assert of_agent == expected[who][: len(of_agent)]
+            # Those of the last 12 s are still to come.
+            assert 0 < len(expected[who]) - len(of_agent) < 60
+    assert all((part.following > np.arange(len(part))).all() for part in later)
+    assert sum(part.ended.sum() for part in later) == sum(part.ended.sum() for part in sampled)
+
+
+def test_without_a_drain_samples_are_whole_episodes() -> None:
+    environment = small_environment(decisions=ARRIVAL)
+    runner = make_runner(runner_config(env=environment, envs=3, **{CREDIT: ANNEALED}))
+    sample = runner.sample(num_timesteps=3, explore=True)[0]
+    assert sample.env_steps == len(sample) > 100
+    assert sample.hindsight is not None
+    assert np.isfinite(sample.hindsight).all()
 
 
 def test_the_pending_tasks_are_those_that_the_log_knows() -> None:

@@ -167,6 +167,22 @@ def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
     np.testing.assert_array_equal(*costs)
 
 
+@pytest.mark.parametrize("environment", ["full_10", "ring_12"])
+def test_costs_are_mostly_known_when_drain_s_has_passed(environment: str) -> None:
+    scenario = build_scenario(load_environment(environment))
+    env = ArrivalEnv(scenario, 1, log=True)
+    env.reset(held_out_keys(0, 1))
+    while env.time_s[0] < 200:
+        env.step(env.heuristic_actions("shortest_finish"))
+    now_s, early = float(env.time_s[0]), env.task_log(0)
+    env.play("shortest_finish")
+    settled = np.flatnonzero((early["created_s"] > 0) & (early["created_s"] < now_s - scenario.config.drain_s))
+    found = decision_costs(scenario, early, now_s)[settled]
+    expected = decision_costs(scenario, env.task_log(0))[settled]
+    assert len(settled) > 50
+    assert np.isclose(found, expected, atol=1e-6).mean() > 0.9
+
+
 def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
     scenario = build_scenario(load_environment("herd_20", [CLOCK, "horizon_s=40", "warmup_s=5", "drain_s=5"]))
     env = VectorEnv(scenario, 1, log=True)

@@ -12,7 +12,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.acting import choose_at_arrivals
 from offload_rllib.rollout.agent_steps import AgentSteps
-from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, credit_arrivals
+from offload_rllib.rollout.hindsight import DECISIONS, credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
 from offload_rllib.rollout.tally import Tally
@@ -38,7 +38,7 @@ class ArrivalSampling:
             joint=runner.has_central_critic,
             costs=batch.costs.shape[1],
             memory=1 + runner.memory if runner.memory else 0,
-            credits_later=runner.credit == ANNEALED,
+            hindsight=runner.credit,
         )
         self._memories = Memories(size, len(batch.agents), runner.memory) if runner.memory else None
         self._tally = Tally(batch)
@@ -88,6 +88,8 @@ class ArrivalSampling:
             if batch.step(actions):
                 self._end_episodes(np.flatnonzero(batch.truncated), left)
             step += 1
+        if runner.in_hindsight and not episodes:
+            self._credit(np.flatnonzero(~batch.truncated), ended=False)
         whole = self._recorder.take(np.concatenate(lasted) if episodes else None)
         parts = whole.of_policies(runner.owner, runner.agents_of)
         self._agent_steps = {part.module_id: len(part) for part in parts}
@@ -112,9 +114,8 @@ class ArrivalSampling:
         runner, batch = self._runner, self._batch
         for e in which.tolist():
             self._recorder.close(self._recorded, e, self._memories)
-            if runner.in_hindsight:
-                places, rows = self._recorder.episode(e, int(batch.decisions[e]))
-                credit_arrivals(batch.scenario_of(e), batch.task_log(e), places, rows, pays=runner.credit == DECISIONS)
+        if runner.in_hindsight:
+            self._credit(which, ended=True)
         counted = which[left[which] > 0] if left.any() else which
         self._tally.close(which)
         # What the team earns is what each of its agents earns.
@@ -122,6 +123,19 @@ class ArrivalSampling:
         runner.finish_episodes(counted, returns, batch.decisions[counted])
         left[counted] = np.maximum(left[counted] - 1, 0)
         runner.start_episodes(which)
+
+    def _credit(self, which: np.ndarray, *, ended: bool) -> None:
+        """Note what decisions have cost, as far as that is known: all of episodes that have ended."""
+        batch = self._batch
+        for e in which.tolist():
+            scenario = batch.scenario_of(e)
+            until_s = np.inf if ended else float(batch.time_s[e]) - scenario.config.drain_s
+            places, rows = self._recorder.waiting(e, until_s)
+            if not len(places):
+                continue
+            now_s = None if ended else float(batch.time_s[e])
+            pays = self._runner.credit == DECISIONS
+            credit_arrivals(scenario, batch.task_log(e), places, rows, pays=pays, now_s=now_s)
 
     def _act(
         self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray, memory: np.ndarray | None

@@ -63,12 +63,13 @@ def require_hindsight(scenario: BuiltScenario, credit: str = DECISIONS) -> None:
         raise ConfigError(f"algorithm.credit: {credit} needs {misfit}; accepted elsewhere: auto or steps")
 
 
-def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
-    """Return what the decisions on each task of a finished episode have cost, [tasks] float64 s.
+def decision_costs(scenario: BuiltScenario, log: Array, now_s: float | None = None) -> Array:
+    """Return what the decisions on each task of an episode have cost, [tasks] float64 s.
 
     Args:
         scenario: of the episode.
-        log: [tasks] LOG, all tasks of the episode.
+        log: [tasks] LOG, all tasks of the episode so far.
+        now_s: when that is; None: at its end.
     """
     config, arrays = scenario.config, scenario.arrays
     weight = np.asarray(arrays.type_weight, float)[log["type"]]
@@ -77,7 +78,7 @@ def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
     finished = log["outcome"] == FINISHED
     age_s = log["ended_s"] - log["created_s"]
     # As `simulator.tasks.score_of_unfinished`.
-    latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s)
+    latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s if now_s is None else now_s)
     unfinished_s = np.maximum(np.maximum(latest_s - log["created_s"], age_s), config.score.drop_s or 0.0)
     cost_s = weight * np.where(finished, age_s, unfinished_s)
     joined_s = log["created_s"] + log["holding_s"] + log["transfer_s"]
@@ -119,23 +120,26 @@ def decision_costs(scenario: BuiltScenario, log: Array) -> Array:
     return cost_s
 
 
-def credit_arrivals(scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool) -> None:
-    """Note what each decision of a finished episode has cost from its moment on.
+def credit_arrivals(
+    scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool, now_s: float | None = None
+) -> None:
+    """Note what decisions of an episode have cost from their moment on.
 
     Nothing is noted of those of its last `drain_s`, whose costs are not all known.
 
     Args:
         scenario: of the episode.
-        log: [tasks] LOG, all tasks of the episode.
-        places: [n] int64, the rows of its decisions.
+        log: [tasks] LOG, all tasks of the episode so far.
+        places: [n] int64, the rows of decisions.
         rows: changed in place.
         pays: put costs in the place of rewards; decisions of which nothing is noted become rows without a choice.
+        now_s: how far the episode is; None: at its end.
     """
     config = scenario.config
     task = rows.task[places]
     weight = np.asarray(scenario.arrays.type_weight, float)[log["type"][task]]
     age_s = rows.time_s[places] - log["created_s"][task]
-    gains = -config.reward.scale * (decision_costs(scenario, log)[task] - weight * age_s)
+    gains = -config.reward.scale * (decision_costs(scenario, log, now_s)[task] - weight * age_s)
     unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
     rows.hindsight[places] = gains
     rows.hindsight[unsettled] = np.nan

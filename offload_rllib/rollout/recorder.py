@@ -9,6 +9,7 @@ import numpy as np
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.agent_steps import AgentSteps
+from offload_rllib.rollout.hindsight import ANNEALED, STEPS
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.rollout.team import TeamView
 from offload_rllib.simulator.jit import entry_point, kernel
@@ -32,12 +33,13 @@ def _allocate(rows: int, features: int, actions: int, costs: int) -> Rows:
         elapsed_s=np.empty(rows),
         hindsight=np.empty(rows, np.float32),
         task=np.empty(rows, np.int64),
+        waits=np.empty(rows, np.bool_),
         following=np.empty(rows, np.int64),
     )
 
 
 @kernel
-def _note(deciding, time_s, elapsed_s, observations, masks, rewards, costs, first, rows, last, returns):
+def _note(deciding, time_s, elapsed_s, observations, masks, rewards, costs, first, waits, rows, last, returns):
     """Write the pending decision of each environment into the rows from `first` on; link each to its agent's last."""
     for e in range(deciding.shape[0]):
         row, a = first + e, deciding[e]
@@ -49,6 +51,7 @@ def _note(deciding, time_s, elapsed_s, observations, masks, rewards, costs, firs
         for action in range(masks.shape[1]):
             rows.masks[row, action] = masks[e, action]
         rows.following[row] = NONE
+        rows.waits[row] = waits
         before = last[e, a]
         if before != NONE:
             rows.rewards[before] = rewards[e]
@@ -63,8 +66,9 @@ def _note(deciding, time_s, elapsed_s, observations, masks, rewards, costs, firs
 class Recorder:
     """Turns the decisions of E environments into `AgentSteps`.
 
-    A sample holds the decisions whose successors are known. The others, at most one per agent and environment, stay for
-    the next sample, as RLlib's own runner keeps them; their states close this one.
+    A sample holds the decisions whose successors and costs are known. The others stay for the next sample; their states
+    close this one. Without credit in hindsight they are at most one per agent and environment, as RLlib's own runner
+    keeps them.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Recorder:
         joint: bool,
         costs: int = 0,
         memory: int = 0,
-        credits_later: bool = False,
+        hindsight: str = STEPS,
     ) -> None:
         """Begin without decisions.
 
@@ -89,9 +93,9 @@ class Recorder:
             joint: record what all agents see at each decision, for central critics.
             costs: C.
             memory: 1 + H, numbers that an agent remembers; 0: none.
-            credits_later: hand on what decisions have cost in hindsight.
+            hindsight: how decisions are credited (see `rollout.hindsight`).
         """
-        self._credits = credits_later
+        self._credits, self._hands_on = hindsight != STEPS, hindsight == ANNEALED
         self._environments, self._agents = environments, agents
         self._sizes = (features, actions, costs)
         self._keeps_joint = joint
@@ -147,6 +151,7 @@ class Recorder:
             batch.rewards,
             batch.costs,
             self._count,
+            self._credits,
             self._rows,
             self._last,
             self.returns,
@@ -200,21 +205,25 @@ class Recorder:
             self._closing_memory.append(memories.closing(e, elapsed_s)[agents])
         self._last[e] = NONE
 
-    def episode(self, e: int, decisions: int) -> tuple[Array, Rows]:
-        """Return the indices of environment `e`'s last so many decisions, and the columns, which may be changed."""
-        places = np.arange(self._count - self._environments + e, -1, -self._environments)[:decisions]
-        if len(places) < decisions or places[-1] < self._carried:
-            raise ValueError("credit in hindsight needs whole episodes: sample by episodes")
-        return places[::-1], self._rows
+    def waiting(self, e: int, until_s: float = np.inf) -> tuple[Array, Rows]:
+        """Return where the decisions of environment `e` are that wait for their costs, and the columns to write them to.
+
+        Only those up to a time, and whose successors are known. They do not wait any longer.
+        """
+        rows = Rows(*(column[: self._count] for column in self._rows))
+        known = rows.waits & (rows.following != NONE)
+        found = np.flatnonzero(known & (rows.environment == e) & (rows.time_s <= until_s))
+        rows.waits[found] = False
+        return found, rows
 
     def take(self, keep: Array | None = None) -> AgentSteps:
-        """Return the decisions whose successors are known, of all agents, and keep the others.
+        """Return the decisions whose successors and costs are known, of all agents, and keep the others.
 
         Args:
             keep: [n] bool, which of the decisions since the last call; all by default. With it, nothing is kept.
         """
         rows, count = Rows(*(column[: self._count] for column in self._rows)), self._count
-        settled = rows.following != NONE
+        settled = (rows.following != NONE) & ~rows.waits
         pending = np.flatnonzero(~settled)
         if keep is not None:
             settled[self._carried :] &= keep
@@ -243,7 +252,7 @@ class Recorder:
             actions=rows.actions.take(done, 0),
             log_probabilities=rows.log_probabilities.take(done, 0),
             rewards=rows.rewards.take(done, 0),
-            hindsight=rows.hindsight.take(done, 0) if self._credits else None,
+            hindsight=rows.hindsight.take(done, 0) if self._hands_on else None,
             costs=rows.costs.take(done, 0),
             elapsed_s=rows.elapsed_s.take(done, 0),
             following=following,
@@ -256,21 +265,25 @@ class Recorder:
             memory=memory,
         )
         if keep is None:
-            self._carry(pending)
+            self._carry(pending, place - len(done))
         else:
             self.restart()
         return steps
 
-    def _carry(self, pending: Array) -> None:
-        """Move the rows whose successors are not known to the front."""
+    def _carry(self, pending: Array, place: Array) -> None:
+        """Move the rows that are kept to the front; `place` [n] says where those of them are then."""
         for column in self._rows:
             column[: len(pending)] = column[pending]
+        # What follows a row that is kept is kept, too: it was decided later.
+        following = self._rows.following[: len(pending)]
+        followed = following != NONE
+        following[followed] = place[following[followed]]
         if self._keeps_joint:
             self._joint[: len(pending)] = self._joint[pending]
         if self._memory.shape[1]:
             self._memory[: len(pending)] = self._memory[pending]
         agents, environments = self._rows.agent[: len(pending)], self._rows.environment[: len(pending)]
         self._last[:] = NONE
-        self._last[environments, agents] = np.arange(len(pending))
+        self._last[environments[~followed], agents[~followed]] = np.flatnonzero(~followed)
         self._carried = self._count = len(pending)
         self._forget_closings()

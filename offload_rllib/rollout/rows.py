@@ -34,5 +34,7 @@ class Rows(NamedTuple):
     """[n] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known."""
     task: Array
     """[n] int64: number of the task that was decided; where decisions are credited in hindsight."""
+    waits: Array
+    """[n] bool: its cost in hindsight is not known yet, and will be."""
     following: Array
     """[n] int64: the successor; `NONE` while it is not known."""

@@ -93,6 +93,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         count = self.config.num_envs_per_env_runner
         self.credit = context.get(CREDIT, STEPS)
         self.in_hindsight = self.credit != STEPS
+        self._samples_episodes = False
         overrides, costs = context.get("overrides", ()), tuple(context.get(COSTS, ()))
         self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight, costs=costs))
         self.num_envs = count
@@ -145,6 +146,8 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         self.keys = np.zeros(batch.num_envs, np.uint64)
         self._began_s = np.zeros(batch.num_envs)
         if isinstance(batch, ArrivalEnv):
+            # Without a drain no cost is known before the end of an episode: a sample is one of each environment.
+            self._samples_episodes = self.in_hindsight and not batch.scenario.config.drain_s
             self._sampling = ArrivalSampling(self, batch)
         else:
             self._sampling = ClockedSampling(self, batch)
@@ -204,8 +207,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         rows = self.num_envs * len(self.env.batch.agents)
         self._scores = [scores_of(self.module[module_id], rows) for module_id in self.agents_of]
         episodes = math.ceil((num_episodes or 0) / self.num_envs)
-        if self.in_hindsight and isinstance(self.env.batch, ArrivalEnv):
-            # What a decision has cost is known at the end of an episode: a sample is one of each environment.
+        if self._samples_episodes:
             episodes, self._needs_initial_reset = max(episodes, 1), True
         steps = math.ceil((num_timesteps or 0) / self.num_envs)
         samples, env_steps = self._sampling.sample(how, steps=steps, episodes=episodes)
