@@ -231,6 +231,7 @@ def test_credit_in_hindsight_is_refused_where_costs_are_not_known(
         ("herd_20", [], ["dropped_share"], ("annealed", 0.99)),
         ("herd_20", ["reward.scope=team"], [], ("annealed", 0.99)),
         ("objectives_6", [], [], ("steps", 0.99)),
+        ("memory_5", [], [], ("steps", 0.99)),
     ],
 )
 def test_auto_is_hindsight_where_costs_are_known(

@@ -218,7 +218,7 @@ def _check_hindsight(algorithm: OnPolicy, training: Training, env: NativeEnv) ->
     if training.env_runner != "batched":
         raise ConfigError(f"algorithm.credit: {algorithm.credit} needs training.env_runner: batched")
     if isinstance(env, ArrivalEnv):
-        return  # samples are whole episodes
+        return  # decisions wait for their credit
     whole = training.samplers * training.envs_per_runner * env.steps_per_episode
     if algorithm.batch_env_steps % whole:
         raise ConfigError(

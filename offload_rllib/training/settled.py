@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from offload_rllib.algorithms.settings import DISCOUNT_S
 from offload_rllib.config import PolicyConfig
 from offload_rllib.config.algorithms import OnPolicy
@@ -27,8 +29,10 @@ def settled(policy: PolicyConfig, env: NativeEnv) -> PolicyConfig:
     if isinstance(algorithm, OnPolicy) and algorithm.credit == AUTO:
         batched = policy.training.env_runner == "batched" and isinstance(env, ArrivalEnv)
         reward = env.scenario.config.reward
+        # In a full memory one large task keeps many small ones out, and what that costs depends on how others respond.
+        memories = bool(np.isfinite(env.scenario.arrays.node["capacity_bits"]).any())
         # Other rewards than delays may ask for something else than a low score.
-        if not batched or reward.name != "delay" or hindsight_misfit(env.scenario):
+        if not batched or reward.name != "delay" or memories or hindsight_misfit(env.scenario):
             changes["credit"] = STEPS
         elif reward.scope == "own" and not algorithm.constraints:
             # Such rewards leave out what a decision costs others: nothing to move to. Constraints need rewards.
