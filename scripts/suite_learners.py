@@ -41,8 +41,6 @@ def settings(place: Place, algorithm: str, seed: int) -> PolicyConfig:
     changes = [*in_one_process(algorithm), f"training.seed={seed}"]
     policy = load_policy_config(algorithm, changes)
     env_steps = place.scenario.env_steps
-    if getattr(policy.algorithm, "credit", "") == "decisions":
-        env_steps -= policy.algorithm.batch_env_steps // 2  # a batch of whole episodes ends beyond, or short of, it
     return load_policy_config(algorithm, [*changes, f"training.env_steps={env_steps}"])
 
 

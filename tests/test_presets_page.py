@@ -56,6 +56,7 @@ def test_a_row_holds_the_learner_against_the_best_rule_that_is_no_oracle() -> No
     assert (row.rule, row.rules, row.beaten, row.lost, row.sure) == ("low", 3, 1, 1, True)
     assert row.difference_s.mean == pytest.approx(2.0, abs=0.2)
     assert row.drops_more
+    assert row.seeds == 3
     assert row.dropped == pytest.approx(0.2, abs=0.02)
     assert row.score_s < row.sampled_s
     fewer = row_of("here", _comparison(scores, {"ppo_shared": 0.0}), "ppo_shared")

@@ -22,7 +22,7 @@ from offload_rllib.evaluation.rule_tuning import ORACLE
 from offload_rllib.evaluation.statistics import Interval, certain
 from offload_rllib.reporting.figures import new_figure, tidy, write_figure
 from offload_rllib.reporting.looks import COLUMN, looks
-from scripts.presets.plan import ALGORITHMS, SEEDS, fits, part_name
+from scripts.presets.plan import ALGORITHMS, fits, part_name
 
 DROPPED = "dropped_share"
 HEAD = """\
@@ -35,8 +35,9 @@ shipped settings, and plays greedily on held-out episodes against every rule. Ru
 default and with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. Rules that see the true
 state (`..._oracle`) are left out. `ppo_auto` is the one to begin with: it anneals
 [credit](algorithms/ppo.md#credit-in-hindsight), and falls back on [a clone of the best
-rule](warm_start.md#cloning-a-rule) of training episodes. `ppo_from_rule` begins with that clone, and all others with
-random weights. The page is written by `python -m scripts.presets`.
+rule](warm_start.md#cloning-a-rule) of training episodes. `ppo_drops` has the same credit, and [bounds the share of
+drops](constraints.md) to 2 %: it is for networks where `ppo_auto` drops too many. `ppo_from_rule` begins with the clone,
+and all others with random weights. The page is written by `python -m scripts.presets`.
 """
 EXPLAINED = """\
 *Best rule* is the one with the lowest mean score on the held-out episodes themselves, which favours rules. [ ] is the
@@ -64,6 +65,7 @@ class Row:
         dropped: share of tasks that the learner drops.
         rule_dropped: share that the best rule drops.
         drops_more: whether the learner certainly drops more.
+        seeds: trainings of the learner.
     """
 
     preset: str
@@ -79,6 +81,7 @@ class Row:
     dropped: float
     rule_dropped: float
     drops_more: bool
+    seeds: int
 
 
 def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
@@ -104,6 +107,7 @@ def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
         comparison.mean(learner, DROPPED, point).mean,
         comparison.mean(rules[best], DROPPED, point).mean,
         bool(drops.excludes_zero and drops.mean > 0),
+        len(comparison.matrix(learner, SCORE, point)),
     )
 
 
@@ -200,7 +204,8 @@ def write_page(path: Path, folder: Path) -> None:
     lines = [HEAD, *(f"- {verdict(*found)}" for found in rows.items()), ""]
     lines += ["![Differences from the best rule in each preset](images/presets.png)", "", EXPLAINED]
     for algorithm, found in rows.items():
-        lines += [f"## `{algorithm}`", "", f"{SEEDS} training seeds, 20 held-out episodes.", "", table(found), ""]
+        seeds = " or ".join(map(str, sorted({row.seeds for row in found})))
+        lines += [f"## `{algorithm}`", "", f"{seeds} training seeds, 20 held-out episodes.", "", table(found), ""]
     fitting = {a: [preset for preset in presets("envs") if fits(preset, a)] for a in ALGORITHMS}
     apart = sorted({f"`{preset}`" for names in fitting.values() for preset in set(presets("envs")) - set(names)})
     if apart:
