@@ -79,6 +79,7 @@ def test_a_win_is_over_every_rule() -> None:
             dropped=0.1,
             rule_dropped=0.1,
             drops_more=drops_more,
+            seeds=3,
         )
 
     text = verdict("ppo", [row(4, 0), row(4, 0, drops_more=True), row(3, 0), row(3, 1, drops_more=True)])
