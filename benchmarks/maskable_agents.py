@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from sb3_contrib import MaskablePPO  # pyright: ignore[reportMissingImports] - no dependency of this package
 from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports] - the same
@@ -27,8 +26,7 @@ class AgentVector(VecEnv):
         """Make the environment; it has a clock."""
         self._env = offload_rllib.parallel_env(env, overrides=overrides)
         self._agents = self._env.possible_agents
-        first = self._env.observation_space(self._agents[0])
-        assert isinstance(first, gymnasium.spaces.Dict)
+        first: Any = self._env.observation_space(self._agents[0])
         super().__init__(len(self._agents), first["observation"], self._env.action_space(self._agents[0]))
         self.decisions = 0
         self._masks = np.zeros((self.num_envs, self.action_space.n), bool)
@@ -65,7 +63,7 @@ class AgentVector(VecEnv):
             seen = self.reset()
         return seen, rewards, np.full(self.num_envs, ended), infos
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+    def env_method(self, *_: Any, **__: Any) -> list[Any]:
         """Return the masks [R] of all agents, which is all that is asked."""
         return list(self._masks)
 
@@ -73,14 +71,14 @@ class AgentVector(VecEnv):
         """Return that masks can be asked for."""
         return attr_name == "action_masks"
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+    def get_attr(self, *_: Any, **__: Any) -> list[Any]:
         """Return nothing: agents have no attributes."""
         return [None] * self.num_envs
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+    def set_attr(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+    def env_is_wrapped(self, *_: Any, **__: Any) -> list[bool]:
         """Return that no agent is wrapped."""
         return [False] * self.num_envs
 
@@ -92,13 +90,12 @@ class AgentVector(VecEnv):
 class _Enough(BaseCallback):
     """Stops after so many decisions."""
 
-    def __init__(self, decisions: int) -> None:
+    def __init__(self, agents: AgentVector, decisions: int) -> None:
         super().__init__()
-        self._decisions = decisions
+        self._agents, self._decisions = agents, decisions
 
     def _on_step(self) -> bool:
-        assert isinstance(self.training_env, AgentVector)
-        return self.training_env.decisions < self._decisions
+        return self._agents.decisions < self._decisions
 
 
 def train(env: str, decisions: int, seed: int, overrides: Sequence[str], share: float) -> MaskablePPO:
@@ -126,5 +123,5 @@ def train(env: str, decisions: int, seed: int, overrides: Sequence[str], share: 
         ent_coef=0.03,
         policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
     )
-    model.learn(total_timesteps=round(decisions / share), callback=_Enough(decisions))
+    model.learn(total_timesteps=round(decisions / share), callback=_Enough(agents, decisions))
     return model

@@ -13,9 +13,9 @@ decisions of the policy. Learners:
 - `maskable`: MaskablePPO with its own defaults on the Gymnasium interface, where one network decides for all nodes and
   is rewarded with all nodes' rewards. `maskable_8`: with eight environments, and batches, network, learning rate (which
   falls), lambda, epochs and entropy of `ppo_small`.
-- `maskable_agents`: MaskablePPO with every agent as one environment of its vector, as its users train several agents. Each
-  is rewarded for itself. That needs a clock, of 1 s here, and most of its steps offer no task; decisions are those that
-  do. The policy then plays the episodes of all others.
+- `maskable_agents`: MaskablePPO with every agent as one environment of its vector, as its users train several agents.
+  Each has its own rewards. That needs a clock, of 1 s here, and most of its steps offer no task; decisions are those
+  that do. The policy then plays the same episodes as all others, without a clock.
 
 Those of MaskablePPO need `pip install sb3-contrib`, and are left out without it.
 """
@@ -137,7 +137,7 @@ def train_maskable_agents(decisions: int, seed: int) -> tuple[float, float]:
     model = importlib.import_module("maskable_agents").train(ENV, decisions, seed, [CLOCK], OFFERS)
     cpu_s = time.process_time() - began
 
-    def player(seen: np.ndarray, masks: np.ndarray, deciding: np.ndarray) -> np.ndarray:
+    def player(seen: np.ndarray, masks: np.ndarray, _: np.ndarray) -> np.ndarray:
         return model.predict(seen, action_masks=masks.astype(bool), deterministic=True)[0]
 
     return cpu_s, score(player)

@@ -38,10 +38,8 @@ def part_name(place: Place, algorithm: str) -> str:
 
 def settings(place: Place, algorithm: str, seed: int) -> PolicyConfig:
     """Return how one training seed is trained: as the preset says, with the scenario's budget, in one process."""
-    changes = [*in_one_process(algorithm), f"training.seed={seed}"]
-    policy = load_policy_config(algorithm, changes)
-    env_steps = place.scenario.env_steps
-    return load_policy_config(algorithm, [*changes, f"training.env_steps={env_steps}"])
+    budget = f"training.env_steps={place.scenario.env_steps}"
+    return load_policy_config(algorithm, [*in_one_process(algorithm), f"training.seed={seed}", budget])
 
 
 def train_part(place: Place, algorithm: str, folder: Path, console: Console) -> list[Path] | None:

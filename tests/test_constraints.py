@@ -371,7 +371,7 @@ def test_constraints_that_do_not_fit() -> None:
     twice = {"constraints": [{"figure": "late_share", "at_most": 0.1}] * 2}
     with pytest.raises(ConfigError, match=r"constraints: late_share is bounded 2 times; accepted: once"):
         policy_config("PPO", **twice)
-    with pytest.raises(ConfigError, match=r"constraints need credit: steps \(given: decisions\)"):
+    with pytest.raises(ConfigError, match=r"constraints need credit: auto, annealed or steps \(given: decisions\)"):
         policy_config("PPO", **CONSTRAINED_BY, credit="decisions")
     environment = load_environment(small_environment())
     of_type = {"constraints": [{"figure": "dropped_share_of_urgent", "at_most": 0.1}]}

@@ -206,7 +206,7 @@ class Recorder:
         self._last[e] = NONE
 
     def waiting(self, e: int, until_s: float = np.inf) -> tuple[Array, Rows]:
-        """Return where the decisions of environment `e` are that wait for their costs, and the columns to write them to.
+        """Return where the decisions of environment `e` are that wait for their costs, and the columns to write to.
 
         Only those up to a time, and whose successors are known. They do not wait any longer.
         """

@@ -36,8 +36,8 @@ default and with the value that [`tune-rule`](heuristics.md#tuning) found on tra
 state (`..._oracle`) are left out. `ppo_auto` is the one to begin with: it anneals
 [credit](algorithms/ppo.md#credit-in-hindsight), and falls back on [a clone of the best
 rule](warm_start.md#cloning-a-rule) of training episodes. `ppo_drops` has the same credit, and [bounds the share of
-drops](constraints.md) to 2 %: it is for networks where `ppo_auto` drops too many. `ppo_from_rule` begins with the clone,
-and all others with random weights. The page is written by `python -m scripts.presets`.
+drops](constraints.md) to 2 %: it is for networks where `ppo_auto` drops too many. `ppo_from_rule` begins with the
+clone, and all others with random weights. The page is written by `python -m scripts.presets`.
 """
 EXPLAINED = """\
 *Best rule* is the one with the lowest mean score on the held-out episodes themselves, which favours rules. [ ] is the
