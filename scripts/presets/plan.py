@@ -18,7 +18,7 @@ from offload_rllib.simulator.heuristics import HEURISTICS
 from scripts.results.study import Study
 
 ALGORITHMS = ("ppo_auto", "ppo_drops", "ppo_from_rule", "ppo", "a2c", "ddqn")
-SEEDS = 5
+SEEDS = 3
 TUNED = "tuned_rules.json"
 
 
