@@ -1,41 +1,28 @@
-"""MaskablePPO of sb3-contrib on several agents: each agent is one environment of its vector; needs `sb3-contrib`.
-
-See `benchmarks/sample_efficiency.py`, which runs it.
-"""
+"""MaskablePPO of sb3-contrib, every agent one environment of its vector, for `benchmarks/sample_efficiency.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sb3_contrib import MaskablePPO  # pyright: ignore[reportMissingImports] - no dependency of this package
-from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports] - the same
 from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports] - the same
 
 import offload_rllib
 
-# 1,024 s of each agent, in which an agent of `ether_12` decides on about fifty tasks.
-STEPS = 1024
-
 
 class AgentVector(VecEnv):
-    """All agents of one environment with a clock, side by side; `decisions` counts the tasks that were on offer."""
+    """All agents of one environment, side by side: in a step one of them decides, and the others may only choose 0."""
 
-    def __init__(self, env: str, overrides: Sequence[str]) -> None:
-        """Make the environment; it has a clock."""
-        self._env = offload_rllib.parallel_env(env, overrides=overrides)
+    def __init__(self, env: str, seed: int) -> None:
+        """Make the environment, and begin its series of episodes."""
+        self._env = offload_rllib.parallel_env(env)
+        self._env.start_series(seed)
         self._agents = self._env.possible_agents
-        first: Any = self._env.observation_space(self._agents[0])
-        super().__init__(len(self._agents), first["observation"], self._env.action_space(self._agents[0]))
-        self.decisions = 0
-        self._masks = np.zeros((self.num_envs, self.action_space.n), bool)
-        self._actions = np.zeros(self.num_envs, np.int64)
-
-    def seed(self, seed: int | None = None) -> list[int | None]:
-        """Begin the series of episodes of a seed."""
-        self._env.start_series(seed or 0)
-        return [seed] * self.num_envs
+        space: Any = self._env.observation_space(self._agents[0])
+        super().__init__(len(self._agents), space["observation"], self._env.action_space(self._agents[0]))
+        self._masks = np.zeros(0, bool)
+        self._actions = np.zeros(0, np.int64)
 
     def _look(self) -> np.ndarray:
         seen, masks = self._env.observe_all()
@@ -52,11 +39,9 @@ class AgentVector(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Carry them out; return observations, rewards, ends, and with ends the last observations."""
-        self.decisions += int((self._masks.sum(1) > 1).sum())
+        """Carry them out; return observations, rewards, ends, and at an end the last observations."""
         ended = self._env.carry_out(dict(zip(self._agents, self._actions.tolist(), strict=True)))
-        rewards = self._env.step_rewards().copy()
-        seen = self._look()
+        rewards, seen = self._env.step_rewards().copy(), self._look()
         infos: list[dict[str, Any]] = [{} for _ in self._agents]
         if ended:
             infos = [{"terminal_observation": last, "TimeLimit.truncated": True} for last in seen]
@@ -64,7 +49,7 @@ class AgentVector(VecEnv):
         return seen, rewards, np.full(self.num_envs, ended), infos
 
     def env_method(self, *_: Any, **__: Any) -> list[Any]:
-        """Return the masks [R] of all agents, which is all that is asked."""
+        """Return the masks [R] of all agents: nothing else is asked for."""
         return list(self._masks)
 
     def has_attr(self, attr_name: str) -> bool:
@@ -87,41 +72,21 @@ class AgentVector(VecEnv):
         self._env.close()
 
 
-class _Enough(BaseCallback):
-    """Stops after so many decisions."""
-
-    def __init__(self, agents: AgentVector, decisions: int) -> None:
-        super().__init__()
-        self._agents, self._decisions = agents, decisions
-
-    def _on_step(self) -> bool:
-        return self._agents.decisions < self._decisions
-
-
-def train(env: str, decisions: int, seed: int, overrides: Sequence[str], share: float) -> MaskablePPO:
-    """Return a MaskablePPO after so many decisions.
-
-    Args:
-        env: a preset.
-        decisions: tasks on offer to any agent.
-        seed: of weights and episodes.
-        overrides: of the preset; they give it a clock.
-        share: of agent steps that offer a task, about: how long the schedule of the learning rate is.
-    """
-    agents = AgentVector(env, overrides)
-    agents.seed(seed)
+def train(env: str, decisions: int, seed: int) -> MaskablePPO:
+    """Return a MaskablePPO after so many decisions: batches of 1,024, the rest as in `ppo_small`."""
+    agents = AgentVector(env, seed)
     model = MaskablePPO(
         "MlpPolicy",
         agents,
         seed=seed,
         device="cpu",
-        n_steps=STEPS,
+        n_steps=1024,
         batch_size=1024,
         n_epochs=6,
-        learning_rate=lambda left: 1e-5 + max(left, 0.0) * (1e-3 - 1e-5),
+        learning_rate=lambda left: 1e-5 + left * (1e-3 - 1e-5),
         gae_lambda=0.98,
         ent_coef=0.03,
         policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
     )
-    model.learn(total_timesteps=round(decisions / share), callback=_Enough(agents, decisions))
+    model.learn(total_timesteps=agents.num_envs * decisions)
     return model

@@ -1,4 +1,4 @@
-"""Scores after equally many decisions, and the CPU time for them: PPO, PPO from a rule, and MaskablePPO of sb3-contrib.
+"""Scores after equally many decisions, and the CPU time for them: PPO, PPO from a rule, and PPO of other libraries.
 
 Usage: python benchmarks/sample_efficiency.py [--decisions 20000 40000 80000] [--seeds 3] [--learners NAME ...]
 
@@ -14,10 +14,10 @@ decisions of the policy. Learners:
   is rewarded with all nodes' rewards. `maskable_8`: with eight environments, and batches, network, learning rate (which
   falls), lambda, epochs and entropy of `ppo_small`.
 - `maskable_agents`: MaskablePPO with every agent as one environment of its vector, as its users train several agents.
-  Each has its own rewards. That needs a clock, of 1 s here, and most of its steps offer no task; decisions are those
-  that do. The policy then plays the same episodes as all others, without a clock.
+  Each has its own rewards. In a step one of them decides, and the others can only choose 0.
+- `benchmarl_ippo`, `benchmarl_mappo`: those of BenchMARL, with its defaults and a network of 64 x 64.
 
-Those of MaskablePPO need `pip install sb3-contrib`, and are left out without it.
+Those of other libraries need `pip install --no-deps -r clients.txt`, and are left out without it.
 """
 
 from __future__ import annotations
@@ -54,9 +54,14 @@ OURS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ppo_from_rule": ("ppo_from_rule", ()),
     "ppo_from_rule_small": ("ppo_from_rule", SMALL),
 }
-PEERS = ("maskable", "maskable_8", "maskable_agents")
-CLOCK = "decisions={when: interval, interval_s: 1, max_hops: 2}"
-OFFERS = 0.05  # the share of an agent's steps with that clock that offer a task, about
+# And the package that they need.
+PEERS = {
+    "maskable": "sb3_contrib",
+    "maskable_8": "sb3_contrib",
+    "maskable_agents": "sb3_contrib",
+    "benchmarl_ippo": "benchmarl",
+    "benchmarl_mappo": "benchmarl",
+}
 
 # Observations [E, F], masks [E, R] and deciding agents [E] to actions [E].
 Player = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -98,8 +103,6 @@ def train_ours(learner: str, decisions: int, seed: int) -> tuple[float, float]:
 
 def train_maskable(learner: str, decisions: int, seed: int) -> tuple[float, float]:
     """Return the same of MaskablePPO."""
-    if learner == "maskable_agents":
-        return train_maskable_agents(decisions, seed)
     # Only those who ask for it have it.
     peer = importlib.import_module("sb3_contrib")
     vector = importlib.import_module("stable_baselines3.common.vec_env")
@@ -131,16 +134,30 @@ def train_maskable(learner: str, decisions: int, seed: int) -> tuple[float, floa
     return cpu_s, score(player)
 
 
-def train_maskable_agents(decisions: int, seed: int) -> tuple[float, float]:
+def train_maskable_agents(_: str, decisions: int, seed: int) -> tuple[float, float]:
     """Return the same of MaskablePPO with agents as environments."""
+    peer = importlib.import_module("maskable_agents")
     began = time.process_time()
-    model = importlib.import_module("maskable_agents").train(ENV, decisions, seed, [CLOCK], OFFERS)
+    model = peer.train(ENV, decisions, seed)
     cpu_s = time.process_time() - began
+    return cpu_s, score(lambda seen, masks, _: model.predict(seen, action_masks=masks == 1, deterministic=True)[0])
 
-    def player(seen: np.ndarray, masks: np.ndarray, _: np.ndarray) -> np.ndarray:
-        return model.predict(seen, action_masks=masks.astype(bool), deterministic=True)[0]
 
-    return cpu_s, score(player)
+def train_benchmarl(learner: str, decisions: int, seed: int) -> tuple[float, float]:
+    """Return the same of BenchMARL."""
+    peer = importlib.import_module("benchmarl_agents")
+    began = time.process_time()
+    player = peer.train(ENV, decisions, seed, central=learner == "benchmarl_mappo")
+    cpu_s = time.process_time() - began
+    return cpu_s, score(lambda seen, masks, _: player(seen, masks))
+
+
+def trainer(learner: str) -> Callable[[str, int, int], tuple[float, float]]:
+    """Return what trains a learner."""
+    if learner in OURS:
+        return train_ours
+    own = {"maskable_agents": train_maskable_agents, "benchmarl_ippo": train_benchmarl}
+    return (own | {"benchmarl_mappo": train_benchmarl}).get(learner, train_maskable)
 
 
 def main() -> None:
@@ -150,9 +167,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learners", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     arguments = parser.parse_args()
-    learners = arguments.learners
-    if importlib.util.find_spec("sb3_contrib") is None:
-        learners = [learner for learner in learners if learner not in PEERS]
+    learners = [
+        learner for learner in arguments.learners if learner in OURS or importlib.util.find_spec(PEERS[learner])
+    ]
     quieten()
     torch.set_num_threads(1)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -160,7 +177,7 @@ def main() -> None:
     print("| learner | decisions | CPU-s | scores, s | mean, s |\n|---|---:|---:|---|---:|")
     for decisions in arguments.decisions:
         for learner in learners:
-            train = train_maskable if learner in PEERS else train_ours
+            train = trainer(learner)
             found = [train(learner, decisions, seed) for seed in range(arguments.seeds)]
             cpu_s, scores = (np.array(column) for column in zip(*found, strict=True))
             listed = ", ".join(f"{one:.1f}" for one in scores)
