@@ -188,6 +188,9 @@ class EnvBatch:
             for e, key in zip(which.tolist(), keys.tolist(), strict=True):
                 self._draw_network(e, key)
         state.clear(self._state, which)
+        if self._state.log.size:
+            # A record is written when its task ends: until then it would be that of an earlier episode.
+            self._state.log[which] = np.zeros((), self._state.log.dtype)
         arguments = (self._arrays, self._state, np.ascontiguousarray(which), np.ascontiguousarray(keys))
         if "start" not in self._compiled:
             self._compiled["start"] = entry_point(state.start, *arguments)

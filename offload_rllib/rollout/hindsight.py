@@ -137,6 +137,7 @@ def credit_arrivals(
     """
     config = scenario.config
     task = rows.task[places]
+    # The log is empty where a task is inside still: then what counts is the time since the decision.
     weight = np.asarray(scenario.arrays.type_weight, float)[log["type"][task]]
     age_s = rows.time_s[places] - log["created_s"][task]
     gains = -config.reward.scale * (decision_costs(scenario, log, now_s)[task] - weight * age_s)
