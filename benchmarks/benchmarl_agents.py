@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,9 @@ def train(env: str, decisions: int, seed: int, *, central: bool) -> Callable[[np
     config.max_n_iters, config.max_n_frames = None, decisions
     config.evaluation, config.render, config.loggers, config.create_json = False, False, [], False
     network = MlpConfig(num_cells=[64, 64], activation_class=torch.nn.Tanh, layer_class=torch.nn.Linear)
+    task: Any = OffloadTask.OFFLOAD  # the library makes tasks of the members, which are None
     experiment = Experiment(
-        task=OffloadTask.OFFLOAD.get_task({"env": env}),
+        task=task.get_task({"env": env}),
         algorithm_config=(MappoConfig if central else IppoConfig).get_from_yaml(),
         model_config=network,
         critic_model_config=network,
