@@ -8,8 +8,8 @@ decisions of the policy. Learners:
 
 - `ppo`, `ppo_from_rule`: the presets as shipped.
 - `ppo_small`, `ppo_from_rule_small`: with a quarter of the batch and half the minibatch, for small budgets.
-- `ppo_annealed`: `ppo` with annealed credit, whose batches are an episode of each of four environments;
-  `ppo_annealed_small`: of two, with half the minibatch.
+- `ppo_annealed`: `ppo` with annealed credit; `ppo_annealed_small`: with the batch and minibatch of `ppo_small`, and two
+  environments.
 - `maskable`: MaskablePPO with its own defaults on the Gymnasium interface, where one network decides for all nodes and
   is rewarded with all nodes' rewards. `maskable_8`: with eight environments, and batches, network, learning rate (which
   falls), lambda, epochs and entropy of `ppo_small`.
