@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from offload_rllib.envs.benchmarl import AGENTS, OffloadTask
 from offload_rllib.envs.spaces import ACTION_MASK, OBSERVATION
 
 
-def train(env: str, decisions: int, seed: int, *, central: bool) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def train(
+    env: str, decisions: int, seed: int, folder: Path, *, central: bool
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return what maps observations [E, F] and masks [E, R] to actions [E], after so many decisions.
 
     Defaults are those of the library, networks 64 x 64.
@@ -27,11 +30,13 @@ def train(env: str, decisions: int, seed: int, *, central: bool) -> Callable[[np
         env: a preset.
         decisions: frames; in a frame one agent decides, and the others may only choose 0.
         seed: of weights and episodes.
+        folder: for what the library writes.
         central: MAPPO instead of IPPO.
     """
     config = ExperimentConfig.get_from_yaml()
     config.max_n_iters, config.max_n_frames = None, decisions
     config.evaluation, config.render, config.loggers, config.create_json = False, False, [], False
+    config.save_folder = str(folder)
     network = MlpConfig(num_cells=[64, 64], activation_class=torch.nn.Tanh, layer_class=torch.nn.Linear)
     task: Any = OffloadTask.OFFLOAD  # the library makes tasks of the members, which are None
     experiment = Experiment(

@@ -54,14 +54,6 @@ OURS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ppo_from_rule": ("ppo_from_rule", ()),
     "ppo_from_rule_small": ("ppo_from_rule", SMALL),
 }
-# And the package that they need.
-PEERS = {
-    "maskable": "sb3_contrib",
-    "maskable_8": "sb3_contrib",
-    "maskable_agents": "sb3_contrib",
-    "benchmarl_ippo": "benchmarl",
-    "benchmarl_mappo": "benchmarl",
-}
 
 # Observations [E, F], masks [E, R] and deciding agents [E] to actions [E].
 Player = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -146,18 +138,21 @@ def train_maskable_agents(_: str, decisions: int, seed: int) -> tuple[float, flo
 def train_benchmarl(learner: str, decisions: int, seed: int) -> tuple[float, float]:
     """Return the same of BenchMARL."""
     peer = importlib.import_module("benchmarl_agents")
-    began = time.process_time()
-    player = peer.train(ENV, decisions, seed, central=learner == "benchmarl_mappo")
-    cpu_s = time.process_time() - began
-    return cpu_s, score(lambda seen, masks, _: player(seen, masks))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        player = peer.train(ENV, decisions, seed, Path(folder), central=learner == "benchmarl_mappo")
+        cpu_s = time.process_time() - began
+        return cpu_s, score(lambda seen, masks, _: player(seen, masks))
 
 
-def trainer(learner: str) -> Callable[[str, int, int], tuple[float, float]]:
-    """Return what trains a learner."""
-    if learner in OURS:
-        return train_ours
-    own = {"maskable_agents": train_maskable_agents, "benchmarl_ippo": train_benchmarl}
-    return (own | {"benchmarl_mappo": train_benchmarl}).get(learner, train_maskable)
+# Of other libraries: the package that they need, and what trains them.
+PEERS = {
+    "maskable": ("sb3_contrib", train_maskable),
+    "maskable_8": ("sb3_contrib", train_maskable),
+    "maskable_agents": ("sb3_contrib", train_maskable_agents),
+    "benchmarl_ippo": ("benchmarl", train_benchmarl),
+    "benchmarl_mappo": ("benchmarl", train_benchmarl),
+}
 
 
 def main() -> None:
@@ -168,7 +163,7 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     arguments = parser.parse_args()
     learners = [
-        learner for learner in arguments.learners if learner in OURS or importlib.util.find_spec(PEERS[learner])
+        learner for learner in arguments.learners if learner in OURS or importlib.util.find_spec(PEERS[learner][0])
     ]
     quieten()
     torch.set_num_threads(1)
@@ -177,7 +172,7 @@ def main() -> None:
     print("| learner | decisions | CPU-s | scores, s | mean, s |\n|---|---:|---:|---|---:|")
     for decisions in arguments.decisions:
         for learner in learners:
-            train = trainer(learner)
+            train = train_ours if learner in OURS else PEERS[learner][1]
             found = [train(learner, decisions, seed) for seed in range(arguments.seeds)]
             cpu_s, scores = (np.array(column) for column in zip(*found, strict=True))
             listed = ", ".join(f"{one:.1f}" for one in scores)

@@ -129,11 +129,10 @@ class ArrivalSampling:
         batch = self._batch
         for e in which.tolist():
             scenario = batch.scenario_of(e)
-            until_s = np.inf if ended else float(batch.time_s[e]) - scenario.config.drain_s
-            places, rows = self._recorder.waiting(e, until_s)
+            now_s = None if ended else float(batch.time_s[e])
+            places, rows = self._recorder.waiting(e, np.inf if now_s is None else now_s - scenario.config.drain_s)
             if not len(places):
                 continue
-            now_s = None if ended else float(batch.time_s[e])
             pays = self._runner.credit == DECISIONS
             credit_arrivals(scenario, batch.task_log(e), places, rows, pays=pays, now_s=now_s)
 
