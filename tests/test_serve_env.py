@@ -222,16 +222,25 @@ def test_a_session_carries_out_one_request_at_a_time(env: str) -> None:
         pass
 
 
-def test_sessions_are_limited_abandoned_ones_close_and_free_their_memory(env: str) -> None:
-    with served(env, sessions=2, timeout_s=1.5) as (url, sessions):
+def test_sessions_are_limited_abandoned_ones_close_and_free_their_memory(
+    env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offload_rllib.serving.environments.app.LONGEST_PAUSE_S", 0.05)
+    with served(env, sessions=2, timeout_s=3600) as (url, sessions):
         kept = opened(url)
         opened(url, interface="vector", num_envs=50)
-        batches = [weakref.ref(held.session.batch) for held in sessions._held.values()]
+        held = list(sessions._held.values())
+        batches = [weakref.ref(one.session.batch) for one in held]
         status, answer, _ = send(url, "POST", "/v1/sessions", {})
         assert (status, answer["field"], answer["accepted"]) == (503, "sessions", "at most 2")
+        for one in held:
+            one.used_at -= 3000
+        assert send(url, "GET", kept)[0] == 200  # a request keeps a session open
+        for one in held:
+            one.used_at -= 3000
+        del held, one
         until = time.monotonic() + 30
         while len(sessions) == 2 and time.monotonic() < until:
-            assert send(url, "GET", kept)[0] == 200  # a request keeps a session open
             time.sleep(0.1)
         assert len(sessions) == 1
         assert send(url, "GET", kept)[0] == 200
