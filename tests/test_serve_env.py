@@ -222,6 +222,11 @@ def test_a_session_carries_out_one_request_at_a_time(env: str) -> None:
         pass
 
 
+def age(sessions: Sessions, seconds: float) -> None:
+    for held in sessions._held.values():
+        held.used_at -= seconds
+
+
 def test_sessions_are_limited_abandoned_ones_close_and_free_their_memory(
     env: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,16 +234,12 @@ def test_sessions_are_limited_abandoned_ones_close_and_free_their_memory(
     with served(env, sessions=2, timeout_s=3600) as (url, sessions):
         kept = opened(url)
         opened(url, interface="vector", num_envs=50)
-        held = list(sessions._held.values())
-        batches = [weakref.ref(one.session.batch) for one in held]
+        batches = [weakref.ref(held.session.batch) for held in sessions._held.values()]
         status, answer, _ = send(url, "POST", "/v1/sessions", {})
         assert (status, answer["field"], answer["accepted"]) == (503, "sessions", "at most 2")
-        for one in held:
-            one.used_at -= 3000
+        age(sessions, 3000)
         assert send(url, "GET", kept)[0] == 200  # a request keeps a session open
-        for one in held:
-            one.used_at -= 3000
-        del held, one
+        age(sessions, 3000)
         until = time.monotonic() + 30
         while len(sessions) == 2 and time.monotonic() < until:
             time.sleep(0.1)

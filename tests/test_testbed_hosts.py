@@ -60,8 +60,26 @@ def play(hosts: Sequence[HostSpec], first_port: int = 0) -> None:
     asyncio.run(played())
 
 
+def ports_side_by_side(count: int) -> list[socket.socket]:
+    """Take ports that follow one another, below those that the system hands to others."""
+    for first in range(20_000, 30_000, count):
+        taken: list[socket.socket] = []
+        try:
+            for port in range(first, first + count):
+                taken.append(socket.create_server((LOOPBACK, port)))
+        except OSError:
+            for one in taken:
+                one.close()
+        else:
+            return taken
+    raise AssertionError("no free ports")
+
+
 def test_a_port_that_is_taken_is_named_with_its_node() -> None:
-    with socket.create_server((LOOPBACK, 0)) as taken:
+    first, second, taken = ports_side_by_side(3)
+    with taken:
+        first.close()
+        second.close()
         port = taken.getsockname()[1]
         with pytest.raises(TestbedError, match=rf"^node sensor_b: port {port}: .*address already in use"):
             play([HostSpec("local", LOOPBACK, tuple(range(5)))], first_port=port - 2)
