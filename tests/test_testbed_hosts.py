@@ -65,8 +65,7 @@ def ports_side_by_side(count: int) -> list[socket.socket]:
     for first in range(20_000, 30_000, count):
         taken: list[socket.socket] = []
         try:
-            for port in range(first, first + count):
-                taken.append(socket.create_server((LOOPBACK, port)))
+            taken.extend(socket.create_server((LOOPBACK, port)) for port in range(first, first + count))
         except OSError:
             for one in taken:
                 one.close()
