@@ -31,7 +31,7 @@ from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX, EpisodeMetrics, figures_of
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
-from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, decision_costs
+from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, Present, decision_costs
 from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE, QUEUE_FULL
@@ -291,9 +291,9 @@ def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
         sample = runner.sample(num_timesteps=2 * 15, explore=True)[0]
         for e in going_on:
             part = sample.subset(sample.environment == e)
-            now_s = None if e in ended else float(batch.time_s[e])
-            log = ended[e] if now_s is None else batch.task_log(e)
-            cost_s = decision_costs(batch.scenario, log, now_s)
+            present = None if e in ended else Present(float(batch.time_s[e]), batch.tasks_inside(e))
+            log = ended[e] if present is None else batch.task_log(e)
+            cost_s = decision_costs(batch.scenario, log, present)
             for a, node in enumerate(nodes[: len(part.agents)]):
                 here = np.flatnonzero(part.agent[: len(part)] == a)
                 tasks = decided_tasks(log, node)[credited[e, a] :][: len(here)]
@@ -301,9 +301,9 @@ def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
                 credited[e, a] += len(here)
                 known = log["created_s"][tasks] <= 90
                 expected = np.where(known, -batch.scenario.config.reward.scale * cost_s[tasks], np.nan)
-                if now_s is not None:
+                if present is not None:
                     before_the_end += len(here)
-                    assert (log["created_s"][tasks] <= now_s - 40).all()
+                    assert (log["created_s"][tasks] <= present.time_s - 40).all()
                 if credit == ANNEALED:
                     assert part.hindsight is not None
                     np.testing.assert_allclose(part.hindsight[here], expected, rtol=1e-5)

@@ -15,7 +15,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.rollout import hindsight
 from offload_rllib.rollout.externalities import Course, Joined, charge_externalities, empty_course
-from offload_rllib.rollout.hindsight import decision_costs, hindsight_rewards, require_hindsight
+from offload_rllib.rollout.hindsight import Present, decision_costs, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import BuiltScenario, build_scenario
 from offload_rllib.simulator.types import FINISHED, OPEN
 from offload_rllib.training.rllib_config import algorithm_config
@@ -167,24 +167,37 @@ def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
     np.testing.assert_array_equal(*costs)
 
 
-@pytest.mark.parametrize("environment", ["full_10", "ring_12"])
-def test_costs_are_mostly_known_when_drain_s_has_passed(environment: str) -> None:
-    scenario = build_scenario(load_environment(environment))
+@pytest.mark.parametrize(
+    ("environment", "rule", "overrides"),
+    [
+        ("full_10", "shortest_finish", []),
+        ("ring_12", "shortest_finish", []),
+        ("rush_9", "local", ["workload.load={tasks_per_second_per_client: 1.5}"]),  # half of them wait still
+        ("manual_5", "random", ["workload.load.rho=1.5", "drain_s=10"]),
+        ("triage_6", "random", ["workload.load.rho=1.5", "drain_s=10"]),
+    ],
+)
+def test_costs_are_mostly_known_when_drain_s_has_passed(environment: str, rule: str, overrides: list[str]) -> None:
+    scenario = build_scenario(load_environment(environment, overrides))
     env = ArrivalEnv(scenario, 1, log=True)
     for key in held_out_keys(0, 2):  # nothing of the first episode is left in the second
         if env.state.episode["tasks_made"][0]:
             env.play("shortest_finish")
         env.reset(np.array([key]))
-    while env.time_s[0] < 200:
-        env.step(env.heuristic_actions("shortest_finish"))
-    now_s, early = float(env.time_s[0]), env.task_log(0)
-    assert early["ended_s"].max() <= now_s
-    env.play("shortest_finish")
-    settled = np.flatnonzero((early["created_s"] > 0) & (early["created_s"] < now_s - scenario.config.drain_s))
-    found = decision_costs(scenario, early, now_s)[settled]
-    expected = decision_costs(scenario, env.task_log(0))[settled]
+    until_s = 0.6 * (scenario.config.horizon_s - scenario.config.drain_s)
+    while env.time_s[0] < until_s:
+        env.step(env.heuristic_actions(rule))
+    present, early = Present(float(env.time_s[0]), env.tasks_inside(0)), env.task_log(0)
+    assert early["ended_s"].max() <= present.time_s
+    env.play(rule)
+    late = env.task_log(0)
+    settled = np.flatnonzero(late["created_s"][: len(early)] < present.time_s - scenario.config.drain_s)
+    found = decision_costs(scenario, early, present)[settled]
+    expected = decision_costs(scenario, late)[settled]
     assert len(settled) > 50
-    assert np.isclose(found, expected, atol=1e-6).mean() > 0.9
+    # What comes later still joins the queues of an overloaded network.
+    assert np.isclose(found, expected, rtol=0.1).mean() > 0.85
+    assert found.mean() == pytest.approx(expected.mean(), rel=0.1)
 
 
 def test_every_task_is_paid_at_the_step_of_its_decision() -> None:

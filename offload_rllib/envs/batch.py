@@ -26,7 +26,7 @@ from offload_rllib.simulator.batch import env_slice, own_copies, put, scenario_o
 from offload_rllib.simulator.heuristics import is_rule, parse_rule
 from offload_rllib.simulator.information import write_waits
 from offload_rllib.simulator.jit import entry_point, kernel
-from offload_rllib.simulator.types import NONE, Array
+from offload_rllib.simulator.types import FREE, NONE, Array
 
 
 @kernel
@@ -328,3 +328,8 @@ class EnvBatch:
     def task_log(self, e: int) -> np.ndarray:
         """Return a copy of the records [tasks made] of environment `e`; tasks still inside have outcome OPEN."""
         return self._state.log[e, : self._state.episode["tasks_made"][e]].copy()
+
+    def tasks_inside(self, e: int) -> np.ndarray:
+        """Return a copy of the tasks [n] TASK that are inside environment `e`."""
+        tasks = self._state.task[e]
+        return tasks[tasks["stage"] != FREE]

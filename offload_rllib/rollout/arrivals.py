@@ -12,7 +12,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.policies.remembering import Memories
 from offload_rllib.rollout.acting import choose_at_arrivals
 from offload_rllib.rollout.agent_steps import AgentSteps
-from offload_rllib.rollout.hindsight import DECISIONS, credit_arrivals
+from offload_rllib.rollout.hindsight import DECISIONS, Present, credit_arrivals
 from offload_rllib.rollout.recorder import Recorder
 from offload_rllib.rollout.sampling import How, SamplingRunner
 from offload_rllib.rollout.tally import Tally
@@ -129,12 +129,13 @@ class ArrivalSampling:
         batch = self._batch
         for e in which.tolist():
             scenario = batch.scenario_of(e)
-            now_s = None if ended else float(batch.time_s[e])
-            places, rows = self._recorder.waiting(e, np.inf if now_s is None else now_s - scenario.config.drain_s)
+            present = None if ended else Present(float(batch.time_s[e]), batch.tasks_inside(e))
+            until_s = np.inf if present is None else present.time_s - scenario.config.drain_s
+            places, rows = self._recorder.waiting(e, until_s)
             if not len(places):
                 continue
             pays = self._runner.credit == DECISIONS
-            credit_arrivals(scenario, batch.task_log(e), places, rows, pays=pays, now_s=now_s)
+            credit_arrivals(scenario, batch.task_log(e), places, rows, pays=pays, present=present)
 
     def _act(
         self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray, memory: np.ndarray | None

@@ -68,7 +68,8 @@ def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, free_s
     """
     joined_s = queue.joined_s[k]
     tasks_inside, bits_inside = 0, queue.bits[k]
-    i = k - 1
+    # Where there is room for all, those inside are not counted: they may be very many.
+    i = k - 1 if tasks <= k or bits < np.inf else -1
     while i >= 0 and course.all_left_s[i] > joined_s:
         if course.left_s[i] > joined_s:
             tasks_inside += 1

@@ -1,16 +1,18 @@
-"""Credit in hindsight: what each decision has cost all tasks together, known once the episode is over.
+"""Credit in hindsight: what each decision has cost all tasks together, known once most tasks after it have ended.
 
 A task that joins a queue costs its own score, and what it costs those behind it (`rollout.externalities`), each by the
 weight of its type (`score.weights`). This is a difference reward (D. H. Wolpert, K. Tumer, "Optimal payoff functions
 for members of collectives", Advances in Complex Systems 4, 2001): the score of all with the task minus that without it,
 with all other decisions held as they were.
 
-It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Elsewhere
-it is an estimate: other disciplines and shared cores are played in that order, and what a task costs others on links is
-left out.
+It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks that
+wait or are served while the episode goes on are played to their end. Elsewhere it is an estimate: other disciplines and
+shared cores are played in that order, and what a task costs others on links is left out.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +20,22 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.rollout.externalities import Joined, charge_externalities, empty_course
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.scenario.build import BuiltScenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, QUEUE_FULL, Array
+from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, QUEUE_FULL, RETURNING, SERVED, WAITING, Array
 
 # What `config.algorithms.OnPolicy.credit` may be in an environment.
 STEPS, DECISIONS, ANNEALED = "steps", "decisions", "annealed"
+
+
+# What the record of a task inside says as that of one that has ended does.
+KNOWN = ("created_s", "deadline_s", "work", "bits_in", "holding_s", "transfer_s", "type", "node")
+
+
+class Present(NamedTuple):
+    """How far an episode is."""
+
+    time_s: float
+    inside: Array
+    """[n] TASK, the tasks that have not ended."""
 
 
 def hindsight_misfit(scenario: BuiltScenario) -> str:
@@ -63,34 +77,55 @@ def require_hindsight(scenario: BuiltScenario, credit: str = DECISIONS) -> None:
         raise ConfigError(f"algorithm.credit: {credit} needs {misfit}; accepted elsewhere: auto or steps")
 
 
-def decision_costs(scenario: BuiltScenario, log: Array, now_s: float | None = None) -> Array:
+def _complete(log: Array, present: Present | None) -> tuple[Array, Array, Array]:
+    """Return [tasks] LOG with what is known of the tasks inside, which they are, and which of them are in a queue."""
+    is_inside, in_queue = np.zeros(len(log), bool), np.zeros(len(log), bool)
+    if present is None:
+        return log, is_inside, in_queue
+    log, inside = log.copy(), present.inside
+    at = inside["number"]
+    for field in KNOWN:
+        log[field][at] = inside[field]
+    log["ended_s"][at] = present.time_s
+    log["return_s"][at] = inside["return_latency_s"] + inside["bits_out"] * inside["return_seconds_per_bit"]
+    is_inside[at] = True
+    in_queue[at] = np.isin(inside["stage"], (WAITING, SERVED, RETURNING))
+    return log, is_inside, in_queue
+
+
+def decision_costs(scenario: BuiltScenario, log: Array, present: Present | None = None) -> Array:
     """Return what the decisions on each task of an episode have cost, [tasks] float64 s.
+
+    While the episode goes on, a task that waits or is served costs what it will when it ends; one that is elsewhere
+    costs its age.
 
     Args:
         scenario: of the episode.
         log: [tasks] LOG, all tasks of the episode so far.
-        now_s: when that is; None: at its end.
+        present: how far it is; None: at its end.
     """
     config, arrays = scenario.config, scenario.arrays
+    log, is_inside, in_queue = _complete(log, present)
     weight = np.asarray(arrays.type_weight, float)[log["type"]]
     expires_s = np.full(len(log), np.inf) if config.deadlines.expiry == "never" else log["deadline_s"]
     aborted_s = expires_s if config.deadlines.expiry == "abort" else np.full(len(log), np.inf)
     finished = log["outcome"] == FINISHED
     age_s = log["ended_s"] - log["created_s"]
     # As `simulator.tasks.score_of_unfinished`.
-    latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s if now_s is None else now_s)
+    latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s)
     unfinished_s = np.maximum(np.maximum(latest_s - log["created_s"], age_s), config.score.drop_s or 0.0)
-    cost_s = weight * np.where(finished, age_s, unfinished_s)
+    cost_s = weight * np.where(finished | (is_inside & ~in_queue), age_s, unfinished_s)
     joined_s = log["created_s"] + log["holding_s"] + log["transfer_s"]
     full = log["outcome"] == QUEUE_FULL
     # What is unfinished at the end joined behind all that counts. What expired on its way joined nothing.
-    has_joined = finished | full | ((log["outcome"] == EXPIRED) & (joined_s < expires_s))
+    has_joined = finished | full | in_queue | ((log["outcome"] == EXPIRED) & (joined_s < expires_s))
     for n, node in enumerate(arrays.node):
         here = np.flatnonzero(has_joined & (log["node"] == n))
-        servers = int(node["servers"])
-        if node["core_speed"] <= 0 or servers >= len(here):
-            continue  # no task waits there
-        here = here[np.argsort(joined_s[here], kind="stable")]
+        servers, waits = int(node["servers"]), in_queue[here]
+        if node["core_speed"] <= 0 or (servers >= len(here) and not waits.any()):
+            continue  # no task waits there, or all wait for ever
+        order = np.argsort(joined_s[here], kind="stable")
+        here, waits = here[order], waits[order]
         service_s = log["work"][here] / node["core_speed"]
         if config.setup is not None:
             service_s = np.where(finished[here], log["service_s"][here], service_s)
@@ -99,29 +134,31 @@ def decision_costs(scenario: BuiltScenario, log: Array, now_s: float | None = No
             service_s=service_s,
             bits=log["bits_in"][here],
             begin_until_s=expires_s[here],
-            end_until_s=aborted_s[here],
+            end_until_s=np.minimum(aborted_s[here], config.horizon_s),
             created_s=log["created_s"][here],
             return_s=log["return_s"][here],
             unfinished_s=unfinished_s[here],
             weight=weight[here],
         )
-        of_queue = cost_s[here]
+        of_queue, course = cost_s[here], empty_course(len(here))
+        of_queue[waits] = 0.0
         charge_externalities(
             queue,
             int(node["capacity"]),
             float(node["capacity_bits"]),
-            empty_course(len(here)),
+            course,
             empty_course(len(here)),
             np.zeros((len(here) + 1, servers)),
             np.zeros(servers),
             of_queue,
         )
+        of_queue[waits] += (queue.weight * course.score_s)[waits]
         cost_s[here] = of_queue
     return cost_s
 
 
 def credit_arrivals(
-    scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool, now_s: float | None = None
+    scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool, present: Present | None = None
 ) -> None:
     """Note what decisions of an episode have cost from their moment on.
 
@@ -133,14 +170,14 @@ def credit_arrivals(
         places: [n] int64, the rows of decisions.
         rows: changed in place.
         pays: put costs in the place of rewards; decisions of which nothing is noted become rows without a choice.
-        now_s: how far the episode is; None: at its end.
+        present: how far the episode is; None: at its end.
     """
     config = scenario.config
     task = rows.task[places]
-    # The log is empty where a task is inside still: then what counts is the time since the decision.
-    weight = np.asarray(scenario.arrays.type_weight, float)[log["type"][task]]
-    age_s = rows.time_s[places] - log["created_s"][task]
-    gains = -config.reward.scale * (decision_costs(scenario, log, now_s)[task] - weight * age_s)
+    cost_s = decision_costs(scenario, log, present)[task]
+    known = _complete(log, present)[0][task]
+    weight = np.asarray(scenario.arrays.type_weight, float)[known["type"]]
+    gains = -config.reward.scale * (cost_s - weight * (rows.time_s[places] - known["created_s"]))
     unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
     rows.hindsight[places] = gains
     rows.hindsight[unsettled] = np.nan
