@@ -5,8 +5,8 @@ weight of its type (`score.weights`). This is a difference reward (D. H. Wolpert
 for members of collectives", Advances in Complex Systems 4, 2001): the score of all with the task minus that without it,
 with all other decisions held as they were.
 
-It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks that
-wait or are served while the episode goes on are played to their end. Elsewhere it is an estimate: other disciplines and
+It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks still
+inside a queue are played to their end. Elsewhere it is an estimate: other disciplines and
 shared cores are played in that order, and what a task costs others on links is left out.
 """
 
@@ -96,7 +96,7 @@ def _complete(log: Array, present: Present | None) -> tuple[Array, Array, Array]
 def decision_costs(scenario: BuiltScenario, log: Array, present: Present | None = None) -> Array:
     """Return what the decisions on each task of an episode have cost, [tasks] float64 s.
 
-    While the episode goes on, a task that waits or is served costs what it will when it ends; one that is elsewhere
+    Before the end, a task that waits or is served costs what it will cost when it ends; one that is elsewhere
     costs its age.
 
     Args:
@@ -123,7 +123,7 @@ def decision_costs(scenario: BuiltScenario, log: Array, present: Present | None 
         here = np.flatnonzero(has_joined & (log["node"] == n))
         servers, waits = int(node["servers"]), in_queue[here]
         if node["core_speed"] <= 0 or (servers >= len(here) and not waits.any()):
-            continue  # no task waits there, or all wait for ever
+            continue  # no task waits there, or none is ever served
         order = np.argsort(joined_s[here], kind="stable")
         here, waits = here[order], waits[order]
         service_s = log["work"][here] / node["core_speed"]
