@@ -5,9 +5,9 @@ weight of its type (`score.weights`). This is a difference reward (D. H. Wolpert
 for members of collectives", Advances in Complex Systems 4, 2001): the score of all with the task minus that without it,
 with all other decisions held as they were.
 
-It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks still
-inside a queue are played to their end. Elsewhere it is an estimate: other disciplines and
-shared cores are played in that order, and what a task costs others on links is left out.
+It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks
+still inside a queue are played to their end. Elsewhere it is an estimate: other disciplines and shared cores are played
+in that order, and what a task costs others on links is left out.
 """
 
 from __future__ import annotations
