@@ -17,7 +17,7 @@ from offload_rllib.scenario.build import fitting_rules
 from offload_rllib.simulator.heuristics import HEURISTICS
 from scripts.results.study import Study
 
-ALGORITHMS = ("ppo_auto", "ppo_drops", "ppo_from_rule", "ppo", "a2c", "ddqn")
+ALGORITHMS = ("ppo_auto", "a2c_auto", "ppo_drops", "ppo_from_rule", "ppo", "a2c", "ddqn")
 SEEDS = 3
 TUNED = "tuned_rules.json"
 
