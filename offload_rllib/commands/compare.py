@@ -201,6 +201,7 @@ def _print(comparison: Comparison, reference: str) -> None:
     """Print the scores, differences from the reference, and what deciding costs."""
     from offload_rllib.evaluation.metrics import SCORE, metric_of
     from offload_rllib.reporting.tables import (
+        SHORT,
         differences_table,
         means_table,
         over_points_table,
@@ -216,7 +217,7 @@ def _print(comparison: Comparison, reference: str) -> None:
             differences = over_points_table(comparison, SCORE, reference)
             _show(f"{about}: policy minus {reference}, paired by episode, {UNSURE}", differences)
     else:
-        metrics = [name for name in (SCORE, "score_p95_s", "dropped_share") if name in comparison.metrics]
+        metrics = [name for name in SHORT if name in comparison.metrics]
         for point in comparison.points:
             label = comparison.label(point)
             _show(f"{label}, ± 95 %", means_table(comparison, point, metrics))

@@ -104,6 +104,7 @@ def play(
         task_log: whether to write every task to files in the folder `tasks`.
         scenario: of the environment, if it is built already.
     """
+    from offload_rllib.envs.goal import COST
     from offload_rllib.evaluation.evaluate import Player
     from offload_rllib.evaluation.evaluate import evaluate as evaluate_all
     from offload_rllib.evaluation.metrics import chosen
@@ -148,6 +149,8 @@ def play(
         return paths
 
     paths = keep(write)
+    if COST in evaluation.metrics and COST not in metrics:
+        metrics = [*metrics, COST]
     for table in tables(evaluation, reference, by_type=by_type, metrics=metrics):
         console.print(table)
     for kind, path in paths.items():

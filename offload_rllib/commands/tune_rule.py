@@ -26,7 +26,14 @@ def tune_rule(
         str | None,
         typer.Option(metavar="V1,V2,...", help="Values to try; by default from a quarter to four times the default."),
     ] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="The metric whose mean decides.")] = "score_mean_s",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The metric whose mean decides; default: the mean score, or the mean cost where drops, energy or "
+            "price cost something.",
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Training episodes, the same for all values.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training episodes.")] = 0,
 ) -> None:

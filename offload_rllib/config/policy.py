@@ -143,7 +143,7 @@ class Training(Schema):
     """Whether the policy of the checkpoint with the best training score so far stays too, in `best/`."""
     final_policy: Literal["last", "selected"] = "last"
     """selected: at the end the clone of `imitate`, the best while training, and the last policy play 64 training
-    episodes greedily, and the one with the lowest mean score stays (`docs/warm_start.md`)."""
+    episodes greedily, and the one with the lowest mean score, or mean cost, stays (`docs/warm_start.md`)."""
     sample_timeout_s: Positive = 60.0
     """How long the trainer waits for a runner's samples; then it continues without them, with a warning."""
     sample_attempts: Count = 5

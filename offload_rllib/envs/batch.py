@@ -13,6 +13,7 @@ from offload_rllib.config.base import is_function_path
 from offload_rllib.envs.costs import cost_table, counted
 from offload_rllib.envs.episode_keys import held_out_keys
 from offload_rllib.envs.extensions import AgentView, checked
+from offload_rllib.envs.goal import cost_of
 from offload_rllib.envs.layout import ObservationLayout, features_of, layout_of
 from offload_rllib.envs.observation import features_of_scenario, observe, scaling
 from offload_rllib.envs.reward import CUSTOM, reward_record
@@ -321,9 +322,10 @@ class EnvBatch:
         return wait_s
 
     def episode_metrics(self, e: int) -> dict[str, float]:
-        """Return the figures of environment `e`'s finished episode (see `simulator.metrics.summary`)."""
+        """Return the figures of environment `e`'s finished episode: `simulator.metrics.summary` and `goal.cost_of`."""
         scenario = self.scenario_of(e)
-        return metrics.summary(scenario.arrays, self._state, e, scenario.arriving.types)
+        figures = metrics.summary(scenario.arrays, self._state, e, scenario.arriving.types)
+        return figures | cost_of(scenario.config.reward, figures, int(self._state.episode[e]["tasks_made"]))
 
     def task_log(self, e: int) -> np.ndarray:
         """Return a copy of the records [tasks made] of environment `e`; tasks still inside have outcome OPEN."""

@@ -47,6 +47,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("score_mean_s", "mean score", "s", shown=True, brief="score, s", column=1, type_column=1),
+        Metric("cost_mean_s", "mean cost", "s", shown=True),
         Metric("score_p50_s", "median score", "s", shown=True),
         Metric("score_p95_s", "95th percentile of the score", "s", shown=True, brief="p95, s", column=2),
         Metric("score_p99_s", "99th percentile of the score", "s", shown=True),

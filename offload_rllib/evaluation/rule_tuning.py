@@ -13,8 +13,9 @@ from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
 from offload_rllib.config.loading import nearest
+from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import batch_of, training_key
-from offload_rllib.evaluation.metrics import SCORE, metric_of
+from offload_rllib.evaluation.metrics import metric_of
 from offload_rllib.evaluation.statistics import Interval, certain, interval, paired_difference
 from offload_rllib.scenario import build_scenario
 from offload_rllib.scenario.build import check_rule, fitting_rules
@@ -103,7 +104,7 @@ def tune_rule(
     rule: str,
     *,
     values: Sequence[float] = (),
-    metric: str = SCORE,
+    metric: str | None = None,
     episodes: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -114,7 +115,8 @@ def tune_rule(
         config: the environment.
         rule: a heuristic with a parameter, by its name alone.
         values: to try; the default is always tried, too. By default `values_around`.
-        metric: of whose mean the best is chosen: the lowest, or the highest where more is better.
+        metric: of whose mean the best is chosen: the lowest, or the highest where more is better; None: the mean score,
+            or the mean cost (`envs.goal`).
         episodes: how many, the same for all values.
         seed: of the training episodes, as `training.seed` of a run.
         progress: where to show it.
@@ -123,6 +125,7 @@ def tune_rule(
         ConfigError: no such rule, value or metric, or the rule makes no sense in the environment.
     """
     default = _default(rule)
+    metric = metric or goal_of(config.reward)
     tried = tuple(sorted({*(values or values_around(rule)), default}))
     names = [named(rule, value) for value in tried]
     for name in names:
@@ -164,7 +167,7 @@ class RankedRules:
 def rank_rules(
     config: EnvironmentConfig,
     *,
-    metric: str = SCORE,
+    metric: str | None = None,
     episodes: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -175,7 +178,8 @@ def rank_rules(
 
     Args:
         config: the environment.
-        metric: of whose mean the best is chosen: the lowest, or the highest where more is better.
+        metric: of whose mean the best is chosen: the lowest, or the highest where more is better; None: the mean score,
+            or the mean cost (`envs.goal`).
         episodes: how many, the same for all.
         seed: of the training episodes, as `training.seed` of a run.
         progress: where to show it.
@@ -183,6 +187,7 @@ def rank_rules(
     Raises:
         ConfigError: no such metric, or fewer than two episodes.
     """
+    metric = metric or goal_of(config.reward)
     rules = [rule for rule in fitting_rules(config) if not rule.endswith(ORACLE)]
     variants = [
         (rule, name)

@@ -10,6 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from offload_rllib.config.files import written_at_once
+from offload_rllib.envs.goal import COST
 from offload_rllib.evaluation.interval_text import difference_text, number, with_half_width
 from offload_rllib.evaluation.metrics import SCORE, chosen, metric_of
 from offload_rllib.evaluation.results import POLICY, TRAINED_ON, Comparison, Point
@@ -17,7 +18,7 @@ from offload_rllib.evaluation.statistics import certain, interquartile_mean, pro
 from offload_rllib.reporting.latex import latex_table
 
 # Columns after the mean score in the first, short table.
-SHORT = (SCORE, "score_p95_s", "dropped_share")
+SHORT = (SCORE, COST, "score_p95_s", "dropped_share")
 
 
 def means_table(comparison: Comparison, point: Point, metrics: Sequence[str]) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def differences_table(
 
 
 def short_table(comparison: Comparison, point: Point, reference: str) -> pd.DataFrame:
-    """Return a short table for a column of a paper, best score first: mean score, tail, drops, difference."""
+    """Return a short table for a column of a paper, best score first: mean score and cost, tail, drops, difference."""
     names = [name for name in SHORT if name in comparison.metrics]
     table = means_table(comparison, point, names)
     if reference not in comparison.played(point) or len(table) < 2:

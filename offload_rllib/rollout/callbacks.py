@@ -10,6 +10,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.goal import COST
 from offload_rllib.envs.spaces import FIGURES
 from offload_rllib.rollout.runner import BatchedEnvRunner
 from offload_rllib.scenario.functions import load_function
@@ -44,7 +45,7 @@ class EpisodeMetrics:
         """
         self._paths = dict(paths)
         for name, path in self._paths.items():
-            if name in LOGGED:
+            if name in (*LOGGED, COST):
                 raise ConfigError(f"training.metrics.{name}: this figure is logged anyway; choose another name")
             load_function(path, f"training.metrics.{name}")
 
@@ -101,7 +102,8 @@ class OffloadCallback(RLlibCallback):
         figures = figures_of(episode)
         if figures is None or metrics_logger is None:
             return
-        _log({name: figures[name] for name in LOGGED}, env_runner, metrics_logger)
+        logged = {name: figures[name] for name in (*LOGGED, COST) if name in figures}
+        _log(logged, env_runner, metrics_logger)
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """Give Tune's TensorBoard logger its x-axis; without it curves are drawn over iterations."""

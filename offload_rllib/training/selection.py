@@ -1,8 +1,8 @@
 """`training.final_policy: selected`: of the policies that a run has, the best on training episodes is its final one.
 
 A training may end in a worse policy than it passed through, or began with. So at its end up to three policies play the
-same training episodes, which no runner has: the clone that it began with (`training.imitate`), the one with the best
-score while it trained, and the last.
+same training episodes, which no runner has: the clone that it began with (`training.imitate`), the one that was best
+while it trained, and the last. The lowest mean score is best, or the lowest mean cost (`envs.goal`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from offload_rllib.envs.episode_keys import training_key
+from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import NativeEnv, batch_of
 from offload_rllib.evaluation.evaluate import play_episodes
-from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.policies.saved import load_saved_policy
 from offload_rllib.runs.training_run import BEST, POLICY_FOLDER, RunFolder
 from offload_rllib.training.warm_start import START
@@ -44,15 +44,15 @@ def selected(run: RunFolder, last: Path, env: NativeEnv) -> Path:
 
 
 def _score(folder: Path, env: NativeEnv, run: RunFolder) -> float:
-    """Return the mean score of a saved policy that plays greedily."""
+    """Return the mean score, or the mean cost, of a saved policy that plays greedily."""
     saved = load_saved_policy(folder, trust=True)  # the run's own
     seed = run.policy_config.training.seed
     keys = np.array([training_key(seed, PLAYED_BY, 0, episode) for episode in range(EPISODES)], np.uint64)
-    scores = []
+    goal, scores = goal_of(env.scenario.config.reward), []
     for first in range(0, EPISODES, BATCH):
         batch = batch_of(env.scenario, BATCH)
         policy = saved.on(batch)
         batch.reset(keys[first : first + BATCH])
         play_episodes(batch, policy)
-        scores += [batch.episode_metrics(e)[SCORE] for e in range(BATCH)]
+        scores += [batch.episode_metrics(e)[goal] for e in range(BATCH)]
     return float(np.nanmean(scores))

@@ -25,6 +25,7 @@ from offload_rllib.cluster.ray_settings import MESSAGES
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.policy import Training
+from offload_rllib.envs.goal import goal_of
 from offload_rllib.policies.manifest import is_whole
 from offload_rllib.policies.saved import POLICY_FOLDER
 from offload_rllib.rollout.callbacks import PREFIX
@@ -37,8 +38,7 @@ LOG_FILES = 5
 NOTICES_SHOWN = 8
 # Shares of the latest iterations in the speed that is shown.
 SPEED_WINDOW = 10
-SCORE = "score_mean_s"
-# Episodes, or a few more, whose mean score says which policy is the best so far. One iteration may end none.
+# Episodes, or a few more, that say by their mean which policy is the best so far. One iteration may end none.
 SCORE_EPISODES = 20
 
 
@@ -87,7 +87,8 @@ class RunWatch(PresentCallback):
         self._checkpoint_at = time.monotonic()
         self._saved: dict[str, Any] = {}
         self._figures: dict[str, float | None] = {}
-        # Episodes of the latest iterations that ended some, and their mean score.
+        self._goal = goal_of(run.environment.reward)
+        # Episodes of the latest iterations that ended some, and their mean score or cost.
         self._scores: list[tuple[float, float]] = []
         self._best = self._known_best()
 
@@ -110,7 +111,7 @@ class RunWatch(PresentCallback):
 
     def _known_best(self) -> float:
         try:
-            return float(read_json(self._run.path / BEST / "best.json", "the score of a policy")[SCORE])
+            return float(read_json(self._run.path / BEST / "best.json", "the score of a policy")[self._goal])
         except (ValueError, KeyError, TypeError):
             return math.inf
 
@@ -132,14 +133,14 @@ class RunWatch(PresentCallback):
         self._figures |= {
             name: value for name, value in present.items() if value is not None or name not in self._figures
         }
-        score, episodes = present.get(SCORE), _finite(sampled.get(NUM_EPISODES))
+        score, episodes = present.get(self._goal), _finite(sampled.get(NUM_EPISODES))
         if score is not None and episodes:
             self._scores.append((episodes, score))
             while sum(count for count, _ in self._scores[1:]) >= SCORE_EPISODES:
                 del self._scores[0]
 
     def _recent_score(self) -> float | None:
-        """Return the mean score of the latest episodes, s; None before the first."""
+        """Return the mean score or cost of the latest episodes, s; None before the first."""
         episodes = sum(count for count, _ in self._scores)
         return sum(count * score for count, score in self._scores) / episodes if episodes else None
 
@@ -194,7 +195,7 @@ class RunWatch(PresentCallback):
             if not is_whole(Path(folder)):
                 return
             shutil.copytree(Path(folder) / POLICY_FOLDER, partial / POLICY_FOLDER)
-        (partial / "best.json").write_text(json.dumps({SCORE: score, "env_steps": steps}) + "\n", encoding="utf-8")
+        (partial / "best.json").write_text(json.dumps({self._goal: score, "env_steps": steps}) + "\n", encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
         partial.replace(kept)
         self._best = score

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from offload_rllib.compare.run import ComparisonFolder
+from offload_rllib.config import load_environment
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import presets
+from offload_rllib.envs.goal import goal_of
 from offload_rllib.evaluation.interval_text import difference_text, number
-from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.results import SAMPLED, Comparison, load_comparison
 from offload_rllib.evaluation.rule_tuning import ORACLE
 from offload_rllib.evaluation.statistics import Interval, certain
@@ -44,7 +45,8 @@ EXPLAINED = """\
 *Best rule* is the one with the lowest mean score on the held-out episodes themselves, which favours rules. [ ] is the
 95 % interval of the learner minus that rule, paired by episode, over training seeds and episodes. A difference in
 parentheses is not certain. *Rules beaten* counts those with a certainly higher mean score; certainty is adjusted for
-the number of rules.
+the number of rules. In `objectives_6` and `priced_7` drops, energy or price cost something, too: there a score is the
+[mean cost](metrics.md).
 """
 
 
@@ -88,18 +90,19 @@ class Row:
 def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
     """Return how a learner stands against the rules of a comparison that has one environment."""
     (point,) = comparison.points
+    goal = goal_of(load_environment(preset).reward)
     greedy = comparison.played(point)
     rules = [name for name in greedy if name not in (learner, learner + SAMPLED) and ORACLE not in name]
-    differences = [comparison.difference(learner, rule, SCORE, point) for rule in rules]
+    differences = [comparison.difference(learner, rule, goal, point) for rule in rules]
     sure = certain(differences)
-    best = min(range(len(rules)), key=lambda i: comparison.mean(rules[i], SCORE, point).mean)
+    best = min(range(len(rules)), key=lambda i: comparison.mean(rules[i], goal, point).mean)
     drops = comparison.difference(learner, rules[best], DROPPED, point)
     return Row(
         preset,
-        comparison.mean(learner, SCORE, point).mean,
-        comparison.mean(learner + SAMPLED, SCORE, point).mean if learner + SAMPLED in greedy else float("nan"),
+        comparison.mean(learner, goal, point).mean,
+        comparison.mean(learner + SAMPLED, goal, point).mean if learner + SAMPLED in greedy else float("nan"),
         rules[best],
-        comparison.mean(rules[best], SCORE, point).mean,
+        comparison.mean(rules[best], goal, point).mean,
         differences[best],
         bool(sure[best]),
         sum(bool(s) and d.mean < 0 for s, d in zip(sure, differences, strict=True)),
@@ -108,7 +111,7 @@ def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
         comparison.mean(learner, DROPPED, point).mean,
         comparison.mean(rules[best], DROPPED, point).mean,
         bool(drops.excludes_zero and drops.mean > 0),
-        len(comparison.matrix(learner, SCORE, point)),
+        len(comparison.matrix(learner, goal, point)),
     )
 
 
