@@ -12,7 +12,7 @@ SCORE, COST = "score_mean_s", "cost_mean_s"
 def goal_of(reward: Reward) -> str:
     """Return the figure by which policies that learn from a reward are ranked; lower is better.
 
-    It is `COST` where a drop, energy or price cost something beside time, else `SCORE`.
+    It is `COST` where a drop, energy or price cost something beside time, and otherwise `SCORE`.
     """
     charged = reward.drop_penalty_s or reward.energy_weight or reward.price_weight
     return COST if reward.name == "delay" and charged else SCORE
