@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from datetime import UTC, datetime
+from functools import cached_property
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Self
@@ -87,7 +88,6 @@ class RunWatch(PresentCallback):
         self._checkpoint_at = time.monotonic()
         self._saved: dict[str, Any] = {}
         self._figures: dict[str, float | None] = {}
-        self._goal = goal_of(run.environment.reward)
         # Episodes of the latest iterations that ended some, and their mean score or cost.
         self._scores: list[tuple[float, float]] = []
         self._best = self._known_best()
@@ -103,6 +103,10 @@ class RunWatch(PresentCallback):
         for logger in (self.log, logging.getLogger(MESSAGES)):
             logger.removeHandler(self._handler)
         self._handler.close()
+
+    @cached_property
+    def _goal(self) -> str:
+        return goal_of(self._run.environment.reward)
 
     @property
     def env_steps(self) -> int:

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from offload_rllib.compare.run import ComparisonFolder
-from offload_rllib.config import load_environment
 from offload_rllib.config.files import written_at_once
 from offload_rllib.config.loading import presets
-from offload_rllib.envs.goal import goal_of
+from offload_rllib.envs.goal import COST, SCORE
 from offload_rllib.evaluation.interval_text import difference_text, number
 from offload_rllib.evaluation.results import SAMPLED, Comparison, load_comparison
 from offload_rllib.evaluation.rule_tuning import ORACLE
@@ -90,7 +89,7 @@ class Row:
 def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
     """Return how a learner stands against the rules of a comparison that has one environment."""
     (point,) = comparison.points
-    goal = goal_of(load_environment(preset).reward)
+    goal = COST if COST in comparison.metrics else SCORE
     greedy = comparison.played(point)
     rules = [name for name in greedy if name not in (learner, learner + SAMPLED) and ORACLE not in name]
     differences = [comparison.difference(learner, rule, goal, point) for rule in rules]
