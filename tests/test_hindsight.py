@@ -168,16 +168,19 @@ def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "rule", "overrides"),
+    ("environment", "rule", "overrides", "share", "within"),
     [
-        ("full_10", "shortest_finish", []),
-        ("ring_12", "shortest_finish", []),
-        ("rush_9", "local", ["workload.load={tasks_per_second_per_client: 1.5}"]),  # half of them wait still
-        ("manual_5", "random", ["workload.load.rho=1.5", "drain_s=10"]),
-        ("triage_6", "random", ["workload.load.rho=1.5", "drain_s=10"]),
+        ("full_10", "shortest_finish", [], 0.9, 0.0),
+        ("ring_12", "shortest_finish", [], 0.9, 0.0),
+        # What comes later still joins the queues of an overloaded network. In the first half of the tasks wait still.
+        ("rush_9", "local", ["workload.load={tasks_per_second_per_client: 1.5}"], 0.99, 0.1),
+        ("manual_5", "random", ["workload.load.rho=1.5", "drain_s=10"], 0.9, 0.1),
+        ("triage_6", "random", ["workload.load.rho=1.5", "drain_s=10"], 0.85, 0.1),
     ],
 )
-def test_costs_are_mostly_known_when_drain_s_has_passed(environment: str, rule: str, overrides: list[str]) -> None:
+def test_costs_are_mostly_known_when_drain_s_has_passed(
+    environment: str, rule: str, overrides: list[str], share: float, within: float
+) -> None:
     scenario = build_scenario(load_environment(environment, overrides))
     env = ArrivalEnv(scenario, 1, log=True)
     for key in held_out_keys(0, 2):  # nothing of the first episode is left in the second
@@ -195,8 +198,7 @@ def test_costs_are_mostly_known_when_drain_s_has_passed(environment: str, rule: 
     found = decision_costs(scenario, early, present)[settled]
     expected = decision_costs(scenario, late)[settled]
     assert len(settled) > 50
-    # What comes later still joins the queues of an overloaded network.
-    assert np.isclose(found, expected, rtol=0.1).mean() > 0.85
+    assert np.isclose(found, expected, rtol=within, atol=1e-6).mean() > share
     assert found.mean() == pytest.approx(expected.mean(), rel=0.1)
 
 

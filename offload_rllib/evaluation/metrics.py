@@ -9,6 +9,7 @@ from typing import Any
 from offload_rllib.config import ConfigError
 from offload_rllib.config.base import is_function_path
 from offload_rllib.config.loading import nearest
+from offload_rllib.envs.goal import COST, SCORE
 from offload_rllib.simulator.metrics import OF_TYPE
 
 
@@ -46,8 +47,8 @@ def _share(name: str, title: str, **where: Any) -> Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("score_mean_s", "mean score", "s", shown=True, brief="score, s", column=1, type_column=1),
-        Metric("cost_mean_s", "mean cost", "s", shown=True),
+        Metric(SCORE, "mean score", "s", shown=True, brief="score, s", column=1, type_column=1),
+        Metric(COST, "mean cost", "s", shown=True),
         Metric("score_p50_s", "median score", "s", shown=True),
         Metric("score_p95_s", "95th percentile of the score", "s", shown=True, brief="p95, s", column=2),
         Metric("score_p99_s", "99th percentile of the score", "s", shown=True),
@@ -95,7 +96,6 @@ METRICS = {
         Metric("masked_actions", "actions that were not valid"),
     )
 }
-SCORE = "score_mean_s"
 # The columns of the terminal's tables, from left to right.
 COLUMNS = tuple(sorted((m for m in METRICS.values() if m.column), key=lambda m: m.column))
 TYPE_COLUMNS = tuple(sorted((m for m in METRICS.values() if m.type_column), key=lambda m: m.type_column))

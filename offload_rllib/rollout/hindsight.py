@@ -104,8 +104,11 @@ def decision_costs(scenario: BuiltScenario, log: Array, present: Present | None 
         log: [tasks] LOG, all tasks of the episode so far.
         present: how far it is; None: at its end.
     """
+    return _costs(scenario, *_complete(log, present))
+
+
+def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Array) -> Array:
     config, arrays = scenario.config, scenario.arrays
-    log, is_inside, in_queue = _complete(log, present)
     weight = np.asarray(arrays.type_weight, float)[log["type"]]
     expires_s = np.full(len(log), np.inf) if config.deadlines.expiry == "never" else log["deadline_s"]
     aborted_s = expires_s if config.deadlines.expiry == "abort" else np.full(len(log), np.inf)
@@ -174,8 +177,8 @@ def credit_arrivals(
     """
     config = scenario.config
     task = rows.task[places]
-    cost_s = decision_costs(scenario, log, present)[task]
-    known = _complete(log, present)[0][task]
+    log, is_inside, in_queue = _complete(log, present)
+    cost_s, known = _costs(scenario, log, is_inside, in_queue)[task], log[task]
     weight = np.asarray(scenario.arrays.type_weight, float)[known["type"]]
     gains = -config.reward.scale * (cost_s - weight * (rows.time_s[places] - known["created_s"]))
     unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
