@@ -15,9 +15,11 @@ from pettingzoo.test import parallel_api_test
 import offload_rllib
 from offload_rllib.config.decisions import OBSERVATION_GROUPS
 from offload_rllib.config.errors import ConfigError
-from offload_rllib.envs.layout import CHARGES_APART, FEATURES, GROUPS, WEIGHTS, available, layout_of
+from offload_rllib.envs.layout import CHARGES_APART, FEATURES, GROUPS, OUTLOOK, WEIGHTS, available, layout_of
 from offload_rllib.envs.parallel import OffloadParallelEnv
 
+# Its 42 numbers are named by a pattern.
+OUTLOOK_AS_LISTED = (OUTLOOK[0], OUTLOOK[0]._replace(name="outlook_PART_NAME"))
 PAGE = Path(__file__).parents[1] / "docs" / "observation.md"
 
 
@@ -44,6 +46,7 @@ def test_the_page_lists_the_features_of_every_group() -> None:
             f"{feature.block}.{feature.name}"
             for feature in (
                 *available(failures=True, clock=True, rejects=True, charges=True, setups=True),
+                *OUTLOOK_AS_LISTED,
                 *WEIGHTS,
                 *CHARGES_APART,
             )
@@ -88,7 +91,7 @@ def test_a_layout_splits_observations_of_any_shape_into_views_of_its_blocks() ->
     import torch
 
     layout = layout_of(3, 2)
-    assert (layout.self_size, layout.task_size, *layout.blocks) == (4, 7, 11, 7, 12)
+    assert (layout.self_size, layout.task_size, *layout.blocks) == (4, 7, 11, 7, 12, 0, 0)
     numbers = np.arange(4 * 5 * layout.size, dtype=np.float32).reshape(4, 5, layout.size)
     names = np.array(layout.names)
     at = list(names).index

@@ -25,7 +25,7 @@ from offload_rllib.evaluation.metrics import chosen
 from offload_rllib.evaluation.own_metrics import load_own_metrics
 from offload_rllib.evaluation.players import Contender, trained_contenders
 from offload_rllib.evaluation.results import SAMPLED
-from offload_rllib.policies.fitting import misfit_of, other_form
+from offload_rllib.policies.fitting import misfit_of, other_embedding, other_form
 from offload_rllib.policies.heuristic import is_heuristic
 from offload_rllib.policies.objectives import other_weights
 from offload_rllib.policies.sharing import assign_in, device_types
@@ -401,6 +401,7 @@ def _check_trainings(plan: ComparisonPlan) -> set[str]:
                 continue
             reason = other_weights(home.layout.weights, env.layout.weights)
             reason = reason or misfit_of(training.config.network, rows, size, (env.observation_size, env.num_actions))
+            reason = reason or other_embedding(rows, env.layout.blocks)
             reason = reason or other_form(training.place.config.decisions.when, place.config.decisions.when)
             if not reason:
                 try:

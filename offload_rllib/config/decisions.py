@@ -118,6 +118,10 @@ class Agents(Schema):
         return self
 
 
+# Of a number that a broadcast carries.
+NUMBER_BITS = 32.0
+
+
 class Information(Schema):
     """What neighbours know of each other."""
 
@@ -127,6 +131,14 @@ class Information(Schema):
     """Time between two broadcasts of a node; the phases are drawn per node and episode."""
     message_bits: NonNegative = 512.0
     """Size of a broadcast; its delay over a link is latency + size / rate."""
+    embedding: Annotated[int, Field(strict=True, ge=0, le=256), ADDED] = 0
+    """Numbers that a broadcast carries besides: learned ones, of what the node saw at its last decision. Each, and the
+    time of that decision, adds 32 bits to the broadcast. 0: none."""
+
+    @property
+    def broadcast_bits(self) -> float:
+        """Size of a broadcast with what it carries besides."""
+        return self.message_bits + (NUMBER_BITS * (self.embedding + 1) if self.embedding else 0.0)
 
 
 OBSERVATION_GROUPS = (
@@ -145,6 +157,7 @@ OBSERVATION_GROUPS = (
     "charges",
     "setups",
     "objectives",
+    "embedding",
 )
 
 

@@ -98,6 +98,7 @@ class EnvironmentConfig(Schema):
         self._ticks_fit()
         check_sharing(self.service, self.tasks_per_core, self.queue)
         self._weights_are_seen()
+        self._embeddings_are_seen()
         if self.service == "shared" and self.tasks_per_core is None and self.decisions.offer == "newest":
             raise ValueError(
                 "decisions.offer: newest offers waiting tasks, and with service: shared no task waits; accepted: "
@@ -109,6 +110,21 @@ class EnvironmentConfig(Schema):
                 f"({self.horizon_s:g}): no task would count"
             )
         return self
+
+    def _embeddings_are_seen(self) -> None:
+        if not self.information.embedding:
+            return
+        if self.decisions.when != "arrival":
+            raise ValueError(
+                f"information.embedding: {self.information.embedding} needs decisions at arrivals; accepted: "
+                "decisions.when: arrival, or embedding: 0"
+            )
+        if self.observe == "paper" or (isinstance(self.observe, tuple) and "embedding" not in self.observe):
+            shown = self.observe if isinstance(self.observe, str) else ", ".join(self.observe)
+            raise ValueError(
+                f"information.embedding: {self.information.embedding} needs agents that see it; accepted: observe: "
+                f"full, or embedding among its groups; it is {shown}"
+            )
 
     def _weights_are_seen(self) -> None:
         hidden = self.observe == "paper" or (isinstance(self.observe, tuple) and "objectives" not in self.observe)

@@ -220,11 +220,12 @@ class EnvBatch:
         features = features_of(observe_what, features_of_scenario(self.scenario.arrays))
         if not features:
             raise ConfigError(
-                "observe: failures, clock, admission, charges, setups and objectives show nothing where no node fails, "
-                "the load does not follow the time, agents cannot reject tasks, the reward has no term of energy or "
-                "price, services begin with no set-up, and objectives have no weights"
+                "observe: failures, clock, admission, charges, setups, objectives and embedding show nothing where no "
+                "node fails, the load does not follow the time, agents cannot reject tasks, the reward has no term of "
+                "energy or price, services begin with no set-up, objectives have no weights, and broadcasts carry no "
+                "embeddings"
             )
-        return layout_of(rows, self.tasks_per_decision, features)
+        return layout_of(rows, self.tasks_per_decision, features, self.scenario.config.information.embedding)
 
     @property
     def shown_columns(self) -> Array | None:

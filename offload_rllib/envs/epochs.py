@@ -8,9 +8,11 @@ import numpy as np
 
 from offload_rllib.envs.earnings import earned, pay_node, settle
 from offload_rllib.envs.observation import clock_of_day, observe_agent
+from offload_rllib.envs.outlook import note_outlook
 from offload_rllib.envs.reward import CUSTOM, PAPER, PEERSIMGYM, paper_reward, peersimgym_reward
 from offload_rllib.simulator.actions import apply_decision
 from offload_rllib.simulator.batch import env_slice, scenario_of
+from offload_rllib.simulator.events.broadcasts import has_outlooks
 from offload_rllib.simulator.events.closing import close_episode
 from offload_rllib.simulator.events.loop import DONE, UNFINISHED, run_until
 from offload_rllib.simulator.heuristics import decide_arrived
@@ -70,7 +72,10 @@ def _show_decision(scenario, environment, reward, paid, accounts, scales, pendin
     if reward.name != CUSTOM:
         pending.rewards[e] = settle(scenario, environment, reward, paid, accounts, agent)
     clock = clock_of_day(scenario, environment)
-    observe_agent(scenario, environment, scales, clock, agent, pending.observations[e, 0], pending.masks[e, 0])
+    seen = pending.observations[e, 0]
+    blocks = observe_agent(scenario, environment, scales, clock, agent, seen, pending.masks[e, 0])
+    if has_outlooks(scenario):
+        note_outlook(scenario, environment, agent, seen, blocks)
 
 
 class Rules(NamedTuple):

@@ -99,8 +99,33 @@ CHARGES_APART = tuple(
     for feature in CHARGES
     for name in (OBJECTIVES[ENERGY], OBJECTIVES[PRICE])
 )
+# Where broadcasts carry embeddings: what the destination saw at its last decision (see `outlook`), of which networks
+# make them. Last in a row.
+OUTLOOK = (
+    Feature(ROW, "outlook_age", "embedding", "time", "time since the destination's last decision", "s", "[0, 1)"),
+    *(
+        feature._replace(
+            block=ROW,
+            name=f"outlook_{part}_{feature.name}",
+            group="embedding",
+            scale="share",
+            meaning=f"{which}{feature.meaning}, as the destination saw it then",
+        )
+        for block, part, which in (
+            (SELF, "self", ""),
+            (TASK, "task", ""),
+            (HERE, "here", ""),
+            (ROW, "mean", "mean over its destinations: "),
+            (ROW, "least", "least of its destinations: "),
+        )
+        for feature in FEATURES
+        if feature.block == block
+    ),
+)
 GROUPS = tuple(
-    dict.fromkeys(feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *CHARGES, *SETUPS, *WEIGHTS))
+    dict.fromkeys(
+        feature.group for feature in (*FEATURES, *CLOCK, *ALIVE, *ADMISSION, *CHARGES, *SETUPS, *WEIGHTS, *OUTLOOK)
+    )
 )
 
 
@@ -117,6 +142,7 @@ def available(
     charges: bool = False,
     setups: bool = False,
     objectives: Collection[str] = (),
+    embedding: bool = False,
 ) -> tuple[Feature, ...]:
     """Return all features of an environment.
 
@@ -127,6 +153,7 @@ def available(
         charges: whether the reward has terms for energy or price.
         setups: whether services may begin with a set-up.
         objectives: of which the reward has weights.
+        embedding: whether broadcasts carry embeddings.
     """
     weights = [feature for feature in WEIGHTS if feature.name.removeprefix(WEIGHT) in objectives]
     of_charge = CHARGES
@@ -139,6 +166,7 @@ def available(
         (ADMISSION, rejects),
         (of_charge, charges),
         (SETUPS, setups),
+        (OUTLOOK, embedding),
     )
     return (*FEATURES, *(feature for features, are_there in given if are_there for feature in features))
 
@@ -162,6 +190,21 @@ def names_of(block: str) -> tuple[str, ...]:
     return tuple(feature.name for feature in FEATURES if feature.block == block)
 
 
+class Blocks(NamedTuple):
+    """What a network that reads rows has to know of an observation."""
+
+    first: int
+    """Numbers before row 0."""
+    here: int
+    """Numbers of row 0."""
+    row: int
+    """Numbers of every other row."""
+    outlook: int = 0
+    """The last ones of these: what the destination saw at its last decision."""
+    embedding: int = 0
+    """Numbers that the network makes of those; 0: it reads them as they are."""
+
+
 @dataclass(frozen=True)
 class ObservationLayout:
     """Where the numbers of an observation are.
@@ -181,6 +224,8 @@ class ObservationLayout:
     """Of all numbers, e.g. ``row_2.finish``; from the second task on ``task_1.work``, ``task_1.row_2.finish``."""
     tasks: int = 1
     """k: tasks decided at a time."""
+    embedding: int = 0
+    """Numbers that networks make of the last ones of each row; see `Blocks`."""
 
     @property
     def first_row(self) -> int:
@@ -193,9 +238,10 @@ class ObservationLayout:
         return self.self_size + self.tasks * (self.task_size + self.here_size + (self.rows - 1) * self.row_size)
 
     @property
-    def blocks(self) -> tuple[int, int, int]:
-        """Numbers before row 0, of row 0, and of every other row: what a network that reads rows has to know."""
-        return self.first_row, self.here_size, self.row_size
+    def blocks(self) -> Blocks:
+        """What a network that reads rows has to know."""
+        outlook = len(OUTLOOK) - 1 if self.embedding else 0  # its age is told as it is
+        return Blocks(self.first_row, self.here_size, self.row_size, outlook, self.embedding)
 
     @property
     def weights(self) -> dict[str, int]:
@@ -252,13 +298,16 @@ class ObservationLayout:
         )
 
 
-def layout_of(rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURES) -> ObservationLayout:
+def layout_of(
+    rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURES, embedding: int = 0
+) -> ObservationLayout:
     """Return the layout of observations that hold some features, in the order of `FEATURES`.
 
     Args:
         rows: R, actions of an agent.
         tasks: k, tasks decided at a time.
         features: which ones.
+        embedding: numbers that networks make of an outlook; 0: none is shown.
     """
     of_self, of_task, of_here, of_row = (
         [feature.name for feature in features if feature.block == block] for block in (SELF, TASK, HERE, ROW)
@@ -269,4 +318,5 @@ def layout_of(rows: int, tasks: int = 1, features: tuple[Feature, ...] = FEATURE
         prefix = f"task_{k}." if k else ""
         names += [f"{prefix}row_0.{name}" for name in of_here]
         names += [f"{prefix}row_{row}.{name}" for row in range(1, rows) for name in of_row]
-    return ObservationLayout(len(of_self), len(of_task), len(of_here), len(of_row), rows, tuple(names), tasks)
+    sizes = len(of_self), len(of_task), len(of_here), len(of_row)
+    return ObservationLayout(*sizes, rows, tuple(names), tasks, embedding)

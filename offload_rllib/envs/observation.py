@@ -10,7 +10,9 @@ import math
 import numpy as np
 
 from offload_rllib.envs.layout import HERE, ROW, SELF, TASK, Feature, ObservationLayout, available, layout_of, names_of
+from offload_rllib.envs.outlook import NUMBERS, write_outlook
 from offload_rllib.simulator.energy import has_charges
+from offload_rllib.simulator.events.broadcasts import has_outlooks
 from offload_rllib.simulator.events.setups import has_setups
 from offload_rllib.simulator.information import (
     estimate,
@@ -72,6 +74,7 @@ def features_of_scenario(scenario: Scenario) -> tuple[Feature, ...]:
         charges=len(scenario.charge) > 0,
         setups=len(scenario.setup_s) > 0,
         objectives=objectives_of(scenario),
+        embedding=bool(settings["outlook"]),
     )
 
 
@@ -174,7 +177,11 @@ def _write_charges(scenario, environment, agent, action, known_state, slot, row)
 
 @kernel
 def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tasks):
-    """Write what one deciding node sees: `seen` [F], and `mask_of_tasks` [k, R]; `clock` is of `clock_of_day`."""
+    """Write what one deciding node sees: `seen` [F], and `mask_of_tasks` [k, R]; `clock` is of `clock_of_day`.
+
+    Returns:
+        Numbers about the node, about row 0, and of each other row.
+    """
     settings = scenario.settings[0]
     now_s = environment.episode[0].now_s
     rows = mask_of_tasks.shape[1]
@@ -196,6 +203,11 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     if setups:
         here_size += 1
         row_size += 1
+    at_warm = row_size - 1
+    outlooks = has_outlooks(scenario)
+    at_outlook = row_size
+    if outlooks:
+        row_size += 1 + NUMBERS
     end = rows - 1 if may_reject else rows  # the last row is that of rejecting
     has_clock = settings.clock_period_s > 0.0
     self_size = SELF_SIZE + 2 if has_clock else SELF_SIZE
@@ -292,7 +304,9 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
             if charges:
                 _write_charges(scenario, environment, agent, action, there, slot, row[row_charge:])
             if setups:
-                row[row_size - 1] = 1.0 if on_offer and is_warm(there, task.type) else 0.0
+                row[at_warm] = 1.0 if on_offer and is_warm(there, task.type) else 0.0
+            if outlooks:
+                write_outlook(scenario, environment, scenario.destination[agent, action], now_s, row[at_outlook:])
         if may_reject:
             padding = 0
             row = offer[offer_size - row_size : offer_size]
@@ -308,3 +322,4 @@ def observe_agent(scenario, environment, scales, clock, agent, seen, mask_of_tas
     for feature in range(seen.shape[0] - padding):  # zeros stay zeros
         value = min(max(seen[feature], -LARGEST), LARGEST)
         seen[feature] = value / (scales[0, feature] + scales[1, feature] * abs(value))
+    return self_size, here_size, row_size

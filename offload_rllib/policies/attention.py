@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.policies.perceptron import hidden_layers, linear
-from offload_rllib.policies.pointer import DestinationLayers, RowLayout
+from offload_rllib.policies.pointer import DestinationLayers
 
 
 class AttendingLayers(nn.Module):
@@ -22,7 +23,7 @@ class AttendingLayers(nn.Module):
     Padding is not seen. Destinations that are not valid now are, as they are in `PooledDestinations`.
     """
 
-    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout, heads: int) -> None:
+    def __init__(self, hidden: Sequence[int], activation: str, rows: Blocks, heads: int) -> None:
         """Make the layers.
 
         Args:

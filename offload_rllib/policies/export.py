@@ -103,7 +103,7 @@ def _write(description: PolicyDescription, name: str, network: nn.Module, path: 
     batch = torch.export.Dim("batch", min=1)
     dimensions: dict[str, dict[int, Any]] = {"observations": {0: batch}, "action_mask": {0: batch}}
     if description.network.kind in OF_ROWS:
-        first, here_size, row_size = description.rows
+        first, here_size, row_size = description.rows[:3]
         destinations = torch.export.Dim("destinations", min=1)
         size = row_size * destinations + (first + here_size)
         dimensions = {"observations": {0: batch, 1: size}, "action_mask": {0: batch, 1: destinations + 1}}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from offload_rllib.config.policy import Network
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.policies.network import OF_ROWS
-from offload_rllib.policies.pointer import RowLayout
 
 When = Literal["arrival", "interval"]
 MEANING: dict[When, str] = {"arrival": "a task is decided when it arrives", "interval": "all agents act by a clock"}
@@ -28,7 +28,22 @@ def other_form(trained: When | None, met: When) -> str:
     )
 
 
-def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: tuple[int, int]) -> str:
+def other_embedding(trained: Blocks, met: Blocks) -> str:
+    """Return why a policy does not fit an environment by what its nodes send each other, or nothing if it does.
+
+    Args:
+        trained: of its training.
+        met: of the environment.
+    """
+    if trained.embedding == met.embedding:
+        return ""
+    return (
+        f"this policy sends {trained.embedding} numbers with a broadcast; the environment has information.embedding: "
+        f"{met.embedding}. Accepted: information.embedding: {trained.embedding}"
+    )
+
+
+def misfit_of(network: Network, rows: Blocks, trained: tuple[int, int], met: tuple[int, int]) -> str:
     """Return why a network does not fit an environment, or nothing if it does.
 
     Args:
@@ -39,7 +54,7 @@ def misfit_of(network: Network, rows: RowLayout, trained: tuple[int, int], met: 
     """
     size, actions = met
     if network.kind in OF_ROWS:
-        first, here_size, row_size = rows
+        first, here_size, row_size = rows[:3]
         if size == first + here_size + (actions - 1) * row_size:
             return ""
         return (

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.policies.mixer import joint_state, make_mixer
 from offload_rllib.policies.network import OF_ROWS, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -64,14 +65,15 @@ class _Masked(TorchRLModule):
     def _shape(self) -> dict[str, Any]:
         given = self.model_config or {}
         network = validated(Network, {key: given[key] for key in SHAPE if key in given}, "model_config")
-        first, here_size, row_size = given.get("rows", FULL_ROWS)
+        rows = Blocks(*given.get("rows", FULL_ROWS))
+        first, here_size, row_size = rows[:3]
         size, actions = self._sizes()
-        if network.kind in OF_ROWS and size != first + here_size + (actions - 1) * row_size:
+        if (network.kind in OF_ROWS or rows.embedding) and size != first + here_size + (actions - 1) * row_size:
             raise ConfigError(
                 f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers "
                 f"for {actions} actions; accepted: `vector_env(...).layout.blocks` of the environment"
             )
-        return {key: getattr(network, key) for key in SHAPE} | {"rows": (first, here_size, row_size)}
+        return {key: getattr(network, key) for key in SHAPE} | {"rows": rows}
 
 
 class MaskedActorCritic(_Masked, ValueFunctionAPI):
@@ -178,7 +180,7 @@ class MaskedQ(_Masked, QNetAPI, TargetNetworkAPI, InferenceOnlyAPI):
         self.action_dist_cls = TorchCategorical
         if given.get(MIXER) is not None and not self.inference_only:
             self.agents = int(given["agents"])
-            first, here_size, _ = given.get("rows", FULL_ROWS)
+            first, here_size = given.get("rows", FULL_ROWS)[:2]
             # What an agent knows of its own node and of its task; where an observation has none of that, all of it.
             self._own_size = first + here_size or size
             self.mixer = make_mixer(given[MIXER], self.agents, self._own_size, given["mixing_units"])

@@ -2,7 +2,8 @@
 
 The roles are in this module (actor, critics, action values), their parts in `perceptron`, `pointer` and `attention`.
 All take `kind` (`config.policy.Network`): ``mlp``, ``pointer`` or ``attention``; the last two read `rows`, which says
-where the rows of an observation are, and the last one `heads`.
+where the rows of an observation are, and the last one `heads`. Where rows end with outlooks, all read
+embeddings of them (`hearing`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.policies.attention import AttendingLayers
+from offload_rllib.policies.hearing import Hearing
 from offload_rllib.policies.perceptron import hidden_layers, linear, perceptron
 from offload_rllib.policies.pointer import (
     FULL_ROWS,
     DestinationLayers,
     DestinationScores,
     PooledDestinations,
-    RowLayout,
 )
 
 # Logit of an action that is not valid. Finite, so that no loss meets inf - inf; far below any logit a network gives,
@@ -35,7 +37,7 @@ OF_ROWS = (POINTER, ATTENTION)
 HEADS = 2
 
 
-def _layers(kind: str, rows: RowLayout, heads: int, hidden: Sequence[int], activation: str) -> nn.Module:
+def _layers(kind: str, rows: Blocks, heads: int, hidden: Sequence[int], activation: str) -> nn.Module:
     """Return a network from observations [..., F] to features of every action [..., R, H]."""
     if kind == ATTENTION:
         return AttendingLayers(hidden, activation, rows, heads)
@@ -44,7 +46,7 @@ def _layers(kind: str, rows: RowLayout, heads: int, hidden: Sequence[int], activ
 
 def _scores(
     kind: str,
-    rows: RowLayout,
+    rows: Blocks,
     heads: int,
     observation_size: int,
     actions: int,
@@ -53,15 +55,25 @@ def _scores(
     output_gain: float,
 ) -> nn.Module:
     """Return a network from observations [..., F] to one number per action [..., R]."""
+    if rows.embedding:
+        hearing = Hearing(rows)
+        size = hearing.size(observation_size)
+        return nn.Sequential(
+            hearing, _scores(kind, hearing.behind, heads, size, actions, hidden, activation, output_gain)
+        )
     if kind in OF_ROWS:
         return DestinationScores(_layers(kind, rows, heads, hidden, activation), hidden[-1], output_gain)
     return perceptron(observation_size, hidden, actions, activation, output_gain)
 
 
 def features_of(
-    kind: str, rows: RowLayout, heads: int, observation_size: int, hidden: Sequence[int], activation: str
+    kind: str, rows: Blocks, heads: int, observation_size: int, hidden: Sequence[int], activation: str
 ) -> tuple[nn.Module, int]:
     """Return a network from observations [..., F] to features [..., H], and H."""
+    if rows.embedding:
+        hearing = Hearing(rows)
+        behind, units = features_of(kind, hearing.behind, heads, hearing.size(observation_size), hidden, activation)
+        return nn.Sequential(hearing, behind), units
     if kind in OF_ROWS:
         return PooledDestinations(_layers(kind, rows, heads, hidden, activation), hidden[-1], activation), hidden[-1]
     return hidden_layers(observation_size, hidden, activation), hidden[-1] if hidden else observation_size
@@ -77,7 +89,7 @@ class Actor(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
-        rows: RowLayout = FULL_ROWS,
+        rows: Blocks = FULL_ROWS,
         heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
@@ -103,7 +115,7 @@ class Critic(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
-        rows: RowLayout = FULL_ROWS,
+        rows: Blocks = FULL_ROWS,
         heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
@@ -129,7 +141,7 @@ class CentralCritic(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
-        rows: RowLayout = FULL_ROWS,
+        rows: Blocks = FULL_ROWS,
         heads: int = HEADS,
     ) -> None:
         """Make the network; sizes as `perceptron`."""
@@ -172,7 +184,7 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
-        rows: RowLayout = FULL_ROWS,
+        rows: Blocks = FULL_ROWS,
         heads: int = HEADS,
         *,
         dueling: bool = False,

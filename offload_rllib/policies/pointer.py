@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.envs.observation import FIRST_ROW, HERE_SIZE, ROW_SIZE
 from offload_rllib.policies.perceptron import ACTIVATIONS, hidden_layers, linear
 
-# Numbers before the first row of an observation (self and task), of row 0, and of each other row.
-RowLayout = tuple[int, int, int]
-FULL_ROWS: RowLayout = (FIRST_ROW, HERE_SIZE, ROW_SIZE)
+FULL_ROWS = Blocks(FIRST_ROW, HERE_SIZE, ROW_SIZE)
 
 
 class DestinationLayers(nn.Module):
@@ -29,7 +28,7 @@ class DestinationLayers(nn.Module):
     and has weights of its own in that layer.
     """
 
-    def __init__(self, hidden: Sequence[int], activation: str, rows: RowLayout) -> None:
+    def __init__(self, hidden: Sequence[int], activation: str, rows: Blocks) -> None:
         """Make the layers.
 
         Args:
@@ -44,7 +43,7 @@ class DestinationLayers(nn.Module):
         if not hidden:
             raise ValueError("a pointer network needs at least one hidden layer")
         gain = nn.init.calculate_gain("tanh" if activation == "tanh" else "relu")
-        first, here_size, row_size = rows
+        first, here_size, row_size = rows[:3]
         whole = linear(first + here_size + row_size, hidden[0], gain)
         self.context = nn.Linear(first, hidden[0])
         self.here = nn.Linear(here_size, hidden[0])

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.layout import Blocks
+from offload_rllib.policies.hearing import Hearing
 from offload_rllib.policies.network import HEADS, MLP, Actor, Critic, features_of
-from offload_rllib.policies.pointer import FULL_ROWS, RowLayout
+from offload_rllib.policies.pointer import FULL_ROWS
 from offload_rllib.simulator.types import NONE, Array
 
 
-def widened(rows: RowLayout, numbers: int) -> RowLayout:
-    """Return the layout of observations with so many numbers in front."""
-    first, here_size, row_size = rows
-    return first + numbers, here_size, row_size
+def widened(rows: Blocks, numbers: int) -> Blocks:
+    """Return the blocks of observations with so many numbers in front."""
+    return rows._replace(first=rows.first + numbers)
 
 
 REMEMBERS = (
@@ -43,7 +44,7 @@ class RememberingActor(nn.Module):
         hidden: Sequence[int],
         activation: str,
         kind: str = MLP,
-        rows: RowLayout = FULL_ROWS,
+        rows: Blocks = FULL_ROWS,
         heads: int = HEADS,
         *,
         memory: int,
@@ -61,6 +62,11 @@ class RememberingActor(nn.Module):
             memory: H.
         """
         super().__init__()
+        self.hearing: nn.Module = nn.Identity()
+        if rows.embedding:
+            # One for all that acts: a node sends one embedding.
+            hearing = Hearing(rows)
+            self.hearing, rows, observation_size = hearing, hearing.behind, hearing.size(observation_size)
         self.features, size = features_of(kind, rows, heads, observation_size, hidden[-1:], activation)
         self.cell = nn.GRUCell(size + 1, memory)
         self.actor = Actor(observation_size + memory, actions, hidden, activation, kind, widened(rows, memory), heads)
@@ -73,6 +79,7 @@ class RememberingActor(nn.Module):
             masks: [B, R], 1 where an action is valid.
             memory: [B, 1 + H] float32: log(1 + s since the agent's previous decision), and the state before this one.
         """
+        observations = self.hearing(observations)
         states = self.cell(torch.cat([self.features(observations), memory[:, :1]], -1), memory[:, 1:])
         return self.actor(torch.cat([states, observations], -1), masks), states
 
@@ -85,6 +92,7 @@ class RememberingActor(nn.Module):
             memory: [B, 1 + H]; states count at the beginnings of sequences alone.
             sequences: [B] int64: equal numbers for the decisions of one sequence, which stand together.
         """
+        observations = self.hearing(observations)
         lengths = torch.unique_consecutive(sequences, return_counts=True)[1]
         starts = lengths.cumsum(0) - lengths
         lengths, order = lengths.sort(descending=True, stable=True)
@@ -112,7 +120,7 @@ def remembering_critic(
     hidden: Sequence[int],
     activation: str,
     kind: str,
-    rows: RowLayout,
+    rows: Blocks,
     heads: int,
     memory: int,
 ) -> Critic:

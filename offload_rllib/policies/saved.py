@@ -23,9 +23,10 @@ from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network, PolicyName
 from offload_rllib.config.trust import TRUST, trusts_all
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
-from offload_rllib.policies.fitting import When, misfit_of, other_form
+from offload_rllib.policies.fitting import When, misfit_of, other_embedding, other_form
 from offload_rllib.policies.network import Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.objectives import other_weights
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -65,9 +66,9 @@ class PolicyDescription(Schema):
     """R of that environment."""
     network: Network
     """Of every policy."""
-    rows: tuple[RowSize, RowSize, RowSize] = FULL_ROWS
-    """With a network of rows (`pointer`, `attention`): numbers of an observation before its first row, of row 0, and of
-    each other row."""
+    rows: Annotated[tuple[RowSize, ...], Field(min_length=3, max_length=5)] = FULL_ROWS
+    """The `envs.layout.Blocks` of an observation; networks of rows (`pointer`, `attention`) read the first three, and
+    all the others, where broadcasts carry embeddings."""
     dueling: Flag = False
     """With `values`: whether the network has a value stream."""
     environment: str
@@ -119,9 +120,14 @@ class PolicyDescription(Schema):
         return Actor(self.observation_size, self.actions, **self._shape)
 
     @property
+    def blocks(self) -> Blocks:
+        """`rows` by name."""
+        return Blocks(*self.rows)
+
+    @property
     def _shape(self) -> dict[str, Any]:
         return {key: getattr(self.network, key) for key in ("hidden", "activation", "kind", "heads")} | {
-            "rows": self.rows
+            "rows": self.blocks
         }
 
     def _make_own_network(self, path: str) -> nn.Module:
@@ -135,6 +141,7 @@ class PolicyDescription(Schema):
         """Raise ConfigError if an environment's observations, actions or moments of decision do not fit."""
         misfit = other_weights(self.weights, env.layout.weights)
         misfit = misfit or self.misfit(env.observation_size, env.num_actions)
+        misfit = misfit or other_embedding(self.blocks, env.layout.blocks)
         misfit = misfit or other_form(self.decides, env.scenario.config.decisions.when)
         if misfit:
             raise ConfigError(misfit)
@@ -153,7 +160,7 @@ class PolicyDescription(Schema):
 
     def misfit(self, observation_size: int, actions: int) -> str:
         """Return why the networks do not fit an environment with these sizes, or nothing if they do."""
-        return misfit_of(self.network, self.rows, (self.observation_size, self.actions), (observation_size, actions))
+        return misfit_of(self.network, self.blocks, (self.observation_size, self.actions), (observation_size, actions))
 
 
 def save_policies(folder: Path, description: PolicyDescription, weights: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -57,6 +57,7 @@ from offload_rllib.simulator.types import (
     OFFER_ARRIVAL,
     OFFER_NEWEST,
     OUTCOMES,
+    OUTLOOK,
     PRIORITY,
     SETTINGS,
     SJF,
@@ -274,6 +275,7 @@ def _settings(config: EnvironmentConfig, network: Network, arriving: BuiltWorklo
     record["ticks_in_order"] = config.tick_order == "fixed"
     record["rejects"] = config.decisions.reject
     record["slots"], record["keep_warm_s"] = slots_of(config), keep_warm_s_of(config)
+    record["outlook"] = OUTLOOK if config.information.embedding else 0
     record["offer"] = OFFER[config.decisions.offer]
     record["max_hops"] = config.decisions.max_hops
     record["expiry"] = EXPIRY[config.deadlines.expiry]
@@ -387,6 +389,7 @@ def build_scenario(
         or np.isfinite(node["capacity_bits"]).any()
         or len(moving) > 0
         or config.decisions.reject
+        or config.information.embedding > 0
         or len(routes.first_leg) > 0
         or len(onward) + len(setup_s) + len(weight) > 0
     )

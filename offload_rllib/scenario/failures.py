@@ -96,5 +96,5 @@ def powers(config: EnvironmentConfig, network: Network) -> np.ndarray:
             pooled = config.service == "pooled" and not node.cloud
             record[i]["server_w"] = cost * (node.speed if pooled else node.core_speed)
         record["j_per_result_bit"] = cost / BITS_PER_MEGABYTE
-        record["j_per_broadcast"] = cost * config.information.message_bits / BITS_PER_MEGABYTE
+        record["j_per_broadcast"] = cost * config.information.broadcast_bits / BITS_PER_MEGABYTE
     return record

@@ -216,7 +216,7 @@ def link_arrays(
         link[i]["reverse"] = index[destination, source]
         link[i]["seconds_per_bit"] = 1 / direction.free_bps
         link[i]["latency_s"] = direction.mean_latency_s
-        link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.message_bits / direction.free_bps
+        link[i]["broadcast_delay_s"] = direction.mean_latency_s + config.information.broadcast_bits / direction.free_bps
         # The accounts of energy and price need every transfer.
         link[i]["plain"] = direction.plain and config.energy is None and config.price is None
         law[i]["name_hash"] = stable_hash(f"{network.nodes[source].name}\n{network.nodes[destination].name}")

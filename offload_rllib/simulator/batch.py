@@ -114,6 +114,8 @@ def env_slice(state, e):
         state.moving[e],
         state.warm[e],
         state.broadcast_warm[e],
+        state.outlook[e],
+        state.broadcast_outlook[e],
         state.broadcast[e],
         state.broadcast_link[e],
         state.task[e],

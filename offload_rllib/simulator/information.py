@@ -85,7 +85,7 @@ class News(NamedTuple):
 
 
 @kernel
-def _news(scenario, environment, link_index, now_s):
+def news_of(scenario, environment, link_index, now_s):
     """Return which broadcast of a link's destination its source knows; with fresh information the present state."""
     interval_s = scenario.settings[0].broadcast_interval_s
     if interval_s <= 0.0:
@@ -106,7 +106,7 @@ def _news(scenario, environment, link_index, now_s):
 def known_tasks(scenario, environment, link_index, now_s):
     """Return the number of tasks that a link's source knows at its destination, with those sent there since."""
     sent = environment.link[link_index]
-    news = _news(scenario, environment, link_index, now_s)
+    news = news_of(scenario, environment, link_index, now_s)
     if news.turn < 0:
         return np.int64(sent.sent)
     n = scenario.link[link_index].destination
@@ -123,7 +123,7 @@ def known_of_neighbour(scenario, environment, link_index, now_s):
     n = np.int64(link.destination)
     sent = environment.link[link_index]
     there = environment.node[n]
-    news = _news(scenario, environment, link_index, now_s)
+    news = news_of(scenario, environment, link_index, now_s)
     if news.turn < 0:
         # Every node starts up and empty, and its neighbours know that.
         return Known(n, np.int64(0), 0.0, now_s, sent.sent, sent.sent_work, np.int64(1), np.uint64(0))

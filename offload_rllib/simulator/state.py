@@ -92,6 +92,7 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
     hops = int(scenario.settings[0]["max_hops"])
     varying = bool(scenario.arrivals[0]["parameters_vary"])
     setups = len(scenario.setup_s)
+    outlook = int(scenario.settings[0]["outlook"])
     sharing = bool((scenario.node["concurrency"] > scenario.node["servers"]).any())
     channels = bool((scenario.link_law["channel"] != NONE).any())
     return State(
@@ -108,6 +109,8 @@ def allocate(scenario: Scenario, num_envs: int, *, task_slots: int, log_rows: in
         moving=np.zeros((num_envs, len(scenario.moving)), MOVING_STATE),
         warm=np.zeros((num_envs, nodes if setups else 0, setups), WARM),
         broadcast_warm=np.zeros((num_envs, nodes if setups else 0, kept), np.uint64),
+        outlook=np.zeros((num_envs, nodes if outlook else 0, outlook), np.float32),
+        broadcast_outlook=np.zeros((num_envs, nodes if outlook else 0, kept, outlook), np.float32),
         broadcast=np.zeros((num_envs, nodes, kept), BROADCAST),
         broadcast_link=np.zeros((num_envs, links, kept), BROADCAST_LINK),
         task=np.zeros((num_envs, task_slots), TASK),
@@ -206,15 +209,18 @@ def fit(scenario: Scenario, state: State) -> State:
         state = state._replace(
             broadcast=_spread(state.broadcast, kept, state.node["unsaved_turn"]),
             broadcast_warm=_spread(state.broadcast_warm, kept, state.node["unsaved_turn"][:, : state.warm.shape[1]]),
+            broadcast_outlook=_spread(
+                state.broadcast_outlook, kept, state.node["unsaved_turn"][:, : state.outlook.shape[1]]
+            ),
             broadcast_link=_spread(state.broadcast_link, kept, state.link["unsaved_turn"]),
         )
     return state
 
 
 def _spread(array: np.ndarray, kept: int, unsaved: np.ndarray) -> np.ndarray:
-    """Return [E, n, have] records in [E, n, kept] places: those of the turns before the first that is not saved."""
+    """Return [E, n, have, ...] in [E, n, kept, ...] places: those of the turns before the first that is not saved."""
     have = array.shape[2]
-    wider = np.zeros((*array.shape[:2], kept), array.dtype)
+    wider = np.zeros((*array.shape[:2], kept, *array.shape[3:]), array.dtype)
     for back in range(1, have + 1):
         e, n = np.nonzero(unsaved >= back)
         turn = unsaved[e, n] - back
@@ -232,6 +238,7 @@ def clear(state: State, environments: np.ndarray) -> None:
         state.client,
         state.server,
         state.warm,
+        state.outlook,
         state.link,
         state.channel,
         state.moving,

@@ -61,6 +61,9 @@ def record(**fields: object) -> np.dtype:
     return np.dtype(list(fields.items()), align=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+# Numbers of an outlook: the time of a decision, and what `envs.outlook` keeps of what was seen.
+OUTLOOK = 43
+
 SETTINGS = record(
     decision_interval_s="f8",  # 0: tasks are decided when they arrive
     horizon_s="f8",
@@ -90,6 +93,7 @@ SETTINGS = record(
     keep_warm_s="f8",  # how long a node holds a type that is not in use
     slots="i4",  # types that a node holds
     rejects="i4",  # 1: the last action rejects a task
+    outlook="i4",  # numbers of an outlook that broadcasts tell of; 0: none
     ticks_in_order="i4",  # 1: messages, then work, then decisions; 0: in random order
 )
 
@@ -431,6 +435,8 @@ class State(NamedTuple):
     moving: Array  # [E, P] MOVING_STATE
     warm: Array  # [E, N, Y] `events.setups.WARM`; [E, 0, 0] without set-ups
     broadcast_warm: Array  # [E, N, K] uint64: the types that the sender holds, as bits; [E, 0, K] without set-ups
+    outlook: Array  # [E, N, D] float32: what a node saw at its last decision, see `envs.outlook`; [E, 0, 0]: no matter
+    broadcast_outlook: Array  # [E, N, K, D] float32: the sender's outlook; [E, 0, K, 0] likewise
     broadcast: Array  # [E, N, K] BROADCAST
     broadcast_link: Array  # [E, M, K] BROADCAST_LINK
     task: Array  # [E, T] TASK

@@ -61,6 +61,10 @@ def check_environment(config: EnvironmentConfig, scenario: BuiltScenario, option
             config.information.kind != "broadcast",
             "no real node knows the others' state at once; accepted: broadcast",
         ),
+        f"information.embedding: {config.information.embedding}": (
+            config.information.embedding > 0,
+            "nodes broadcast their state alone; accepted: 0",
+        ),
         f"service: {config.service}": (
             config.service == "shared" or (config.cloud is not None and config.cloud.service == "shared"),
             "cores are not shared by tasks; accepted, for cloud.service as well: pooled, parallel",

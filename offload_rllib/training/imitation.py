@@ -20,11 +20,11 @@ from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.imitation import BEST, Imitation
 from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.episode_keys import training_key
+from offload_rllib.envs.layout import Blocks
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys
 from offload_rllib.evaluation.rule_tuning import rank_rules
 from offload_rllib.policies.module import LOCAL
 from offload_rllib.policies.network import Critic
-from offload_rllib.policies.pointer import RowLayout
 from offload_rllib.policies.saved import PolicyDescription, SavedPolicy, save_policies
 from offload_rllib.policies.sharing import Assignment, assign_in
 from offload_rllib.policies.warm_start import save_critics
@@ -176,7 +176,7 @@ def _critic(description: PolicyDescription) -> Critic:
         network.hidden,
         network.activation,
         network.kind,
-        description.rows,
+        description.blocks,
         network.heads,
     )
 
@@ -284,14 +284,14 @@ def _agreement_on(steps: AgentSteps, policy: SavedPolicy, env: NativeEnv) -> flo
     return float(same[steps.choices].mean())
 
 
-def _same(observations: Array, one: Array, other: Array, blocks: RowLayout) -> Array:
+def _same(observations: Array, one: Array, other: Array, blocks: Blocks) -> Array:
     """Return which of two actions [N] are equal, or go to destinations that look the same, [N] bool."""
     return (one == other) | _equal_destinations(observations, one, other, blocks)
 
 
-def _equal_destinations(observations: Array, one: Array, other: Array, blocks: RowLayout) -> Array:
+def _equal_destinations(observations: Array, one: Array, other: Array, blocks: Blocks) -> Array:
     """Return which rows [N] bool of observations show the same of two actions, both elsewhere."""
-    first, here, size = blocks
+    first, here, size = blocks[:3]
     if size == 0:
         return np.zeros(len(one), np.bool_)
     elsewhere = observations[:, first + here :]

@@ -19,6 +19,12 @@ from offload_rllib.simulator.waits import advertised_free_at
 
 
 @kernel
+def has_outlooks(scenario):
+    """Return whether broadcasts tell what their senders saw at their last decisions."""
+    return has_extensions(scenario) and scenario.settings[0].outlook > 0
+
+
+@kernel
 def schedule_broadcasts(scenario, environment, n):
     """Let nothing be saved yet of node `n`, whose `phase_s` is set; with fresh information nothing ever is."""
     interval_s = scenario.settings[0].broadcast_interval_s
@@ -39,6 +45,10 @@ def _write(scenario, environment, n, turn, stamp_s):
         if has_setups(scenario):
             place = turn & (environment.broadcast.shape[1] - 1)
             environment.broadcast_warm[n, place] = warm_types(scenario, environment, n, stamp_s)
+        if has_outlooks(scenario):
+            told = environment.broadcast_outlook[n, turn & (environment.broadcast.shape[1] - 1)]
+            for k in range(told.shape[0]):
+                told[k] = environment.outlook[n, k]
 
 
 @kernel
