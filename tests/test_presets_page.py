@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from offload_rllib.config.fingerprint import fingerprint
-from offload_rllib.config.loading import load_environment
+from offload_rllib.config.loading import load_environment, load_policy_config
 from offload_rllib.evaluation.metrics import SCORE
 from offload_rllib.evaluation.results import Comparison
 from offload_rllib.evaluation.statistics import Interval
 from scripts.presets import plan
-from scripts.presets.page import DROPPED, Row, row_of, verdict
+from scripts.presets.page import DROPPED, Row, row_of, rows_of, verdict
 from scripts.presets.plan import tuned_rules
 
 
@@ -52,37 +53,45 @@ def test_a_row_holds_the_learner_against_the_best_rule_that_is_no_oracle() -> No
         "best_oracle": 2.0,
         "low": 6.0,
     }
-    row = row_of("here", _comparison(scores, {"ppo_shared": 0.2}), "ppo_shared")
+    row = row_of("here", _comparison(scores, {"ppo_shared": 0.2}), "ppo_shared", 3)
     assert (row.rule, row.rules, row.beaten, row.lost, row.sure) == ("low", 3, 1, 1, True)
     assert row.difference_s.mean == pytest.approx(2.0, abs=0.2)
     assert row.drops_more
-    assert row.seeds == 3
+    assert (row.seeds, row.version) == (3, 3)
     assert row.dropped == pytest.approx(0.2, abs=0.02)
     assert row.score_s < row.sampled_s
-    fewer = row_of("here", _comparison(scores, {"ppo_shared": 0.0}), "ppo_shared")
+    fewer = row_of("here", _comparison(scores, {"ppo_shared": 0.0}), "ppo_shared", 3)
     assert not fewer.drops_more
 
 
-def test_a_win_is_over_every_rule() -> None:
-    def row(beaten: int, lost: int, *, drops_more: bool = False) -> Row:
-        return Row(
-            preset="here",
-            score_s=1.0,
-            sampled_s=1.0,
-            rule="local",
-            rule_s=2.0,
-            difference_s=Interval(-1.0, -2.0, 0.5),
-            sure=True,
-            beaten=beaten,
-            lost=lost,
-            rules=4,
-            dropped=0.1,
-            rule_dropped=0.1,
-            drops_more=drops_more,
-            seeds=3,
-        )
+def _row(preset: str, beaten: int = 4, lost: int = 0, *, drops_more: bool = False, version: int = 1) -> Row:
+    return Row(
+        preset=preset,
+        score_s=1.0,
+        sampled_s=1.0,
+        rule="local",
+        rule_s=2.0,
+        difference_s=Interval(-1.0, -2.0, 0.5, "crossed t", 0.2),
+        sure=True,
+        beaten=beaten,
+        lost=lost,
+        rules=4,
+        dropped=0.1,
+        rule_dropped=0.1,
+        drops_more=drops_more,
+        seeds=3,
+        version=version,
+    )
 
-    text = verdict("ppo", [row(4, 0), row(4, 0, drops_more=True), row(3, 0), row(3, 1, drops_more=True)])
+
+def test_a_win_is_over_every_rule() -> None:
+    rows = [
+        _row("here"),
+        _row("here", drops_more=True),
+        _row("here", beaten=3),
+        _row("here", beaten=3, lost=1, drops_more=True),
+    ]
+    text = verdict("ppo", rows)
     assert "every rule in 2 of 4 presets" in text
     assert "some rule in 1," in text
     assert "drops more than the best rule in 2." in text
@@ -100,3 +109,13 @@ def test_rules_are_tuned_once_for_an_environment(tmp_path: Path, monkeypatch: py
     (tmp_path / plan.TUNED).write_text(json.dumps(kept))
     tuned_rules("ether_12", tmp_path, Console())
     assert calls == ["ether_12"] * 2
+
+
+def test_the_page_keeps_rows_of_other_machines_that_are_of_the_present_version(tmp_path: Path) -> None:
+    present = load_policy_config("ppo").version
+    rows = [_row("cell_9", version=present), _row("relay_8", version=present - 1)]
+    page = tmp_path / "presets.json"
+    page.write_text(json.dumps({"ppo": [asdict(row) for row in rows]}))
+    assert rows_of("ppo", tmp_path / "nothing", page) == rows[:1]
+    assert rows_of("a2c", tmp_path / "nothing", page) == []
+    assert rows_of("ppo", tmp_path / "nothing", tmp_path / "missing.json") == []

@@ -4,7 +4,7 @@ Usage: python -m scripts.presets [--folder comparisons/presets] [--algorithms AL
 
 Budget: a part is one learner on one preset, three trainings, and takes one core for two to ten minutes. Calls with
 different parts can run at the same time. Ctrl-C saves the finished parts; the same command continues. The page holds
-the parts that are finished, and counts the others.
+the parts that are finished, those of other machines as well, and counts the others.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _run_parts(arguments: argparse.Namespace, console: Console) -> bool:
         for preset in arguments.only or sorted(presets("envs")):
             if not fits(preset, algorithm):
                 continue
-            part = part_of(preset, algorithm, arguments.folder, console)
+            part = part_of(preset, algorithm, console)
             if not run_study(part, arguments.folder, console):
                 return False
             write_page(DOCS / "presets.md", arguments.folder)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from offload_rllib.compare.run import ComparisonFolder
-from offload_rllib.config.files import written_at_once
+from offload_rllib.config import load_policy_config
+from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.loading import presets
 from offload_rllib.envs.goal import COST, SCORE
 from offload_rllib.evaluation.interval_text import difference_text, number
@@ -68,6 +69,7 @@ class Row:
         rule_dropped: share that the best rule drops.
         drops_more: whether the learner certainly drops more.
         seeds: trainings of the learner.
+        version: of the learner's file.
     """
 
     preset: str
@@ -84,10 +86,11 @@ class Row:
     rule_dropped: float
     drops_more: bool
     seeds: int
+    version: int
 
 
-def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
-    """Return how a learner stands against the rules of a comparison that has one environment."""
+def row_of(preset: str, comparison: Comparison, learner: str, version: int) -> Row:
+    """Return how a learner of a version stands against the rules of a comparison that has one environment."""
     (point,) = comparison.points
     goal = COST if COST in comparison.metrics else SCORE
     greedy = comparison.played(point)
@@ -111,23 +114,45 @@ def row_of(preset: str, comparison: Comparison, learner: str) -> Row:
         comparison.mean(rules[best], DROPPED, point).mean,
         bool(drops.excludes_zero and drops.mean > 0),
         len(comparison.matrix(learner, goal, point)),
+        version,
     )
 
 
-def rows_of(algorithm: str, folder: Path) -> list[Row]:
-    """Return the rows of the finished parts of a learner, in the order of the presets' names."""
+def rows_of(algorithm: str, folder: Path, page: Path) -> list[Row]:
+    """Return the rows of the finished parts of a learner, in the order of the presets' names.
+
+    Args:
+        algorithm: the learner.
+        folder: with the parts of this machine.
+        page: the data of the page as it is. Its rows count for parts that the folder does not have, if they are of the
+            learner's present version.
+    """
+    version = load_policy_config(algorithm).version
+    kept = {row.preset: row for row in _kept_rows(page).get(algorithm, []) if row.version == version}
     rows = []
     for preset in sorted(presets("envs")):
         path = folder / part_name(preset, algorithm)
         if path.is_dir() and ComparisonFolder.open(path).state == "finished":
-            rows.append(_finished_row(preset, algorithm, path))
+            rows.append(_finished_row(preset, algorithm, path, version))
+        elif preset in kept:
+            rows.append(kept[preset])
     return rows
 
 
+def _kept_rows(page: Path) -> dict[str, list[Row]]:
+    if not page.is_file():
+        return {}
+    content = read_json(page, "the data of the page")
+    return {
+        algorithm: [Row(**(row | {"difference_s": Interval(**row["difference_s"])})) for row in rows]
+        for algorithm, rows in content.items()
+    }
+
+
 @cache
-def _finished_row(preset: str, algorithm: str, path: Path) -> Row:
+def _finished_row(preset: str, algorithm: str, path: Path, version: int) -> Row:
     """Return the row of a finished part: it does not change any more, and the page is written after every part."""
-    return row_of(preset, load_comparison(path), f"{algorithm}_shared")
+    return row_of(preset, load_comparison(path), f"{algorithm}_shared", version)
 
 
 def verdict(algorithm: str, rows: Sequence[Row]) -> str:
@@ -197,9 +222,12 @@ def figure(rows: dict[str, list[Row]]) -> Figure:
 
 
 def write_page(path: Path, folder: Path) -> None:
-    """Write the page of all finished parts in one step, with its figure and its data beside it."""
-    rows = {algorithm: found for algorithm in ALGORITHMS if (found := rows_of(algorithm, folder))}
+    """Write the page of all finished parts in one step, with its figure and its data beside it.
+
+    Parts that were finished elsewhere stay as the page has them.
+    """
     images = path.parent / "images"
+    rows = {a: found for a in ALGORITHMS if (found := rows_of(a, folder, images / "presets.json"))}
     write_figure(figure(rows), images / "presets", ("png",))
     with written_at_once(images / "presets.json") as partial:
         data = {algorithm: [asdict(row) for row in found] for algorithm, found in rows.items()}

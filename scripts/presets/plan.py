@@ -20,6 +20,7 @@ from scripts.results.study import Study
 ALGORITHMS = ("ppo_auto", "a2c_auto", "ppo_drops", "ppo_from_rule", "ppo", "a2c", "ddqn")
 SEEDS = 3
 TUNED = "tuned_rules.json"
+HERE = Path(__file__).parent  # with what was found already, on any machine
 
 
 def fits(preset: str, algorithm: str) -> bool:
@@ -33,13 +34,12 @@ def part_name(preset: str, algorithm: str) -> str:
     return f"{preset}-{algorithm}"
 
 
-def part_of(preset: str, algorithm: str, folder: Path, console: Console) -> Study:
+def part_of(preset: str, algorithm: str, console: Console) -> Study:
     """Return the part of a preset and a learner; the rules with a parameter are tuned first, once per preset.
 
     Args:
         preset: of `envs/`.
         algorithm: of `ALGORITHMS`.
-        folder: holds the tuned rules of earlier calls.
         console: for the progress of tuning.
     """
     return Study(
@@ -48,7 +48,7 @@ def part_of(preset: str, algorithm: str, folder: Path, console: Console) -> Stud
         preset,
         (algorithm,),
         question="",
-        tuned=tuned_rules(preset, folder, console),
+        tuned=tuned_rules(preset, HERE, console),
         reference="local",
         seeds=SEEDS,
     )
