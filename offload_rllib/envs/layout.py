@@ -240,7 +240,7 @@ class ObservationLayout:
     @property
     def blocks(self) -> Blocks:
         """What a network that reads rows has to know."""
-        outlook = len(OUTLOOK) - 1 if self.embedding else 0  # its age is told as it is
+        outlook = len(OUTLOOK) - 1 if self.embedding else 0  # without its age
         return Blocks(self.first_row, self.here_size, self.row_size, outlook, self.embedding)
 
     @property
