@@ -11,7 +11,7 @@ import pytest
 from helpers.environments import ARRIVAL, typed_environment
 from helpers.policies import kept
 
-from offload_rllib.config import ConfigError, EnvironmentConfig, load_environment, load_policy_config
+from offload_rllib.config import EnvironmentConfig, load_environment, load_policy_config
 from offload_rllib.config.policy import Network
 from offload_rllib.envs.vector import NativeEnv, batch_of, held_out_keys, training_key
 from offload_rllib.policies.saved import load_description, load_saved_policy
@@ -55,16 +55,20 @@ def run(environment: EnvironmentConfig, env: NativeEnv, tmp_path: Path) -> RunFo
 
 
 def mean_score(folder: Path, env: NativeEnv) -> float:
-    """Return a saved policy's score on the episodes that select, played one by one."""
-    scores = []
+    return mean_figure(folder, env, "score_mean_s")
+
+
+def mean_figure(folder: Path, env: NativeEnv, figure: str) -> float:
+    """Return a saved policy's figure on the episodes that select, played one by one."""
+    found = []
     for episode in range(EPISODES):
         alone = batch_of(env.scenario, 1)
         policy = load_saved_policy(folder).on(alone)
         alone.reset(np.array([training_key(3, PLAYED_BY, 0, episode)], np.uint64))
         while not alone.truncated.all():
             alone.step(policy(alone.observations, alone.masks, agents=alone.deciding))
-        scores.append(alone.episode_metrics(0)["score_mean_s"])
-    return float(np.mean(scores))
+        found.append(alone.episode_metrics(0)[figure])
+    return float(np.nanmean(found))
 
 
 def test_the_best_on_training_episodes_is_selected_whichever_it_is(run: RunFolder, env: NativeEnv) -> None:
@@ -108,7 +112,24 @@ def test_the_model_card_states_the_scores(run: RunFolder, env: NativeEnv) -> Non
     assert "| selected | start; on training episodes: last " in card
 
 
-def test_a_score_does_not_select_where_a_constraint_counts() -> None:
-    constrained = {"algorithm": {"name": "PPO", "constraints": [{"figure": "dropped_share", "at_most": 0.1}]}}
-    with pytest.raises(ConfigError, match=r"final_policy: selected goes by the mean score.*accepted: last"):
-        load_policy_config(constrained | {"training": {"final_policy": "selected"}})
+@pytest.mark.parametrize(
+    ("at_most", "chosen"),
+    # The policy with the lower score lets 17 % of these tasks expire, the other one 12 %.
+    [(0.2, BEST), (0.15, LAST), (0.05, LAST)],
+)
+def test_policies_that_keep_the_bounds_come_first_and_then_the_nearest(
+    at_most: float, chosen: str, environment: EnvironmentConfig, env: NativeEnv, tmp_path: Path
+) -> None:
+    figure = "dropped_expired_share_of_type_1"
+    bounds = [{"figure": figure, "at_most": at_most}, {"figure": "dropped_share", "at_most": 0.9}]
+    policy = load_policy_config(POLICY | {"algorithm": {"name": "PPO", "constraints": bounds}})
+    run = RunFolder.create(str(tmp_path / "run"), environment, policy, "", environment_name="small")
+    folders = {name: run.path / name / POLICY_FOLDER for name in (BEST, LAST)}
+    for draw, folder in enumerate(folders.values()):
+        kept(folder, env, draw=draw, network=NETWORK)
+    assert selected(run, folders[LAST], env) == folders[chosen]
+    noted = json.loads((run.path / RECORD).read_text())["selected"]
+    assert noted["scores_s"][BEST] < noted["scores_s"][LAST]
+    for name, folder in folders.items():
+        excess = max(mean_figure(folder, env, figure) - at_most, 0.0)
+        assert noted["excesses"][name] == pytest.approx(excess, abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,8 @@ from offload_rllib.training import status as status_module
 from offload_rllib.training.status import RunWatch
 
 
-def make_run(folder: Path) -> RunFolder:
-    policy = load_policy_config({"algorithm": {"name": "PPO"}})
+def make_run(folder: Path, overrides: Sequence[str] = ()) -> RunFolder:
+    policy = load_policy_config({"algorithm": {"name": "PPO"}}, overrides)
     return RunFolder.create(str(folder / "run"), load_environment(small_environment()), policy, "run")
 
 
@@ -36,9 +37,12 @@ def result(score: float | None, env_steps: int = 100, episodes: int = status_mod
     }
 
 
-def offer(watch: RunWatch, folder: Path, score: float | None, mark: str, episodes: int = 20) -> None:
-    """Give an iteration and a checkpoint to the watch, as Tune does."""
-    watch.on_trial_result(0, [], SimpleNamespace(local_path=None), result(score, episodes=episodes))
+def offer(
+    watch: RunWatch, folder: Path, score: float | None, mark: str, episodes: int = 20, share: float | None = None
+) -> None:
+    """Give an iteration and a checkpoint to the watch, as Tune does; `share` is the dropped one, bounded by 0.1."""
+    bounds = {} if share is None else {"constraints": {"dropped_share": {"share": share, "at_most": 0.1}}}
+    watch.on_trial_result(0, [], SimpleNamespace(local_path=None), result(score, episodes=episodes) | bounds)
     (folder / mark / "policy").mkdir(parents=True)
     (folder / mark / "policy" / "policy.json").write_text(mark)
     write_manifest(folder / mark, {})
@@ -62,6 +66,27 @@ def test_the_policy_of_the_lowest_score_is_kept(tmp_path: Path) -> None:
         assert kept.read_text() == "better", "a resumed run remembers its best"
         offer(resumed, tmp_path, 6.0, "last")
         assert kept.read_text() == "last"
+
+
+def test_a_policy_that_keeps_the_bounds_is_kept_before_one_that_scores_better(tmp_path: Path) -> None:
+    bounds = ["algorithm.constraints=[{figure: dropped_share, at_most: 0.1}]"]
+    run = make_run(tmp_path, bounds)
+    kept = run.path / "best" / "policy" / "policy.json"
+
+    def play(marks: tuple[tuple[str, float, float, str], ...]) -> None:
+        with RunWatch(run, run.policy_config.training) as watch:
+            for mark, share, score, best in marks:
+                offer(watch, tmp_path, score, mark, episodes=20, share=share)
+                assert kept.read_text() == best
+
+    play((("far", 0.3, 5.0, "far"), ("near", 0.2, 9.0, "near"), ("farther", 0.4, 1.0, "near")))
+    assert json.loads((run.path / "best" / "best.json").read_text()) == {
+        "score_mean_s": 9.0,
+        "env_steps": 100,
+        "excess": pytest.approx(0.1),
+    }
+    # A resumed run remembers the excess of its best.
+    play((("within", 0.1, 9.5, "within"), ("lower", 0.05, 9.6, "within"), ("better", 0.08, 9.0, "better")))
 
 
 def test_the_best_policy_is_not_that_of_one_lucky_episode(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class Training(Schema):
     """Whether the policy of the checkpoint with the best training score so far stays too, in `best/`."""
     final_policy: Literal["last", "selected"] = "last"
     """selected: at the end the clone of `imitate`, the best while training, and the last policy play 64 training
-    episodes greedily, and the one with the lowest mean score, or mean cost, stays (`docs/warm_start.md`)."""
+    episodes greedily, and the one with the lowest mean score, or mean cost, stays (`docs/warm_start.md`). Those that
+    break the bounds of `algorithm.constraints` come behind those that do not."""
     sample_timeout_s: Positive = 60.0
     """How long the trainer waits for a runner's samples; then it continues without them, with a warning."""
     sample_attempts: Count = 5
@@ -246,15 +247,6 @@ class PolicyConfig(Schema):
             raise ValueError(
                 f"algorithm.pull_coeff ({pull:g}) pulls to the policy that training starts with, and this one starts "
                 "with random weights; accepted: 0, or training.start_from or training.imitate beside it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _the_score_may_select(self) -> PolicyConfig:
-        if self.training.final_policy == "selected" and getattr(self.algorithm, "constraints", ()):
-            raise ValueError(
-                "training.final_policy: selected goes by the mean score, which says nothing of algorithm.constraints; "
-                "accepted: last"
             )
         return self
 

@@ -111,7 +111,7 @@ def brain_of(contender: Contender, env: ArrivalEnv, seed: int) -> Brain:
         described.network.activation,
         described.epsilon,
         described.dueling,
-        described.rows[:3],
+        described.blocks[:3],
         described.network.memory,
     )
     weights = {

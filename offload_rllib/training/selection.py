@@ -2,15 +2,19 @@
 
 A training may end in a worse policy than it passed through, or began with. So at its end up to three policies play the
 same training episodes, which no runner has: the clone that it began with (`training.imitate`), the one that was best
-while it trained, and the last. The lowest mean score is best, or the lowest mean cost (`envs.goal`).
+while it trained, and the last. The lowest mean score is best, or the lowest mean cost (`envs.goal`). Where training is
+constrained, policies that keep the bounds come before others, and of others the nearest to the bounds is best.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from offload_rllib.config.algorithms import Constraint
 from offload_rllib.envs.episode_keys import training_key
 from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import NativeEnv, batch_of
@@ -37,22 +41,39 @@ def selected(run: RunFolder, last: Path, env: NativeEnv) -> Path:
     folders = {LAST: last, BEST: run.path / BEST / POLICY_FOLDER}
     if run.policy_config.training.imitate is not None:
         folders[START] = run.path / START
-    scores = {name: _score(folder, env, run) for name, folder in folders.items() if folder.is_dir()}
-    best = min(scores, key=scores.__getitem__)
-    run.record(selected={"policy": best, "scores_s": {name: round(score, 6) for name, score in scores.items()}})
+    standings = {name: _standing(folder, env, run) for name, folder in folders.items() if folder.is_dir()}
+    best = min(standings, key=standings.__getitem__)
+    noted: dict[str, Any] = {"policy": best, "scores_s": {name: round(each[1], 6) for name, each in standings.items()}}
+    if _constraints(run):
+        noted["excesses"] = {name: round(each[0], 6) for name, each in standings.items()}
+    run.record(selected=noted)
     return folders[best]
 
 
-def _score(folder: Path, env: NativeEnv, run: RunFolder) -> float:
-    """Return the mean score, or the mean cost, of a saved policy that plays greedily."""
+def _constraints(run: RunFolder) -> Sequence[Constraint]:
+    return getattr(run.policy_config.algorithm, "constraints", ())
+
+
+def _standing(folder: Path, env: NativeEnv, run: RunFolder) -> tuple[float, float]:
+    """Return how a saved policy stands that plays greedily: the lower, the better.
+
+    Returns:
+        By how much it exceeds the bounds of the run's constraints, the largest excess, 0.0 if by none; and its mean
+        score, or mean cost.
+    """
     saved = load_saved_policy(folder, trust=True)  # the run's own
     seed = run.policy_config.training.seed
     keys = np.array([training_key(seed, PLAYED_BY, 0, episode) for episode in range(EPISODES)], np.uint64)
-    goal, scores = goal_of(env.scenario.config.reward), []
+    goal, figures = goal_of(env.scenario.config.reward), []
     for first in range(0, EPISODES, BATCH):
         batch = batch_of(env.scenario, BATCH)
         policy = saved.on(batch)
         batch.reset(keys[first : first + BATCH])
         play_episodes(batch, policy)
-        scores += [batch.episode_metrics(e)[goal] for e in range(BATCH)]
-    return float(np.nanmean(scores))
+        figures += [batch.episode_metrics(e) for e in range(BATCH)]
+
+    def mean(name: str) -> float:
+        return float(np.nanmean([episode[name] for episode in figures]))
+
+    excesses = [mean(constraint.figure) - constraint.at_most for constraint in _constraints(run)]
+    return max([0.0, *excesses]), mean(goal)

@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
+from offload_rllib.algorithms.constraints import CONSTRAINTS
 from offload_rllib.cluster.ray_settings import MESSAGES
 from offload_rllib.config import ConfigError
 from offload_rllib.config.files import read_json, written_at_once
@@ -41,6 +42,8 @@ NOTICES_SHOWN = 8
 SPEED_WINDOW = 10
 # Episodes, or a few more, that say by their mean which policy is the best so far. One iteration may end none.
 SCORE_EPISODES = 20
+# In `best.json`, beside the score.
+EXCESS = "excess"
 
 
 class _LogFile(RotatingFileHandler):
@@ -88,8 +91,9 @@ class RunWatch(PresentCallback):
         self._checkpoint_at = time.monotonic()
         self._saved: dict[str, Any] = {}
         self._figures: dict[str, float | None] = {}
-        # Episodes of the latest iterations that ended some, and their mean score or cost.
-        self._scores: list[tuple[float, float]] = []
+        # Of the latest iterations that ended episodes: how many, their excess over the bounds of constraints, and
+        # their mean score or cost.
+        self._standings: list[tuple[float, float, float]] = []
         self._best = self._known_best()
 
     def __enter__(self) -> Self:
@@ -113,25 +117,27 @@ class RunWatch(PresentCallback):
         """Environment steps of the latest result; 0 before the first."""
         return self._speed[-1][1] if self._speed else 0
 
-    def _known_best(self) -> float:
+    def _known_best(self) -> tuple[float, float]:
         try:
-            return float(read_json(self._run.path / BEST / "best.json", "the score of a policy")[self._goal])
+            known = read_json(self._run.path / BEST / "best.json", "the score of a policy")
+            return float(known.get(EXCESS, 0.0)), float(known[self._goal])
         except (ValueError, KeyError, TypeError):
-            return math.inf
+            return math.inf, math.inf
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Log what happened, write the status, and ask for a checkpoint where one is due by time."""
         for notice in filter(None, str(result.get("notices", "")).split("\n")):
             self.log.warning(notice)
             self._notices = [*self._notices, f"{_now()} {notice}"][-NOTICES_SHOWN:]
-        self._note_figures(result[ENV_RUNNER_RESULTS])
+        self._note_figures(result)
         every_s = self._training.checkpoint_every_s
         if every_s is not None and time.monotonic() - self._checkpoint_at >= every_s:
             result["should_checkpoint"] = True
         self._write(result, trial.local_path)
 
-    def _note_figures(self, sampled: dict[str, Any]) -> None:
+    def _note_figures(self, result: dict[str, Any]) -> None:
         """Keep the latest value of every figure, for an iteration that ends no episode has none."""
+        sampled = result[ENV_RUNNER_RESULTS]
         present = {name: _finite(value) for name, value in sampled.get(PREFIX, {}).items()}
         present[EPISODE_RETURN_MEAN] = _finite(sampled.get(EPISODE_RETURN_MEAN))
         self._figures |= {
@@ -139,14 +145,19 @@ class RunWatch(PresentCallback):
         }
         score, episodes = present.get(self._goal), _finite(sampled.get(NUM_EPISODES))
         if score is not None and episodes:
-            self._scores.append((episodes, score))
-            while sum(count for count, _ in self._scores[1:]) >= SCORE_EPISODES:
-                del self._scores[0]
+            bounds = result.get(CONSTRAINTS, {}).values()
+            excesses = [share - each["at_most"] for each in bounds if (share := _finite(each["share"])) is not None]
+            self._standings.append((episodes, max(excesses, default=0.0), score))
+            while sum(count for count, _, _ in self._standings[1:]) >= SCORE_EPISODES:
+                del self._standings[0]
 
-    def _recent_score(self) -> float | None:
-        """Return the mean score or cost of the latest episodes, s; None before the first."""
-        episodes = sum(count for count, _ in self._scores)
-        return sum(count * score for count, score in self._scores) / episodes if episodes else None
+    def _recent(self) -> tuple[float, float] | None:
+        """Return how the latest episodes stand: excess over the bounds, and mean score or cost, s; None before any."""
+        episodes = sum(count for count, _, _ in self._standings)
+        if not episodes:
+            return None
+        excess = sum(count * excess for count, excess, _ in self._standings) / episodes
+        return max(excess, 0.0), sum(count * score for count, _, score in self._standings) / episodes
 
     def _write(self, result: dict[str, Any], logs: str | None) -> None:
         sampled = result[ENV_RUNNER_RESULTS]
@@ -177,32 +188,38 @@ class RunWatch(PresentCallback):
             self.log.warning("status.json cannot be written: %s", error)
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:
-        """Note the checkpoint, and keep its policy if no earlier one scored better in training."""
+        """Note the checkpoint, and keep its policy if no earlier one did better in training.
+
+        Policies that kept the bounds of constraints are better than others, and of others the nearest to the bounds is.
+        """
         self._checkpoint_at = time.monotonic()
         metrics = trial.last_result or {}
         steps = int(metrics.get(ENV_RUNNER_RESULTS, {}).get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
         self._saved = {"time": _now(), "env_steps": steps}
         self.log.info("checkpoint at %d environment steps: %s", steps, checkpoint.path)
-        score = self._recent_score()
+        standing = self._recent()
         try:
             if (self._run.path / TUNE).is_dir():
                 keep_first_state(self._run.path / TUNE)
-            if self._training.keep_best and score is not None and score < self._best:
-                self._keep_best(checkpoint, score, steps)
+            if self._training.keep_best and standing is not None and standing < self._best:
+                self._keep_best(checkpoint, standing, steps)
         except OSError as error:
             self.log.warning("the best policy cannot be kept: %s", error)
 
-    def _keep_best(self, checkpoint: Any, score: float, steps: int) -> None:
+    def _keep_best(self, checkpoint: Any, standing: tuple[float, float], steps: int) -> None:
         partial, kept = self._run.path / f"{BEST}.partial", self._run.path / BEST
         shutil.rmtree(partial, ignore_errors=True)
         with checkpoint.as_directory() as folder:
             if not is_whole(Path(folder)):
                 return
             shutil.copytree(Path(folder) / POLICY_FOLDER, partial / POLICY_FOLDER)
-        (partial / "best.json").write_text(json.dumps({self._goal: score, "env_steps": steps}) + "\n", encoding="utf-8")
+        noted = {self._goal: standing[1], "env_steps": steps}
+        if getattr(self._run.policy_config.algorithm, CONSTRAINTS, ()):
+            noted[EXCESS] = standing[0]
+        (partial / "best.json").write_text(json.dumps(noted) + "\n", encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
         partial.replace(kept)
-        self._best = score
+        self._best = standing
 
 
 def _now() -> str:

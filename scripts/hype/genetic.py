@@ -37,7 +37,7 @@ class ActionFeatures:
     def __init__(self, layout: ObservationLayout) -> None:
         """Find where the numbers of row 0 stand in the other rows, which have more of them."""
         self._layout = layout
-        before, here, row = layout.blocks
+        before, here, row = layout.blocks[:3]
         names = [name.removeprefix("row_0.") for name in layout.names[before : before + here]]
         self._places = [layout.position(ROW, name) for name in names]
         if self._places and layout.position(HERE, names[0]) != 0:

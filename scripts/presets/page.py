@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from offload_rllib.compare.run import ComparisonFolder
+from offload_rllib.compare.run import RUNS, ComparisonFolder
 from offload_rllib.config import load_policy_config
 from offload_rllib.config.files import read_json, written_at_once
 from offload_rllib.config.loading import presets
@@ -23,6 +23,7 @@ from offload_rllib.evaluation.rule_tuning import ORACLE
 from offload_rllib.evaluation.statistics import Interval, certain
 from offload_rllib.reporting.figures import new_figure, tidy, write_figure
 from offload_rllib.reporting.looks import COLUMN, looks
+from offload_rllib.runs.training_run import RunFolder
 from scripts.presets.plan import ALGORITHMS, fits, part_name
 
 DROPPED = "dropped_share"
@@ -119,24 +120,20 @@ def row_of(preset: str, comparison: Comparison, learner: str, version: int) -> R
 
 
 def rows_of(algorithm: str, folder: Path, page: Path) -> list[Row]:
-    """Return the rows of the finished parts of a learner, in the order of the presets' names.
+    """Return the rows of the finished parts of a learner's present version, in the order of the presets' names.
 
     Args:
         algorithm: the learner.
         folder: with the parts of this machine.
-        page: the data of the page as it is. Its rows count for parts that the folder does not have, if they are of the
-            learner's present version.
+        page: the data of the page as it is. Its rows count for parts that the folder does not have.
     """
-    version = load_policy_config(algorithm).version
-    kept = {row.preset: row for row in _kept_rows(page).get(algorithm, []) if row.version == version}
-    rows = []
-    for preset in sorted(presets("envs")):
+    rows = {row.preset: row for row in _kept_rows(page).get(algorithm, [])}
+    for preset in presets("envs"):
         path = folder / part_name(preset, algorithm)
         if path.is_dir() and ComparisonFolder.open(path).state == "finished":
-            rows.append(_finished_row(preset, algorithm, path, version))
-        elif preset in kept:
-            rows.append(kept[preset])
-    return rows
+            rows[preset] = _finished_row(preset, algorithm, path)
+    version = load_policy_config(algorithm).version
+    return [rows[preset] for preset in sorted(rows) if rows[preset].version == version]
 
 
 def _kept_rows(page: Path) -> dict[str, list[Row]]:
@@ -150,8 +147,10 @@ def _kept_rows(page: Path) -> dict[str, list[Row]]:
 
 
 @cache
-def _finished_row(preset: str, algorithm: str, path: Path, version: int) -> Row:
+def _finished_row(preset: str, algorithm: str, path: Path) -> Row:
     """Return the row of a finished part: it does not change any more, and the page is written after every part."""
+    trained = min((path / RUNS).iterdir())
+    version = RunFolder.open(trained).policy_config.version
     return row_of(preset, load_comparison(path), f"{algorithm}_shared", version)
 
 
