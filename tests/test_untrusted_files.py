@@ -106,6 +106,9 @@ def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
         ({"network": {"hidden": [64] * 200_000}}, r"network.hidden"),
         ({"rows": [2**70, 1, 1], "network": {"kind": "pointer"}}, r"rows.0"),
         ({"rows": [3, 5, 5], "network": {"kind": "pointer"}}, r"do not make up the observation"),
+        ({"rows": [11, 7, 12, 40, 8]}, r"no rows that end with 40 numbers"),
+        ({"rows": [11, 7, 12, 4]}, r"no rows that end with 4 numbers, of which 0"),
+        ({"rows": [12, 7, 12, 4, 2]}, r"no rows that end with 4 numbers, of which 2"),
         # Allowed, and more memory than any machine has: the weights' sizes are compared before there are any.
         ({"observation_size": 2**24, "network": {"hidden": [2**16] * 64}}, r"shared.safetensors: not the weights"),
     ],

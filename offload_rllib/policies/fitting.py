@@ -28,6 +28,16 @@ def other_form(trained: When | None, met: When) -> str:
     )
 
 
+def unfounded(blocks: Blocks, size: int, actions: int) -> str:
+    """Return why an observation of so many numbers cannot hold the outlooks of its blocks, or nothing if it can."""
+    first, here, row, outlook, embedding = blocks
+    if not outlook and not embedding:
+        return ""
+    if outlook and embedding and outlook < row and size == first + here + (actions - 1) * row:
+        return ""
+    return f"there are no rows that end with {outlook} numbers, of which {embedding} are made"
+
+
 def other_embedding(trained: Blocks, met: Blocks) -> str:
     """Return why a policy does not fit an environment by what its nodes send each other, or nothing if it does.
 

@@ -26,7 +26,7 @@ from offload_rllib.envs.arrival import ArrivalEnv
 from offload_rllib.envs.layout import Blocks
 from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.draws import CallSeeds, row_draws
-from offload_rllib.policies.fitting import When, misfit_of, other_embedding, other_form
+from offload_rllib.policies.fitting import When, misfit_of, other_embedding, other_form, unfounded
 from offload_rllib.policies.network import Actor, QNetwork, epsilon_greedy
 from offload_rllib.policies.objectives import other_weights
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -414,6 +414,7 @@ def load_description(folder: Path) -> PolicyDescription:
     if set(description.policy_of) - set(description.serves) or len(description.policy_of) != len(description.agents):
         raise ConfigError(f"{path}: agents and policy_of do not belong together")
     misfit = description.misfit(description.observation_size, description.actions)
+    misfit = misfit or unfounded(description.blocks, description.observation_size, description.actions)
     if misfit:
         raise ConfigError(f"{path}: rows {description.rows} do not make up the observation: {misfit}")
     if max(description.weights.values(), default=0) >= description.observation_size:

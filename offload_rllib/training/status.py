@@ -147,7 +147,8 @@ class RunWatch(PresentCallback):
         if score is not None and episodes:
             bounds = result.get(CONSTRAINTS, {}).values()
             excesses = [share - each["at_most"] for each in bounds if (share := _finite(each["share"])) is not None]
-            self._standings.append((episodes, max(excesses, default=0.0), score))
+            # Without a share, bounds are not known to be kept.
+            self._standings.append((episodes, max(excesses, default=math.inf if bounds else 0.0), score))
             while sum(count for count, _, _ in self._standings[1:]) >= SCORE_EPISODES:
                 del self._standings[0]
 
