@@ -72,7 +72,9 @@ def make_run(folder: Path) -> RunFolder:
 def test_the_policy_of_the_lowest_cost_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     offered: list[float] = []
-    monkeypatch.setattr(RunWatch, "_keep_best", lambda _watch, _checkpoint, score, _steps: offered.append(score))
+    monkeypatch.setattr(
+        RunWatch, "_keep_best", lambda _watch, _checkpoint, standing, _steps: offered.append(standing[1])
+    )
     with RunWatch(run, run.policy_config.training) as watch:
         figures = {"num_env_steps_sampled_lifetime": 1, "num_episodes": 20, "offload": {SCORE: 1.0, COST: 7.0}}
         about = {"env_runners": figures, "training_iteration": 1, "time_total_s": 2.0, "time_this_iter_s": 1.0}

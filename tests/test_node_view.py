@@ -167,7 +167,7 @@ def test_a_policy_without_torch_gives_what_it_gives_with_torch(
     (name, network), *_ = policy.networks.items()
     weights = {key: value.numpy() for key, value in network.state_dict().items()}
     described = policy.description
-    shape = Shape(described.output, kind, activation, described.epsilon, described.dueling, described.rows)
+    shape = Shape(described.output, kind, activation, described.epsilon, described.dueling, described.blocks[:3])
     alone = PortablePolicy(shape, weights)
     for _ in range(20):
         seen, mask = env.observations[0], env.masks[0]
