@@ -111,6 +111,12 @@ class EnvironmentConfig(Schema):
             )
         return self
 
+    def _shown_without(self, group: str) -> str:
+        """Return what agents are shown if a group of features is not part of it, otherwise nothing."""
+        if self.observe == "paper":
+            return "paper"
+        return ", ".join(self.observe) if isinstance(self.observe, tuple) and group not in self.observe else ""
+
     def _embeddings_are_seen(self) -> None:
         if not self.information.embedding:
             return
@@ -119,17 +125,16 @@ class EnvironmentConfig(Schema):
                 f"information.embedding: {self.information.embedding} needs decisions at arrivals; accepted: "
                 "decisions.when: arrival, or embedding: 0"
             )
-        if self.observe == "paper" or (isinstance(self.observe, tuple) and "embedding" not in self.observe):
-            shown = self.observe if isinstance(self.observe, str) else ", ".join(self.observe)
+        shown = self._shown_without("embedding")
+        if shown:
             raise ValueError(
                 f"information.embedding: {self.information.embedding} needs agents that see it; accepted: observe: "
                 f"full, or embedding among its groups; it is {shown}"
             )
 
     def _weights_are_seen(self) -> None:
-        hidden = self.observe == "paper" or (isinstance(self.observe, tuple) and "objectives" not in self.observe)
-        if self.reward.weights == "drawn" and hidden:
-            shown = self.observe if isinstance(self.observe, str) else ", ".join(self.observe)
+        shown = self._shown_without("objectives")
+        if self.reward.weights == "drawn" and shown:
             raise ValueError(
                 f"reward.weights: drawn needs agents that see them; accepted: observe: full, or objectives among its "
                 f"groups (given: {shown})"

@@ -28,12 +28,17 @@ def other_form(trained: When | None, met: When) -> str:
     )
 
 
+def has_rows(blocks: Blocks, size: int, actions: int) -> bool:
+    """Return whether an observation of so many numbers consists of blocks for so many actions."""
+    return size == blocks.first + blocks.here + (actions - 1) * blocks.row
+
+
 def unfounded(blocks: Blocks, size: int, actions: int) -> str:
     """Return why an observation of so many numbers cannot hold the outlooks of its blocks, or nothing if it can."""
-    first, here, row, outlook, embedding = blocks
+    row, outlook, embedding = blocks[2:]
     if not outlook and not embedding:
         return ""
-    if outlook and embedding and outlook < row and size == first + here + (actions - 1) * row:
+    if outlook and embedding and outlook < row and has_rows(blocks, size, actions):
         return ""
     return f"there are no rows that end with {outlook} numbers, of which {embedding} are made"
 
@@ -64,9 +69,9 @@ def misfit_of(network: Network, rows: Blocks, trained: tuple[int, int], met: tup
     """
     size, actions = met
     if network.kind in OF_ROWS:
-        first, here_size, row_size = rows[:3]
-        if size == first + here_size + (actions - 1) * row_size:
+        if has_rows(rows, size, actions):
             return ""
+        first, here_size, row_size = rows[:3]
         return (
             f"this policy takes {first + here_size} + {row_size} x destinations observations; the environment has "
             f"{size} for {actions - 1} destinations"

@@ -25,6 +25,7 @@ from offload_rllib.config.errors import ConfigError
 from offload_rllib.config.loading import validated
 from offload_rllib.config.policy import Network
 from offload_rllib.envs.layout import Blocks
+from offload_rllib.policies.fitting import has_rows
 from offload_rllib.policies.mixer import joint_state, make_mixer
 from offload_rllib.policies.network import OF_ROWS, Actor, CentralCritic, Critic, QNetwork, epsilon_greedy
 from offload_rllib.policies.pointer import FULL_ROWS
@@ -68,7 +69,7 @@ class _Masked(TorchRLModule):
         rows = Blocks(*given.get("rows", FULL_ROWS))
         first, here_size, row_size = rows[:3]
         size, actions = self._sizes()
-        if (network.kind in OF_ROWS or rows.embedding) and size != first + here_size + (actions - 1) * row_size:
+        if (network.kind in OF_ROWS or rows.embedding) and not has_rows(rows, size, actions):
             raise ConfigError(
                 f"model_config.rows: ({first}, {here_size}, {row_size}) does not fit observations of {size} numbers "
                 f"for {actions} actions; accepted: `vector_env(...).layout.blocks` of the environment"
