@@ -443,14 +443,15 @@ def test_a_policy_without_a_task_is_left_as_it_is() -> None:
     config = arrival_config("per_node")
     runner = make_runner(config)
     learner = config.build_learner(env=None, spaces=runner.get_spaces())
+    # With other weights than those that acted, PPO may clip all that a policy has chosen.
+    learner.set_state({"rl_module": runner.module.get_state()})
     samples = runner.sample(num_timesteps=3, explore=True) + runner.sample(num_timesteps=90, explore=True)
     samples = [sample for sample in samples if sample.module_id != "node_b"]
-    # Which nodes that are no clients get a task depends on the first weights; a single choice has an advantage of 0.
     choices: Counter[str] = Counter()
     for sample in samples:
         choices[sample.module_id] += int(sample.choices.sum())
-    taught = {name for name, count in choices.items() if count > 1}
-    assert len(taught) >= 2
+    taught = {name for name, count in choices.items() if count > 1}  # a single choice has an advantage of 0
+    assert taught == {"node_a", "node_c", "node_d"}
     before = {name: module.unwrapped().actor.state_dict() for name, module in learner.module.items()}
     before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
     learner.update(episodes=samples, timesteps={}, num_epochs=1, minibatch_size=16)

@@ -27,10 +27,11 @@ def to_pair(agent_id: Any, _episode: Any, **_: Any) -> str:
     return "edge" if agent_id in "ac" else "relay"
 
 
+# Policies in order: initial weights are drawn one policy after the other.
 SHARING = {
-    "shared": (to_shared, {"shared"}),
-    "per_node": (to_own, {"node_a", "node_b", "node_c", "node_d"}),
-    "mapping": (to_pair, {"edge", "relay"}),
+    "shared": (to_shared, ["shared"]),
+    "per_node": (to_own, ["node_a", "node_b", "node_c", "node_d"]),
+    "mapping": (to_pair, ["edge", "relay"]),
 }
 
 
