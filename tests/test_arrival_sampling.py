@@ -26,13 +26,14 @@ from offload_rllib.algorithms.ppo import OffloadPPOConfig
 from offload_rllib.config import load_environment
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.costs import cost_table
 from offload_rllib.envs.vector import held_out_keys
 from offload_rllib.rollout.agent_steps import AgentSteps
 from offload_rllib.rollout.callbacks import LOGGED, PREFIX, EpisodeMetrics, figures_of
 from offload_rllib.rollout.episodes import agent_steps_of
 from offload_rllib.rollout.episodes_runner import EpisodesEnvRunner
 from offload_rllib.rollout.hindsight import ANNEALED, DECISIONS, Present, decision_costs
-from offload_rllib.rollout.runner import CREDIT, BatchedEnvRunner
+from offload_rllib.rollout.runner import COSTS, CREDIT, BatchedEnvRunner
 from offload_rllib.scenario import build_scenario
 from offload_rllib.simulator.types import FINISHED, NONE, QUEUE_FULL
 
@@ -273,8 +274,11 @@ def decided_tasks(log: np.ndarray, node: int) -> np.ndarray:
 def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
     overrides = ["horizon_s=130", "warmup_s=5", "drain_s=40", "decisions={max_hops: 1}"]
     environment = load_environment("manual_5", overrides)
-    runner = make_runner(runner_config(env=environment.model_dump(mode="json"), envs=2, **{CREDIT: credit}))
+    figures = ("missed_share", "dropped_share")
+    own = {CREDIT: credit, COSTS: figures}
+    runner = make_runner(runner_config(env=environment.model_dump(mode="json"), envs=2, **own))
     batch = runner.env.batch
+    charges, _ = cost_table(figures, batch.scenario.arriving.types)
     ended: dict[int, Any] = {}
     original = runner.finish_episodes
 
@@ -293,7 +297,7 @@ def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
             part = sample.subset(sample.environment == e)
             present = None if e in ended else Present(float(batch.time_s[e]), batch.tasks_inside(e))
             log = ended[e] if present is None else batch.task_log(e)
-            cost_s = decision_costs(batch.scenario, log, present)
+            cost_s, counted = decision_costs(batch.scenario, log, present, charges)
             for a, node in enumerate(nodes[: len(part.agents)]):
                 here = np.flatnonzero(part.agent[: len(part)] == a)
                 tasks = decided_tasks(log, node)[credited[e, a] :][: len(here)]
@@ -306,14 +310,18 @@ def test_every_decision_is_credited_with_what_it_cost(credit: str) -> None:
                     assert (log["created_s"][tasks] <= present.time_s - 40).all()
                 if credit == ANNEALED:
                     assert part.hindsight is not None
+                    assert part.hindsight_costs is not None
                     np.testing.assert_allclose(part.hindsight[here], expected, rtol=1e-5)
+                    np.testing.assert_array_equal(part.hindsight_costs[here], counted[tasks])
                     assert part.choices[here].all()
                     assert not np.isclose(part.rewards[here], expected).any()
                 else:
                     np.testing.assert_allclose(part.rewards[here][known], expected[known], rtol=1e-5)
+                    np.testing.assert_array_equal(part.costs[here], counted[tasks])
                     assert (part.choices[here] == known).all()
     assert all(count == len(decided_tasks(ended[e], nodes[a])) for (e, a), count in credited.items())
     assert before_the_end > 40
+    assert (counted > 0).any()
 
 
 def test_credit_comes_later_and_changes_nothing_else() -> None:

@@ -205,6 +205,15 @@ def test_rewards_fall_by_what_costs_are_worth() -> None:
     for sample in priced(samples, np.array([2.0, 10.0])):
         assert sample.rewards.tolist() == [0 - 2.0, 1 - 20.0, 2 - 1.0 - 2.5]
         assert sample.rewards.dtype == np.float32
+    # What is known in hindsight has prices as well; NaN stays unknown.
+    known = np.array([5.0, np.nan, 7.0], np.float32)
+    (sample,) = priced(
+        [replace(samples[0], hindsight=known, hindsight_costs=np.array([[1.0, 1.0], [0.0, 0.0], [-1.0, 0.5]]))],
+        np.array([2.0, 10.0]),
+    )
+    assert isinstance(sample, AgentSteps)
+    np.testing.assert_array_equal(sample.hindsight, [5 - 2 - 10, np.nan, 7 + 2 - 5])
+    assert sample.rewards.tolist() == [0 - 2.0, 1 - 20.0, 2 - 1.0 - 2.5]
 
 
 def policy_config(algorithm: str, **settings: Any) -> Any:
@@ -371,8 +380,6 @@ def test_constraints_that_do_not_fit() -> None:
     twice = {"constraints": [{"figure": "late_share", "at_most": 0.1}] * 2}
     with pytest.raises(ConfigError, match=r"constraints: late_share is bounded 2 times; accepted: once"):
         policy_config("PPO", **twice)
-    with pytest.raises(ConfigError, match=r"constraints need credit: auto, annealed or steps \(given: decisions\)"):
-        policy_config("PPO", **CONSTRAINED_BY, credit="decisions")
     environment = load_environment(small_environment())
     of_type = {"constraints": [{"figure": "dropped_share_of_urgent", "at_most": 0.1}]}
     with pytest.raises(ConfigError, match=r"dropped_share_of_urgent: no type of task is called 'urgent'.* Accepted: "):

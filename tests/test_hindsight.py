@@ -12,16 +12,20 @@ import pytest
 from offload_rllib.config import load_environment, load_policy_config
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.costs import COUNTED, cost_table
 from offload_rllib.envs.vector import VectorEnv, held_out_keys
 from offload_rllib.rollout import hindsight
 from offload_rllib.rollout.externalities import Course, Joined, charge_externalities, empty_course
 from offload_rllib.rollout.hindsight import Present, decision_costs, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.simulator.types import FINISHED, OPEN
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LATE, OPEN, QUEUE_FULL
 from offload_rllib.training.rllib_config import algorithm_config
 
 # Where decisions have a clock, credit comes at the steps of the decisions.
 CLOCK = "decisions={when: interval, interval_s: 0.1, max_hops: 1}"
+
+# End of the episode in which tasks join one node.
+HORIZON_S = 210.0
 
 
 def played_log(scenario: BuiltScenario) -> np.ndarray:
@@ -32,9 +36,12 @@ def played_log(scenario: BuiltScenario) -> np.ndarray:
     return env.task_log(0)
 
 
-def scores(tasks: list[dict[str, float]], *, servers: int, capacity: int, bits: float) -> dict[int, float]:
-    """Return the weighted score of each task, by its number: a node that serves in order of arrival, event by event."""
-    found: dict[int, float] = {}
+def fates(tasks: list[dict[str, float]], *, servers: int, capacity: int, bits: float) -> dict[int, tuple[float, int]]:
+    """Return the weighted score of each task, and how it ends, by its number.
+
+    A node that serves in order of arrival, event by event.
+    """
+    found: dict[int, tuple[float, int]] = {}
     events = [(task["joined_s"], 2, n) for n, task in enumerate(tasks)]
     heapq.heapify(events)
     waiting: list[int] = []
@@ -46,18 +53,22 @@ def scores(tasks: list[dict[str, float]], *, servers: int, capacity: int, bits: 
         if kind == 2:  # joins
             inside = [*waiting, *served]
             if len(inside) >= capacity or sum(tasks[m]["bits"] for m in inside) + task["bits"] > bits:
-                found[int(task["number"])] = drop
+                found[int(task["number"])] = drop, QUEUE_FULL
                 continue
             waiting.append(n)
             heapq.heappush(events, (task["begin_until_s"], 1, n))
         elif kind == 1 and n in waiting:  # is late, and waits still
             waiting.remove(n)
-            found[int(task["number"])] = drop
+            found[int(task["number"])] = drop, EXPIRED if now_s < HORIZON_S else OPEN
         elif kind == 0:  # leaves its server
             served.remove(n)
             end_s = now_s + task["return_s"]
             in_time = now_s == task["done_s"] and end_s <= task["end_until_s"]
-            found[int(task["number"])] = task["weight"] * (end_s - task["created_s"]) if in_time else drop
+            if in_time:
+                outcome = LATE if end_s > task["deadline_s"] else FINISHED
+                found[int(task["number"])] = task["weight"] * (end_s - task["created_s"]), outcome
+            else:
+                found[int(task["number"])] = drop, EXPIRED if task["end_until_s"] < HORIZON_S else OPEN
         while waiting and len(served) < servers:
             first = waiting.pop(0)
             served.add(first)
@@ -80,11 +91,13 @@ def joined(seed: int, *, deadlines: str, weighted: bool) -> Joined:
         service_s=rng.exponential(1.0, count),
         bits=rng.uniform(1.0, 2.0, count),
         begin_until_s=never if deadlines == "never" else expires_s,
-        end_until_s=expires_s if deadlines == "abort" else never,
+        end_until_s=np.minimum(expires_s, HORIZON_S) if deadlines == "abort" else np.full(count, HORIZON_S),
         created_s=created_s,
         return_s=rng.uniform(0.0, 0.5, count),
         unfinished_s=np.full(count, 12.0),
         weight=rng.choice([0.5, 1.0, 8.0], count) if weighted else np.ones(count),
+        deadline_s=expires_s,
+        type=rng.integers(0, 2, count),
     )
     return Joined(*(column[order] for column in columns))
 
@@ -102,20 +115,28 @@ def test_what_a_task_costs_others_is_their_score_with_it_minus_that_without_it(
     if servers > 1:
         queue = queue._replace(service_s=servers * queue.service_s)
     count = len(queue.joined_s)
-    cost_s = np.zeros(count)
+    charges, _ = cost_table([*COUNTED, "missed_share_of_b"], ["a", "b"])
+    cost_s, counted = np.zeros(count), np.zeros((count, len(charges)))
     course = empty_course(count)
     scratch = empty_course(count), np.zeros((count + 1, servers)), np.zeros(servers)
-    charge_externalities(queue, capacity, bits, course, *scratch, cost_s)
+    charge_externalities(queue, charges, capacity, bits, HORIZON_S, course, *scratch, cost_s, counted)
     tasks = [dict(zip((*Joined._fields, "number"), row, strict=True)) for row in zip(*queue, range(count), strict=True)]
     node = {"servers": servers, "capacity": capacity, "bits": bits}
-    with_all = scores(copy.deepcopy(tasks), **node)
-    np.testing.assert_allclose(queue.weight * course.score_s, [with_all[n] for n in range(count)], atol=1e-9)
+    with_all = fates(copy.deepcopy(tasks), **node)
+    np.testing.assert_allclose(queue.weight * course.score_s, [with_all[n][0] for n in range(count)], atol=1e-9)
+    assert course.outcome.tolist() == [with_all[n][1] for n in range(count)]
     expected = []
+    expected_counts = np.zeros(counted.shape)
     for n in range(count):
-        without = scores(copy.deepcopy(tasks[:n] + tasks[n + 1 :]), **node)
-        expected.append(sum(with_all.values()) - with_all[n] - sum(without.values()))
+        without = fates(copy.deepcopy(tasks[:n] + tasks[n + 1 :]), **node)
+        expected.append(sum(with_all[m][0] - score for m, (score, _) in without.items()))
+        for m, (_, outcome) in without.items():
+            expected_counts[n] += charges[:, queue.type[m], with_all[m][1]] - charges[:, queue.type[m], outcome]
     np.testing.assert_allclose(cost_s, expected, atol=1e-6)
+    np.testing.assert_array_equal(counted, expected_counts)
     assert (cost_s > 0.5).mean() > 0.1
+    # A task makes others be dropped, late or unfinished; one that is dropped for it may make room for others.
+    assert (counted > 0).any()
 
 
 @pytest.mark.parametrize(
@@ -135,8 +156,10 @@ def test_queues_are_played_as_they_were(
 ) -> None:
     played: list[tuple[Joined, Course]] = []
 
-    def watched(queue: Joined, tasks: int, bits: float, course: Course, *rest: Any) -> None:
-        charge_externalities(queue, tasks, bits, course, *rest)
+    def watched(
+        queue: Joined, charges: np.ndarray, tasks: int, bits: float, horizon_s: float, course: Course, *rest: Any
+    ) -> None:
+        charge_externalities(queue, charges, tasks, bits, horizon_s, course, *rest)
         played.append((queue, course))
 
     monkeypatch.setattr(hindsight, "charge_externalities", watched)
@@ -162,7 +185,7 @@ def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
         scenario = build_scenario(load_environment("herd_20", ["horizon_s=100", load, *deadline]))
         require_hindsight(scenario)
         log = played_log(scenario)
-        costs.append(decision_costs(scenario, log))
+        costs.append(decision_costs(scenario, log).score_s)
     assert (log["ended_s"] > log["deadline_s"]).sum() > 100
     np.testing.assert_array_equal(*costs)
 
@@ -195,9 +218,15 @@ def test_costs_are_mostly_known_when_drain_s_has_passed(
     env.play(rule)
     late = env.task_log(0)
     settled = np.flatnonzero(late["created_s"][: len(early)] < present.time_s - scenario.config.drain_s)
-    found = decision_costs(scenario, early, present)[settled]
-    expected = decision_costs(scenario, late)[settled]
+    # Who is unfinished at the end is known at the end.
+    charges, _ = cost_table(["dropped_share"], scenario.arriving.types)
+    of_early, of_late = (
+        decision_costs(scenario, log, until, charges) for log, until in ((early, present), (late, None))
+    )
+    found, expected = of_early.score_s[settled], of_late.score_s[settled]
     assert len(settled) > 50
+    counts, expected_counts = of_early.counted[settled], of_late.counted[settled]
+    assert (counts == expected_counts).mean() > share
     assert np.isclose(found, expected, rtol=within, atol=1e-6).mean() > share
     assert found.mean() == pytest.approx(expected.mean(), rel=0.1)
 
@@ -212,8 +241,15 @@ def test_every_task_is_paid_at_the_step_of_its_decision() -> None:
         offered[int(env.state.episode["step"][0])] = env.masks[0].sum(-1) > 1
         done = env.step(env.heuristic_actions("random"))
     log = env.task_log(0)
-    rewards = hindsight_rewards(scenario, log, env.steps_per_episode)
+    charges, _ = cost_table(["missed_share", "dropped_share"], scenario.arriving.types)
+    rewards, costs = hindsight_rewards(scenario, log, env.steps_per_episode, charges)
     assert (rewards[offered] < 0).all()
+    found = decision_costs(scenario, log, charges=charges)
+    at = np.rint((log["created_s"] + log["holding_s"]) / scenario.config.decisions.interval_s).astype(int)
+    agent = log["origin"]
+    for task in np.flatnonzero(at < env.steps_per_episode):
+        assert costs[at[task], agent[task]] == pytest.approx(found.counted[task])
+    assert (costs > 0).any()
     finished = log[log["outcome"] == FINISHED]
     # Nobody costs less than their own response.
     assert -rewards.sum() / scenario.config.reward.scale >= (finished["ended_s"] - finished["created_s"]).sum()
@@ -247,7 +283,7 @@ def test_credit_in_hindsight_is_refused_where_costs_are_not_known(
         ("ether_12", ["decisions={when: interval, interval_s: 1}"], [], ("steps", 0.99)),
         ("ether_12", ["reward={name: peersimgym}"], [], ("steps", 0.99)),
         ("herd_20", [], [], ("decisions", 0.0)),
-        ("herd_20", [], ["dropped_share"], ("annealed", 0.99)),
+        ("herd_20", [], ["dropped_share"], ("decisions", 0.0)),
         ("herd_20", ["reward.scope=team"], [], ("annealed", 0.99)),
         ("objectives_6", [], [], ("steps", 0.99)),
         ("memory_5", [], [], ("steps", 0.99)),

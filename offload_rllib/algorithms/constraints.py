@@ -90,15 +90,21 @@ def measured(samples: Samples) -> Array:
 
 
 def priced(samples: Samples, multipliers: Array) -> list[Fragment | AgentSteps]:
-    """Return samples whose rewards are reduced by the costs.
+    """Return samples whose rewards, and costs in hindsight, are reduced by what constraints cost.
 
     Args:
         samples: with costs for C constraints.
         multipliers: [C] float64, in the unit of the rewards.
     """
-    return [
-        replace(sample, rewards=(sample.rewards - sample.costs @ multipliers).astype(np.float32)) for sample in samples
-    ]
+    return [_priced(sample, multipliers) for sample in samples]
+
+
+def _priced(sample: Fragment | AgentSteps, multipliers: Array) -> Fragment | AgentSteps:
+    rewards = (sample.rewards - sample.costs @ multipliers).astype(np.float32)
+    if isinstance(sample, Fragment) or sample.hindsight is None or sample.hindsight_costs is None:
+        return replace(sample, rewards=rewards)
+    hindsight = (sample.hindsight - sample.hindsight_costs @ multipliers).astype(np.float32)
+    return replace(sample, rewards=rewards, hindsight=hindsight)
 
 
 class ConstrainedAlgorithm(OffloadAlgorithm):

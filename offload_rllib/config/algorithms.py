@@ -129,11 +129,6 @@ class OnPolicy(AlgorithmSettings):
         for figure in figures:
             if figures.count(figure) > 1:
                 raise ValueError(f"constraints: {figure} is bounded {figures.count(figure)} times; accepted: once")
-        if figures and self.credit == "decisions":
-            raise ValueError(
-                f"constraints need credit: auto, annealed or steps (given: {self.credit}): hindsight knows what a "
-                "decision costs by the score, not by other figures"
-            )
         return self
 
     @model_validator(mode="after")

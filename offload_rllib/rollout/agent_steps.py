@@ -67,6 +67,9 @@ class AgentSteps:
     hindsight: Array | None = None
     """[N] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known. None: it
     is not needed, or in the place of the rewards."""
+    hindsight_costs: Array | None = None
+    """[N, C] float32: how many more tasks the figure of each constraint counts because of the decision; beside
+    `hindsight`, and known where that is."""
     joint: Array | None = None
     """[M, A, F] float32: what all agents of an environment saw at M moments; for central critics."""
     moment: Array | None = None
@@ -120,6 +123,7 @@ class AgentSteps:
             log_probabilities=self.log_probabilities[here],
             rewards=self.rewards[here],
             hindsight=None if self.hindsight is None else self.hindsight[here],
+            hindsight_costs=None if self.hindsight_costs is None else self.hindsight_costs[here],
             costs=self.costs[here] if len(self.costs) else self.costs,
             elapsed_s=self.elapsed_s[here],
             following=place[self.following[here]],

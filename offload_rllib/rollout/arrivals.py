@@ -134,8 +134,8 @@ class ArrivalSampling:
             places, rows = self._recorder.waiting(e, until_s)
             if not len(places):
                 continue
-            pays = self._runner.credit == DECISIONS
-            credit_arrivals(scenario, batch.task_log(e), places, rows, pays=pays, present=present)
+            pays, charges = self._runner.credit == DECISIONS, self._runner.charges
+            credit_arrivals(scenario, batch.task_log(e), places, rows, charges, pays=pays, present=present)
 
     def _act(
         self, how: How, step: int, actions: np.ndarray, log_probabilities: np.ndarray, memory: np.ndarray | None

@@ -71,7 +71,7 @@ class ClockedSampling:
                 final_masks.append(batch.masks[which])
                 if runner.in_hindsight:
                     for e in which.tolist():
-                        _credit_decisions(batch, e, t, masks, actions, rewards)
+                        _credit_decisions(batch, e, t, masks, actions, rewards, costs, runner.charges)
                 self._tally.close(which)
                 runner.finish_episodes(which, self._returns[which], self.decided[which])
                 runner.start_episodes(which)
@@ -160,7 +160,14 @@ class ClockedSampling:
 
 
 def _credit_decisions(
-    batch: VectorEnv, e: int, t: int, masks: np.ndarray, actions: np.ndarray, rewards: np.ndarray
+    batch: VectorEnv,
+    e: int,
+    t: int,
+    masks: np.ndarray,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    costs: np.ndarray,
+    charges: np.ndarray,
 ) -> None:
     """Pay an episode that ended with step `t` in hindsight; its last decisions become steps without a choice."""
     steps = batch.steps_per_episode
@@ -168,7 +175,8 @@ def _credit_decisions(
     if began < 0:
         raise ValueError("credit in hindsight needs whole episodes: sample multiples of the steps of an episode")
     scenario = batch.scenario_of(e)
-    rewards[began : t + 1, e] = hindsight_rewards(scenario, batch.task_log(e), steps)
+    episode = slice(began, t + 1)
+    rewards[episode, e], costs[episode, e] = hindsight_rewards(scenario, batch.task_log(e), steps, charges)
     unsettled = slice(began + settled_steps(scenario, steps), t + 1)
     masks[unsettled, e, :, 1:] = 0
     actions[unsettled, e] = 0

@@ -4,7 +4,8 @@ Servers take tasks in the order in which they joined, so one pass over the tasks
 recursion of D. V. Lindley ("The theory of queues with a single server", Mathematical Proceedings of the Cambridge
 Philosophical Society 48(2), 1952), and with several servers that of J. Kiefer and J. Wolfowitz ("On the theory of
 queues with many servers", Transactions of the American Mathematical Society 78, 1955). A second pass, without one
-task, continues until both agree again. The difference of the scores of all others is the externality of the task.
+task, continues until both agree again. The difference of the scores of all others is the externality of the task. It
+has the same for every figure that a constraint bounds: how many more tasks the figure counts.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from offload_rllib.simulator.jit import kernel
-from offload_rllib.simulator.types import Array
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LATE, OPEN, QUEUE_FULL, Array
 
 
 class Joined(NamedTuple):
-    """The tasks that joined a node, in the order in which they did: columns [n] float64."""
+    """The tasks that joined a node, in the order in which they did: columns [n] float64, `type` int64."""
 
     joined_s: Array
     """Time, since the episode began; so are the other times."""
@@ -37,12 +38,17 @@ class Joined(NamedTuple):
     """Score of the task if it is dropped."""
     weight: Array
     """Of the task's score."""
+    deadline_s: Array
+    """A task that finishes after it is late."""
+    type: Array
 
 
 class Course(NamedTuple):
-    """What happens to these tasks: columns [n] float64, written task by task."""
+    """What happens to these tasks: columns [n] float64, `outcome` int64, written task by task."""
 
     score_s: Array
+    outcome: Array
+    """How it ends: FINISHED, QUEUE_FULL, EXPIRED, LATE, or OPEN where the episode ends first."""
     left_s: Array
     """When the task leaves the node."""
     all_left_s: Array
@@ -51,11 +57,11 @@ class Course(NamedTuple):
 
 def empty_course(tasks: int) -> Course:
     """Return columns for so many tasks."""
-    return Course(*(np.zeros(tasks) for _ in Course._fields))
+    return Course(np.zeros(tasks), np.zeros(tasks, np.int64), np.zeros(tasks), np.zeros(tasks))
 
 
 @kernel
-def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, free_s: Array) -> None:
+def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, horizon_s: float, free_s: Array) -> None:
     """Let task `k` join behind those before it.
 
     Args:
@@ -64,6 +70,7 @@ def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, free_s
         k: index of the task.
         tasks: capacity of the node.
         bits: the same in bits.
+        horizon_s: end of the episode.
         free_s: [servers] float64, when each server is free, ascending; changed in place.
     """
     joined_s = queue.joined_s[k]
@@ -75,16 +82,21 @@ def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, free_s
             tasks_inside += 1
             bits_inside += queue.bits[i]
         i -= 1
-    course.score_s[k] = queue.unfinished_s[k]
+    course.score_s[k], course.outcome[k] = queue.unfinished_s[k], QUEUE_FULL
     left_s = joined_s
     if tasks_inside < tasks and bits_inside <= bits:
         begin_s = max(joined_s, free_s[0])
         left_s = queue.begin_until_s[k]
+        course.outcome[k] = EXPIRED if left_s < horizon_s else OPEN
         if begin_s < left_s:
             end_s = begin_s + queue.service_s[k]
             left_s = min(end_s, queue.end_until_s[k])
-            if end_s + queue.return_s[k] <= queue.end_until_s[k]:
-                course.score_s[k] = end_s + queue.return_s[k] - queue.created_s[k]
+            back_s = end_s + queue.return_s[k]
+            if back_s <= queue.end_until_s[k]:
+                course.score_s[k] = back_s - queue.created_s[k]
+                course.outcome[k] = LATE if back_s > queue.deadline_s[k] else FINISHED
+            else:
+                course.outcome[k] = EXPIRED if queue.end_until_s[k] < horizon_s else OPEN
             place = 0
             while place + 1 < free_s.shape[0] and free_s[place + 1] < left_s:
                 free_s[place] = free_s[place + 1]
@@ -95,31 +107,44 @@ def _join(queue: Joined, course: Course, k: int, tasks: int, bits: float, free_s
 
 
 @kernel
+def _count(charges: Array, kind: int, with_it: int, without: int, counted: Array) -> None:
+    """Add to `counted` [C] what the end of a task of a type with another one counts, less what it counts without."""
+    for c in range(charges.shape[0]):
+        counted[c] += charges[c, kind, with_it] - charges[c, kind, without]
+
+
+@kernel
 def charge_externalities(
     queue: Joined,
+    charges: Array,
     tasks: int,
     bits: float,
+    horizon_s: float,
     as_it_was: Course,
     without: Course,
     free_s: Array,
     now_free_s: Array,
     cost_s: Array,
+    counted: Array,
 ) -> None:
     """Add to the cost of every task what it costs those that joined behind it.
 
     Args:
         queue: `Joined`, of n tasks.
+        charges: [C, Y, OUTCOMES] float64, what a figure counts (see `envs.costs.cost_table`).
         tasks: capacity of the node.
         bits: the same in bits.
+        horizon_s: end of the episode.
         as_it_was: `Course`, overwritten.
         without: `Course`, scratch.
         free_s: [n + 1, servers] float64, scratch, 0.
         now_free_s: [servers] float64, scratch, 0.
         cost_s: [n] float64, added to.
+        counted: [n, C] float64, added to: how many more tasks each figure counts.
     """
     count, servers = queue.joined_s.shape[0], now_free_s.shape[0]
     for k in range(count):
-        _join(queue, as_it_was, k, tasks, bits, now_free_s)
+        _join(queue, as_it_was, k, tasks, bits, horizon_s, now_free_s)
         without.left_s[k] = as_it_was.left_s[k]
         without.all_left_s[k] = as_it_was.all_left_s[k]
         for s in range(servers):
@@ -134,8 +159,9 @@ def charge_externalities(
         differs = True
         while differs and k + 1 < count:
             k += 1
-            _join(queue, without, k, tasks, bits, now_free_s)
+            _join(queue, without, k, tasks, bits, horizon_s, now_free_s)
             cost_s[i] += queue.weight[k] * (as_it_was.score_s[k] - without.score_s[k])
+            _count(charges, queue.type[k], as_it_was.outcome[k], without.outcome[k], counted[i])
             if without.left_s[k] != as_it_was.left_s[k]:
                 differ_until_s = max(differ_until_s, without.left_s[k], as_it_was.left_s[k])
             # Those that join later find the same number inside, and servers that are free at the same times.

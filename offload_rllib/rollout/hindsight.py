@@ -3,7 +3,7 @@
 A task that joins a queue costs its own score, and what it costs those behind it (`rollout.externalities`), each by the
 weight of its type (`score.weights`). This is a difference reward (D. H. Wolpert, K. Tumer, "Optimal payoff functions
 for members of collectives", Advances in Complex Systems 4, 2001): the score of all with the task minus that without it,
-with all other decisions held as they were.
+with all other decisions held as they were. Figures that constraints bound are counted in the same way.
 
 It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks
 still inside a queue are played to their end. Elsewhere it is an estimate: other disciplines and shared cores are played
@@ -17,10 +17,21 @@ from typing import NamedTuple
 import numpy as np
 
 from offload_rllib.config.errors import ConfigError
+from offload_rllib.envs.costs import cost_table
 from offload_rllib.rollout.externalities import Joined, charge_externalities, empty_course
 from offload_rllib.rollout.rows import Rows
 from offload_rllib.scenario.build import BuiltScenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, NONE, QUEUE_FULL, RETURNING, SERVED, WAITING, Array
+from offload_rllib.simulator.types import (
+    EXPIRED,
+    FINISHED,
+    LATE,
+    NONE,
+    QUEUE_FULL,
+    RETURNING,
+    SERVED,
+    WAITING,
+    Array,
+)
 
 # What `config.algorithms.OnPolicy.credit` may be in an environment.
 STEPS, DECISIONS, ANNEALED = "steps", "decisions", "annealed"
@@ -93,21 +104,36 @@ def _complete(log: Array, present: Present | None) -> tuple[Array, Array, Array]
     return log, is_inside, in_queue
 
 
-def decision_costs(scenario: BuiltScenario, log: Array, present: Present | None = None) -> Array:
-    """Return what the decisions on each task of an episode have cost, [tasks] float64 s.
+class Costs(NamedTuple):
+    """What the decisions on each task of an episode have cost all tasks together."""
+
+    score_s: Array
+    """[tasks] float64 s: by their scores."""
+    counted: Array
+    """[tasks, C] float64: of the figures that are bounded, how many more tasks each counts."""
+
+
+def decision_costs(
+    scenario: BuiltScenario, log: Array, present: Present | None = None, charges: Array | None = None
+) -> Costs:
+    """Return what the decisions on each task of an episode have cost.
 
     Before the end, a task that waits or is served costs what it will cost when it ends; one that is elsewhere
-    costs its age.
+    costs its age, and no figure counts it.
 
     Args:
         scenario: of the episode.
         log: [tasks] LOG, all tasks of the episode so far.
         present: how far it is; None: at its end.
+        charges: [C, Y, OUTCOMES] float64, what a bounded figure counts (see `envs.costs.cost_table`); None: there is
+            none.
     """
-    return _costs(scenario, *_complete(log, present))
+    if charges is None:
+        charges, _ = cost_table((), scenario.arriving.types)
+    return _costs(scenario, *_complete(log, present), charges)
 
 
-def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Array) -> Array:
+def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Array, charges: Array) -> Costs:
     config, arrays = scenario.config, scenario.arrays
     weight = np.asarray(arrays.type_weight, float)[log["type"]]
     expires_s = np.full(len(log), np.inf) if config.deadlines.expiry == "never" else log["deadline_s"]
@@ -118,6 +144,9 @@ def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Arra
     latest_s = np.where(np.isfinite(aborted_s), aborted_s, config.horizon_s)
     unfinished_s = np.maximum(np.maximum(latest_s - log["created_s"], age_s), config.score.drop_s or 0.0)
     cost_s = weight * np.where(finished | (is_inside & ~in_queue), age_s, unfinished_s)
+    outcome = np.where(finished & (log["ended_s"] > log["deadline_s"]), LATE, log["outcome"])
+    counted = charges[:, log["type"], outcome].T
+    counted[is_inside] = 0.0
     joined_s = log["created_s"] + log["holding_s"] + log["transfer_s"]
     full = log["outcome"] == QUEUE_FULL
     # What is unfinished at the end joined behind all that counts. What expired on its way joined nothing.
@@ -142,26 +171,39 @@ def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Arra
             return_s=log["return_s"][here],
             unfinished_s=unfinished_s[here],
             weight=weight[here],
+            deadline_s=log["deadline_s"][here],
+            type=log["type"][here].astype(np.int64),
         )
-        of_queue, course = cost_s[here], empty_course(len(here))
+        of_queue, counted_here, course = cost_s[here], counted[here], empty_course(len(here))
         of_queue[waits] = 0.0
         charge_externalities(
             queue,
+            charges,
             int(node["capacity"]),
             float(node["capacity_bits"]),
+            config.horizon_s,
             course,
             empty_course(len(here)),
             np.zeros((len(here) + 1, servers)),
             np.zeros(servers),
             of_queue,
+            counted_here,
         )
         of_queue[waits] += (queue.weight * course.score_s)[waits]
-        cost_s[here] = of_queue
-    return cost_s
+        counted_here[waits] += charges[:, queue.type[waits], course.outcome[waits]].T
+        cost_s[here], counted[here] = of_queue, counted_here
+    return Costs(cost_s, counted)
 
 
 def credit_arrivals(
-    scenario: BuiltScenario, log: Array, places: Array, rows: Rows, *, pays: bool, present: Present | None = None
+    scenario: BuiltScenario,
+    log: Array,
+    places: Array,
+    rows: Rows,
+    charges: Array,
+    *,
+    pays: bool,
+    present: Present | None = None,
 ) -> None:
     """Note what decisions of an episode have cost from their moment on.
 
@@ -172,44 +214,52 @@ def credit_arrivals(
         log: [tasks] LOG, all tasks of the episode so far.
         places: [n] int64, the rows of decisions.
         rows: changed in place.
-        pays: put costs in the place of rewards; decisions of which nothing is noted become rows without a choice.
+        charges: [C, Y, OUTCOMES] float64, what a figure counts.
+        pays: put costs in the place of rewards, and of what agents are charged; decisions of which nothing is noted
+            become rows without a choice.
         present: how far the episode is; None: at its end.
     """
     config = scenario.config
     task = rows.task[places]
     log, is_inside, in_queue = _complete(log, present)
-    cost_s, known = _costs(scenario, log, is_inside, in_queue)[task], log[task]
+    costs, known = _costs(scenario, log, is_inside, in_queue, charges), log[task]
+    cost_s, counted = costs.score_s[task], costs.counted[task]
     weight = np.asarray(scenario.arrays.type_weight, float)[known["type"]]
     gains = -config.reward.scale * (cost_s - weight * (rows.time_s[places] - known["created_s"]))
     unsettled = places[rows.time_s[places] > config.horizon_s - config.drain_s]
-    rows.hindsight[places] = gains
+    rows.hindsight[places], rows.hindsight_costs[places] = gains, counted
     rows.hindsight[unsettled] = np.nan
     if not pays:
         return
-    rows.rewards[places] = gains
+    rows.rewards[places], rows.costs[places] = gains, counted
     rows.masks[unsettled, 1:] = 0
     rows.actions[unsettled] = 0
 
 
-def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int) -> Array:
-    """Return what the decisions of a finished episode have cost, as rewards [steps, A] float32 at their steps.
+def hindsight_rewards(scenario: BuiltScenario, log: Array, steps: int, charges: Array) -> tuple[Array, Array]:
+    """Return what the decisions of a finished episode have cost, at their steps.
 
     Args:
         scenario: of the episode (see `hindsight_misfit`).
         log: [tasks] LOG, all tasks of the episode.
         steps: of an episode.
+        charges: [C, Y, OUTCOMES] float64, what a figure counts.
+
+    Returns:
+        Rewards [steps, A] float32, and [steps, A, C] float32, how many more tasks each figure counts.
     """
     config = scenario.config
-    cost_s = decision_costs(scenario, log)
+    found = decision_costs(scenario, log, charges=charges)
     agents = len(scenario.agents)
     agent_of = np.full(len(scenario.arrays.node), NONE, np.int64)
     agent_of[np.asarray(scenario.arrays.agent_node)[:agents]] = np.arange(agents)
     agent = agent_of[log["origin"]]
     decided = np.rint((log["created_s"] + log["holding_s"]) / config.decisions.interval_s).astype(np.int64)
     paid = (agent != NONE) & (decided < steps)
-    rewards = np.zeros((steps, agents), np.float32)
-    rewards[decided[paid], agent[paid]] = -config.reward.scale * cost_s[paid]
-    return rewards
+    rewards, costs = np.zeros((steps, agents), np.float32), np.zeros((steps, agents, len(charges)), np.float32)
+    rewards[decided[paid], agent[paid]] = -config.reward.scale * found.score_s[paid]
+    costs[decided[paid], agent[paid]] = found.counted[paid]
+    return rewards, costs
 
 
 def settled_steps(scenario: BuiltScenario, steps: int) -> int:

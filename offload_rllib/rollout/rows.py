@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     """[n] float64: time until the successor."""
     hindsight: Array
     """[n] float32: minus what the decision has cost all tasks, as a reward; NaN where that is not known."""
+    hindsight_costs: Array
+    """[n, C] float32: how many more tasks each bounded figure counts because of the decision, where that is known."""
     task: Array
     """[n] int64: number of the task that was decided; where decisions are credited in hindsight."""
     waits: Array

@@ -28,6 +28,7 @@ from ray.rllib.utils.metrics import (
 
 from offload_rllib.config.errors import ConfigError
 from offload_rllib.envs.arrival import ArrivalEnv
+from offload_rllib.envs.costs import cost_table
 from offload_rllib.envs.spaces import action_space, observation_space
 from offload_rllib.envs.vector import VectorEnv, compile_kernels, training_key, vector_env
 from offload_rllib.policies.module import CENTRAL, LOCAL, MEMORY, MIXER
@@ -96,6 +97,7 @@ class BatchedEnvRunner(MultiAgentEnvRunner):
         self._samples_episodes = False
         overrides, costs = context.get("overrides", ()), tuple(context.get(COSTS, ()))
         self.env = BatchedEnvs(vector_env(source, count, overrides=overrides, log=self.in_hindsight, costs=costs))
+        self.charges, _ = cost_table(costs, self.env.batch.scenario.arriving.types)
         self.num_envs = count
         compile_kernels(self.env.batch.scenario)  # compile now; compiling later would exceed the sample timeout
         self._root_seed = int(context.get("seed", 0))

@@ -38,6 +38,8 @@ class SamplingRunner(Protocol):
     """How decisions are credited, see `rollout.hindsight`."""
     in_hindsight: bool
     """Whether that needs what they have cost in hindsight."""
+    charges: Array
+    """[C, Y, OUTCOMES] float64: what the figures of constraints count (see `envs.costs.cost_table`)."""
     has_central_critic: bool
     """Whether learners need what all agents see."""
     joins: bool
