@@ -190,6 +190,23 @@ def test_a_deadline_that_ends_no_task_changes_no_cost() -> None:
     np.testing.assert_array_equal(*costs)
 
 
+def test_a_task_is_counted_itself() -> None:
+    """Where few tasks meet, nearly all that a decision costs is what becomes of its own task."""
+    overrides = ["workload.load={tasks_per_second_per_client: 0.005}", "workload.deadline_s={uniform: [0.5, 20]}"]
+    overrides += ["score.drop_s=400"]
+    for expiry in ("never", "abort"):
+        scenario = build_scenario(load_environment("full_10", [*overrides, f"deadlines.expiry={expiry}"]))
+        charges, _ = cost_table(["dropped_share", "late_share", "dropped_expired_share"], scenario.arriving.types)
+        log = played_log(scenario)
+        counted = decision_costs(scenario, log, charges=charges).counted
+        dropped = ~np.isin(log["outcome"], (FINISHED, OPEN))
+        late = (log["outcome"] == FINISHED) & (log["ended_s"] > log["deadline_s"])
+        expected = np.stack([dropped, late, log["outcome"] == EXPIRED], 1)
+        assert (counted == expected).all(1).mean() > 0.95
+        assert 0.1 < (dropped | late).mean() < 0.9
+        assert (late if expiry == "never" else dropped).any()
+
+
 @pytest.mark.parametrize(
     ("environment", "rule", "overrides", "share", "within"),
     [
@@ -279,7 +296,8 @@ def test_credit_in_hindsight_is_refused_where_costs_are_not_known(
     ("environment", "overrides", "constraints", "expected"),
     [
         ("ether_12", [], [], ("annealed", 0.99)),
-        ("ether_12", [], ["dropped_share"], ("annealed", 0.99)),
+        ("ether_12", [], ["dropped_share"], ("decisions", 0.0)),
+        ("memory_5", [], ["dropped_share"], ("steps", 0.99)),
         ("ether_12", ["decisions={when: interval, interval_s: 1}"], [], ("steps", 0.99)),
         ("ether_12", ["reward={name: peersimgym}"], [], ("steps", 0.99)),
         ("herd_20", [], [], ("decisions", 0.0)),

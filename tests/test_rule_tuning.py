@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from offload_rllib.cli import app
 from offload_rllib.config import ConfigError, load_environment
+from offload_rllib.config.algorithms import Constraint
 from offload_rllib.envs.vector import VectorEnv, held_out_keys, training_key
 from offload_rllib.evaluation.evaluate import evaluate
 from offload_rllib.evaluation.players import make_contenders
@@ -57,6 +58,29 @@ def test_all_rules_are_ranked_each_with_its_best_parameter() -> None:
     finished = rank_rules(CONFIG, metric="tasks_finished", episodes=2).figures.mean(axis=1)
     assert (np.diff(finished) <= 0).all(), "where more is better the first has the most"
     assert finished[0] > finished[-1]
+
+
+def test_rules_within_bounds_rank_first_and_then_the_nearest_to_them() -> None:
+    free = rank_rules(CONFIG, episodes=3, seed=4)
+    keys = np.array([training_key(4, 0, 0, e) for e in range(3)], np.uint64)
+    dropped = {name: float(np.mean(scores_of(name, keys, "dropped_share"))) for name in free.names}
+    assert len(set(dropped.values())) > 2
+    at_most = float(np.median(list(dropped.values())))
+    bound = Constraint(figure="dropped_share", at_most=at_most)
+    ranked = rank_rules(CONFIG, bounds=(bound,), episodes=3, seed=4)
+    of = {name: float(np.mean(scores_of(name, keys, "dropped_share"))) for name in ranked.names}
+    excesses = [max(of[name] - at_most, 0.0) for name in ranked.names]
+    assert excesses == sorted(excesses)
+    assert excesses[-1] > 0
+    within = [name for name, excess in zip(ranked.names, excesses, strict=True) if not excess]
+    scores = [float(np.mean(scores_of(name, keys))) for name in within]
+    assert scores == sorted(scores)
+    assert len(within) >= 2
+    # Among the values of a parameter as among rules.
+    variants = [f"keep_first:{value:g}" for value in values_around("keep_first")]
+    shares = [float(np.mean(scores_of(name, keys, "dropped_share"))) for name in variants]
+    chosen = next(name for name in ranked.names if name.startswith("keep_first"))
+    assert max(shares[variants.index(chosen)] - at_most, 0.0) == max(min(shares) - at_most, 0.0)
 
 
 def test_where_more_is_better_the_largest_mean_is_chosen() -> None:

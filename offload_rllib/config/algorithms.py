@@ -105,7 +105,7 @@ class OnPolicy(AlgorithmSettings):
     """What is learned from. steps: the reward of each step; decisions: the cost of each decision for all tasks, known
     in hindsight, with gamma 0. With annealed it is decisions at the beginning of training and steps at its end, and
     both in between. With auto it is annealed with the reward `delay` where that is possible, elsewhere steps; and
-    decisions where rewards are those of an agent's own tasks alone (`docs/algorithms/ppo.md`)."""
+    decisions where rewards are those of an agent's own tasks alone, or with constraints (`docs/algorithms/ppo.md`)."""
     constraints: tuple[Constraint, ...] = ()
     """Bounds that training keeps, each by a multiplier that it learns (`docs/constraints.md`)."""
     learner: Literal["torch", "fused"] = "fused"

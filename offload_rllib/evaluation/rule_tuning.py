@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
+from offload_rllib.config.algorithms import Constraint
 from offload_rllib.config.loading import nearest
 from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import batch_of, training_key
@@ -130,8 +131,9 @@ def tune_rule(
     names = [named(rule, value) for value in tried]
     for name in names:
         check_rule(name, "values", config)
-    figures = _played(config, names, metric, episodes, seed, progress)
-    return TunedRule(rule, metric, tried, figures, tried[_best(figures, metric)], default)
+    (figures,) = _played(config, names, [metric], episodes, seed, progress)
+    standings = _standings(figures[np.newaxis], metric, ())
+    return TunedRule(rule, metric, tried, figures, tried[standings.index(min(standings))], default)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class RankedRules:
     """What every rule that fits an environment scored on the same training episodes, with its best parameter.
 
     Attributes:
-        metric: by which they are ranked.
+        metric: by which they are ranked, those within bounds first.
         names: the rules, the best first.
         figures: [rules, episodes] the metric of each episode.
     """
@@ -150,7 +152,7 @@ class RankedRules:
 
     @property
     def best(self) -> str:
-        """The rule with the best mean."""
+        """The rule that ranks first."""
         return self.names[0]
 
     @property
@@ -168,18 +170,21 @@ def rank_rules(
     config: EnvironmentConfig,
     *,
     metric: str | None = None,
+    bounds: Sequence[Constraint] = (),
     episodes: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RankedRules:
     """Let every rule play training episodes, with each of the usual values of its parameter, and rank the rules.
 
-    Rules that see the true state of other nodes are left out: no agent could decide as they do.
+    Rules that see the true state of other nodes are left out: no agent could decide as they do. Rules that keep all
+    bounds come before others, and of others the nearest to the bounds is best.
 
     Args:
         config: the environment.
         metric: of whose mean the best is chosen: the lowest, or the highest where more is better; None: the mean score,
             or the mean cost (`envs.goal`).
+        bounds: on figures of an episode.
         episodes: how many, the same for all.
         seed: of the training episodes, as `training.seed` of a run.
         progress: where to show it.
@@ -194,32 +199,44 @@ def rank_rules(
         for rule in rules
         for name in ([rule] if HEURISTICS[rule].parameter is None else [named(rule, v) for v in values_around(rule)])
     ]
-    figures = _played(config, [name for _, name in variants], metric, episodes, seed, progress)
-    chosen = []
-    for rule in rules:
-        own = [i for i, (of, _) in enumerate(variants) if of == rule]
-        chosen.append(own[_best(figures[own], metric)])
+    metrics = [metric, *(bound.figure for bound in bounds)]
+    figures = _played(config, [name for _, name in variants], metrics, episodes, seed, progress)
+    standings = _standings(figures, metric, bounds)
+    of_rule = {rule: [i for i, (of, _) in enumerate(variants) if of == rule] for rule in rules}
+    chosen = sorted((min(own, key=standings.__getitem__) for own in of_rule.values()), key=standings.__getitem__)
+    return RankedRules(metric, tuple(variants[i][1] for i in chosen), figures[0, chosen])
+
+
+def _standings(figures: np.ndarray, metric: str, bounds: Sequence[Constraint]) -> list[tuple[float, float]]:
+    """Return how rules stand, the lower the better: by how much they exceed the bounds, and their mean.
+
+    Args:
+        figures: [1 + bounds, rules, episodes], the metric first.
+        metric: its name.
+        bounds: on the others.
+    """
+    means = np.nanmean(figures, axis=2)
     sign = 1.0 if metric_of(metric).lower_is_better else -1.0
-    chosen.sort(key=lambda i: sign * np.nanmean(figures[i]))
-    return RankedRules(metric, tuple(variants[i][1] for i in chosen), figures[chosen])
-
-
-def _best(figures: np.ndarray, metric: str) -> int:
-    """Return which row has the best mean."""
-    means = np.nanmean(figures, axis=1)
-    return int(means.argmin() if metric_of(metric).lower_is_better else means.argmax())
+    at_most = np.array([bound.at_most for bound in bounds])
+    excesses = np.max(means[1:] - at_most[:, np.newaxis], axis=0, initial=0.0)
+    return list(zip(excesses.tolist(), (sign * means[0]).tolist(), strict=True))
 
 
 def _played(
-    config: EnvironmentConfig, names: Sequence[str], metric: str, episodes: int, seed: int, progress: Progress | None
+    config: EnvironmentConfig,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    episodes: int,
+    seed: int,
+    progress: Progress | None,
 ) -> np.ndarray:
-    """Return the metric [rules, episodes] of rules that play the same training episodes."""
+    """Return metrics [metrics, rules, episodes] of rules that play the same training episodes."""
     if episodes < 2:
         raise ConfigError(f"episodes must be at least 2 for an interval, is {episodes}")
     scenario = build_scenario(config)
     keys = np.array([training_key(seed, 0, 0, episode) for episode in range(episodes)], np.uint64)
-    figures = np.zeros((len(names), episodes))
-    task = progress.add_task("tuning", total=figures.size) if progress else None
+    figures = np.zeros((len(metrics), len(names), episodes))
+    task = progress.add_task("tuning", total=figures[0].size) if progress else None
     for first in range(0, episodes, BATCH):
         batch = keys[first : first + BATCH]
         env = batch_of(scenario, len(batch))
@@ -228,9 +245,10 @@ def _played(
             env.play(name)
             for e in range(len(batch)):
                 found = env.episode_metrics(e)
-                if metric not in found:
-                    raise ConfigError(f"--metric '{metric}': not reported here.{nearest(metric, found)}")
-                figures[row, first + e] = found[metric]
+                for m, metric in enumerate(metrics):
+                    if metric not in found:
+                        raise ConfigError(f"--metric '{metric}': not reported here.{nearest(metric, found)}")
+                    figures[m, row, first + e] = found[metric]
             if progress and task is not None:
                 progress.advance(task, len(batch))
     return figures

@@ -118,7 +118,8 @@ def _with_rule(wanted: Imitation, policy: PolicyConfig, env: NativeEnv) -> Imita
     """Return what is to be cloned, with the name of a rule in place of `best`."""
     if wanted.rule != BEST:
         return wanted
-    ranked = rank_rules(env.scenario.config, episodes=ranked_episodes(env), seed=policy.training.seed)
+    bounds = getattr(policy.algorithm, "constraints", ())
+    ranked = rank_rules(env.scenario.config, bounds=bounds, episodes=ranked_episodes(env), seed=policy.training.seed)
     return wanted.model_copy(update={"rule": ranked.best})
 
 

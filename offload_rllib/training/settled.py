@@ -34,8 +34,8 @@ def settled(policy: PolicyConfig, env: NativeEnv) -> PolicyConfig:
         # Other rewards than delays may ask for something else than a low score.
         if not batched or reward.name != "delay" or memories or hindsight_misfit(env.scenario):
             changes["credit"] = STEPS
-        elif reward.scope == "own":
-            # Such rewards leave out what a decision costs others: nothing to move to.
+        elif reward.scope == "own" or algorithm.constraints:
+            # Such rewards leave out what a decision costs others: nothing to move to. Prices make their noise large.
             changes |= {"credit": DECISIONS, "gamma": 0.0}
         else:
             changes["credit"] = ANNEALED
