@@ -18,7 +18,7 @@ from offload_rllib.rollout import hindsight
 from offload_rllib.rollout.externalities import Course, Joined, charge_externalities, empty_course
 from offload_rllib.rollout.hindsight import Present, decision_costs, hindsight_rewards, require_hindsight
 from offload_rllib.scenario import BuiltScenario, build_scenario
-from offload_rllib.simulator.types import EXPIRED, FINISHED, LATE, OPEN, QUEUE_FULL
+from offload_rllib.simulator.types import EXPIRED, FINISHED, LATE, OPEN, QUEUE_FULL, SERVED, WAITING
 from offload_rllib.training.rllib_config import algorithm_config
 
 # Where decisions have a clock, credit comes at the steps of the decisions.
@@ -244,6 +244,9 @@ def test_costs_are_mostly_known_when_drain_s_has_passed(
     assert len(settled) > 50
     counts, expected_counts = of_early.counted[settled], of_late.counted[settled]
     assert (counts == expected_counts).mean() > share
+    if not within:  # where queues are short, what will become of those that wait is known
+        waits = present.inside["number"][np.isin(present.inside["stage"], (WAITING, SERVED))]
+        assert (of_early.counted[waits] == of_late.counted[waits]).mean() > share
     assert np.isclose(found, expected, rtol=within, atol=1e-6).mean() > share
     assert found.mean() == pytest.approx(expected.mean(), rel=0.1)
 
