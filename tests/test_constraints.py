@@ -380,6 +380,16 @@ def test_constraints_that_do_not_fit() -> None:
     twice = {"constraints": [{"figure": "late_share", "at_most": 0.1}] * 2}
     with pytest.raises(ConfigError, match=r"constraints: late_share is bounded 2 times; accepted: once"):
         policy_config("PPO", **twice)
+    refused = {"constraints": [{"figure": "dropped_rejected_share", "at_most": 0.1}]}
+    with pytest.raises(
+        ConfigError, match=r"dropped_rejected_share is of tasks that agents reject, and here they cannot"
+    ):
+        algorithm_config(load_environment(small_environment()), policy_config("PPO", **refused), cpus=2)
+    algorithm_config(
+        load_environment(small_environment(decisions=ARRIVAL | {"reject": True})),
+        policy_config("PPO", **refused),
+        cpus=2,
+    )
     environment = load_environment(small_environment())
     of_type = {"constraints": [{"figure": "dropped_share_of_urgent", "at_most": 0.1}]}
     with pytest.raises(ConfigError, match=r"dropped_share_of_urgent: no type of task is called 'urgent'.* Accepted: "):

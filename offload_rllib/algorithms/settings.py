@@ -36,6 +36,7 @@ from offload_rllib.rollout.runner import BatchedEnvRunner
 UNSET: Any = NotProvided
 # Where no environment is known, or its tasks have no deadlines that it could follow.
 DISCOUNT_S = 1.0
+REJECTED_SHARE = "dropped_rejected_share"
 
 
 def schedule(first: float, last: float | None, env_steps: int) -> Any:
@@ -182,12 +183,7 @@ class OnPolicyConfig(OffloadConfig):
         if algorithm.credit != STEPS:
             _check_hindsight(algorithm, training, env)
         if algorithm.constraints:
-            cost_table([constraint.figure for constraint in algorithm.constraints], env.scenario.arriving.types)
-            if training.env_runner == "stock":
-                raise ConfigError(
-                    "training.env_runner: stock cannot be used with algorithm.constraints, whose costs RLlib's "
-                    "episodes do not hold; accepted: batched"
-                )
+            _check_constraints(algorithm, training, env)
             self.learner_config_dict[REWARD_SCALE] = env.scenario.config.reward.scale
 
 
@@ -209,6 +205,22 @@ def refuse_stock(key: str, value: str, training: Training, env: NativeEnv) -> No
         raise ConfigError(
             f"training.env_runner: stock cannot be used with algorithm.{key}: {value} where decisions.when is "
             "arrival; accepted: batched"
+        )
+
+
+def _check_constraints(algorithm: OnPolicy, training: Training, env: NativeEnv) -> None:
+    """Reject figures that have no cost or are not of the environment, and a runner that does not sample costs."""
+    figures = [constraint.figure for constraint in algorithm.constraints]
+    cost_table(figures, env.scenario.arriving.types)
+    if not env.scenario.config.decisions.reject and any(figure.startswith(REJECTED_SHARE) for figure in figures):
+        raise ConfigError(
+            f"algorithm.constraints: {REJECTED_SHARE} is of tasks that agents reject, and here they cannot; accepted: "
+            "another figure, or decisions.reject: true in the environment"
+        )
+    if training.env_runner == "stock":
+        raise ConfigError(
+            "training.env_runner: stock cannot be used with algorithm.constraints, whose costs RLlib's "
+            "episodes do not hold; accepted: batched"
         )
 
 
