@@ -284,15 +284,23 @@ CONSTRAINED_BY: dict[str, Any] = {
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("algorithm", "when"), [("PPO", "arrival"), ("A2C", "interval")])
-def test_training_measures_prices_reports_and_restores(algorithm: str, when: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "when", "credit"),
+    [
+        ("PPO", "arrival", "steps"),
+        ("A2C", "interval", "steps"),
+        ("PPO", "arrival", "decisions"),
+        ("A2C", "arrival", "annealed"),
+    ],
+)
+def test_training_measures_prices_reports_and_restores(algorithm: str, when: str, credit: str, tmp_path: Path) -> None:
     environment = load_environment(
         small_environment(
             **({"decisions": ARRIVAL} if when == "arrival" else {}), reward={"scope": "team", "scale": 0.5}
         ),
         ["workload.load.tasks_per_second_per_client=4"],
     )
-    config = algorithm_config(environment, policy_config(algorithm, **CONSTRAINED_BY), cpus=2)
+    config = algorithm_config(environment, policy_config(algorithm, **CONSTRAINED_BY, credit=credit), cpus=2)
     first, second = config.copy().build_algo(), config.copy().build_algo()
     try:
         learned: list[Any] = []
@@ -324,7 +332,11 @@ def test_training_measures_prices_reports_and_restores(algorithm: str, when: str
             expected = sampled[0].rewards - sampled[0].costs @ prices
             assert learned[0].rewards == pytest.approx(expected, abs=1e-5)
             assert (learned[0].rewards < sampled[0].rewards).any()
-        if when == "arrival":
+            if credit == "annealed":
+                expected = sampled[0].hindsight - sampled[0].hindsight_costs @ prices
+                np.testing.assert_allclose(learned[0].hindsight, expected, atol=1e-5)
+                assert (learned[0].hindsight < sampled[0].hindsight).any()
+        if when == "arrival" and credit != "decisions":
             # All that was counted was charged to somebody, but what waits for the agents' next decisions.
             charged_for = sampled[0].costs.sum(0)
             assert 0.5 * sampled[0].counted[0, 0] < charged_for[0] < 1.5 * sampled[0].counted[0, 0]
@@ -394,6 +406,17 @@ def test_constraints_that_do_not_fit() -> None:
     of_type = {"constraints": [{"figure": "dropped_share_of_urgent", "at_most": 0.1}]}
     with pytest.raises(ConfigError, match=r"dropped_share_of_urgent: no type of task is called 'urgent'.* Accepted: "):
         algorithm_config(environment, policy_config("PPO", **of_type), cpus=2)
+    alone = small_environment()
+    alone["workload"]["jobs"]["types"] = [alone["workload"]["jobs"]["types"][0] | {"name": "urgent"}]
+    with pytest.raises(
+        ConfigError, match=r"dropped_share_of_urgent: there is one type of task; accepted: "
+    ):
+        algorithm_config(load_environment(alone), policy_config("PPO", **of_type), cpus=2)
+    sparse = small_environment(decisions=ARRIVAL, reward={"name": "sparse"})
+    with pytest.raises(
+        ConfigError, match=r"annealed with constraints needs reward.name: delay \(given: sparse\)"
+    ):
+        algorithm_config(load_environment(sparse), policy_config("PPO", **CONSTRAINED_BY, credit="annealed"), cpus=2)
     stock = load_policy_config(policy_config("PPO", **CONSTRAINED_BY), ["training.env_runner=stock"])
     with pytest.raises(ConfigError, match=r"training.env_runner: stock cannot be used with algorithm.constraints"):
         algorithm_config(environment, stock, cpus=2)

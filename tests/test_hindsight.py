@@ -243,6 +243,8 @@ def test_costs_are_mostly_known_when_drain_s_has_passed(
     found, expected = of_early.score_s[settled], of_late.score_s[settled]
     assert len(settled) > 50
     counts, expected_counts = of_early.counted[settled], of_late.counted[settled]
+    dropping = expected_counts != 0
+    assert environment == "rush_9" or (counts == expected_counts)[dropping].mean() > 0.8
     assert (counts == expected_counts).mean() > share
     if not within:  # where queues are short, what will become of those that wait is known
         waits = present.inside["number"][np.isin(present.inside["stage"], (WAITING, SERVED))]

@@ -2,7 +2,8 @@
 
 The multiplier of a constraint follows the excess of the measured share over its bound, by the PID rule of A. Stooke, J.
 Achiam, P. Abbeel, "Responsive safety in reinforcement learning by PID Lagrangian methods" (ICML 2020, arXiv 2007.03964,
-algorithm 2). What is learned from is the reward minus the multipliers times the costs (`docs/constraints.md`).
+algorithm 2). What is learned from is the reward minus the multipliers times the costs, or the same of what decisions
+have cost in hindsight (`docs/constraints.md`).
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _priced(sample: Fragment | AgentSteps, multipliers: Array) -> Fragment | Age
 
 
 class ConstrainedAlgorithm(OffloadAlgorithm):
-    """Learns from rewards that are reduced by what constraints cost; without constraints as `OffloadAlgorithm`."""
+    """Learns from what is reduced by what constraints cost; without constraints as `OffloadAlgorithm`."""
 
     def setup(self, config: Any) -> None:
         """Make multipliers beside all else."""

@@ -29,8 +29,9 @@ from offload_rllib.envs.vector import NativeEnv
 from offload_rllib.policies.module import MaskedActorCritic
 from offload_rllib.policies.warm_start import WarmStart
 from offload_rllib.rollout.callbacks import OffloadCallback
-from offload_rllib.rollout.hindsight import STEPS, require_hindsight
+from offload_rllib.rollout.hindsight import ANNEALED, STEPS, require_hindsight
 from offload_rllib.rollout.runner import BatchedEnvRunner
+from offload_rllib.simulator.metrics import OF_TYPE
 
 # RLlib's mark of an argument that is not given.
 UNSET: Any = NotProvided
@@ -216,6 +217,17 @@ def _check_constraints(algorithm: OnPolicy, training: Training, env: NativeEnv) 
         raise ConfigError(
             f"algorithm.constraints: {REJECTED_SHARE} is of tasks that agents reject, and here they cannot; accepted: "
             "another figure, or decisions.reject: true in the environment"
+        )
+    if len(env.scenario.arriving.types) == 1 and any(OF_TYPE in figure for figure in figures):
+        raise ConfigError(
+            f"algorithm.constraints: {', '.join(figures)}: there is one type of task; accepted: figures without "
+            f"{OF_TYPE} and its name"
+        )
+    reward = env.scenario.config.reward.name
+    if algorithm.credit == ANNEALED and reward != "delay":
+        raise ConfigError(
+            f"algorithm.credit: annealed with constraints needs reward.name: delay (given: {reward}): a price has one "
+            "unit, and costs in hindsight are in seconds; accepted: decisions or steps"
         )
     if training.env_runner == "stock":
         raise ConfigError(

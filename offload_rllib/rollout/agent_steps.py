@@ -60,7 +60,8 @@ class AgentSteps:
     env_steps: int
     """Steps of the environments in which the rows were sampled."""
     costs: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """[N, C] float32: charged until the successor, for each constraint; C = 0: there are none."""
+    """[N, C] float32: charged until the successor, for each constraint, or what the decision has made counted where its
+    cost in hindsight is in the place of the rewards; C = 0: there are none."""
     counted: Array = field(default_factory=lambda: np.zeros((0, 2)))
     """[C, 2] float64: of the tasks that ended in these steps of the environments, whichever agents', how many the
     figure of each constraint counts, and of how many it is a share."""

@@ -4,8 +4,8 @@ Servers take tasks in the order in which they joined, so one pass over the tasks
 recursion of D. V. Lindley ("The theory of queues with a single server", Mathematical Proceedings of the Cambridge
 Philosophical Society 48(2), 1952), and with several servers that of J. Kiefer and J. Wolfowitz ("On the theory of
 queues with many servers", Transactions of the American Mathematical Society 78, 1955). A second pass, without one
-task, continues until both agree again. The difference of the scores of all others is the externality of the task. It
-has the same for every figure that a constraint bounds: how many more tasks the figure counts.
+task, continues until both agree again. The difference of the scores of all others is the externality of the task. By a
+figure that a constraint bounds it is the number of others that the figure counts, minus their number without the task.
 """
 
 from __future__ import annotations

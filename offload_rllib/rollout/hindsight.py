@@ -7,7 +7,7 @@ with all other decisions held as they were. Figures that constraints bound are c
 
 It is exact where nodes serve in order of arrival, on one core or several, with any deadlines and capacities. Tasks
 still inside a queue are played to their end. Elsewhere it is an estimate: other disciplines and shared cores are played
-in that order, and what a task costs others on links is left out.
+in that order, what a task costs others on links is left out, and results that were never sent take no time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from offload_rllib.simulator.types import (
     FINISHED,
     LATE,
     NONE,
+    OPEN,
     QUEUE_FULL,
     RETURNING,
     SERVED,
@@ -145,6 +146,9 @@ def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Arra
     unfinished_s = np.maximum(np.maximum(latest_s - log["created_s"], age_s), config.score.drop_s or 0.0)
     cost_s = weight * np.where(finished | (is_inside & ~in_queue), age_s, unfinished_s)
     outcome = np.where(finished & (log["ended_s"] > log["deadline_s"]), LATE, log["outcome"])
+    # Tasks that are open at the end join no queue here, so none counts for another, at the end or before it.
+    of_others = charges.copy()
+    of_others[:, :, OPEN] = 0.0
     counted = charges[:, log["type"], outcome].T
     counted[is_inside] = 0.0
     joined_s = log["created_s"] + log["holding_s"] + log["transfer_s"]
@@ -178,7 +182,7 @@ def _costs(scenario: BuiltScenario, log: Array, is_inside: Array, in_queue: Arra
         of_queue[waits] = 0.0
         charge_externalities(
             queue,
-            charges,
+            of_others,
             int(node["capacity"]),
             float(node["capacity_bits"]),
             config.horizon_s,

@@ -35,7 +35,8 @@ def settled(policy: PolicyConfig, env: NativeEnv) -> PolicyConfig:
         if not batched or reward.name != "delay" or memories or hindsight_misfit(env.scenario):
             changes["credit"] = STEPS
         elif reward.scope == "own" or algorithm.constraints:
-            # Such rewards leave out what a decision costs others: nothing to move to. Prices make their noise large.
+            # Rewards of an agent's own tasks leave out what a decision costs others: there is nothing to move to.
+            # With constraints there is, but drops at a price are much noise in rewards.
             changes |= {"credit": DECISIONS, "gamma": 0.0}
         else:
             changes["credit"] = ANNEALED

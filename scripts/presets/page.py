@@ -37,10 +37,10 @@ shipped settings, and plays greedily on held-out episodes against every rule. Ru
 default and with the value that [`tune-rule`](heuristics.md#tuning) found on training episodes. Rules that see the true
 state (`..._oracle`) are left out. `ppo_auto` is the one to begin with: it anneals
 [credit](algorithms/ppo.md#credit-in-hindsight), and falls back on [a clone of the best
-rule](warm_start.md#cloning-a-rule) of training episodes. `a2c_auto` does the same with A2C. `ppo_drops` has the same
-credit, and [bounds the share of drops](constraints.md) to 2 %: it is for networks where `ppo_auto` drops too many.
-`ppo_from_rule` begins with the clone, and all others with random weights. The page is written by
-`python -m scripts.presets`.
+rule](warm_start.md#cloning-a-rule) of training episodes. `a2c_auto` does the same with A2C. `ppo_drops` [bounds the
+share of drops](constraints.md) to 2 %, with credit in hindsight: it is for networks where `ppo_auto` drops too many. A
+bound costs score, so compare it with rules that drop as little. `ppo_from_rule` begins with the clone, and all others
+with random weights. The page is written by `python -m scripts.presets`.
 """
 EXPLAINED = """\
 *Best rule* is the one with the lowest mean score on the held-out episodes themselves, which favours rules. [ ] is the
