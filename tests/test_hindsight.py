@@ -243,6 +243,9 @@ def test_costs_are_mostly_known_when_drain_s_has_passed(
     found, expected = of_early.score_s[settled], of_late.score_s[settled]
     assert len(settled) > 50
     counts, expected_counts = of_early.counted[settled], of_late.counted[settled]
+    # Unfinished tasks count for the decisions on them alone, however many others they keep from finishing.
+    unfinished, _ = cost_table(["unfinished_share"], scenario.arriving.types)
+    assert np.isin(decision_costs(scenario, early, present, unfinished).counted, (0.0, 1.0)).all()
     dropping = expected_counts != 0
     assert environment == "rush_9" or (counts == expected_counts)[dropping].mean() > 0.8
     assert (counts == expected_counts).mean() > share
