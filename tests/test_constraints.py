@@ -408,14 +408,10 @@ def test_constraints_that_do_not_fit() -> None:
         algorithm_config(environment, policy_config("PPO", **of_type), cpus=2)
     alone = small_environment()
     alone["workload"]["jobs"]["types"] = [alone["workload"]["jobs"]["types"][0] | {"name": "urgent"}]
-    with pytest.raises(
-        ConfigError, match=r"dropped_share_of_urgent: there is one type of task; accepted: "
-    ):
+    with pytest.raises(ConfigError, match=r"dropped_share_of_urgent: there is one type of task; accepted: "):
         algorithm_config(load_environment(alone), policy_config("PPO", **of_type), cpus=2)
     sparse = small_environment(decisions=ARRIVAL, reward={"name": "sparse"})
-    with pytest.raises(
-        ConfigError, match=r"annealed with constraints needs reward.name: delay \(given: sparse\)"
-    ):
+    with pytest.raises(ConfigError, match=r"annealed with constraints needs reward.name: delay \(given: sparse\)"):
         algorithm_config(load_environment(sparse), policy_config("PPO", **CONSTRAINED_BY, credit="annealed"), cpus=2)
     stock = load_policy_config(policy_config("PPO", **CONSTRAINED_BY), ["training.env_runner=stock"])
     with pytest.raises(ConfigError, match=r"training.env_runner: stock cannot be used with algorithm.constraints"):
