@@ -186,14 +186,16 @@ def test_lines_for_the_command_line_are_understood(arguments: list[str]) -> None
         env.split(",") if isinstance(env, str) else [each for given in env or () for each in given.split(",")]
     )
     policies = options.get("policies") or options.get("policy") or ()
-    for name in [*environments, *([policies] if isinstance(policies, str) else policies)]:
+    policies = [str(name) for name in ([policies] if isinstance(policies, str) else policies)]
+    for name in [*environments, *policies]:
         assert known(str(name)), name
     for name in environments:
         if name in presets("envs"):
             load_environment(name, changes)
     cloned = [f"training.imitate={options['imitate']}"] if options.get("imitate") else []
     if options.get("set_policy") or cloned:
-        load_policy_config("ppo", [*(options.get("set_policy") or ()), *cloned])
+        for name in [name for name in policies if name in presets("policies")] or ["ppo"]:
+            load_policy_config(name, [*(options.get("set_policy") or ()), *cloned])
     if options.get("config") in presets("tune_configs"):
         load_sweep(options["config"], changes)
 
