@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -65,6 +66,16 @@ class Constraint(Schema):
     """Weight of the past in the smoothed excess: 0 smoothes nothing."""
     largest: Positive = 1000.0
     """Bound of the multiplier: it stays there where the constraint cannot be met."""
+
+
+def constraints_of(algorithm: object) -> tuple[Constraint, ...]:
+    """Return the constraints in a section `algorithm`; none of an algorithm that takes none."""
+    return getattr(algorithm, "constraints", ())
+
+
+def excess_over(bounds: Sequence[Constraint], shares: Iterable[float]) -> float:
+    """Return by how much shares exceed their bounds, the largest excess; 0.0 if by none."""
+    return max([0.0, *(share - bound.at_most for bound, share in zip(bounds, shares, strict=True))])
 
 
 class OnPolicy(AlgorithmSettings):

@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from offload_rllib.config import ConfigError, EnvironmentConfig
-from offload_rllib.config.algorithms import Constraint
+from offload_rllib.config.algorithms import Constraint, excess_over
 from offload_rllib.config.loading import nearest
 from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import batch_of, training_key
@@ -131,9 +131,9 @@ def tune_rule(
     names = [named(rule, value) for value in tried]
     for name in names:
         check_rule(name, "values", config)
-    (figures,) = _played(config, names, [metric], episodes, seed, progress)
-    standings = _standings(figures[np.newaxis], metric, ())
-    return TunedRule(rule, metric, tried, figures, tried[standings.index(min(standings))], default)
+    figures = _played(config, names, [metric], episodes, seed, progress)
+    standings = _standings(figures, metric, ())
+    return TunedRule(rule, metric, tried, figures[0], tried[standings.index(min(standings))], default)
 
 
 @dataclass(frozen=True)
@@ -215,11 +215,8 @@ def _standings(figures: np.ndarray, metric: str, bounds: Sequence[Constraint]) -
         metric: its name.
         bounds: on the others.
     """
-    means = np.nanmean(figures, axis=2)
     sign = 1.0 if metric_of(metric).lower_is_better else -1.0
-    at_most = np.array([bound.at_most for bound in bounds])
-    excesses = np.max(means[1:] - at_most[:, np.newaxis], axis=0, initial=0.0)
-    return list(zip(excesses.tolist(), (sign * means[0]).tolist(), strict=True))
+    return [(excess_over(bounds, shares), sign * mean) for mean, *shares in np.nanmean(figures, axis=2).T.tolist()]
 
 
 def _played(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from offload_rllib.algorithms.advantages import generalised_advantages
 from offload_rllib.config import ConfigError, PolicyConfig
+from offload_rllib.config.algorithms import constraints_of
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.config.imitation import BEST, Imitation
 from offload_rllib.envs.arrival import ArrivalEnv
@@ -118,7 +119,7 @@ def _with_rule(wanted: Imitation, policy: PolicyConfig, env: NativeEnv) -> Imita
     """Return what is to be cloned, with the name of a rule in place of `best`."""
     if wanted.rule != BEST:
         return wanted
-    bounds = getattr(policy.algorithm, "constraints", ())
+    bounds = constraints_of(policy.algorithm)
     ranked = rank_rules(env.scenario.config, bounds=bounds, episodes=ranked_episodes(env), seed=policy.training.seed)
     return wanted.model_copy(update={"rule": ranked.best})
 

@@ -16,7 +16,7 @@ from offload_rllib.algorithms.registry import ALGORITHMS
 from offload_rllib.algorithms.settings import schedule
 from offload_rllib.cluster.placement import NODE_SHARE, TRAINER_CPUS, cpus_per_runner
 from offload_rllib.config import ConfigError, EnvironmentConfig, PolicyConfig
-from offload_rllib.config.algorithms import Algorithm
+from offload_rllib.config.algorithms import Algorithm, constraints_of
 from offload_rllib.config.fingerprint import fingerprint
 from offload_rllib.envs.layout import ObservationLayout
 from offload_rllib.envs.rllib import register_environments
@@ -153,7 +153,7 @@ def algorithm_config(
             "seed": training.seed,
             FINGERPRINT: fingerprint(environment),
             CREDIT: getattr(algorithm, "credit", STEPS),
-            COSTS: [constraint.figure for constraint in getattr(algorithm, "constraints", ())],
+            COSTS: [constraint.figure for constraint in constraints_of(algorithm)],
         },
         disable_env_checking=True,
     )

@@ -8,13 +8,12 @@ constrained, policies that keep the bounds come before others, and of others the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offload_rllib.config.algorithms import Constraint
+from offload_rllib.config.algorithms import constraints_of, excess_over
 from offload_rllib.envs.episode_keys import training_key
 from offload_rllib.envs.goal import goal_of
 from offload_rllib.envs.vector import NativeEnv, batch_of
@@ -44,14 +43,10 @@ def selected(run: RunFolder, last: Path, env: NativeEnv) -> Path:
     standings = {name: _standing(folder, env, run) for name, folder in folders.items() if folder.is_dir()}
     best = min(standings, key=standings.__getitem__)
     noted: dict[str, Any] = {"policy": best, "scores_s": {name: round(each[1], 6) for name, each in standings.items()}}
-    if _constraints(run):
+    if constraints_of(run.policy_config.algorithm):
         noted["excesses"] = {name: round(each[0], 6) for name, each in standings.items()}
     run.record(selected=noted)
     return folders[best]
-
-
-def _constraints(run: RunFolder) -> Sequence[Constraint]:
-    return getattr(run.policy_config.algorithm, "constraints", ())
 
 
 def _standing(folder: Path, env: NativeEnv, run: RunFolder) -> tuple[float, float]:
@@ -75,5 +70,5 @@ def _standing(folder: Path, env: NativeEnv, run: RunFolder) -> tuple[float, floa
     def mean(name: str) -> float:
         return float(np.nanmean([episode[name] for episode in figures]))
 
-    excesses = [mean(constraint.figure) - constraint.at_most for constraint in _constraints(run)]
-    return max([0.0, *excesses]), mean(goal)
+    bounds = constraints_of(run.policy_config.algorithm)
+    return excess_over(bounds, [mean(bound.figure) for bound in bounds]), mean(goal)
